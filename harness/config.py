@@ -1,0 +1,171 @@
+"""`.autoresearch/config.toml`: two profiles, checked key by key.
+
+Every key has a type, a unit in its name and a default from its profile; a file holds only what
+differs if a person likes it short. An unknown key or a wrong type is an error that names the key
+and the nearest valid one. Nothing here reads the environment or the machine.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from harness.errors import HarnessError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on and scored on."""
+
+    source: str
+    """`python`, `climbmix`, `tinystories`, or a path to a file or folder of text."""
+    seq_len: int
+    """Tokens in a row, for training and for scoring."""
+    vocab_size: int
+    """BPE vocabulary, its 4 reserved tokens included."""
+    eval_tokens: int
+    """Tokens that one score is made of (rounded down to whole rows)."""
+    shards: int
+    """Training shards of a sharded source."""
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """The caps that a trial runs under. Each phase has its own."""
+
+    device: str
+    """`auto`, `cuda`, `mps` or `cpu`."""
+    budget_seconds: float
+    """Training time, from the first batch."""
+    startup_seconds: float
+    """From process start to the first batch: imports, compilation, warm-up."""
+    save_seconds: float
+    """Longest time for saving after the budget is spent, before everything is killed."""
+    load_seconds: float
+    """For importing train.py and `load`, in the model server."""
+    scoring_seconds: float
+    """For the forward passes of the score, and again for those of the audit."""
+    audit_rows: int
+    """Rows that the second, fresh model server answers again, altered."""
+    sandbox: str
+    """`auto`: bubblewrap where it works; `require`: refuse without it; `none`: never."""
+    disk_mb: int
+    """What a trial may write in all: checkpoint and temporary files (held in memory)."""
+    memory_gb: float
+    """Memory a process of the trial may take; 0 means four fifths of the machine."""
+
+
+@dataclass(frozen=True)
+class Config:
+    profile: str
+    data: DataConfig
+    trial: TrialConfig
+
+
+GPU = Config(
+    profile="gpu",
+    data=DataConfig("climbmix", 2048, 8192, 40 * 524288, 10),
+    trial=TrialConfig(
+        device="auto", budget_seconds=300.0, startup_seconds=300.0, save_seconds=5.0,
+        load_seconds=60.0, scoring_seconds=120.0, audit_rows=1024, sandbox="auto",
+        disk_mb=8192, memory_gb=0.0,
+    ),
+)  # fmt: skip
+CPU = Config(
+    profile="cpu",
+    data=DataConfig("python", 256, 1024, 512 * 256, 1),
+    trial=TrialConfig(
+        device="auto", budget_seconds=20.0, startup_seconds=60.0, save_seconds=5.0,
+        load_seconds=30.0, scoring_seconds=60.0, audit_rows=64, sandbox="auto",
+        disk_mb=1024, memory_gb=0.0,
+    ),
+)  # fmt: skip
+PROFILES = {"gpu": GPU, "cpu": CPU}
+
+CHOICES = {"device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none")}
+MAY_BE_ZERO = {"memory_gb", "save_seconds"}
+T = TypeVar("T", DataConfig, TrialConfig)
+HEADER = """\
+# What every trial in this repository runs under. Keys left out take their profile's default;
+# `harness doctor` checks the file. Scores compare only between equal settings.
+"""
+
+
+def load(path: Path) -> Config:
+    """Read and check a config file.
+
+    Raises:
+        HarnessError: the file is missing, not TOML, or a key is unknown, mistyped or out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HarnessError(f"no config at {path}", "harness init") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path} is not valid TOML: {error}", f"edit {path}") from None
+    return from_table(table, str(path))
+
+
+def from_table(table: dict[str, Any], where: str = "config") -> Config:
+    """A checked `Config` from parsed TOML; `where` names the file in error messages."""
+    profile = table.get("profile", "cpu")
+    if not isinstance(profile, str) or profile not in PROFILES:
+        raise HarnessError(f"{where}: profile must be one of cpu, gpu, not {profile!r}")
+    base = PROFILES[profile]
+    for key in table:
+        if key not in ("profile", "data", "trial"):
+            raise _unknown(where, key, ["data", "trial", *_all_keys()])
+    return Config(
+        profile=profile,
+        data=_section(base.data, table.get("data", {}), "data", where),
+        trial=_section(base.trial, table.get("trial", {}), "trial", where),
+    )
+
+
+def dump(config: Config) -> str:
+    """The TOML text of a config, every key spelled out."""
+    return HEADER + tomli_w.dumps(dataclasses.asdict(config))
+
+
+def _all_keys() -> list[str]:
+    sections = {"data": DataConfig, "trial": TrialConfig}
+    keys = [f"{name}.{f.name}" for name, kind in sections.items() for f in dataclasses.fields(kind)]
+    return ["profile", *keys]
+
+
+def _unknown(where: str, key: str, valid: list[str]) -> HarnessError:
+    by_last = {name.rpartition(".")[2]: name for name in valid}
+    near = difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.4)
+    hint = f"the nearest valid key is {by_last[near[0]]!r}" if near else f"keys are {valid}"
+    return HarnessError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def _section(base: T, table: Any, name: str, where: str) -> T:
+    if not isinstance(table, dict):
+        raise HarnessError(f"{where}: [{name}] must be a table, not {table!r}")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in {field.name for field in dataclasses.fields(base)}:
+            raise _unknown(where, f"{name}.{key}", _all_keys())
+        values[key] = _checked(f"{where}: {name}.{key}", key, value, getattr(base, key))
+    return dataclasses.replace(base, **values)
+
+
+def _checked(label: str, key: str, value: Any, default: Any) -> Any:
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:  # `type`, not isinstance: true is no number of seconds
+        raise HarnessError(f"{label} must be {wanted.__name__}, not {value!r}")
+    if key in CHOICES and value not in CHOICES[key]:
+        raise HarnessError(f"{label} must be one of {', '.join(CHOICES[key])}, not {value!r}")
+    in_range = wanted is str or 0 < value < float("inf") or (value == 0 and key in MAY_BE_ZERO)
+    if not in_range:
+        raise HarnessError(f"{label} must be above 0 and finite, not {value!r}")
+    if key == "vocab_size" and not 300 <= value <= 65536:
+        raise HarnessError(f"{label} must be between 300 and 65536, not {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""From text to token files: sources, tokenizer, packing, the prepared store."""

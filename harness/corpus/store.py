@@ -1,0 +1,126 @@
+"""A prepared corpus on disk: token files to map, a manifest with the sha256 of each, its id.
+
+    manifest.json       recipe, counts, sha256 and size of every other file
+    tokenizer.json      merges
+    token_bytes.npy     (V,) int32, raw bytes of each token, 0 for reserved ones
+    train.tokens        one file: magic, counts, offsets (D + 1,) int64, tokens (N,) uint16
+    val.npy holdout.npy packed scoring rows, (R, seq_len + 1) uint16
+
+The manifest's digest is the data's id. A file is hashed again only when its inode, size or times
+changed since it was last found right.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+
+MAGIC = b"harness1"
+HEADER_BYTES = 24
+FILES = ("tokenizer.json", "token_bytes.npy", "train.tokens", "val.npy", "holdout.npy")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A verified corpus."""
+
+    folder: Path
+    id: str
+    """`name@digest`, what a score's `Data:` trailer says."""
+    vocab_size: int
+    seq_len: int
+    eval_tokens: int
+    bos: int
+
+    @property
+    def train_file(self) -> Path:
+        return self.folder / "train.tokens"
+
+    def rows_file(self, split: str) -> Path:
+        return self.folder / f"{split}.npy"
+
+
+def open_corpus(folder: Path, prepare: str = "harness prepare") -> Corpus:
+    """Verify a prepared corpus and return what trials need to know of it.
+
+    Raises:
+        HarnessError: it is missing, incomplete, or a file's digest differs from its manifest's.
+    """
+    path = folder / "manifest.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        files, recipe = manifest["files"], manifest["recipe"]
+        corpus = Corpus(
+            folder,
+            f"{recipe['name']}@{hashlib.sha256(text.encode()).hexdigest()[:7]}",
+            manifest["vocab_size"], recipe["seq_len"], recipe["eval_tokens"], manifest["bos"],
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise HarnessError(f"no prepared data at {folder}", prepare) from None
+    except (ValueError, KeyError, TypeError):
+        raise HarnessError(f"{path} is not a manifest", f"{prepare} --again") from None
+    _verify(folder, files, text, prepare)
+    return corpus
+
+
+def _verify(folder: Path, files: dict[str, Any], manifest: str, prepare: str) -> None:
+    seen_path = folder / "verified.json"
+    try:
+        seen = json.loads(seen_path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        seen = {}
+    found = {}
+    for name in FILES:
+        try:
+            status = (folder / name).stat()
+        except FileNotFoundError:
+            raise HarnessError(f"{folder / name} is missing", f"{prepare} --again") from None
+        wanted = files[name]["sha256"]
+        mark = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, wanted]
+        if seen.get(name) != mark and sha256(folder / name) != wanted:
+            raise HarnessError(
+                f"{folder / name} was altered: its sha256 differs from the manifest's",
+                f"{prepare} --again",
+            )
+        found[name] = mark
+    if found != seen:
+        write_atomically(seen_path, json.dumps(found).encode())
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Temp name, fsync, rename: a reader sees the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def token_file_header(documents: int, tokens: int) -> bytes:
+    return MAGIC + documents.to_bytes(8, "little") + tokens.to_bytes(8, "little")
+
+
+def map_tokens(descriptor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Map a token file by its descriptor: tokens (N,) uint16, offsets (D + 1,) int64; no copy."""
+    data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    if data[:8] != MAGIC:
+        raise ValueError("not a token file")
+    documents = int.from_bytes(data[8:16], "little")
+    count = int.from_bytes(data[16:24], "little")
+    offsets = np.frombuffer(data, np.int64, documents + 1, HEADER_BYTES)
+    tokens = np.frombuffer(data, np.uint16, count, HEADER_BYTES + offsets.nbytes)
+    return tokens, offsets

@@ -1,0 +1,73 @@
+"""The one place that knows every file name, in a research repository and outside it.
+
+Tracked by git: `train.py`, `.autoresearch/config.toml`, `.autoresearch/program.md`. Ignored by git:
+`.autoresearch/runs`, `.autoresearch/worktrees`. Prepared data is shared by all clones of one person
+and lives in the cache, never in a repository.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Where prepared data and machine-wide locks live: $HARNESS_CACHE, else the XDG cache."""
+    if override := os.environ.get("HARNESS_CACHE"):
+        return Path(override).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "autoresearch"
+
+
+def data_dir(source: str, vocab_size: int, seq_len: int) -> Path:
+    """The prepared corpus of one recipe. `source` is a name or a path, folded to a file name."""
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "-", source).strip("-.")[-60:] or "data"
+    return cache_dir() / "data" / f"{slug}-v{vocab_size}-t{seq_len}"
+
+
+def downloads_dir() -> Path:
+    return cache_dir() / "downloads"
+
+
+def lock_file(name: str) -> Path:
+    return cache_dir() / "locks" / f"{name}.lock"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one research repository; `root` is its work tree."""
+
+    root: Path
+
+    @property
+    def train(self) -> Path:
+        return self.root / "train.py"
+
+    @property
+    def home(self) -> Path:
+        return self.root / ".autoresearch"
+
+    @property
+    def config(self) -> Path:
+        return self.home / "config.toml"
+
+    @property
+    def program(self) -> Path:
+        return self.home / "program.md"
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def worktrees(self) -> Path:
+        return self.home / "worktrees"
+
+
+def starter(name: str) -> Path:
+    """A file that `harness init` copies into a new repository: packaged, or this source tree's."""
+    package = Path(__file__).parent
+    packaged = package / "starter" / name
+    if packaged.exists():
+        return packaged
+    return package.parent / name if name == "train.py" else package.parent / ".autoresearch" / name
