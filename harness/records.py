@@ -1,0 +1,141 @@
+"""The values that flow forward: what a trial was, what training gave, what the score is.
+
+All frozen. A figure nobody measured is None, never 0. `Reported` is what train.py said of itself:
+shown, never decided on.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+
+# A trial's status. `keep` and `discard` are decisions and come later.
+OK = "ok"
+CRASH = "crash"  # the experiment's fault
+INVALID = "invalid"  # it broke a rule
+ERROR = "error"  # ours or the machine's fault: repeat it, never hold it against the idea
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the loss curve; `seconds` by the supervisor's clock, the loss as reported."""
+
+    seconds: float
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What train.py said of itself when it submitted."""
+
+    num_steps: int | None = None
+    total_tokens: int | None = None
+    num_params: int | None = None
+    flops_per_token: float | None = None
+    peak_vram_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The outcome of one training under the supervisor."""
+
+    status: str
+    detail: str
+    """One line: why it is not `ok`; empty if it is."""
+    startup_seconds: float | None = None
+    """Process start to first batch."""
+    training_seconds: float | None = None
+    """First batch to the call of `submit`."""
+    save_seconds: float | None = None
+    """The call of `submit` to the checkpoint in our hands."""
+    curve: tuple[Point, ...] = ()
+    reported: Reported = Reported()
+    log: str = ""
+    """Head and tail of what it printed, without control characters."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How a fresh model server's answers differ from the scored ones, in nats of a target's loss."""
+
+    rows: int
+    advantage_nats: float
+    """Mean of (audited - scored) at the cut positions; above 0: scoring saw what it must not."""
+    spread_nats: float
+    """Mean absolute difference at the cut positions."""
+    worst_nats: float
+    """Largest absolute difference anywhere before a cut."""
+
+
+@dataclass(frozen=True)
+class Score:
+    val_bpb: float
+    tokens: int
+    text_bytes: int
+    total_seconds: float
+    load_seconds: float
+    forward_seconds: float
+    """Waiting for the model server's answers to the scored rows."""
+    audit_seconds: float
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no score."""
+
+    status: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of one commit with one seed, and its score."""
+
+    commit: str
+    seed: int
+    status: str
+    detail: str
+    val_bpb: float | None
+    training: Training
+    score: Score | None
+    total_seconds: float
+    device: str
+    peak_flops: float | None
+    data: str
+    evaluator: str
+    isolation: str
+    version: int = VERSION
+
+    @property
+    def mfu_percent(self) -> float | None:
+        """Model FLOPs (as reported) over the chip's dense bf16 peak; None where either is unknown."""
+        said, seconds = self.training.reported, self.training.training_seconds
+        if not (said.flops_per_token and said.total_tokens and seconds and self.peak_flops):
+            return None
+        return 100 * said.flops_per_token * said.total_tokens / seconds / self.peak_flops
+
+    def summary(self) -> dict[str, Any]:
+        """The summary block of the field, in its order."""
+        said = self.training.reported
+        return {
+            "val_bpb": self.val_bpb,
+            "training_seconds": self.training.training_seconds,
+            "total_seconds": self.total_seconds,
+            "peak_vram_mb": said.peak_vram_mb,
+            "mfu_percent": self.mfu_percent,
+            "total_tokens_M": said.total_tokens / 1e6 if said.total_tokens is not None else None,
+            "num_steps": said.num_steps,
+            "num_params_M": said.num_params / 1e6 if said.num_params is not None else None,
+            "seed": self.seed,
+            "device": self.device,
+            "data": self.data,
+            "evaluator": self.evaluator,
+            "isolation": self.isolation,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The full record, as plain JSON values."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,213 @@
+"""What `trial.open()` gives to train.py. It runs inside the sandbox, next to untrusted code.
+
+So nothing here is believed by anyone: the supervisor keeps the clock, the scorer keeps the score.
+What it does is to make the honest thing the easy one: batches that end with the budget, a loss curve
+without waiting for the GPU, a checkpoint handed over in one call.
+"""
+
+import json
+import math
+import os
+import socket
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from harness.trial.loader import Loader
+from harness.trial.wire import Channel
+
+LOG_EVERY_SECONDS = 0.2
+
+
+class Host(Protocol):
+    """Who runs this training: the supervisor, or a person."""
+
+    def training_tokens(self) -> int:
+        """The descriptor of the training tokens; the clock starts now."""
+
+    def log(self, message: dict[str, Any]) -> None: ...
+
+    def training_ended(self) -> None: ...
+
+    def submit(self, folder: Path, reported: dict[str, Any]) -> None: ...
+
+
+class Supervised:
+    """The supervisor at the other end of an inherited socket."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._channel = Channel(socket.socket(fileno=descriptor))
+
+    def training_tokens(self) -> int:
+        self._channel.send({"ask": "data"})
+        answer = self._channel.receive(timeout_seconds=60)
+        if answer is None or not answer[1]:
+            raise RuntimeError("the supervisor gave no training data")
+        return answer[1][0]
+
+    def log(self, message: dict[str, Any]) -> None:
+        self._channel.offer({"ask": "log", **message})
+
+    def training_ended(self) -> None:
+        self._channel.send({"ask": "saving"})
+
+    def submit(self, folder: Path, reported: dict[str, Any]) -> None:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        descriptors = [os.open(path, os.O_RDONLY) for path in files]
+        names = [path.name for path in files]
+        self._channel.send({"ask": "submit", "names": names, **reported}, descriptors)
+        while True:  # the supervisor ends this process as soon as it has the descriptors
+            time.sleep(1)
+
+
+class Run:
+    """One training.
+
+    Attributes:
+        seed: initialisation and data order should depend on it alone.
+        device: torch.device to train on.
+        budget_seconds: from the first batch to the end of the last step.
+        vocab_size, seq_len, bos: of the tokenizer and the rows.
+        checkpoint_dir: a folder for whatever `load` will need; small files.
+    """
+
+    def __init__(self, host: Host, spec: dict[str, Any], checkpoint_dir: Path) -> None:
+        self.seed: int = spec["seed"]
+        self.device = torch.device(spec["device"])
+        self.budget_seconds: float = spec["budget_seconds"]
+        self.vocab_size: int = spec["vocab_size"]
+        self.seq_len: int = spec["seq_len"]
+        self.bos: int = spec["bos"]
+        self.checkpoint_dir = checkpoint_dir
+        checkpoint_dir.mkdir(exist_ok=True)
+        self._host = host
+        self._started_at: float | None = None
+        self._logged_at = 0.0
+        self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
+        self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the first batch; 0 before it."""
+        return time.monotonic() - self._started_at if self._started_at is not None else 0.0
+
+    @property
+    def progress(self) -> float:
+        """The part of the budget that is spent, 0 to 1: what schedules go by."""
+        return min(1.0, self.elapsed_seconds / self.budget_seconds)
+
+    def dummy_batch(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random inputs and targets, (B, T) int64: to compile and warm up before the clock starts."""
+        shape = (batch_size, self.seq_len)
+        tokens = torch.randint(self.vocab_size, shape, device=self.device)
+        return tokens, tokens.roll(-1, dims=1)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (inputs, targets), (B, T) int64 each, until no further step fits into the budget.
+
+        The clock starts here. One optimizer step per batch is assumed, whatever it is split into.
+        On a GPU at most one step is in flight when the next batch is asked for.
+        """
+        if self._started_at is not None:
+            raise RuntimeError("batches() can be asked for once")
+        descriptor = self._host.training_tokens()
+        self._started_at = time.monotonic()
+        loader = Loader(descriptor, batch_size, self.seq_len, self.seed, self.device)
+        ends: deque[float] = deque([time.monotonic()], maxlen=17)
+        queued: deque[Any] = deque()
+        while True:
+            step_seconds = statistics.median(b - a for a, b in zip(ends, list(ends)[1:], strict=False)) if len(ends) > 1 else 0.0  # fmt: skip  # noqa: E501
+            if self.elapsed_seconds + step_seconds * (1 + len(queued)) > self.budget_seconds:
+                break
+            yield loader.next()
+            self._reported["num_steps"] += 1
+            self._reported["total_tokens"] += batch_size * self.seq_len
+            if self.device.type == "cuda":
+                event = torch.cuda.Event()
+                event.record()
+                queued.append(event)
+                if len(queued) > 1:
+                    queued.popleft().synchronize()
+            elif self.device.type == "mps":
+                torch.mps.synchronize()
+            ends.append(time.monotonic())
+            self._send_losses()
+        self._synchronize()
+
+    def log(self, step: int, loss: torch.Tensor | float) -> None:
+        """Note a step's loss for the curve. A tensor may still be on its way; nothing waits for it.
+
+        Raises:
+            FloatingPointError: a loss noted earlier turned out to be NaN or infinite.
+        """
+        value = torch.as_tensor(loss).detach()
+        event = None
+        if value.is_cuda:
+            value = value.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting_losses.append((step, value, event))
+
+    def _send_losses(self) -> None:
+        while self._waiting_losses:
+            step, value, event = self._waiting_losses[0]
+            if event is not None and not event.query():
+                return
+            self._waiting_losses.popleft()
+            loss = float(value)
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at step {step}")
+            if time.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
+                self._logged_at = time.monotonic()
+                tokens = self._reported["total_tokens"]
+                self._host.log({"step": step, "loss": loss, "tokens": tokens})
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def submit(self, model: nn.Module, flops_per_token: float | None = None) -> None:
+        """Save the weights as `model.safetensors` and hand the checkpoint folder over.
+
+        Under the harness the process ends here: what stands after it does not run.
+
+        Args:
+            model: its state is saved under the names of the module that was compiled, if it was.
+            flops_per_token: of training, forward and backward; for the summary's MFU.
+        """
+        from safetensors.torch import save_model
+
+        self._synchronize()
+        self._host.training_ended()
+        self._send_losses()
+        plain = getattr(model, "_orig_mod", model)
+        save_model(plain, str(self.checkpoint_dir / "model.safetensors"))
+        peak = None
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        self._reported |= {
+            "num_params": sum(p.numel() for p in plain.parameters()),
+            "flops_per_token": flops_per_token,
+            "peak_vram_mb": peak,
+        }
+        self._host.submit(self.checkpoint_dir, self._reported)
+
+
+def open_run() -> Run:
+    """See `harness.trial.open`."""
+    if "HARNESS_TRIAL" in os.environ:
+        spec = json.loads(os.environ["HARNESS_TRIAL"])
+        return Run(Supervised(int(os.environ["HARNESS_SOCKET"])), spec, Path("checkpoint").absolute())
+    from harness.trial import byhand
+
+    return byhand.open_run()

@@ -1,0 +1,29 @@
+"""Limits that a sandboxed process puts on itself before any untrusted line runs."""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+
+def apply() -> None:
+    """Read HARNESS_LIMITS and set them: hard, so that nothing later can raise them.
+
+    `memory_bytes` bounds private memory (RLIMIT_DATA: it leaves CUDA's reservations alone). The
+    kernel is also told to end this process first when the machine runs out of memory.
+    """
+    limits = json.loads(os.environ.get("HARNESS_LIMITS", "{}"))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "linux":
+        return
+    if memory := int(limits.get("memory_bytes", 0)):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def memory_bytes(memory_gb: float) -> int:
+    """A config's `memory_gb` in bytes; 0 there means four fifths of the machine."""
+    if memory_gb:
+        return int(memory_gb * 2**30)
+    return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,0 +1,94 @@
+"""One trial from end to end: hold the device, train, score, put it into a record.
+
+The run folder keeps the exported train.py, the log and the record; the checkpoint goes as soon as it
+is scored, because a night of them fills a disk.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import Config
+from harness.corpus.store import Corpus, write_atomically
+from harness.records import ERROR, OK, Failure, Score, Training, Trial
+from harness.trial import score
+from harness.trial.device import Device, exclusive
+from harness.trial.sandbox import Isolation
+from harness.trial.supervisor import Observer, Progress, Supervisor
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of one setting share."""
+
+    config: Config
+    corpus: Corpus
+    device: Device
+    isolation: Isolation
+
+
+def measure(
+    source: bytes,
+    commit: str,
+    seed: int,
+    bench: Bench,
+    folder: Path,
+    observe: Observer,
+    on_wait: Callable[[str], None],
+) -> Trial:
+    """Train and score one train.py.
+
+    Args:
+        source: the commit's blob, not a working copy.
+        folder: made for this trial; must not exist.
+        observe: told of progress a few times a second.
+        on_wait: told once if another trial holds the device.
+
+    Raises:
+        KeyboardInterrupt: everything that was started is dead by then.
+    """
+    folder.mkdir(parents=True)
+    script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
+    script.write_bytes(source)
+    config = bench.config
+    with exclusive(bench.device, on_wait):
+        started = time.monotonic()
+        scored: Score | None = None
+        try:
+            supervisor = Supervisor(
+                script, checkpoint, seed, bench.corpus, config.trial, bench.device,
+                bench.isolation, observe,
+            )  # fmt: skip
+            training = supervisor.train()
+        except OSError as failed:
+            training = Training(ERROR, f"the machine failed: {failed}")
+        log.write_text(training.log, encoding="utf-8")
+        status, detail = training.status, training.detail
+        if status == OK:
+            began = time.monotonic()
+
+            def told(phase: str, done: int, of: int) -> None:
+                observe(Progress(phase, time.monotonic() - began, 0.0, step=done, tokens=of))
+
+            told("scoring", 0, 0)
+            result = score.score(
+                script, checkpoint, bench.corpus, "val", config, bench.device, bench.isolation,
+                folder / "server.txt", told,
+            )  # fmt: skip
+            if isinstance(result, Failure):
+                status, detail = result.status, result.detail
+            else:
+                scored = result
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        trial = Trial(
+            commit=commit, seed=seed, status=status, detail=detail,
+            val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
+            total_seconds=time.monotonic() - started, device=bench.device.name,
+            peak_flops=bench.device.peak_flops, data=bench.corpus.id,
+            evaluator=score.fingerprint(config), isolation=bench.isolation.kind,
+        )  # fmt: skip
+    write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
+    return trial

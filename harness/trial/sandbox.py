@@ -1,0 +1,259 @@
+"""Starting untrusted code, and making sure that it ends.
+
+With bubblewrap: a new root of only what Python and the driver need, read-only; one writable
+directory and a /tmp of bounded size, in memory; no network; its own process, IPC and user
+namespaces; an allow-list of environment variables. Home, data, `.git` and the directories that hold
+validation text are not in it. Without bubblewrap ("none") only the environment, the limits and the
+process group are held: that keeps an honest trial in order, and stops nobody.
+
+Not covered: the kernel's own attack surface (no seccomp filter), and side channels.
+"""
+
+import functools
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from harness.corpus.sources import hidden_dirs
+from harness.errors import HarnessError
+
+LIBRARY = "/harness-lib"
+WORK = "/trial"
+SYSTEM = ("/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/sys")
+ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "OpenCL")
+PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CC", "CXX")
+PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "NCCL_")
+SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
+SMALL_BYTES = 64 * 2**20
+DEATH_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Isolation:
+    kind: str
+    """`bwrap` or `none`, what the trailer says."""
+    why: str
+    """Why it is `none`, and what would help; empty otherwise."""
+
+
+def choose(setting: str) -> Isolation:
+    """What a config's `sandbox` means on this machine.
+
+    Raises:
+        HarnessError: it says `require` and bubblewrap does not work here.
+    """
+    if setting == "none":
+        return Isolation("none", "the config says sandbox = 'none'")
+    problem = _bwrap_problem(shutil.which("bwrap"))
+    if problem is None:
+        return Isolation("bwrap", "")
+    if setting == "require":
+        raise HarnessError(f"sandbox = 'require', but {problem}", "harness doctor")
+    return Isolation("none", problem)
+
+
+@functools.lru_cache
+def _bwrap_problem(program: str | None) -> str | None:
+    """None if bubblewrap works with all that we ask of it, else one line saying why not."""
+    if program is None:
+        return "bubblewrap is not installed (apt install bubblewrap)"
+    try:
+        tried = subprocess.run(
+            [*_bwrap(program, 1, []), "--", "/bin/true"],
+            capture_output=True, text=True, timeout=20, env={"PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap does not start: {error}"
+    if tried.returncode == 0:
+        return None
+    why = (tried.stderr.strip().splitlines() or ["no reason given"])[-1]
+    hint = ""
+    if "namespace" in why or "uid map" in why:
+        hint = " (user namespaces are off: sysctl kernel.unprivileged_userns_clone=1, or on Ubuntu"
+        hint += " kernel.apparmor_restrict_unprivileged_userns=0)"
+    if "Unknown option" in why:
+        hint = " (it is older than 0.7)"
+    return f"bubblewrap does not work here: {why}{hint}"
+
+
+def _bwrap(program: str, disk_bytes: int, binds: list[str]) -> list[str]:
+    args = [
+        program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
+        "--unshare-uts", "--unshare-cgroup-try", "--uid", "1000", "--gid", "1000",
+        "--hostname", "trial", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
+    ]  # fmt: skip
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            args += ["--symlink", str(path.readlink()), str(path)]
+        else:
+            args += ["--ro-bind-try", str(path), str(path)]
+    for name in ETC:
+        args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    args += ["--proc", "/proc", "--dev", "/dev"]
+    for device in sorted(Path("/dev").glob("nvidia*")):
+        args += ["--dev-bind", str(device), str(device)]
+    args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    args += ["--size", str(disk_bytes), "--tmpfs", "/tmp"]  # noqa: S108
+    args += ["--size", str(disk_bytes), "--tmpfs", WORK]
+    for path in _python_paths():
+        args += ["--ro-bind", path, path]
+    for hidden in hidden_dirs():
+        args += ["--size", "4096", "--tmpfs", str(hidden), "--remount-ro", str(hidden)]
+    package = Path(__file__).resolve().parent.parent
+    args += ["--ro-bind", str(package), f"{LIBRARY}/harness"]
+    return [*args, *binds, "--remount-ro", "/", "--chdir", WORK]
+
+
+def _python_paths() -> list[str]:
+    """Directories that this interpreter imports from, outside of the system's own."""
+    wanted = {Path(sys.prefix), Path(sys.base_prefix), *_extra_library_paths()}
+    wanted |= {path.resolve() for path in wanted}
+    system = [Path(name) for name in SYSTEM]
+    return sorted(str(p) for p in wanted if not any(p.is_relative_to(s) for s in system))
+
+
+def _extra_library_paths() -> list[Path]:
+    """Entries of PYTHONPATH, without those that are a repository (they hold .git, and our code)."""
+    entries = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return [p for p in entries if p.is_absolute() and p.is_dir() and not (p / ".git").exists()]
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The allow-listed part of ours, and `extra`. No name that smells of a secret passes."""
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if (name in PASSED or name.startswith(PASSED_PREFIXES))
+        and not any(word in name for word in SECRET)
+    }
+    fixed = {
+        "USER": "trial",
+        "LOGNAME": "trial",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": "0",
+    }
+    return {**passed, **fixed, **extra}
+
+
+class Process:
+    """Untrusted code on its way: started in a session of its own, ended with all it started."""
+
+    def __init__(
+        self,
+        isolation: Isolation,
+        module: str,
+        *,
+        files: Mapping[str, Path],
+        descriptors: Mapping[str, int],
+        limits: Mapping[str, float],
+        variables: Mapping[str, str],
+        disk_mb: int,
+        output: int | IO[bytes],
+    ) -> None:
+        """Start `python -m module` in WORK (or in a temporary folder, without bubblewrap).
+
+        Args:
+            files: name inside WORK -> file or folder of ours that is seen there, read-only.
+            descriptors: environment variable that carries the number -> descriptor handed over.
+            limits: see `harness.trial.limits`.
+            variables: further environment variables.
+            output: where stdout and stderr go.
+        """
+        self._gone = False
+        self._mark = uuid.uuid4().hex
+        self._folder: Path | None = None
+        self._inside: int | None = None  # pidfd of the sandbox's init
+        passed = dict(descriptors)
+        env = {
+            **variables,
+            **{name: str(number) for name, number in descriptors.items()},
+            "HARNESS_LIMITS": json.dumps(dict(limits)),
+            "HARNESS_MARK": self._mark,
+        }
+        python = [sys.executable, "-m", module]
+        extra = [str(path) for path in _extra_library_paths()]
+        if isolation.kind == "bwrap":
+            binds = []
+            for name, path in files.items():
+                binds += ["--ro-bind", str(path), f"{WORK}/{name}"]
+            reading, writing = os.pipe()
+            program = shutil.which("bwrap") or "bwrap"
+            flags = ["--info-fd", str(writing)]
+            command = [*_bwrap(program, disk_mb * 2**20, binds), *flags, "--", *python]
+            passed["info"] = writing
+            env |= {"HOME": WORK, "TMPDIR": "/tmp", "PYTHONPATH": ":".join([LIBRARY, *extra])}  # noqa: S108
+            folder = None
+        else:
+            command = python
+            self._folder = folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
+            for name, path in files.items():
+                copy = shutil.copytree if path.is_dir() else shutil.copyfile
+                copy(path, folder / name)
+            home = str(Path(__file__).resolve().parent.parent.parent)
+            env |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": ":".join([home, *extra])}
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=environment(env), stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, pass_fds=list(passed.values()), start_new_session=True,
+        )  # fmt: skip
+        if isolation.kind == "bwrap":
+            os.close(writing)
+            with os.fdopen(reading, "rb") as info:
+                text = info.read()
+            try:
+                self._inside = os.pidfd_open(json.loads(text)["child-pid"])
+            except (ValueError, KeyError, ProcessLookupError):
+                pass  # it ended before we could look: then nothing is left to wait for
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        code = self._process.poll()
+        return 128 - code if code is not None and code > 128 else code
+
+    def kill(self) -> None:
+        """Kill everything that it started, and wait until the kernel says that all is gone."""
+        if self._gone:
+            return
+        self._gone = True
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        if self._inside is not None:
+            # The namespace's init is only gone when every process in it is.
+            select.select([self._inside], [], [], DEATH_SECONDS)
+            os.close(self._inside)
+            self._inside = None
+        elif sys.platform == "linux" and self._folder:
+            self._sweep()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Without namespaces: kill what left the process group but kept our mark."""
+        mark = f"HARNESS_MARK={self._mark}".encode()
+        deadline = time.monotonic() + DEATH_SECONDS
+        while time.monotonic() < deadline:
+            found = False
+            for entry in Path("/proc").glob("[0-9]*"):
+                try:
+                    if mark in (entry / "environ").read_bytes():
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        found = True
+                except OSError:
+                    continue
+            if not found:
+                return
+            time.sleep(0.02)

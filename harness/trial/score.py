@@ -1,0 +1,118 @@
+"""Starting the scorer, under a cap of its own, and reading its answer.
+
+The scorer is our own code, so its answer is believed; if it dies or hangs, that is `error`.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.config import Config
+from harness.corpus.store import Corpus
+from harness.records import ERROR, Audit, Failure, Score
+from harness.trial.device import Device
+from harness.trial.sandbox import Isolation
+from harness.trial.text import one_line
+
+SCORED_BY = ("scorer.py", "server.py", "audit.py", "buffers.py")
+START_SECONDS = 240.0
+Observer = Callable[[str, int, int], None]
+"""Called with (`scoring` or `auditing`, rows done, of)."""
+
+
+def fingerprint(config: Config) -> str:
+    """What makes scores comparable besides data and hardware: the evaluator's code and its settings.
+
+    Of the code its syntax tree counts, so that a comment doesn't part old results from new ones.
+    """
+    parts = [f"{config.data.seq_len} {config.data.eval_tokens} {config.trial.audit_rows}"]
+    for name in SCORED_BY:
+        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        parts.append(ast.dump(ast.parse(source)))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:7]
+
+
+def score(
+    source: Path,
+    checkpoint: Path,
+    corpus: Corpus,
+    split: str,
+    config: Config,
+    device: Device,
+    isolation: Isolation,
+    log: Path,
+    observe: Observer,
+) -> Score | Failure:
+    """Score a checkpoint with the train.py that wrote it, on `val` or `holdout`."""
+    caps = config.trial
+    request = {
+        "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
+        "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
+        "device": device.kind, "isolation": isolation.kind, "disk_mb": caps.disk_mb,
+        "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
+        "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
+        "audit_seed": secrets.randbits(32),
+    }  # fmt: skip
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.trial.scorer"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    cap = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
+    try:
+        return _converse(process, json.dumps(request).encode(), time.monotonic() + cap, observe)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def _converse(
+    process: subprocess.Popen[bytes], request: bytes, deadline: float, observe: Observer
+) -> Score | Failure:
+    assert process.stdin and process.stdout and process.stderr
+    process.stdin.write(request)
+    process.stdin.close()
+    pending, complaint = b"", b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while selector.get_map():
+            if time.monotonic() >= deadline:
+                return Failure(ERROR, "the scorer did not finish in time")
+            for key, _ in selector.select(1.0):
+                data = os.read(key.fd, 65536)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is process.stderr:
+                    complaint = (complaint + data)[-8192:]
+                else:
+                    *lines, pending = (pending + data).split(b"\n")
+                    for line in lines:
+                        if (result := _understand(json.loads(line), observe)) is not None:
+                            return result
+    last = (complaint.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
+    return Failure(ERROR, f"the scorer died: {one_line(last)}")
+
+
+def _understand(message: dict, observe: Observer) -> Score | Failure | None:
+    if "progress" in message:
+        observe(message["progress"], message["done"], message["of"])
+        return None
+    if "failure" in message:
+        return Failure(**message["failure"])
+    fields = message["score"]
+    return Score(**{**fields, "audit": Audit(**fields["audit"])})

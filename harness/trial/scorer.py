@@ -1,0 +1,239 @@
+"""The scorer: a process of ours that holds the validation tokens and computes the score itself.
+
+It asks a sandboxed model server for logits, copies them out of the shared buffer (a server could
+still write to it), and takes log-softmax, cross-entropy and bits per byte in float32 from its own
+copy. Then a second, fresh server is audited. It prints JSON lines: progress, then the result.
+
+Reads one JSON request on stdin; see `harness.trial.score`, which starts it.
+"""
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from harness.records import CRASH, INVALID, Failure, Score
+from harness.trial import audit, limits
+from harness.trial.buffers import CudaBuffer, SharedArray
+from harness.trial.sandbox import Isolation, Process
+from harness.trial.text import one_line
+from harness.trial.wire import ProtocolError, pair
+
+BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 8192}
+CHUNK_TOKENS = 8192  # of logits copied and reduced at a time
+START_SECONDS = 120.0
+
+
+class Refused(Exception):
+    """There is no score; `failure` says why."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        self.failure = Failure(status, detail)
+
+
+class Server:
+    """A sandboxed model server, from our side."""
+
+    def __init__(self, request: dict[str, Any], shape: tuple[int, int, int]) -> None:
+        self._request, self._shape = request, shape
+        self._channel, theirs = pair()
+        self._logits: CudaBuffer | SharedArray | None = None
+        self._tokens: SharedArray | None = None
+        self._log = open(request["log"], "ab")  # noqa: SIM115, PTH123 - closed in close()
+        isolation = Isolation(request["isolation"], "")
+        self._process = Process(
+            isolation,
+            "harness.trial.server",
+            files={
+                "train.py": Path(request["source"]),
+                "checkpoint": Path(request["checkpoint"]),
+            },
+            descriptors={"HARNESS_SOCKET": theirs.fileno()},
+            limits={"memory_bytes": limits.memory_bytes(request["memory_gb"])},
+            variables={},
+            disk_mb=request["disk_mb"],
+            output=self._log,
+        )
+        theirs.close()
+
+    def load(self) -> float:
+        """Hand over the buffers, have `load` called; returns its seconds."""
+        self._hear(START_SECONDS, "ready", "start")
+        rows, seq_len, _ = self._shape
+        self._tokens = SharedArray.create((rows, seq_len), "int64")
+        descriptors = [self._tokens.descriptor]
+        handle = ""
+        if self._request["device"] == "cuda":
+            self._logits = CudaBuffer(self._shape)
+            handle = self._logits.handle()
+        else:
+            self._logits = SharedArray.create(self._shape, "float32")
+            descriptors.append(self._logits.descriptor)
+        order = {
+            "device": self._request["device"], "shape": self._shape, "handle": handle,
+            "checkpoint": "checkpoint",
+        }  # fmt: skip
+        started = time.monotonic()
+        self._say(order, descriptors)
+        self._hear(self._request["load_seconds"], "loaded", "load the checkpoint")
+        return time.monotonic() - started
+
+    def forward(self, tokens: np.ndarray, deadline: float) -> torch.Tensor:
+        """Have (B, T) token ids answered; the (B, T, V) buffer that the server wrote to."""
+        assert self._tokens is not None and self._logits is not None
+        self._tokens.array[:] = tokens
+        self._say({"forward": True})
+        self._hear(max(0.0, deadline - time.monotonic()), "done", "answer in time")
+        if isinstance(self._logits, CudaBuffer):
+            return self._logits.tensor
+        return torch.from_numpy(self._logits.array)
+
+    def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        try:
+            self._channel.send(message, descriptors)
+        except OSError:
+            pass  # it died; hearing nothing from it says so
+
+    def _hear(self, timeout_seconds: float, wanted: str, what: str) -> None:
+        try:
+            packet = self._channel.receive(timeout_seconds)
+        except TimeoutError:
+            raise Refused(CRASH, f"the model server did not {what} ({timeout_seconds:.0f} s)") from None
+        except ProtocolError as error:
+            raise Refused(INVALID, f"the model server sent {error}") from None
+        if packet is None:
+            raise Refused(CRASH, f"the model server died: it did not {what}")
+        if "error" in packet[0]:
+            raise Refused(CRASH, f"the model server failed: {one_line(packet[0]['error'])}")
+        if wanted not in packet[0]:
+            raise Refused(INVALID, "the model server spoke out of turn")
+
+    def close(self) -> None:
+        """Kill the server and free the buffers; a second call does nothing."""
+        self._process.kill()
+        self._channel.close()
+        self._log.close()
+        for buffer in (self._tokens, self._logits):
+            if buffer is not None:
+                buffer.close()
+        self._tokens = self._logits = None
+
+
+def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each target in nats, in float32, from our own copy of the logits.
+
+    Args:
+        logits: (N, V) float32, perhaps still being written to by a hostile server.
+        targets: (N,) int64.
+
+    Returns:
+        (N,) float32.
+    """
+    found = []
+    for at in range(0, len(targets), CHUNK_TOKENS):
+        own = logits[at : at + CHUNK_TOKENS].to(torch.float32, copy=True)
+        found.append(F.cross_entropy(own, targets[at : at + CHUNK_TOKENS], reduction="none"))
+    return torch.cat(found)
+
+
+def answer(
+    server: Server, tokens: np.ndarray, targets: np.ndarray, batch_rows: int, seconds: float, say: str
+) -> tuple[np.ndarray, float]:
+    """Losses of all targets, (R, T) float32, and the seconds spent waiting for the model.
+
+    Every batch has `batch_rows` rows, the last one filled up with rows that don't count: another
+    shape could mean other kernels, and the audit asks for the same ones.
+    """
+    total, seq_len = tokens.shape
+    result = np.empty((total, seq_len), np.float32)
+    deadline = time.monotonic() + seconds
+    waited = 0.0
+    device = "cpu"
+    for at in range(0, total, batch_rows):
+        picked = np.arange(at, at + batch_rows) % total
+        began = time.monotonic()
+        logits = server.forward(tokens[picked], deadline)
+        waited += time.monotonic() - began
+        device = logits.device.type
+        goal = torch.from_numpy(targets[picked].astype(np.int64)).to(device)
+        nats = losses(logits.view(-1, logits.shape[-1]), goal.view(-1)).cpu().numpy()
+        count = min(batch_rows, total - at)
+        result[at : at + count] = nats.reshape(batch_rows, seq_len)[:count]
+        if not np.isfinite(result[at : at + count]).all():
+            raise Refused(INVALID, "the model gave logits with NaN or infinite loss")
+        emit({"progress": say, "done": at + count, "of": total})
+    return result, waited
+
+
+def score(request: dict[str, Any]) -> Score:
+    """The whole evaluation of one checkpoint.
+
+    Raises:
+        Refused: crash or invalid, with its reason.
+    """
+    started = time.monotonic()
+    rows = np.load(request["rows"], mmap_mode="r")  # (R, T + 1) uint16
+    byte_lengths = np.load(request["token_bytes"])
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    seq_len, vocab_size = inputs.shape[1], len(byte_lengths)
+    batch_rows = max(1, BATCH_TOKENS[request["device"]] // seq_len)
+    shape = (batch_rows, seq_len, vocab_size)
+    first = Server(request, shape)
+    second = Server(request, shape)  # it only imports torch until it is told to load
+    try:
+        load_seconds = first.load()
+        scored, forward_seconds = answer(
+            first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring"
+        )
+        first.close()  # before the second one loads: they must not meet
+        audit_started = time.monotonic()
+        asked = audit.questions(inputs, request["audit_rows"], vocab_size, request["audit_seed"])
+        second.load()
+        audited, _ = answer(
+            second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],
+            "auditing",
+        )  # fmt: skip
+        found = audit.compare(asked, scored[asked.rows], audited)
+    finally:
+        first.close()
+        second.close()
+    if failure := audit.judge(found, request["device"]):
+        raise Refused(failure.status, failure.detail)
+    lengths = byte_lengths[targets]
+    nats = float(scored[lengths > 0].sum(dtype=np.float64))
+    return Score(
+        val_bpb=nats / (math.log(2) * int(lengths.sum(dtype=np.int64))),
+        tokens=int(targets.size),
+        text_bytes=int(lengths.sum(dtype=np.int64)),
+        total_seconds=time.monotonic() - started,
+        load_seconds=load_seconds,
+        forward_seconds=forward_seconds,
+        audit_seconds=time.monotonic() - audit_started,
+        audit=found,
+    )
+
+
+def emit(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    if request["device"] == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        emit({"score": asdict(score(request))})
+    except Refused as refused:
+        emit({"failure": asdict(refused.failure)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The model server: the sandboxed process that imports train.py, loads its checkpoint and answers.
+
+It sees token ids and writes logits; it never sees a target. It imports torch before it is told to
+load, so that it can be started early. Everything from `load` on is untrusted, this process included:
+the scorer believes only what it reads from its own buffer.
+"""
+
+import importlib.util
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.trial import limits
+from harness.trial.text import one_line
+from harness.trial.wire import Channel
+
+WAIT_SECONDS = 3600.0
+
+
+def serve(channel: Channel) -> None:
+    import torch
+
+    from harness.trial.buffers import SharedArray, open_cuda
+
+    channel.send({"ready": True})
+    packet = channel.receive(WAIT_SECONDS)
+    if packet is None:
+        return
+    order, descriptors = packet
+    device = torch.device(order["device"])
+    rows, seq_len, vocab_size = shape = tuple(order["shape"])
+    tokens = SharedArray.map(descriptors[0], (rows, seq_len), "int64")
+    started = time.monotonic()
+    model = _load(Path(order["checkpoint"]), device)
+    channel.send({"loaded": time.monotonic() - started})
+    if order["handle"]:
+        logits_out = open_cuda(order["handle"], shape)
+    else:
+        logits_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
+    while channel.receive(WAIT_SECONDS) is not None:
+        with torch.no_grad():
+            batch = torch.from_numpy(tokens.copy()).to(device)  # (B, T)
+            logits = model(batch)
+            if not isinstance(logits, torch.Tensor) or logits.shape != shape:
+                got = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+                raise ValueError(f"the model gave {got}, not logits of {(rows, seq_len, vocab_size)}")
+            logits_out.copy_(logits)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        channel.send({"done": True})
+
+
+def _load(checkpoint: Path, device: Any) -> Any:
+    spec = importlib.util.spec_from_file_location("train", "train.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train"] = module
+    spec.loader.exec_module(module)
+    model = module.load(checkpoint, device)
+    if hasattr(model, "eval"):
+        model.eval()
+    return model
+
+
+def main() -> None:
+    limits.apply()
+    channel = Channel(socket.socket(fileno=int(os.environ["HARNESS_SOCKET"])))
+    try:
+        serve(channel)
+    except BaseException as error:  # noqa: BLE001 - whatever train.py raised, the scorer is told
+        channel.send({"error": f"{type(error).__name__}: {one_line(error, 400)}"})
+
+
+if __name__ == "__main__":
+    main()
