@@ -131,6 +131,11 @@ def dump(config: Config) -> str:
     return HEADER + tomli_w.dumps(dataclasses.asdict(config))
 
 
+def with_budget(config: Config, seconds: float) -> Config:
+    """The same config with another training time."""
+    return dataclasses.replace(config, trial=dataclasses.replace(config.trial, budget_seconds=seconds))
+
+
 def _all_keys() -> list[str]:
     sections = {"data": DataConfig, "trial": TrialConfig}
     keys = [f"{name}.{f.name}" for name, kind in sections.items() for f in dataclasses.fields(kind)]

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 VERSION = 1
+DECIMALS = {
+    "val_bpb": 6, "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
+    "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
+}  # fmt: skip
 
 # A trial's status. `keep` and `discard` are decisions and come later.
 OK = "ok"
@@ -135,6 +139,14 @@ class Trial:
             "evaluator": self.evaluator,
             "isolation": self.isolation,
         }
+
+    def block(self) -> str:
+        """The summary as text: `---` and a `name: value` a line, `-` for what nobody measured."""
+        lines = ["---"]
+        for name, value in self.summary().items():
+            text = "-" if value is None else f"{value:.{DECIMALS[name]}f}" if name in DECIMALS else str(value)
+            lines.append(f"{name + ':':<18}{text}")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """The full record, as plain JSON values."""

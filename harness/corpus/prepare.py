@@ -90,6 +90,19 @@ def prepare(config: DataConfig, progress: Progress, again: bool = False) -> stor
     return store.open_corpus(folder)
 
 
+def open_prepared(config: DataConfig) -> store.Corpus:
+    """The corpus that `config` asks for, verified.
+
+    Raises:
+        HarnessError: it is not prepared, was prepared for another config, or was altered.
+    """
+    folder = data_dir(config.source, config.vocab_size, config.seq_len)
+    command = f"harness prepare {config.source}"
+    if (folder / "manifest.json").exists() and not _same_recipe(folder, config):
+        raise HarnessError(f"the data at {folder} was prepared for another config", command)
+    return store.open_corpus(folder, command)
+
+
 def _recipe(config: DataConfig) -> dict[str, Any]:
     name = Path(config.source).name if "/" in config.source else config.source
     return {
@@ -119,9 +132,7 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
     rows = config.eval_tokens // config.seq_len
     for name in ("train", "val", "holdout"):
         if not splits[name].tokens:
-            raise HarnessError(
-                f"{config.source}: no document fell into the {name} split; it needs more text"
-            )
+            raise HarnessError(f"{config.source}: no document fell into the {name} split; it needs more text")
     np.save(folder / "token_bytes.npy", words.byte_lengths())
     tokens, offsets = splits["train"].arrays()
     with (folder / "train.tokens").open("wb") as file:
@@ -166,9 +177,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _tokenizer(
-    source: Source, config: DataConfig, folder: Path, progress: Progress
-) -> tokenizer.Tokenizer:
+def _tokenizer(source: Source, config: DataConfig, folder: Path, progress: Progress) -> tokenizer.Tokenizer:
     path, mark = folder / "tokenizer.json", folder / "tokenizer.recipe"
     recipe = json.dumps(_recipe(config))
     if path.exists() and mark.exists() and mark.read_text() == recipe:

@@ -89,9 +89,7 @@ def open_cuda(handle: str, shape: tuple[int, ...]) -> torch.Tensor:
     raw, pointer = _IpcHandle(), ctypes.c_uint64()
     ctypes.memmove(ctypes.byref(raw), bytes.fromhex(handle), IPC_HANDLE_BYTES)
     driver = ctypes.CDLL("libcuda.so.1")
-    opened = driver.cuIpcOpenMemHandle_v2(
-        ctypes.byref(pointer), raw, ctypes.c_uint(LAZY_PEER_ACCESS)
-    )
+    opened = driver.cuIpcOpenMemHandle_v2(ctypes.byref(pointer), raw, ctypes.c_uint(LAZY_PEER_ACCESS))
     _check("cuIpcOpenMemHandle", opened)
     return _as_tensor(pointer.value or 0, shape)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.config import Config
 from harness.corpus.store import Corpus, write_atomically
@@ -28,6 +29,17 @@ class Bench:
     corpus: Corpus
     device: Device
     isolation: Isolation
+
+    def spec(self, seed: int) -> dict[str, Any]:
+        """What a training is told of itself, the attributes of `trial.open()`."""
+        return {
+            "seed": seed,
+            "device": self.device.kind,
+            "budget_seconds": self.config.trial.budget_seconds,
+            "vocab_size": self.corpus.vocab_size,
+            "seq_len": self.corpus.seq_len,
+            "bos": self.corpus.bos,
+        }
 
 
 def measure(
@@ -59,7 +71,7 @@ def measure(
         scored: Score | None = None
         try:
             supervisor = Supervisor(
-                script, checkpoint, seed, bench.corpus, config.trial, bench.device,
+                script, checkpoint, bench.spec(seed), bench.corpus.train_file, config.trial,
                 bench.isolation, observe,
             )  # fmt: skip
             training = supervisor.train()

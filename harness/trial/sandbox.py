@@ -104,10 +104,10 @@ def _bwrap(program: str, disk_bytes: int, binds: list[str]) -> list[str]:
     for device in sorted(Path("/dev").glob("nvidia*")):
         args += ["--dev-bind", str(device), str(device)]
     args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    args += ["--size", str(disk_bytes), "--tmpfs", "/tmp"]  # noqa: S108
+    args += ["--size", str(disk_bytes), "--tmpfs", "/tmp"]
     args += ["--size", str(disk_bytes), "--tmpfs", WORK]
-    for path in _python_paths():
-        args += ["--ro-bind", path, path]
+    for directory in _python_paths():
+        args += ["--ro-bind", directory, directory]
     for hidden in hidden_dirs():
         args += ["--size", "4096", "--tmpfs", str(hidden), "--remount-ro", str(hidden)]
     package = Path(__file__).resolve().parent.parent
@@ -134,8 +134,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     passed = {
         name: value
         for name, value in os.environ.items()
-        if (name in PASSED or name.startswith(PASSED_PREFIXES))
-        and not any(word in name for word in SECRET)
+        if (name in PASSED or name.startswith(PASSED_PREFIXES)) and not any(word in name for word in SECRET)
     }
     fixed = {
         "USER": "trial",
@@ -193,7 +192,7 @@ class Process:
             flags = ["--info-fd", str(writing)]
             command = [*_bwrap(program, disk_mb * 2**20, binds), *flags, "--", *python]
             passed["info"] = writing
-            env |= {"HOME": WORK, "TMPDIR": "/tmp", "PYTHONPATH": ":".join([LIBRARY, *extra])}  # noqa: S108
+            env |= {"HOME": WORK, "TMPDIR": "/tmp", "PYTHONPATH": ":".join([LIBRARY, *extra])}
             folder = None
         else:
             command = python
@@ -202,7 +201,11 @@ class Process:
                 copy = shutil.copytree if path.is_dir() else shutil.copyfile
                 copy(path, folder / name)
             home = str(Path(__file__).resolve().parent.parent.parent)
-            env |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": ":".join([home, *extra])}
+            env |= {
+                "HOME": str(folder),
+                "TMPDIR": str(folder),
+                "PYTHONPATH": ":".join([home, *extra]),
+            }
         self._process = subprocess.Popen(
             command, cwd=folder, env=environment(env), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, pass_fds=list(passed.values()), start_new_session=True,

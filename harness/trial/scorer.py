@@ -144,7 +144,12 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def answer(
-    server: Server, tokens: np.ndarray, targets: np.ndarray, batch_rows: int, seconds: float, say: str
+    server: Server,
+    tokens: np.ndarray,
+    targets: np.ndarray,
+    batch_rows: int,
+    seconds: float,
+    say: str,
 ) -> tuple[np.ndarray, float]:
     """Losses of all targets, (R, T) float32, and the seconds spent waiting for the model.
 

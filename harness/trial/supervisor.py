@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import TrialConfig
-from harness.corpus.store import Corpus
 from harness.records import CRASH, INVALID, OK, Failure, Point, Reported, Training
 from harness.trial import limits, readonly
-from harness.trial.device import Device
 from harness.trial.sandbox import Isolation, Process
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import Channel, ProtocolError, close_all, pair
@@ -58,7 +56,7 @@ class _State:
     last_step: int | None = None
     last_loss: float | None = None
     last_tokens: int | None = None
-    reported: Reported = Reported()
+    reported: Reported = field(default_factory=Reported)
     names: list[str] = field(default_factory=list)
     checkpoint: list[int] = field(default_factory=list)
 
@@ -70,24 +68,16 @@ class Supervisor:
         self,
         source: Path,
         checkpoint_dir: Path,
-        seed: int,
-        corpus: Corpus,
+        spec: dict[str, Any],
+        tokens: Path,
         config: TrialConfig,
-        device: Device,
         isolation: Isolation,
         observe: Observer,
     ) -> None:
+        """`spec` is what train.py is told, `tokens` the training split that it gets when it asks."""
         self.source, self.checkpoint_dir = source, checkpoint_dir
-        self.corpus, self.config, self.observe = corpus, config, observe
-        self.isolation = isolation
-        self.spec = {
-            "seed": seed,
-            "device": device.kind,
-            "budget_seconds": config.budget_seconds,
-            "vocab_size": corpus.vocab_size,
-            "seq_len": corpus.seq_len,
-            "bos": corpus.bos,
-        }
+        self.spec, self.tokens = spec, tokens
+        self.config, self.isolation, self.observe = config, isolation, observe
 
     def train(self) -> Training:
         """Run train.py to its end, its submission or its caps.
@@ -95,7 +85,7 @@ class Supervisor:
         Raises:
             OSError: the machine failed us (no process, no disk); a repeat may work.
         """
-        tokens = readonly.open_file(self.corpus.train_file, self.isolation)
+        tokens = readonly.open_file(self.tokens, self.isolation)
         channel, theirs = pair()
         reading, writing = os.pipe()
         state = _State(time.monotonic())
@@ -133,7 +123,13 @@ class Supervisor:
     # ── while it runs ─────────────────────────────────────────────────────────────────────────
 
     def _watch(
-        self, process: Process, channel: Channel, reading: int, tail: Tail, state: _State, tokens: int
+        self,
+        process: Process,
+        channel: Channel,
+        reading: int,
+        tail: Tail,
+        state: _State,
+        tokens: int,
     ) -> int | None:
         with selectors.DefaultSelector() as selector:
             selector.register(reading, selectors.EVENT_READ)
@@ -175,8 +171,7 @@ class Supervisor:
         doing = "training" if state.saving_at is None else "saving"
         return Failure(
             INVALID,
-            f"still {doing} {caps.save_seconds:g} s after its {caps.budget_seconds:g} s were spent; "
-            "killed",
+            f"still {doing} {caps.save_seconds:g} s after its {caps.budget_seconds:g} s were spent; killed",
         )
 
     def _hear(self, channel: Channel, state: _State, tokens: int) -> bool:
@@ -274,7 +269,8 @@ class Supervisor:
         saving = submitted - state.saving_at
         if saving > excused:
             return Failure(
-                INVALID, f"{saving:.1f} s between training and a checkpoint of {size / 2**20:.1f} MB"
+                INVALID,
+                f"{saving:.1f} s between training and a checkpoint of {size / 2**20:.1f} MB",
             )
         self.checkpoint_dir.mkdir(exist_ok=True)
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):

@@ -1,0 +1,25 @@
+# `make loop`: install, prepare the embedded corpus, run the main job.  `make test`: every check.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: loop test lint
+.DELETE_ON_ERROR:
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+loop: .venv/.installed
+	@$(BIN)/harness init
+	@$(BIN)/harness prepare
+	@$(BIN)/harness run
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest

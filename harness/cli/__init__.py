@@ -1,0 +1,76 @@
+"""The command line: parse, call, print. The one place where errors become exit codes.
+
+Commands are loaded when they are named: `harness --help` imports neither torch nor git.
+"""
+
+import importlib
+import sys
+
+import click
+
+from harness import __version__
+from harness.errors import BUG, FAILED, INTERRUPTED, HarnessError
+
+# name -> (module, one line for the list)
+COMMANDS = {
+    "init": ("init", "Make a research repository, or set up what is missing in one."),
+    "doctor": ("doctor", "Check device, sandbox, data, git and keys; say what mends what."),
+    "prepare": ("prepare", "Make the corpus: download, tokenizer, token files."),
+    "run": ("run", "Train and score one commit's train.py."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"harness.cli.{COMMANDS[name][0]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with `harness doctor`. Answers go to stdout, everything else to stderr.",
+)
+@click.version_option(__version__, prog_name="harness")
+def group() -> None:
+    """A git repository that does machine-learning research on itself while you sleep."""
+
+
+def main() -> None:
+    """Run the command line and exit with the code that `harness.errors` gives for the outcome."""
+    try:
+        code = group.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HarnessError as error:
+        click.echo(f"harness: {error}", err=True)
+        sys.exit(FAILED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(FAILED)
+    except Exception:  # noqa: BLE001 - the one place that catches all
+        import traceback
+
+        traceback.print_exc()
+        click.echo("harness: this is a bug in the harness; please report it", err=True)
+        sys.exit(BUG)

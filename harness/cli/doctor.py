@@ -1,0 +1,135 @@
+"""`harness doctor`: everything a trial needs, each with the command that mends it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from harness import config as configs
+from harness.corpus.prepare import open_prepared
+from harness.errors import DONE, FAILED, HarnessError
+from harness.ledger.repo import Repository, open_repository
+from harness.paths import cache_dir
+from harness.trial import device, sandbox
+
+PROBE = (
+    "import torch; print(torch.__version__, torch.cuda.is_available() and "
+    "torch.cuda.get_device_name(0) or 'no CUDA')"
+)
+KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY")
+LOW_DISK_GB = 10.0
+COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    level: str
+    detail: str
+    fix: str = ""
+
+
+@click.command(epilog="\b\nExamples:\n  harness doctor\n  harness doctor --json")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of findings.")
+def doctor(as_json: bool) -> int:
+    """Check what trials need: each line ok, warn or fail, and what mends it.
+
+    Exit code 1 if anything fails.
+    """
+    findings = []
+    for finding in _findings():
+        findings.append(finding)
+        if not as_json:
+            level = click.style(f"{finding.level:<5}", fg=COLORS[finding.level])
+            fix = f"\n               try: {finding.fix}" if finding.fix else ""
+            click.echo(f"{level} {finding.name:<8} {finding.detail}{fix}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    return FAILED if any(finding.level == "fail" for finding in findings) else DONE
+
+
+def _findings() -> Iterator[Finding]:
+    repository, config = None, configs.CPU
+    try:
+        repository = open_repository()
+        yield from _git(repository)
+    except HarnessError as error:
+        yield Finding("git", "fail", error.message, error.fix)
+    if repository is not None:
+        try:
+            config = configs.load(repository.paths.config)
+            yield Finding("config", "ok", f"profile {config.profile}")
+        except HarnessError as error:
+            yield Finding("config", "fail", error.message, error.fix)
+    yield _guarded("device", lambda: _device(config))
+    yield _torch()
+    yield _guarded("sandbox", lambda: _sandbox(config))
+    yield _guarded("data", lambda: Finding("data", "ok", open_prepared(config.data).id))
+    yield _disk()
+    found = [key for key in KEYS if os.environ.get(key)]
+    if found:
+        yield Finding("key", "ok", ", ".join(found))
+    else:
+        yield Finding(
+            "key",
+            "warn",
+            "no model key: agent llm is not available, search is",
+            f"export {KEYS[0]}=...",
+        )
+
+
+def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except HarnessError as error:
+        return Finding(name, "fail", error.message, error.fix)
+
+
+def _git(repository: Repository) -> Iterator[Finding]:
+    try:
+        commit = repository.commit("HEAD")
+        yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
+    except HarnessError as error:
+        yield Finding("git", "fail", error.message, error.fix)
+    if not repository.has_identity:
+        yield Finding(
+            "git", "fail", "no identity to commit with",
+            "git config --global user.name NAME && git config --global user.email EMAIL",
+        )  # fmt: skip
+
+
+def _device(config: configs.Config) -> Finding:
+    found = device.resolve(config.trial.device)
+    detail = f"{found.kind}: {found.name}"
+    if found.kind != "cuda" and config.profile == "gpu":
+        return Finding("device", "warn", f"{detail}, but the profile is gpu", "harness init --profile cpu")
+    return Finding("device", "ok", detail)
+
+
+def _torch() -> Finding:
+    tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
+    if tried.returncode:
+        return Finding("torch", "fail", "torch does not import", "pip install -e .")
+    return Finding("torch", "ok", tried.stdout.strip())
+
+
+def _sandbox(config: configs.Config) -> Finding:
+    chosen = sandbox.choose(config.trial.sandbox)
+    if chosen.kind == "none":
+        return Finding("sandbox", "warn", chosen.why, "apt install bubblewrap")
+    return Finding("sandbox", "ok", f"bubblewrap at {shutil.which('bwrap')}")
+
+
+def _disk() -> Finding:
+    folder: Path = cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    level = "ok" if free >= LOW_DISK_GB else "warn"
+    return Finding("disk", level, f"{free:.0f} GB free at {folder}")

@@ -1,0 +1,73 @@
+"""`harness init`: a research repository, or what is missing in one."""
+
+import shutil
+from pathlib import Path
+
+import click
+
+from harness import config as configs
+from harness.ledger.repo import create_repository
+from harness.paths import Paths, starter
+from harness.trial import device
+
+IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/")
+EXAMPLES = """\b
+Examples:
+  harness init                     # here; touches nothing that is there
+  harness init ~/night-shift       # a new repository
+  harness init --profile gpu       # not what the device suggests
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("directory", required=False, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--profile", type=click.Choice(["cpu", "gpu"]), help="Default: what the device suggests.")
+def init(directory: Path | None, profile: str | None) -> None:
+    """Make DIRECTORY (default: here) a research repository.
+
+    Writes train.py, .autoresearch/config.toml and program.md where they are missing, and ignores
+    run folders. A file that exists is never changed.
+    """
+    folder = (directory or Path.cwd()).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = create_repository(folder).paths
+    chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
+    paths.home.mkdir(exist_ok=True)
+    made = [
+        _copy(starter("train.py"), paths.train),
+        _copy(starter("program.md"), paths.program),
+        _write(paths.config, configs.dump(configs.PROFILES[chosen])),
+        _ignore(paths),
+    ]
+    for path in filter(None, made):
+        click.echo(f"wrote {path.relative_to(paths.root)}")
+    if not any(made):
+        click.echo("nothing was missing")
+    elif paths.train in made:
+        click.echo("Next: git add -A && git commit -m baseline, harness prepare, harness run", err=True)
+
+
+def _copy(source: Path, target: Path) -> Path | None:
+    if target.exists():
+        return None
+    shutil.copyfile(source, target)
+    return target
+
+
+def _write(target: Path, text: str) -> Path | None:
+    if target.exists():
+        return None
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def _ignore(paths: Paths) -> Path | None:
+    path = paths.root / ".gitignore"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    present = {line.strip().strip("/") for line in text.splitlines()}
+    missing = [entry for entry in IGNORED if entry.strip("/") not in present]
+    if not missing:
+        return None
+    glue = "" if not text or text.endswith("\n") else "\n"
+    path.write_text(text + glue + "\n".join(missing) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,62 @@
+"""`harness run`: one measured trial of one commit."""
+
+import json
+import time
+from datetime import datetime
+
+import click
+
+from harness import config as configs
+from harness.corpus.prepare import open_prepared
+from harness.errors import DONE, FAILED
+from harness.ledger.repo import open_repository
+from harness.records import OK
+from harness.trial import device, sandbox
+from harness.trial.measure import Bench, measure
+from harness.trial.text import one_line
+from harness.views.live import TrialView
+
+EXAMPLES = """\b
+Examples:
+  harness run                      # HEAD, seed 1
+  harness run main~2 --seed 7      # an older commit, another seed
+  harness run --budget 5 --json    # a short one, for a script
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("rev", default="HEAD")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**31 - 1))
+@click.option("--budget", type=click.FloatRange(min=0.1), help="Seconds, instead of the config's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
+    """Train the train.py of commit REV for the fixed time, then score it.
+
+    What runs is the commit, not the working copy. Exit code 1 if the trial gave no score.
+    """
+    repository = open_repository()
+    config = configs.load(repository.paths.config)
+    if budget is not None:
+        config = configs.with_budget(config, budget)
+    commit = repository.commit(rev)
+    corpus = open_prepared(config.data)
+    bench = Bench(config, corpus, device.resolve(config.trial.device), sandbox.choose(config.trial.sandbox))
+    with TrialView() as view:
+        view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {bench.device.name})")
+        if bench.isolation.kind == "none":
+            view.say(f"WARNING: no sandbox, train.py can reach everything you can: {bench.isolation.why}")
+        if rev == "HEAD" and repository.train_is_dirty:
+            view.say("WARNING: train.py has uncommitted changes; they are not part of this run")
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
+        trial = measure(commit.source, commit.id, seed, bench, place, view.show, view.say)
+    summary = trial.summary()
+    if as_json:
+        extra = {"status": trial.status, "detail": trial.detail, "commit": trial.commit}
+        click.echo(json.dumps({**summary, **extra}))
+    elif trial.status == OK:
+        click.echo(trial.block())
+    if trial.status == OK:
+        return DONE
+    click.echo(f"harness: {trial.status}: {trial.detail} (log: {place / 'log.txt'})", err=True)
+    return FAILED

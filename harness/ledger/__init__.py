@@ -1,0 +1,1 @@
+"""Git: the only store, and the only room that imports pygit2."""

@@ -1,0 +1,102 @@
+"""`python train.py` without a harness around it: the same data, budget and score, no protection.
+
+For a person who debugs. The clock is this process's own and nothing is recorded; the score is taken
+by the same scorer, and the run ends with the same summary.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import config as configs
+from harness.corpus.prepare import open_prepared
+from harness.errors import FAILED, HarnessError
+from harness.paths import Paths
+from harness.records import OK, Failure, Reported, Training, Trial
+from harness.trial import score
+from harness.trial.api import Run
+from harness.trial.device import resolve
+from harness.trial.measure import Bench
+from harness.trial.sandbox import choose
+
+ECHO_SECONDS = 1.0
+
+
+class ByHand:
+    """The host that a person's own run talks to."""
+
+    def __init__(self, bench: Bench, seed: int, source: Path, folder: Path) -> None:
+        self._bench, self._seed, self._source, self._folder = bench, seed, source, folder
+        self._started_at = time.monotonic()
+        self._first_batch_at: float | None = None
+        self._ended_at: float | None = None
+        self._echoed_at = 0.0
+
+    def training_tokens(self) -> int:
+        self._first_batch_at = time.monotonic()
+        return os.open(self._bench.corpus.train_file, os.O_RDONLY)
+
+    def log(self, message: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._echoed_at >= ECHO_SECONDS:
+            self._echoed_at = now
+            left = self._bench.config.trial.budget_seconds - (now - (self._first_batch_at or now))
+            line = f"step {message['step']:>6}  loss {message['loss']:.4f}  {max(0.0, left):.0f} s left\n"
+            sys.stderr.write(line)
+
+    def training_ended(self) -> None:
+        self._ended_at = time.monotonic()
+
+    def submit(self, folder: Path, reported: dict[str, Any]) -> None:
+        bench, first, ended = self._bench, self._first_batch_at, self._ended_at
+        if first is None or ended is None:
+            raise RuntimeError("submitted without training: no batch was asked for")
+        scored = score.score(
+            self._source, folder, bench.corpus, "val", bench.config, bench.device, bench.isolation,
+            self._folder / "server.txt", lambda *_: None,
+        )  # fmt: skip
+        training = Training(
+            OK, "", first - self._started_at, ended - first, 0.0, reported=Reported(**reported)
+        )
+        failure = scored if isinstance(scored, Failure) else None
+        trial = Trial(
+            commit="", seed=self._seed, status=failure.status if failure else OK,
+            detail=failure.detail if failure else "",
+            val_bpb=None if isinstance(scored, Failure) else scored.val_bpb, training=training,
+            score=None if isinstance(scored, Failure) else scored,
+            total_seconds=time.monotonic() - self._started_at, device=bench.device.name,
+            peak_flops=bench.device.peak_flops, data=bench.corpus.id,
+            evaluator=score.fingerprint(bench.config), isolation="by hand",
+        )  # fmt: skip
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if failure:
+            raise SystemExit(f"{failure.status}: {failure.detail}")
+        sys.stdout.write(trial.block() + "\n")
+
+
+def open_run() -> Run:
+    """The run of the train.py that is being executed, from the config of its repository."""
+    source = Path(sys.argv[0]).absolute()
+    seed = int(os.environ.get("SEED", "1"))
+    with _plainly():
+        config = configs.load(Paths(source.parent).config)
+        bench = Bench(
+            config, open_prepared(config.data), resolve(config.trial.device), choose(config.trial.sandbox)
+        )
+    folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
+    return Run(ByHand(bench, seed, source, folder), bench.spec(seed), folder / "checkpoint")
+
+
+@contextlib.contextmanager
+def _plainly() -> Any:
+    """Expected failures end a person's run with one line, as on the command line."""
+    try:
+        yield
+    except HarnessError as error:
+        sys.stderr.write(f"harness: {error}\n")
+        raise SystemExit(FAILED) from None

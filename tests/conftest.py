@@ -1,0 +1,175 @@
+"""Real git, a real sandbox, a real corpus, in temporary folders; no home, no network, no global config."""
+
+import dataclasses
+import os
+import random
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from harness import config as configs
+from harness.corpus.prepare import prepare
+from harness.records import Trial
+from harness.trial import device, sandbox
+from harness.trial.measure import Bench, measure
+
+ROOT = Path(__file__).parent.parent
+
+# A small honest experiment; a test replaces parts of it by what it is about.
+HONEST = """
+import os, sys, time
+import torch
+from torch import nn
+from safetensors.torch import load_model
+from harness import trial
+
+class Model(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, 16)
+        self.head = nn.Linear(16, vocab_size)
+    def forward(self, tokens):
+        return self.head(self.table(tokens))
+
+def load(checkpoint_dir, device):
+    vocab_size = int((checkpoint_dir / "vocab_size").read_text())
+    model = Model(vocab_size).to(device)
+    load_model(model, str(checkpoint_dir / "model.safetensors"))
+    return model
+
+def main():
+    run = trial.open()
+    torch.manual_seed(run.seed)
+    model = Model(run.vocab_size)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for step, (tokens, targets) in enumerate(run.batches(8)):
+        loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        run.log(step, loss)
+        time.sleep(0.01)
+    (run.checkpoint_dir / "vocab_size").write_text(str(run.vocab_size))
+    run.submit(model)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _isolated(tmp_path_factory):
+    """No test sees the home folder, a global git config, or somebody's keys."""
+    home = tmp_path_factory.mktemp("home")
+    fixed = {
+        "HOME": str(home),
+        "HARNESS_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        "GIT_AUTHOR_NAME": "A Person",
+        "GIT_AUTHOR_EMAIL": "person@example.org",
+        "GIT_COMMITTER_NAME": "A Person",
+        "GIT_COMMITTER_EMAIL": "person@example.org",
+        "HF_HUB_OFFLINE": "0",
+        "COLUMNS": "120",
+    }
+    patch = pytest.MonkeyPatch()
+    for name, value in fixed.items():
+        patch.setenv(name, value)
+    yield
+    patch.undo()
+
+
+def make_text(documents: int, seed: int = 0) -> list[str]:
+    """Documents of words that follow each other with some regularity."""
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "und",
+        "lief",
+        "fort",
+        "über",
+        "def",
+        "return",
+        "x = 1",
+    ]
+    chooser = random.Random(seed)
+    return [
+        f"{number}: " + " ".join(chooser.choice(words) for _ in range(chooser.randint(5, 60)))
+        for number in range(documents)
+    ]
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("<|endoftext|>".join(make_text(3000)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_config(text_file) -> configs.Config:
+    """The cpu profile, small: 32-token rows, about a second of training."""
+    data = configs.DataConfig(str(text_file), seq_len=32, vocab_size=320, eval_tokens=64 * 32, shards=1)
+    trial = dataclasses.replace(
+        configs.CPU.trial, device="cpu", budget_seconds=1.0, startup_seconds=30.0, save_seconds=2.0,
+        load_seconds=10.0, scoring_seconds=10.0, audit_rows=32, disk_mb=64, memory_gb=6.0,
+    )  # fmt: skip
+    return configs.Config("cpu", data, trial)
+
+
+@pytest.fixture(scope="session")
+def corpus(small_config):
+    return prepare(small_config.data, lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def bench(small_config, corpus) -> Bench:
+    """The real sandbox; a machine without it can't show what these tests are about."""
+    isolation = sandbox.choose("auto")
+    if isolation.kind != "bwrap":
+        pytest.skip(f"no sandbox: {isolation.why}")
+    return Bench(small_config, corpus, device.resolve("cpu"), isolation)
+
+
+@pytest.fixture
+def try_out(bench, tmp_path):
+    """Run a train.py through a whole trial: `try_out(source, **caps)` -> Trial."""
+
+    def run(source: str, **caps) -> Trial:
+        config = dataclasses.replace(bench.config, trial=dataclasses.replace(bench.config.trial, **caps))
+        changed = dataclasses.replace(bench, config=config)
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        text = textwrap.dedent(source).encode()
+        return measure(text, "0" * 40, 1, changed, folder, lambda _: None, lambda _: None)
+
+    return run
+
+
+def edit(*changes: tuple[str, str], source: str = HONEST) -> str:
+    """HONEST with each (old, new) applied; every old text must be there."""
+    for old, new in changes:
+        assert old in source, old
+        source = source.replace(old, new)
+    return source
+
+
+@pytest.fixture
+def git(tmp_path):
+    """A repository in a temporary folder: `git("commit", ...)` runs there, `git.folder` is it."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+
+    def run(*args: str) -> str:
+        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    run.folder = folder  # type: ignore[attr-defined]
+    run("init", "-q", "-b", "main")
+    return run

@@ -1,0 +1,399 @@
+"""The experiment: a GPT for one GPU, in one file. Edit anything here; nothing else counts.
+
+Covers the model, its optimizer, the schedule and the loop. Doesn't cover the clock, the data, or the
+score: those are the harness's, and `run` is all that this file knows of it. Every run trains for the
+same wall time, so a change has to pay for itself in seconds.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_model
+from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from harness import trial
+
+ON_GPU = torch.cuda.is_available()
+
+# ── hyperparameters ───────────────────────────────────────────────────────────────────────────
+
+if ON_GPU:
+    DEPTH = 8
+    WIDTH = 512
+    HEAD_WIDTH = 128
+    SHORT_WINDOW = 1024  # tokens a short-window layer looks back
+    BATCH_ROWS = 256  # rows of one optimizer step
+    MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
+else:
+    DEPTH = 3
+    WIDTH = 64
+    HEAD_WIDTH = 32
+    SHORT_WINDOW = 128
+    BATCH_ROWS = 8
+    MICRO_BATCH_ROWS = 8
+
+MLP_RATIO = 4
+WINDOW_PATTERN = "SSSL"  # repeated over the layers; S short, L the whole row; the last is always L
+VALUE_EMBEDDING_EVERY = 2  # layers, counted back from the last one; 0 for none
+LOGIT_CAP = 15.0
+ROTARY_BASE = 10000.0
+
+MATRIX_LR = 0.03
+EMBEDDING_LR = 0.3
+HEAD_LR = 0.006
+SCALAR_LR = 0.03
+WEIGHT_DECAY = 0.1  # of matrices
+MOMENTUM = 0.95
+ADAM_BETAS = (0.8, 0.95)
+WARMUP = 0.0  # part of the budget
+WARMDOWN = 0.5  # part of the budget, at its end
+FINAL_LR = 0.0  # where the warm-down ends, as a part of the full rate
+MAX_STEPS = None  # stop after so many steps, for runs that must be the same to the bit
+
+
+# ── model ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that `load` needs to rebuild the model."""
+
+    vocab_size: int
+    seq_len: int
+    depth: int = DEPTH
+    width: int = WIDTH
+    head_width: int = HEAD_WIDTH
+    short_window: int = SHORT_WINDOW
+    window_pattern: str = WINDOW_PATTERN
+    value_embedding_every: int = VALUE_EMBEDDING_EVERY
+    mlp_ratio: int = MLP_RATIO
+    logit_cap: float = LOGIT_CAP
+    rotary_base: float = ROTARY_BASE
+
+    def window(self, layer: int) -> int:
+        last = layer == self.depth - 1
+        short = self.window_pattern[layer % len(self.window_pattern)] == "S" and not last
+        return min(self.short_window, self.seq_len) if short else self.seq_len
+
+    def has_value_embedding(self, layer: int) -> bool:
+        every = self.value_embedding_every
+        return every > 0 and (self.depth - 1 - layer) % every == 0
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """RMSNorm without a gain: https://arxiv.org/abs/1910.07467."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+class Linear(nn.Linear):
+    """No bias; float32 weights, used in the dtype of the input (bf16 on a GPU)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding, https://arxiv.org/abs/2104.09864; tables computed once."""
+
+    def __init__(self, head_width: int, seq_len: int, base: float) -> None:
+        super().__init__()
+        rates = base ** -(torch.arange(0, head_width, 2).float() / head_width)
+        angles = torch.outer(torch.arange(seq_len).float(), rates)  # (T, D / 2)
+        self.register_buffer("cos", angles.cos()[None, :, None], persistent=False)
+        self.register_buffer("sin", angles.sin()[None, :, None], persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, H, D)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+
+
+def window_mask(seq_len: int, window: int, device: torch.device):
+    """Which keys a query may see: itself and the `window - 1` tokens before it.
+
+    None where plain causal attention says the same; a block mask for FlexAttention on a GPU
+    (https://arxiv.org/abs/2412.05496), elsewhere (T, T) booleans.
+    """
+    if window >= seq_len:
+        return None
+
+    def visible(batch, head, query, key):
+        return (query >= key) & (query - key < window)
+
+    if device.type == "cuda":
+        return create_block_mask(visible, None, None, seq_len, seq_len, device=device)
+    at = torch.arange(seq_len, device=device)
+    return visible(None, None, at[:, None], at[None, :])
+
+
+compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU else None
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = config.width // config.head_width, config.head_width
+        self.query = Linear(config.width, config.width)
+        self.key = Linear(config.width, config.width)
+        self.value = Linear(config.width, config.width)
+        self.out = Linear(config.width, config.width)
+        # How much of the value embedding each head mixes in, by what the token is about:
+        # https://arxiv.org/abs/2410.17897 has the embedding, KellerJordan/modded-nanogpt the gate.
+        self.gate = Linear(min(32, config.width), self.heads) if config.has_value_embedding(layer) else None
+
+    def forward(self, x, value_embedding, rotary, mask):  # (B, T, C)
+        batch, seq_len, width = x.shape
+        shape = (batch, seq_len, self.heads, self.head_width)
+        q, k, v = self.query(x).view(shape), self.key(x).view(shape), self.value(x).view(shape)
+        if self.gate is not None:
+            gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H)
+            v = v + gate.unsqueeze(-1) * value_embedding.view(shape)
+        # Normalised queries and keys: https://arxiv.org/abs/2010.04245.
+        q, k = norm(rotary(q)), norm(rotary(k))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+        if mask is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        elif x.is_cuda:
+            y = compiled_flex_attention(q, k, v, block_mask=mask)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(y.transpose(1, 2).reshape(batch, seq_len, width))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.up = Linear(config.width, config.mlp_ratio * config.width)
+        self.down = Linear(config.mlp_ratio * config.width, config.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.relu(self.up(x)).square())  # ReLU squared: https://arxiv.org/abs/2109.08668
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.mlp = MLP(config)
+        # Weights of the stream and of the embedding it began as, after KellerJordan/modded-nanogpt.
+        self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(self, x, first, value_embedding, rotary, mask):
+        mix = self.mix.to(x.dtype)
+        x = mix[0] * x + mix[1] * first
+        x = x + self.attention(norm(x), value_embedding, rotary, mask)
+        return x + self.mlp(norm(x))
+
+
+class GPT(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        layers = range(config.depth)
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(i): nn.Embedding(config.vocab_size, config.width)
+                for i in layers
+                if config.has_value_embedding(i)
+            }
+        )
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in layers])
+        self.rotary = Rotary(config.head_width, config.seq_len, config.rotary_base)
+        self.head = Linear(config.width, config.vocab_size)
+        self.masks: list = []
+
+    def prepare(self, device: torch.device) -> "GPT":
+        """Move to the device and make what is not a weight: masks, and bf16 tables on a GPU."""
+        self.to(device)
+        if device.type == "cuda":
+            self.embedding.bfloat16()
+            self.value_embeddings.bfloat16()
+        made = {}
+        windows = [self.config.window(layer) for layer in range(self.config.depth)]
+        for window in windows:
+            if window not in made:
+                made[window] = window_mask(self.config.seq_len, window, device)
+        self.masks = [made[window] for window in windows]
+        return self
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight", "gate.weight")):
+                weight.zero_()  # every block begins as the identity
+            elif name == "embedding.weight":
+                weight.normal_()
+            elif name == "head.weight":
+                weight.normal_(std=0.001)
+            elif weight.ndim == 2:
+                bound = (3 / self.config.width) ** 0.5
+                weight.uniform_(-bound, bound)
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, T, V) in float32, or the mean loss if `targets` are given; tokens are (B, T)."""
+        x = first = norm(self.embedding(tokens))
+        for layer, block in enumerate(self.blocks):
+            values = (
+                self.value_embeddings[str(layer)](tokens) if self.config.has_value_embedding(layer) else None
+            )
+            x = block(x, first, values, self.rotary, self.masks[layer])
+        logits = self.head(norm(x)).float()
+        # Soft cap: Gemma 2, https://arxiv.org/abs/2408.00118.
+        logits = self.config.logit_cap * torch.tanh(logits / self.config.logit_cap)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def flops_per_token(self) -> float:
+        """Forward and backward, embeddings left out: https://arxiv.org/abs/2204.02311, appendix B."""
+        lookups = [self.embedding, *self.value_embeddings.values()]
+        matrices = sum(p.numel() for p in self.parameters()) - sum(e.weight.numel() for e in lookups)
+        spans = sum(self.config.window(layer) for layer in range(self.config.depth))
+        return 6 * matrices + 12 * self.config.width * spans
+
+
+# ── optimizer ─────────────────────────────────────────────────────────────────────────────────
+
+
+def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices, roughly: a quintic Newton-Schulz iteration.
+
+    Source: K. Jordan et al., "Muon", https://kellerjordan.github.io/posts/muon/.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16() if matrices.is_cuda else matrices  # (N, rows, columns)
+    tall = x.size(-2) > x.size(-1)
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised; for the matrices of the blocks. Same shapes go in one batch.
+
+    Weight decay only where it pulls the way the step goes: https://arxiv.org/abs/2411.16085.
+    """
+
+    def __init__(self, matrices, lr: float, momentum: float, weight_decay: float) -> None:
+        by_shape: dict[torch.Size, list] = {}
+        for matrix in matrices:
+            by_shape.setdefault(matrix.shape, []).append(matrix)
+        super().__init__([{"params": p} for p in by_shape.values()], {"lr": lr})
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.update = torch.compile(self._update, dynamic=False) if ON_GPU else self._update
+
+    @staticmethod
+    def _update(weights, gradients, velocity, rate, momentum, decay):  # (N, rows, columns) each
+        velocity.lerp_(gradients, 1 - momentum)
+        step = orthogonalize(gradients.lerp(velocity, momentum)).to(weights.dtype)
+        step = step * max(1.0, weights.size(-2) / weights.size(-1)) ** 0.5
+        agrees = (step * weights) > 0
+        return weights - rate * (step + decay * weights * agrees)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            params = group["params"]
+            weights = torch.stack([p.data for p in params])
+            gradients = torch.stack([p.grad for p in params])
+            state = self.state[params[0]]
+            if "velocity" not in state:
+                state["velocity"] = torch.zeros_like(gradients)
+            rate = torch.tensor(group["lr"], device=weights.device)
+            new = self.update(weights, gradients, state["velocity"], rate, self.momentum, self.weight_decay)
+            torch._foreach_copy_([p.data for p in params], list(new.unbind()))
+
+
+def make_optimizers(model: GPT) -> list[torch.optim.Optimizer]:
+    matrices = [p for n, p in model.blocks.named_parameters() if p.ndim == 2 and "gate" not in n]
+    tables = [model.embedding.weight, *(e.weight for e in model.value_embeddings.values())]
+    known = {id(p) for p in [*matrices, *tables, model.head.weight]}
+    scalars = [p for p in model.parameters() if id(p) not in known]
+    scale = (WIDTH / 512) ** -0.5  # rates are for a width of 512
+    groups = [
+        {"params": tables, "lr": EMBEDDING_LR * scale},
+        {"params": [model.head.weight], "lr": HEAD_LR * scale},
+        {"params": scalars, "lr": SCALAR_LR},
+    ]
+    adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)
+    optimizers = [adam, Muon(matrices, MATRIX_LR, MOMENTUM, WEIGHT_DECAY)]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+    return optimizers
+
+
+def lr_scale(progress: float) -> float:
+    """Trapezoid over the budget, https://arxiv.org/abs/2405.18392."""
+    if progress < WARMUP:
+        return progress / WARMUP
+    if progress < 1 - WARMDOWN:
+        return 1.0
+    return FINAL_LR + (1 - FINAL_LR) * (1 - progress) / WARMDOWN
+
+
+# ── training ──────────────────────────────────────────────────────────────────────────────────
+
+
+def train_step(model, optimizers, tokens, targets, scale: float) -> torch.Tensor:
+    """One optimizer step on (B, T) tokens in micro-batches; returns the mean loss, on the device."""
+    total = torch.zeros((), device=tokens.device)
+    parts = len(tokens) // MICRO_BATCH_ROWS
+    for inputs, goals in zip(tokens.split(MICRO_BATCH_ROWS), targets.split(MICRO_BATCH_ROWS), strict=True):
+        loss = model(inputs, goals) / parts
+        loss.backward()
+        total += loss.detach()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * scale
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+def load(checkpoint_dir: Path, device: torch.device) -> GPT:
+    """The trained model, for scoring: tokens (B, T) int64 -> logits (B, T, V)."""
+    config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
+    model = GPT(config).prepare(device)
+    load_model(model, str(checkpoint_dir / "model.safetensors"))
+    return model
+
+
+def main() -> None:
+    run = trial.open()
+    torch.manual_seed(run.seed)
+    torch.set_float32_matmul_precision("high")
+    plain = GPT(Config(vocab_size=run.vocab_size, seq_len=run.seq_len))
+    plain.initialize()
+    plain.prepare(run.device)
+    optimizers = make_optimizers(plain)
+    model = torch.compile(plain, dynamic=False) if run.device.type == "cuda" else plain
+
+    # Compile and warm up before the clock starts: at a rate of 0 no weight moves.
+    train_step(model, optimizers, *run.dummy_batch(BATCH_ROWS), scale=0.0)
+    for optimizer in optimizers:
+        optimizer.state.clear()
+
+    for step, (tokens, targets) in enumerate(run.batches(BATCH_ROWS)):
+        if step == MAX_STEPS:
+            break
+        progress = step / MAX_STEPS if MAX_STEPS else run.progress
+        run.log(step, train_step(model, optimizers, tokens, targets, lr_scale(progress)))
+
+    (run.checkpoint_dir / "config.json").write_text(json.dumps(asdict(plain.config)))
+    run.submit(plain, flops_per_token=plain.flops_per_token())
+
+
+if __name__ == "__main__":
+    main()
