@@ -11,9 +11,10 @@ import pytest
 
 from harness import config as configs
 from harness.corpus.prepare import prepare
-from harness.records import Trial
+from harness.records import Training, Trial
 from harness.trial import device, sandbox
 from harness.trial.measure import Bench, measure
+from harness.trial.supervisor import Supervisor
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,8 +116,8 @@ def text_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_config(text_file) -> configs.Config:
-    """The cpu profile, small: 32-token rows, about a second of training."""
-    data = configs.DataConfig(str(text_file), seq_len=32, vocab_size=320, eval_tokens=64 * 32, shards=1)
+    """The cpu profile, small: 32-token rows, a second of training, a score of three batches."""
+    data = configs.DataConfig(str(text_file), seq_len=32, vocab_size=320, eval_tokens=640 * 32, shards=1)
     trial = dataclasses.replace(
         configs.CPU.trial, device="cpu", budget_seconds=1.0, startup_seconds=30.0, save_seconds=2.0,
         load_seconds=10.0, scoring_seconds=10.0, audit_rows=32, disk_mb=64, memory_gb=6.0,
@@ -138,13 +139,36 @@ def bench(small_config, corpus) -> Bench:
     return Bench(small_config, corpus, device.resolve("cpu"), isolation)
 
 
+def with_caps(bench: Bench, caps: dict) -> Bench:
+    config = dataclasses.replace(bench.config, trial=dataclasses.replace(bench.config.trial, **caps))
+    return dataclasses.replace(bench, config=config)
+
+
+@pytest.fixture
+def train_only(bench, tmp_path):
+    """Run a train.py under the supervisor, without scoring: `train_only(source, **caps)` -> Training."""
+
+    def run(source: str, **caps) -> Training:
+        changed = with_caps(bench, caps)
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        script = folder / "train.py"
+        script.write_text(textwrap.dedent(source))
+        supervisor = Supervisor(
+            script, folder / "checkpoint", changed.spec(1), bench.corpus.train_file, changed.config.trial,
+            bench.isolation, lambda _: None,
+        )  # fmt: skip
+        return supervisor.train()
+
+    return run
+
+
 @pytest.fixture
 def try_out(bench, tmp_path):
     """Run a train.py through a whole trial: `try_out(source, **caps)` -> Trial."""
 
     def run(source: str, **caps) -> Trial:
-        config = dataclasses.replace(bench.config, trial=dataclasses.replace(bench.config.trial, **caps))
-        changed = dataclasses.replace(bench, config=config)
+        changed = with_caps(bench, caps)
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         text = textwrap.dedent(source).encode()
         return measure(text, "0" * 40, 1, changed, folder, lambda _: None, lambda _: None)

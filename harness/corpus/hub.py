@@ -38,6 +38,7 @@ def download(repository: str, names: list[str] | None, progress: Progress) -> li
     Raises:
         HarnessError: the hub can't be reached, lacks a file, or a file's sha256 differs.
     """
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import disable_progress_bars
@@ -58,7 +59,7 @@ def download(repository: str, names: list[str] | None, progress: Progress) -> li
                 progress("download", done, len(names))
                 paths.append(path)
         return paths
-    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+    except (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise HarnessError(
             f"could not download {repository}: {reason}; what is complete was kept",

@@ -71,7 +71,7 @@ class TrialView:
             self._bar.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, shown: Shown) -> None:
         if self._bar is not None:

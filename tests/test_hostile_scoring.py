@@ -1,0 +1,382 @@
+"""A hostile or clumsy `load` and model while they are scored: `invalid` or `crash`, in one line.
+
+The checkpoint is trained once; each test serves it with another train.py, through the real scorer,
+real model servers under the real sandbox, and the real audit.
+"""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conftest import HONEST, edit, with_caps
+
+from harness.records import CRASH, INVALID, Failure, Score
+from harness.trial import score as scoring
+from harness.trial.scorer import losses
+
+RETURN = "    return model\n"
+FORWARD = "        return self.head(self.table(tokens))\n"
+
+# A model that mixes over the sequence: causal as it stands, so that a test can break just that.
+MIXING = edit(
+    (
+        FORWARD,
+        "        x = self.table(tokens)\n"
+        "        x = x + 0.5 * torch.roll(x, 1, 1) * (torch.arange(x.shape[1]) > 0)[None, :, None]\n"
+        "        return self.head(x)\n",
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, bench):
+    """Weights of HONEST's model that predict something: seeded noise is enough to tell answers apart."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    size = bench.corpus.vocab_size
+    tensors = {
+        "table.weight": torch.randn(size, 16),
+        "head.weight": torch.randn(size, 16),
+        "head.bias": torch.zeros(size),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "vocab_size").write_text(str(size))
+    return folder
+
+
+@pytest.fixture
+def scored(bench, checkpoint, tmp_path):
+    """`scored(source, **caps)` -> Score or Failure."""
+
+    def run(source: str, folder=checkpoint, corpus=None, **caps):
+        script = tmp_path / "train.py"
+        script.write_text(source)
+        changed = with_caps(bench, caps)
+        return scoring.score(
+            script, folder, corpus or bench.corpus, "val", changed.config, bench.device, bench.isolation,
+            tmp_path / "server.txt", lambda *_: None,
+        )  # fmt: skip
+
+    return run
+
+
+def assert_refused(result, status, *words):
+    assert isinstance(result, Failure), result
+    assert result.status == status, result
+    assert all(word in result.detail for word in words), result
+    assert "\n" not in result.detail
+
+
+# ── the score is right ────────────────────────────────────────────────────────────────────────
+
+
+def bits_per_byte(corpus, nats_of):
+    """By the definition, in float64, from the rows on disk: the independent side of the comparison."""
+    rows = np.load(corpus.rows_file("val")).astype(np.int64)
+    lengths = np.load(corpus.folder / "token_bytes.npy")
+    nats = count = 0.0
+    for row in rows:
+        for before, target in pairwise(row):
+            if lengths[target] > 0:
+                nats += nats_of(before, target)
+                count += lengths[target]
+    return nats / math.log(2) / count
+
+
+def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):
+    uniform = edit((FORWARD, "        return torch.full((*tokens.shape, 320), 7.5)\n"))
+    result = scored(uniform)
+    assert isinstance(result, Score), result
+    expected = bits_per_byte(bench.corpus, lambda *_: math.log(bench.corpus.vocab_size))
+    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_bigram_table_scores_its_exact_cross_entropy(scored, bench, tmp_path):
+    size = bench.corpus.vocab_size
+    table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)
+    folder = tmp_path / "bigram"
+    folder.mkdir()
+    np.save(folder / "table.npy", table)
+    source = (
+        "import numpy, torch\n"
+        "def load(checkpoint_dir, device):\n"
+        "    table = torch.from_numpy(numpy.load(checkpoint_dir / 'table.npy'))\n"
+        "    return lambda tokens: table[tokens]\n"
+    )
+    result = scored(source, folder)
+    assert isinstance(result, Score), result
+    exact = table.astype(np.float64)
+    log_probability = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
+    expected = bits_per_byte(bench.corpus, lambda before, target: -log_probability[before, target])
+    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+    assert result.audit.worst_nats < 1e-5
+
+
+def test_the_bytes_scored_are_those_of_the_text(scored, tmp_path):
+    """A corpus of one known document per row: its UTF-8 bytes are what the score divides by."""
+    from harness.config import DataConfig
+    from harness.corpus.prepare import prepare
+    from harness.corpus.tokenizer import Tokenizer
+
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = [f"naïve café 你好 🙂 {i}" for i in range(400)]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts * 2))
+    (folder / "val.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts[:50]))
+    made = prepare(DataConfig(str(folder), 64, 300, 50 * 64, 1), lambda *_: None)
+    words = Tokenizer.from_json((made.folder / "tokenizer.json").read_text())
+    names = {rank: token for token, rank in words.ranks.items()}
+    rows = np.load(made.rows_file("val"))
+    expected = sum(len(names[t]) for row in rows for t in row[1:].tolist() if t < words.bos)
+    size = made.vocab_size
+    uniform = f"import torch\ndef load(c, d):\n    return lambda t: torch.zeros((*t.shape, {size}))\n"
+    result = scored(uniform, corpus=made)
+    assert isinstance(result, Score), result
+    assert result.text_bytes == expected
+    text = b"".join(names[t] for t in rows[0].tolist() if t < words.bos).decode("utf-8", "ignore")
+    assert all(part.strip("\ufffd") in "".join(texts) for part in text.split(" ")[:5])
+
+
+def test_the_loss_comes_from_a_private_copy():
+    """A server that goes on writing after its answer changes nothing that is already read."""
+    import torch
+
+    logits, targets = torch.randn(64, 10), torch.randint(10, (64,))
+    before = losses(logits, targets)
+    shared = logits.clone()
+    original = torch.nn.functional.cross_entropy
+
+    def write_meanwhile(own, goal, **options):
+        shared.fill_(0.0)
+        shared[torch.arange(64), targets] = 1e4
+        return original(own, goal, **options)
+
+    torch.nn.functional.cross_entropy = write_meanwhile
+    try:
+        assert torch.equal(losses(shared, targets), before)
+    finally:
+        torch.nn.functional.cross_entropy = original
+
+
+# ── what an honest model may do ───────────────────────────────────────────────────────────────
+
+
+def test_a_causal_model_passes_the_audit(scored):
+    result = scored(MIXING)
+    assert isinstance(result, Score), result
+    assert result.audit.worst_nats < 1e-3
+
+
+def test_constant_logits_are_only_a_bad_score(scored):
+    result = scored(edit((FORWARD, "        return torch.zeros((*tokens.shape, 320)) + 3e4\n")))
+    assert isinstance(result, Score), result
+    assert result.val_bpb > 2
+
+
+def test_shifted_logits_gain_nothing(scored):
+    """Logits need no normalisation: the scorer takes its own."""
+    plain = scored(HONEST)
+    shifted = scored(edit((FORWARD, "        return self.head(self.table(tokens)) + 40.0\n")))
+    assert isinstance(plain, Score)
+    assert isinstance(shifted, Score)
+    assert shifted.val_bpb == pytest.approx(plain.val_bpb, rel=1e-5)
+
+
+# ── what the audit is for ─────────────────────────────────────────────────────────────────────
+
+
+def test_looking_one_token_ahead_is_invalid(scored):
+    ahead = edit(
+        (
+            FORWARD,
+            "        x = self.table(torch.roll(tokens, -1, 1))\n        return x @ self.table.weight.T\n",
+        )
+    )
+    assert_refused(scored(ahead), INVALID, "audit", "later tokens")
+
+
+def test_looking_ahead_in_a_few_rows_only_is_invalid(scored):
+    rare = edit(
+        (
+            FORWARD,
+            "        honest = self.head(self.table(tokens))\n"
+            "        ahead = self.table(torch.roll(tokens, -1, 1)) @ self.table.weight.T\n"
+            "        chosen = (tokens[:, :1, None] + tokens[:, 1:2, None]) % 3 == 0\n"
+            "        return torch.where(chosen, ahead, honest)\n",
+        )
+    )
+    assert_refused(scored(rare), INVALID, "audit")
+
+
+def test_a_normalisation_over_the_whole_row_is_invalid(scored):
+    leak = edit(
+        (FORWARD, "        x = self.table(tokens)\n        return self.head(x - x.mean(1, keepdim=True))\n")
+    )
+    assert_refused(scored(leak), INVALID, "audit")
+
+
+def test_a_normalisation_over_the_batch_is_invalid(scored):
+    leak = edit((FORWARD, "        x = self.head(self.table(tokens))\n        return x - x.mean((0, 1))\n"))
+    assert_refused(scored(leak), INVALID, "audit", "other rows")
+
+
+def test_remembering_earlier_rows_is_invalid(scored):
+    memory = edit(
+        (
+            FORWARD,
+            "        if not hasattr(self, 'counts'): self.counts = torch.ones(320)\n"
+            "        logits = self.head(self.table(tokens)) + self.counts.log()\n"
+            "        self.counts += torch.bincount(tokens.flatten(), minlength=320)\n"
+            "        return logits\n",
+        )
+    )
+    assert_refused(scored(memory), INVALID, "audit", "other rows")
+
+
+def test_learning_while_being_scored_is_invalid(scored):
+    learning = edit(
+        (
+            FORWARD,
+            "        logits = self.head(self.table(tokens))\n"
+            "        with torch.enable_grad():\n"
+            "            guess = self.head(self.table(tokens[:, :-1])).flatten(0, 1)\n"
+            "            loss = nn.functional.cross_entropy(guess, tokens[:, 1:].flatten())\n"
+            "            weights = list(self.parameters())\n"
+            "            for p, g in zip(weights, torch.autograd.grad(loss, weights)):\n"
+            "                p.data -= 0.5 * g\n"
+            "        return logits\n",
+        )
+    )
+    assert_refused(scored(learning), INVALID, "audit")
+
+
+def test_chance_in_the_answers_is_invalid(scored):
+    dropout = edit((FORWARD, "        return self.head(nn.functional.dropout(self.table(tokens), 0.1))\n"))
+    assert_refused(scored(dropout), INVALID, "chance")
+
+
+def test_a_server_leaves_nothing_for_the_next_one(scored):
+    """What the first server writes wherever it can, the audited one must not find."""
+    note = edit(
+        (
+            RETURN + "\ndef main",
+            """    import glob, os
+    places = ["/trial", "/tmp", "/dev/shm", "/var/tmp", "/run", "checkpoint", "/harness-lib"]
+    found = [p for d in places for p in glob.glob(d + "/note")]
+    for place in places:
+        try: open(place + "/note", "w").write("x")
+        except OSError: pass
+    if found: raise RuntimeError("a note was found: %s" % found)
+    return model
+
+def main""",
+        )
+    )
+    assert isinstance(scored(note), Score)
+
+
+# ── what fails plainly ────────────────────────────────────────────────────────────────────────
+
+FORWARDS = {
+    "wrong shape": ("        return self.head(self.table(tokens))[:, :-1]\n", CRASH, "not logits of"),
+    "no tensor": ("        return 'logits'\n", CRASH, "gave str"),
+    "nan": ("        return self.head(self.table(tokens)) * float('nan')\n", INVALID, "NaN"),
+    "infinite": ("        return self.head(self.table(tokens)) * float('inf')\n", INVALID, "infinite"),
+    "impossible target": (
+        "        x = self.head(self.table(tokens))\n        x[..., :100] = -float('inf')\n        return x\n",
+        INVALID,
+        "infinite",
+    ),
+    "raises": (
+        "        raise ValueError('no\\x1b[31m luck\\nat all')\n",
+        CRASH,
+        "ValueError: no luck at all",
+    ),
+    "dies": ("        os._exit(0)\n", CRASH, "died"),
+    "out of memory": ("        return torch.zeros(1 << 42)\n", CRASH, "RuntimeError"),
+    "grows forever": (
+        "        hoard = []\n        while True: hoard.append(bytearray(1 << 28))\n",
+        CRASH,
+        "MemoryError",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_broken_forward(scored, name):
+    body, status, words = FORWARDS[name]
+    assert_refused(scored(edit((FORWARD, body)), memory_gb=1.5), status, words)
+
+
+def test_a_load_that_raises_is_a_crash(scored):
+    broken = edit((RETURN + "\ndef main", "    raise KeyError('weights')\n\ndef main"))
+    assert_refused(scored(broken), CRASH, "KeyError", "weights")
+
+
+def test_a_load_that_hangs_is_a_crash(scored):
+    hang = edit((RETURN + "\ndef main", "    time.sleep(99)\n\ndef main"))
+    assert_refused(scored(hang, load_seconds=2.0), CRASH, "did not load", "2 s")
+
+
+def test_a_forward_that_hangs_is_a_crash(scored):
+    hang = edit((FORWARD, "        time.sleep(99)\n"))
+    assert_refused(scored(hang, scoring_seconds=2.0), CRASH, "did not answer in time")
+
+
+def test_a_train_py_without_load_is_a_crash(scored):
+    assert_refused(scored("x = 1\n"), CRASH, "load")
+
+
+def test_a_truncated_checkpoint_is_a_crash(scored, checkpoint, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    data = (checkpoint / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+    (broken / "vocab_size").write_text("320")
+    assert_refused(scored(HONEST, broken), CRASH, "failed")
+
+
+def test_a_server_that_lies_on_its_socket_gains_nothing(scored, bench):
+    """It says that it is done before it answered: the zeroed buffer is what counts."""
+    lie = edit(
+        (
+            FORWARD,
+            "        import gc, harness.trial.wire as wire\n"
+            "        channel = [o for o in gc.get_objects() if isinstance(o, wire.Channel)][0]\n"
+            "        channel.send({'done': True, 'score': 0.0, 'loss': 0.0})\n"
+            "        return self.head(self.table(tokens))\n",
+        )
+    )
+    uniform = bits_per_byte(bench.corpus, lambda *_: math.log(bench.corpus.vocab_size))
+    result = scored(lie)
+    refused = isinstance(result, Failure) and result.status in (INVALID, CRASH)
+    assert refused or result.val_bpb > uniform - 1e-3
+
+
+def test_shrinking_the_shared_buffer_does_not_kill_the_scorer(scored):
+    shrink = edit(
+        (
+            FORWARD,
+            "        for fd in range(3, 64):\n"
+            "            try: os.ftruncate(fd, 0)\n"
+            "            except OSError: pass\n"
+            "        return self.head(self.table(tokens))\n",
+        )
+    )
+    assert isinstance(scored(shrink), Score)
+
+
+def test_the_holdout_is_scored_by_the_same_rule(bench, checkpoint, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(HONEST)
+    result = scoring.score(
+        script, checkpoint, bench.corpus, "holdout", bench.config, bench.device, bench.isolation,
+        tmp_path / "server.txt", lambda *_: None,
+    )  # fmt: skip
+    assert isinstance(result, Score)
+    assert result.tokens == 640 * 32
