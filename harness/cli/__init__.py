@@ -4,6 +4,7 @@ Commands are loaded when they are named: `harness --help` imports neither torch 
 """
 
 import importlib
+import signal
 import sys
 
 import click
@@ -48,8 +49,14 @@ def group() -> None:
     """A git repository that does machine-learning research on itself while you sleep."""
 
 
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: everything it started is ended first."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line and exit with the code that `harness.errors` gives for the outcome."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = group.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

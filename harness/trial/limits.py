@@ -1,10 +1,14 @@
 """Limits that a sandboxed process puts on itself before any untrusted line runs."""
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
 
 
 def apply() -> None:
@@ -17,9 +21,16 @@ def apply() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return
+    die_with_parent()
     if memory := int(limits.get("memory_bytes", 0)):
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends, however that happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def memory_bytes(memory_gb: float) -> int:

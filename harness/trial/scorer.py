@@ -231,6 +231,7 @@ def emit(message: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    limits.die_with_parent()
     request = json.load(sys.stdin)
     if request["device"] == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,344 @@
+"""The command line as a person meets it: fast, one line per mistake, the right exit code."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import HONEST, edit
+
+from harness import config as configs
+
+HARNESS = [sys.executable, "-m", "harness"]
+MISTAKE = re.compile(r"\Aharness: [^\n]+\n\Z")
+
+
+def harness(*args, cwd=None, **env):
+    return subprocess.run(
+        [*HARNESS, *args], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+    )
+
+
+@pytest.fixture
+def repository(git, bench):
+    """A research repository with the small config and an honest baseline."""
+    folder = git.folder
+    (folder / "train.py").write_text(HONEST)
+    (folder / ".autoresearch").mkdir()
+    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(bench.config))
+    git("add", "-A")
+    git("commit", "-qm", "baseline")
+    return git
+
+
+# ── help ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_help_is_quick_and_loads_neither_torch_nor_litellm_nor_git():
+    code = "import sys; from harness.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'litellm', 'pygit2', 'numpy') if m in sys.modules])"
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+        took.append(time.perf_counter() - started)
+    assert done.stdout.strip().endswith("[]")
+    assert min(took) < 0.3
+
+
+@pytest.mark.parametrize("command", ["init", "doctor", "prepare", "run"])
+def test_every_command_shows_examples(command):
+    done = harness(command, "--help")
+    assert done.returncode == 0
+    assert "Examples:" in done.stdout
+    assert f"harness {command}" in done.stdout
+
+
+def test_an_unknown_command_is_a_usage_error():
+    done = harness("rnu")
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+
+
+# ── a person's mistakes ───────────────────────────────────────────────────────────────────────
+
+
+def assert_mistake(done, *words):
+    assert done.returncode == 1, done
+    assert MISTAKE.match(done.stderr), done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert done.stdout == ""
+
+
+def test_outside_of_a_repository(tmp_path):
+    assert_mistake(harness("run", cwd=tmp_path), "not in a git repository", "harness init")
+
+
+def test_a_repository_without_a_commit(git, small_config):
+    (git.folder / ".autoresearch").mkdir()
+    (git.folder / ".autoresearch" / "config.toml").write_text(configs.dump(small_config))
+    assert_mistake(harness("run", cwd=git.folder), "no commit yet", "git commit")
+
+
+def test_an_unknown_revision(repository):
+    assert_mistake(harness("run", "nowhere", cwd=repository.folder), "'nowhere'", "git log")
+
+
+def test_a_revision_without_train_py(repository):
+    repository("rm", "-q", "train.py")
+    repository("commit", "-qm", "gone")
+    assert_mistake(harness("run", cwd=repository.folder), "no train.py")
+
+
+def test_a_train_py_that_is_a_link(repository):
+    (repository.folder / "train.py").unlink()
+    (repository.folder / "train.py").symlink_to("/etc/passwd")
+    repository("commit", "-qam", "link")
+    assert_mistake(harness("run", cwd=repository.folder), "not a regular file")
+
+
+def test_no_config(repository):
+    (repository.folder / ".autoresearch" / "config.toml").unlink()
+    assert_mistake(harness("run", cwd=repository.folder), "no config", "harness init")
+
+
+def test_a_typo_in_the_config(repository):
+    path = repository.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace("budget_seconds", "budget_secnods"))
+    assert_mistake(harness("run", cwd=repository.folder), "budget_secnods", "trial.budget_seconds")
+
+
+def test_no_data(repository, tmp_path):
+    done = harness("run", cwd=repository.folder, HARNESS_CACHE=str(tmp_path / "empty"))
+    assert_mistake(done, "no prepared data", "harness prepare")
+
+
+def test_altered_data(repository, bench, tmp_path):
+    import shutil
+
+    shutil.copytree(bench.corpus.folder.parent, tmp_path / "data")
+    path = tmp_path / "data" / bench.corpus.folder.name / "val.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    done = harness("run", cwd=repository.folder, HARNESS_CACHE=str(tmp_path))
+    assert_mistake(done, "val.npy was altered", "--again")
+
+
+def test_a_gpu_that_is_not_there(repository):
+    path = repository.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('device = "cpu"', 'device = "cuda"'))
+    done = harness("run", cwd=repository.folder, CUDA_VISIBLE_DEVICES="")
+    assert_mistake(done, "no NVIDIA GPU")
+
+
+# ── the sandbox that isn't there ──────────────────────────────────────────────────────────────
+
+
+def without_bwrap(tmp_path, script=None) -> str:
+    """A PATH with no bubblewrap, or with one that behaves like `script`."""
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    if script:
+        (folder / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bwrap").chmod(0o755)
+    return str(folder)
+
+
+def test_without_bubblewrap_it_runs_loudly_and_says_none(repository, tmp_path):
+    done = harness("run", "--json", cwd=repository.folder, PATH=without_bwrap(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["isolation"] == "none"
+    assert "WARNING: no sandbox" in done.stderr
+    assert "apt install bubblewrap" in done.stderr
+
+
+def test_without_bubblewrap_require_refuses(repository, tmp_path):
+    path = repository.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('sandbox = "auto"', 'sandbox = "require"'))
+    done = harness("run", cwd=repository.folder, PATH=without_bwrap(tmp_path))
+    assert_mistake(done, "'require'", "not installed")
+
+
+def test_user_namespaces_that_are_off_are_named(repository, tmp_path):
+    said = "echo 'bwrap: No permissions to create new namespace' >&2; exit 1"
+    path = repository.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('sandbox = "auto"', 'sandbox = "require"'))
+    done = harness("run", cwd=repository.folder, PATH=without_bwrap(tmp_path, said))
+    assert_mistake(done, "No permissions", "user namespaces are off", "sysctl")
+
+
+def test_without_a_sandbox_a_daemon_dies_all_the_same(repository, tmp_path):
+    fork = edit(
+        (
+            "    run.submit(model)\n",
+            "    import subprocess\n"
+            "    command = [sys.executable, '-c', 'import time; time.sleep(876543)']\n"
+            "    subprocess.Popen(command, start_new_session=True)\n"
+            "    run.submit(model)\n",
+        )
+    )
+    (repository.folder / "train.py").write_text(fork)
+    repository("commit", "-qam", "fork")
+    done = harness("run", "--json", cwd=repository.folder, PATH=without_bwrap(tmp_path))
+    assert json.loads(done.stdout)["status"] == "ok"
+    assert alive("876543") == []
+
+
+def alive(mark: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if mark in line:
+            found.append(line)
+    return found
+
+
+# ── a run ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_ends_with_the_summary_block_on_stdout(repository):
+    done = harness("run", "--seed", "3", cwd=repository.folder)
+    assert done.returncode == 0, done.stderr
+    names = [line.split(":")[0] for line in done.stdout.splitlines()[1:]]
+    assert done.stdout.startswith("---\n")
+    assert names == [
+        "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M",
+        "num_steps", "num_params_M", "seed", "device", "data", "evaluator", "isolation",
+    ]  # fmt: skip
+    assert "isolation:        bwrap" in done.stdout
+    assert "training" in done.stderr
+    assert "\x1b" not in done.stderr
+    (record,) = (repository.folder / ".autoresearch" / "runs").glob("*/trial.json")
+    trial = json.loads(record.read_text())
+    assert trial["status"] == "ok"
+    assert trial["training"]["curve"]
+    assert not (record.parent / "checkpoint").exists()
+
+
+def test_what_runs_is_the_commit_and_not_the_working_copy(repository):
+    (repository.folder / "train.py").write_text("raise SystemExit('the working copy ran')\n")
+    done = harness("run", "--json", cwd=repository.folder)
+    assert done.returncode == 0, done.stderr
+    assert "uncommitted changes" in done.stderr
+
+
+def test_a_crash_is_a_status_and_exit_code_one(repository):
+    (repository.folder / "train.py").write_text("raise ValueError('no \\x1b[31mluck')\n")
+    repository("commit", "-qam", "broken")
+    done = harness("run", "--json", cwd=repository.folder)
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert (result["status"], result["val_bpb"]) == ("crash", None)
+    assert "ValueError: no luck" in done.stderr.splitlines()[-1]
+
+
+def test_a_second_run_waits_for_the_device_and_says_so(repository):
+    slow = [*HARNESS, "run", "--budget", "4", "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(slow, cwd=repository.folder, **pipes)
+    time.sleep(2.0)
+    second = subprocess.Popen([*HARNESS, "run", "--json"], cwd=repository.folder, **pipes)
+    out_first, _ = first.communicate(timeout=120)
+    out_second, err_second = second.communicate(timeout=120)
+    assert first.returncode == second.returncode == 0
+    assert f"in use by process {first.pid}; waiting" in err_second
+    assert json.loads(out_first)["status"] == json.loads(out_second)["status"] == "ok"
+
+
+def run_on_a_terminal(folder, budget):
+    """Start `harness run` on a pseudo-terminal; returns the process and the terminal's other end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*HARNESS, "run", "--budget", str(budget)], cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    return process, ours
+
+
+def read_until(terminal, words, seconds=60):
+    seen, deadline = "", time.monotonic() + seconds
+    while words not in seen and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.5)[0]:
+            try:
+                seen += os.read(terminal, 65536).decode("utf-8", "replace")
+            except OSError:
+                break
+    return seen
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_and_a_usable_terminal(repository, kind):
+    process, terminal = run_on_a_terminal(repository.folder, 50)
+    assert "training" in read_until(terminal, "training ")
+    assert alive("harness.trial.boot") or alive("train.py")
+    process.send_signal(kind)
+    seen = read_until(terminal, "interrupted", 20)
+    process.wait(timeout=20)
+    os.close(terminal)
+    assert process.returncode == 130
+    assert "\x1b[?25h" in seen, "the cursor was not shown again"
+    assert alive("bwrap") == [] == alive("train.py")
+
+
+def test_a_killed_harness_takes_its_trial_with_it(repository):
+    process, terminal = run_on_a_terminal(repository.folder, 50)
+    assert "training" in read_until(terminal, "training ")
+    process.kill()
+    process.wait()
+    os.close(terminal)
+    deadline = time.monotonic() + 5
+    while alive("bwrap") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert alive("bwrap") == [] == alive("train.py")
+
+
+# ── init and doctor ───────────────────────────────────────────────────────────────────────────
+
+
+def test_init_makes_a_repository_and_changes_nothing_that_is_there(tmp_path):
+    done = harness("init", str(tmp_path / "new"), "--profile", "cpu")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "new"
+    assert (folder / ".git").is_dir()
+    assert "def load(" in (folder / "train.py").read_text()
+    assert configs.load(folder / ".autoresearch" / "config.toml") == configs.CPU
+    assert (folder / ".autoresearch" / "program.md").exists()
+    (folder / "train.py").write_text("mine")
+    (folder / ".gitignore").write_text("mine")
+    again = harness("init", cwd=folder)
+    assert again.returncode == 0
+    assert (folder / "train.py").read_text() == "mine"
+    assert (folder / ".gitignore").read_text().startswith("mine\n")
+    assert harness("init", cwd=folder).stdout == "nothing was missing\n"
+
+
+def test_doctor_names_what_is_wrong_and_what_mends_it(repository, tmp_path):
+    done = harness("doctor", "--json", cwd=repository.folder)
+    assert done.returncode == 0, done.stdout
+    levels = {finding["name"]: finding["level"] for finding in json.loads(done.stdout)}
+    assert {levels[name] for name in ("git", "config", "device", "torch", "sandbox", "data")} == {"ok"}
+    broken = harness(
+        "doctor", "--json", cwd=repository.folder, PATH=without_bwrap(tmp_path), HARNESS_CACHE=str(tmp_path)
+    )
+    findings = {finding["name"]: finding for finding in json.loads(broken.stdout)}
+    assert broken.returncode == 1
+    assert findings["sandbox"]["level"] == "warn"
+    assert findings["data"]["level"] == "fail"
+    assert findings["data"]["fix"].startswith("harness prepare")
+
+
+def test_prepare_prints_what_it_made(repository):
+    done = harness("prepare", "--json", cwd=repository.folder)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["splits"]["train"]["tokens"] > 10_000

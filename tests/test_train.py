@@ -1,0 +1,137 @@
+"""The starter train.py: readable, causal, deterministic, and it learns."""
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from harness.records import OK
+
+SOURCE = (ROOT / "train.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def module():
+    spec = importlib.util.spec_from_file_location("starter", ROOT / "train.py")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules["starter"] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def small(module, **changes):
+    config = module.Config(
+        vocab_size=64, seq_len=32, depth=3, width=32, head_width=16, short_window=8, **changes
+    )
+    model = module.GPT(config)
+    model.initialize()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)  # away from the identity
+    return model.prepare(torch.device("cpu"))
+
+
+def test_it_is_one_readable_file():
+    assert len(SOURCE.splitlines()) < 650
+    tree = ast.parse(SOURCE)
+    assert {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} >= {"load", "main"}
+    constants = re.findall(r"^ *([A-Z][A-Z_]+) = ", SOURCE, re.MULTILINE)
+    assert len(set(constants)) >= 20
+
+
+def test_no_logit_depends_on_a_later_token(module):
+    torch.manual_seed(0)
+    model = small(module)
+    tokens = torch.randint(64, (2, 32))
+    changed = tokens.clone()
+    changed[:, 20:] = torch.randint(64, (2, 12))
+    with torch.no_grad():
+        before, after = model(tokens)[:, :20], model(changed)[:, :20]
+    assert torch.equal(before, after)
+
+
+def test_a_short_window_forgets_and_the_last_layer_does_not(module):
+    config = small(module).config
+    assert [config.window(layer) for layer in range(3)] == [8, 8, 32]
+    mask = module.window_mask(32, 8, torch.device("cpu"))
+    assert mask[20].nonzero().flatten().tolist() == list(range(13, 21))
+
+
+def test_the_loss_is_the_cross_entropy_of_the_logits(module):
+    torch.manual_seed(0)
+    model = small(module)
+    tokens, targets = torch.randint(64, (2, 32)), torch.randint(64, (2, 32))
+    expected = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+    assert torch.allclose(model(tokens, targets), expected)
+
+
+def test_micro_batches_make_the_same_step_as_one_batch(module, monkeypatch):
+    torch.manual_seed(0)
+    tokens, targets = torch.randint(64, (8, 32)), torch.randint(64, (8, 32))
+    states = []
+    for rows in (8, 2):
+        monkeypatch.setattr(module, "MICRO_BATCH_ROWS", rows)
+        torch.manual_seed(1)
+        model = small(module)
+        module.train_step(model, module.make_optimizers(model), tokens, targets, 0.1)
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(*states, atol=1e-3)
+
+
+def test_muon_s_steps_are_nearly_orthogonal(module):
+    torch.manual_seed(0)
+    for shape in ((3, 48, 16), (2, 16, 48), (1, 32, 32)):
+        step = module.orthogonalize(torch.randn(shape))
+        assert step.shape == shape
+        values = torch.linalg.svdvals(step)
+        assert values.min() > 0.3
+        assert values.max() < 1.6
+
+
+def test_the_rate_warms_down_to_its_end(module):
+    scales = [module.lr_scale(p / 100) for p in range(101)]
+    assert scales[0] == scales[40] == 1.0
+    assert scales[100] == pytest.approx(module.FINAL_LR)
+    assert scales == sorted(scales, reverse=True)
+
+
+def test_two_runs_with_one_seed_are_the_same_to_the_bit(try_out):
+    source = SOURCE.replace("MAX_STEPS = None", "MAX_STEPS = 12")
+    assert source != SOURCE
+    first, second = (try_out(source, budget_seconds=60.0, startup_seconds=60.0) for _ in range(2))
+    assert first.status == second.status == OK, (first.detail, second.detail)
+    assert first.val_bpb == second.val_bpb
+    curves = [[(p.step, p.loss) for p in t.training.curve] for t in (first, second)]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == list(range(12))
+
+
+def test_it_learns_within_its_budget(try_out):
+    trial = try_out(SOURCE, budget_seconds=6.0, startup_seconds=60.0)
+    assert trial.status == OK, (trial.detail, trial.training.log)
+    assert abs(trial.training.training_seconds - 6.0) < 0.5
+    assert trial.training.startup_seconds < 12
+    assert trial.training.curve[-1].loss < 0.8 * trial.training.curve[0].loss
+    assert trial.score.audit.worst_nats < 1e-3
+    assert json.dumps(trial.to_json())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_windows_on_a_gpu_are_those_of_the_cpu(module):
+    torch.manual_seed(0)
+    config = module.Config(vocab_size=512, seq_len=512, depth=3, width=256, head_width=64, short_window=128)
+    model = module.GPT(config)
+    model.initialize()
+    tokens = torch.randint(512, (2, 512))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.02)
+        on_cpu = model.prepare(torch.device("cpu"))(tokens)
+        on_gpu = model.prepare(torch.device("cuda"))(tokens.cuda()).cpu()
+    assert (on_gpu - on_cpu).norm() / on_cpu.norm() < 2e-2
