@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+STARTER_FOLDERS = {"train.py": ".", "program.md": ".autoresearch", "pre-commit": "hooks"}
+
 
 def cache_dir() -> Path:
     """Where prepared data and machine-wide locks live: $HARNESS_CACHE, else the XDG cache."""
@@ -44,6 +46,10 @@ class Paths:
         return self.root / "train.py"
 
     @property
+    def hooks(self) -> Path:
+        return self.root / "hooks"
+
+    @property
     def home(self) -> Path:
         return self.root / ".autoresearch"
 
@@ -70,4 +76,4 @@ def starter(name: str) -> Path:
     packaged = package / "starter" / name
     if packaged.exists():
         return packaged
-    return package.parent / name if name == "train.py" else package.parent / ".autoresearch" / name
+    return package.parent / STARTER_FOLDERS[name] / name

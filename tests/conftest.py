@@ -148,7 +148,7 @@ def with_caps(bench: Bench, caps: dict) -> Bench:
 def train_only(bench, tmp_path):
     """Run a train.py under the supervisor, without scoring: `train_only(source, **caps)` -> Training."""
 
-    def run(source: str, **caps) -> Training:
+    def run(source: str, isolation=bench.isolation, **caps) -> Training:
         changed = with_caps(bench, caps)
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
@@ -156,7 +156,7 @@ def train_only(bench, tmp_path):
         script.write_text(textwrap.dedent(source))
         supervisor = Supervisor(
             script, folder / "checkpoint", changed.spec(1), bench.corpus.train_file, changed.config.trial,
-            bench.isolation, lambda _: None,
+            isolation, lambda _: None,
         )  # fmt: skip
         return supervisor.train()
 

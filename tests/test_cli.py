@@ -342,3 +342,53 @@ def test_prepare_prints_what_it_made(repository):
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["splits"]["train"]["tokens"] > 10_000
+
+
+# ── hooks ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def guarded(repository):
+    """A repository set up by `harness init`, with `harness` on git's PATH."""
+    assert harness("init", cwd=repository.folder).returncode == 0
+    repository("add", "-A")
+    repository("commit", "-qm", "set up")
+
+    def commit(branch, *stage):
+        subprocess.run(["git", "checkout", "-qB", branch], cwd=repository.folder, check=True)
+        subprocess.run(["git", *stage], cwd=repository.folder, check=True)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["git", "commit", "-qm", "x"], cwd=repository.folder, capture_output=True, text=True,
+            env={**os.environ, "PATH": path},
+        )  # fmt: skip
+
+    commit.folder = repository.folder
+    return commit
+
+
+def test_an_experiment_may_change_train_py_and_nothing_else(guarded):
+    (guarded.folder / "train.py").write_text(HONEST + "# more\n")
+    assert guarded("exp/0001-x", "add", "train.py").returncode == 0
+    (guarded.folder / "other.py").write_text("x")
+    refused = guarded("exp/0001-x", "add", "other.py")
+    assert refused.returncode != 0
+    assert "train.py only, not other.py" in refused.stderr
+    assert guarded("main", "add", "other.py").returncode == 0, "a person may do as they like"
+
+
+def test_train_py_must_stay_a_regular_file(guarded):
+    (guarded.folder / "train.py").unlink()
+    (guarded.folder / "train.py").symlink_to("/etc/passwd")
+    assert "regular file" in guarded("exp/0002-link", "add", "train.py").stderr
+
+
+def test_a_hook_that_was_there_before_goes_on_working(guarded):
+    earlier = guarded.folder / ".git" / "hooks" / "pre-commit"
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_text("#!/bin/sh\necho the old hook >&2; exit 3\n")
+    earlier.chmod(0o755)
+    (guarded.folder / "note").write_text("x")
+    refused = guarded("main", "add", "note")
+    assert refused.returncode != 0
+    assert "the old hook" in refused.stderr

@@ -12,13 +12,14 @@ import click
 from harness import __version__
 from harness.errors import BUG, FAILED, INTERRUPTED, HarnessError
 
-# name -> (module, one line for the list)
+# name, which is also the module's -> one line for the list
 COMMANDS = {
-    "init": ("init", "Make a research repository, or set up what is missing in one."),
-    "doctor": ("doctor", "Check device, sandbox, data, git and keys; say what mends what."),
-    "prepare": ("prepare", "Make the corpus: download, tokenizer, token files."),
-    "run": ("run", "Train and score one commit's train.py."),
+    "init": "Make a research repository, or set up what is missing in one.",
+    "doctor": "Check device, sandbox, data, git and keys; say what mends what.",
+    "prepare": "Make the corpus: download, tokenizer, token files.",
+    "run": "Train and score one commit's train.py.",
 }
+HIDDEN = ("hook",)  # called by git, not by people
 
 
 class LazyGroup(click.Group):
@@ -28,15 +29,15 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in COMMANDS and name not in HIDDEN:
             return None
-        module = importlib.import_module(f"harness.cli.{COMMANDS[name][0]}")
+        module = importlib.import_module(f"harness.cli.{name}")
         command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(

@@ -25,22 +25,31 @@ Examples:
 def init(directory: Path | None, profile: str | None) -> None:
     """Make DIRECTORY (default: here) a research repository.
 
-    Writes train.py, .autoresearch/config.toml and program.md where they are missing, and ignores
-    run folders. A file that exists is never changed.
+    Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
+    run folders and points git at the hooks. What exists is left as it is.
     """
     folder = (directory or Path.cwd()).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    paths = create_repository(folder).paths
+    repository = create_repository(folder)
+    paths = repository.paths
     chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)
     made = [
         _copy(starter("train.py"), paths.train),
         _copy(starter("program.md"), paths.program),
         _write(paths.config, configs.dump(configs.PROFILES[chosen])),
+        _copy(starter("pre-commit"), paths.hooks / "pre-commit"),
         _ignore(paths),
     ]
     for path in filter(None, made):
         click.echo(f"wrote {path.relative_to(paths.root)}")
+    if repository.hooks_path is None:
+        repository.set_hooks_path("hooks")
+        click.echo("set core.hooksPath to hooks")
+    elif repository.hooks_path != "hooks":
+        click.echo(
+            f"core.hooksPath is {repository.hooks_path}: call `harness hook NAME` from there", err=True
+        )
     if not any(made):
         click.echo("nothing was missing")
     elif paths.train in made:
@@ -50,7 +59,8 @@ def init(directory: Path | None, profile: str | None) -> None:
 def _copy(source: Path, target: Path) -> Path | None:
     if target.exists():
         return None
-    shutil.copyfile(source, target)
+    target.parent.mkdir(exist_ok=True)
+    shutil.copy(source, target)  # with its mode: hooks are executable
     return target
 
 

@@ -7,12 +7,10 @@ from datetime import datetime
 import click
 
 from harness import config as configs
-from harness.corpus.prepare import open_prepared
 from harness.errors import DONE, FAILED
 from harness.ledger.repo import open_repository
 from harness.records import OK
-from harness.trial import device, sandbox
-from harness.trial.measure import Bench, measure
+from harness.trial.measure import measure, open_bench
 from harness.trial.text import one_line
 from harness.views.live import TrialView
 
@@ -39,8 +37,7 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     if budget is not None:
         config = configs.with_budget(config, budget)
     commit = repository.commit(rev)
-    corpus = open_prepared(config.data)
-    bench = Bench(config, corpus, device.resolve(config.trial.device), sandbox.choose(config.trial.sandbox))
+    bench = open_bench(config, repository.paths.root)
     with TrialView() as view:
         view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {bench.device.name})")
         if bench.isolation.kind == "none":

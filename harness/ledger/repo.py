@@ -23,8 +23,17 @@ class Commit:
     """train.py, as committed."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """One path of a diff, with its file modes before and after; 0 where it is not there."""
+
+    path: str
+    old_mode: int
+    new_mode: int
+
+
 class Repository:
-    """One research repository; every operation here reads."""
+    """One research repository."""
 
     def __init__(self, git: pygit2.Repository) -> None:
         self._git = git
@@ -46,6 +55,40 @@ class Repository:
             return bool(self._git.default_signature)
         except KeyError:
             return False
+
+    @property
+    def branch(self) -> str:
+        """The checked-out branch, `main` or `exp/0001-...`; empty on a detached HEAD."""
+        try:
+            target = self._git.lookup_reference("HEAD").target
+        except KeyError:
+            return ""
+        return target.removeprefix("refs/heads/") if isinstance(target, str) else ""
+
+    @property
+    def hooks_path(self) -> str | None:
+        """`core.hooksPath`, where it is set."""
+        config = self._git.config
+        return config["core.hooksPath"] if "core.hooksPath" in config else None  # noqa: SIM401 - no .get there
+
+    def set_hooks_path(self, path: str) -> None:
+        self._git.config["core.hooksPath"] = path
+
+    @property
+    def own_hooks(self) -> Path:
+        """Where git looks for hooks while `core.hooksPath` is not set."""
+        return Path(self._git.path) / "hooks"
+
+    def staged(self) -> list[Change]:
+        """What the index would change in HEAD, renames not folded."""
+        base = None if self._git.head_is_unborn else self._git.head.peel(pygit2.Tree)
+        if base is None:
+            return []
+        difference = self._git.index.diff_to_tree(base, flags=pygit2.enums.DiffOption.REVERSE)
+        return [
+            Change(delta.new_file.path, delta.old_file.mode, delta.new_file.mode)
+            for delta in difference.deltas
+        ]
 
     def commit(self, revision: str) -> Commit:
         """Resolve a revision to a commit with a train.py.

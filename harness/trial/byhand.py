@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import config as configs
-from harness.corpus.prepare import open_prepared
 from harness.errors import FAILED, HarnessError
 from harness.paths import Paths
 from harness.records import OK, Failure, Reported, Training, Trial
 from harness.trial import score
 from harness.trial.api import Run
-from harness.trial.device import resolve
-from harness.trial.measure import Bench
-from harness.trial.sandbox import choose
+from harness.trial.measure import Bench, open_bench
 
 ECHO_SECONDS = 1.0
 
@@ -85,9 +82,7 @@ def open_run() -> Run:
     seed = int(os.environ.get("SEED", "1"))
     with _plainly():
         config = configs.load(Paths(source.parent).config)
-        bench = Bench(
-            config, open_prepared(config.data), resolve(config.trial.device), choose(config.trial.sandbox)
-        )
+        bench = open_bench(config, source.parent)
     folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
     return Run(ByHand(bench, seed, source, folder), bench.spec(seed), folder / "checkpoint")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config
+from harness.corpus.prepare import open_prepared
 from harness.corpus.store import Corpus, write_atomically
 from harness.records import ERROR, OK, Failure, Score, Training, Trial
 from harness.trial import score
-from harness.trial.device import Device, exclusive
-from harness.trial.sandbox import Isolation
+from harness.trial.device import Device, exclusive, resolve
+from harness.trial.sandbox import Isolation, choose
 from harness.trial.supervisor import Observer, Progress, Supervisor
 
 
@@ -40,6 +41,23 @@ class Bench:
             "seq_len": self.corpus.seq_len,
             "bos": self.corpus.bos,
         }
+
+
+def open_bench(config: Config, repository: Path) -> Bench:
+    """Data, device and sandbox for a config; `repository` is hidden from what runs.
+
+    Raises:
+        HarnessError: the data is not there, or the device or the sandbox that is asked for.
+    """
+    hide = [repository]
+    if (source := Path(config.data.source).expanduser()).exists():
+        hide.append(source if source.is_dir() else source.parent)
+    return Bench(
+        config,
+        open_prepared(config.data),
+        resolve(config.trial.device),
+        choose(config.trial.sandbox, tuple(hide)),
+    )
 
 
 def measure(

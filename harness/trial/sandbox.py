@@ -27,10 +27,11 @@ from typing import IO
 
 from harness.corpus.sources import hidden_dirs
 from harness.errors import HarnessError
+from harness.paths import cache_dir
 
 LIBRARY = "/harness-lib"
 WORK = "/trial"
-SYSTEM = ("/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/sys")
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/sys", "/opt/cuda", "/opt/nvidia")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "OpenCL")
 PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CC", "CXX")
 PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "NCCL_")
@@ -45,10 +46,15 @@ class Isolation:
     """`bwrap` or `none`, what the trailer says."""
     why: str
     """Why it is `none`, and what would help; empty otherwise."""
+    hide: tuple[Path, ...] = ()
+    """Folders that must not be seen even where they lie inside of a system folder."""
 
 
-def choose(setting: str) -> Isolation:
+def choose(setting: str, hide: tuple[Path, ...] = ()) -> Isolation:
     """What a config's `sandbox` means on this machine.
+
+    Args:
+        hide: the repository, its data, and whatever else a trial must not see.
 
     Raises:
         HarnessError: it says `require` and bubblewrap does not work here.
@@ -57,7 +63,7 @@ def choose(setting: str) -> Isolation:
         return Isolation("none", "the config says sandbox = 'none'")
     problem = _bwrap_problem(shutil.which("bwrap"))
     if problem is None:
-        return Isolation("bwrap", "")
+        return Isolation("bwrap", "", tuple(path.resolve() for path in hide))
     if setting == "require":
         raise HarnessError(f"sandbox = 'require', but {problem}", "harness doctor")
     return Isolation("none", problem)
@@ -87,7 +93,7 @@ def _bwrap_problem(program: str | None) -> str | None:
     return f"bubblewrap does not work here: {why}{hint}"
 
 
-def _bwrap(program: str, disk_bytes: int, binds: list[str]) -> list[str]:
+def _bwrap(program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ...] = ()) -> list[str]:
     args = [
         program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
         "--unshare-uts", "--unshare-cgroup-try", "--uid", "1000", "--gid", "1000",
@@ -96,8 +102,6 @@ def _bwrap(program: str, disk_bytes: int, binds: list[str]) -> list[str]:
     for path in map(Path, SYSTEM):
         if path.is_symlink():
             args += ["--symlink", str(path.readlink()), str(path)]
-        else:
-            args += ["--ro-bind-try", str(path), str(path)]
     for name in ETC:
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     args += ["--proc", "/proc", "--dev", "/dev"]
@@ -106,21 +110,33 @@ def _bwrap(program: str, disk_bytes: int, binds: list[str]) -> list[str]:
     args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     args += ["--size", str(disk_bytes), "--tmpfs", "/tmp"]
     args += ["--size", str(disk_bytes), "--tmpfs", WORK]
-    for directory in _python_paths():
-        args += ["--ro-bind", directory, directory]
-    for hidden in hidden_dirs():
-        args += ["--size", "4096", "--tmpfs", str(hidden), "--remount-ro", str(hidden)]
+    args += _view(hide)
     package = Path(__file__).resolve().parent.parent
     args += ["--ro-bind", str(package), f"{LIBRARY}/harness"]
     return [*args, *binds, "--remount-ro", "/", "--chdir", WORK]
 
 
-def _python_paths() -> list[str]:
-    """Directories that this interpreter imports from, outside of the system's own."""
-    wanted = {Path(sys.prefix), Path(sys.base_prefix), *_extra_library_paths()}
-    wanted |= {path.resolve() for path in wanted}
-    system = [Path(name) for name in SYSTEM]
-    return sorted(str(p) for p in wanted if not any(p.is_relative_to(s) for s in system))
+def _view(hide: tuple[Path, ...]) -> list[str]:
+    """Mounts of the system and of this Python, with what is private inside of them covered up.
+
+    Deeper paths come later, so that each covers, or shows again, a part of what is above it.
+    """
+    shown = {path for path in map(Path, SYSTEM) if path.is_dir() and not path.is_symlink()}
+    python = {Path(sys.prefix), Path(sys.base_prefix), *_extra_library_paths()}
+    shown |= python | {path.resolve() for path in python}
+    private = {Path.home(), cache_dir(), *hide, *hidden_dirs()}
+    covered = {
+        p for p in private if p.is_dir() and any(p.is_relative_to(s) for s in shown) and p not in shown
+    }
+    args = []
+    for path in sorted(shown | covered, key=lambda path: (len(path.parts), path)):
+        if path in covered:
+            args += ["--size", "4096", "--tmpfs", str(path)]
+        else:
+            args += ["--ro-bind", str(path), str(path)]
+    for path in covered:  # last, because what is shown again needs its mount points made
+        args += ["--remount-ro", str(path)]
+    return args
 
 
 def _extra_library_paths() -> list[Path]:
@@ -190,7 +206,7 @@ class Process:
             reading, writing = os.pipe()
             program = shutil.which("bwrap") or "bwrap"
             flags = ["--info-fd", str(writing)]
-            command = [*_bwrap(program, disk_mb * 2**20, binds), *flags, "--", *python]
+            command = [*_bwrap(program, disk_mb * 2**20, binds, isolation.hide), *flags, "--", *python]
             passed["info"] = writing
             env |= {"HOME": WORK, "TMPDIR": "/tmp", "PYTHONPATH": ":".join([LIBRARY, *extra])}
             folder = None

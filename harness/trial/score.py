@@ -57,7 +57,8 @@ def score(
     request = {
         "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
         "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
-        "device": device.kind, "isolation": isolation.kind, "disk_mb": caps.disk_mb,
+        "device": device.kind, "isolation": isolation.kind,
+        "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
         "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
         "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
         "audit_seed": secrets.randbits(32),

@@ -47,7 +47,7 @@ class Server:
         self._logits: CudaBuffer | SharedArray | None = None
         self._tokens: SharedArray | None = None
         self._log = open(request["log"], "ab")  # noqa: SIM115, PTH123 - closed in close()
-        isolation = Isolation(request["isolation"], "")
+        isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
         self._process = Process(
             isolation,
             "harness.trial.server",
