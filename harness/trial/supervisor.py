@@ -8,6 +8,7 @@ its time. One thread, no polling of the trial's files.
 
 import json
 import os
+import re
 import selectors
 import stat
 import time
@@ -27,6 +28,7 @@ CURVE_POINTS = 1000
 LATE_SECONDS = 1.0  # an honest train.py starts no step that doesn't fit; this is for jitter
 SAVE_BYTES_PER_SECOND = 50e6  # the slowest disk that saving is excused by
 NAME_CHARS = 100
+EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 
 
 @dataclass(frozen=True)
@@ -300,8 +302,9 @@ def _ended_without_checkpoint(code: int | None, tail: Tail) -> Failure:
     if code is not None and code < 0:
         hint = " (out of memory?)" if code == -9 else ""
         return Failure(CRASH, f"ended by signal {-code}{hint}")
-    lines = [line for line in tail.text().splitlines() if line.strip()]
-    return Failure(CRASH, f"exit {code}: {one_line(lines[-1]) if lines else 'no output'}")
+    lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
+    said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
+    return Failure(CRASH, f"exit {code}: {one_line(said)}")
 
 
 def _is_plain(name: str) -> bool:
