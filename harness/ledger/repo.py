@@ -1,5 +1,6 @@
 """The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +51,12 @@ class Repository:
 
     @property
     def has_identity(self) -> bool:
-        """Whether git knows who commits here."""
-        try:
-            return bool(self._git.default_signature)
-        except KeyError:
-            return False
+        """Whether git knows who commits here, by its environment or its config."""
+        config = self._git.config
+        return all(
+            os.environ.get(f"GIT_COMMITTER_{part}") or f"user.{part.lower()}" in config
+            for part in ("NAME", "EMAIL")
+        )
 
     @property
     def branch(self) -> str:
