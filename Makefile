@@ -6,8 +6,9 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 
 .venv/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo 'Installing into .venv (two or three minutes, once) ...'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 loop: .venv/.installed

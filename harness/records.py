@@ -82,6 +82,8 @@ class Score:
     load_seconds: float
     forward_seconds: float
     """Waiting for the model server's answers to the scored rows."""
+    own_seconds: float
+    """What scoring those rows took beyond the waiting: copies, cross-entropy, sums."""
     audit_seconds: float
     audit: Audit
 

@@ -348,6 +348,27 @@ def test_a_checkpoint_file_with_a_path_for_a_name_is_refused(train_only):
     assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "not a plain file")
 
 
+@pytest.mark.parametrize("names", ["['a', 'a']", "['a']", "[1, 2]", "'ab'", "None"])
+def test_files_without_a_name_each_are_refused(train_only, names):
+    submit = f"""
+    run._host.training_ended()
+    fd = os.open(run.checkpoint_dir / "vocab_size", os.O_RDONLY)
+    run._host._channel.send({{"ask": "submit", "names": {names}}}, [fd, fd])
+    time.sleep(5)
+"""
+    assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "a name each")
+
+
+def test_a_file_that_is_none_does_not_pass_for_our_own_failure(train_only):
+    submit = """
+    run._host.training_ended()
+    fds = [os.open(path, os.O_RDONLY) for path in ("/proc/self/mem", "/proc/self/status")]
+    run._host._channel.send({"ask": "submit", "names": ["a", "b"]}, fds)
+    time.sleep(5)
+"""
+    assert train_only(edit((SUBMIT, submit))).status in (INVALID, OK)
+
+
 def test_a_pipe_for_a_checkpoint_is_refused(train_only):
     submit = """
     run._host.training_ended()

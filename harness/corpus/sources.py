@@ -39,8 +39,8 @@ class Source(Protocol):
 # Directories that no trial needs. The sandbox hides them, and only they are held out: a train.py
 # could otherwise read the validation text, these being files of the Python that runs it.
 HIDDEN_STDLIB = (
-    "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "distutils/tests", "unittest/test",
-    "ctypes/test", "sqlite3/test",
+    "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "unittest/test", "ctypes/test",
+    "sqlite3/test",
 )  # fmt: skip
 HIDDEN_TORCH = ("testing/_internal/opinfo", "testing/_internal/test_module")
 

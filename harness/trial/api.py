@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from harness.trial.loader import Loader
-from harness.trial.wire import Channel
+from harness.trial.wire import DESCRIPTORS, Channel
 
 LOG_EVERY_SECONDS = 0.01  # every step of any real training; the supervisor thins them
 
@@ -59,6 +59,8 @@ class Supervised:
 
     def submit(self, folder: Path, reported: dict[str, Any]) -> None:
         files = sorted(path for path in folder.iterdir() if path.is_file())
+        if len(files) > DESCRIPTORS:
+            raise ValueError(f"a checkpoint has at most {DESCRIPTORS} files, not {len(files)}")
         descriptors = [os.open(path, os.O_RDONLY) for path in files]
         names = [path.name for path in files]
         self._channel.send({"ask": "submit", "names": names, **reported}, descriptors)
@@ -74,7 +76,7 @@ class Run:
         device: torch.device to train on.
         budget_seconds: from the first batch to the end of the last step.
         vocab_size, seq_len, bos: of the tokenizer and the rows.
-        checkpoint_dir: a folder for whatever `load` will need; small files.
+        checkpoint_dir: a folder for whatever `load` will need; at most 32 files, no folders.
     """
 
     def __init__(self, host: Host, spec: dict[str, Any], checkpoint_dir: Path) -> None:

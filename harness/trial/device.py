@@ -98,7 +98,8 @@ def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
 
     The lock is the kernel's: it goes with the process that holds it, however that ends.
     """
-    path = lock_file(f"{device.kind}-{os.environ.get('CUDA_VISIBLE_DEVICES', '0')}".replace("/", "-"))
+    which = os.environ.get("CUDA_VISIBLE_DEVICES", "0") if device.kind == "cuda" else "0"
+    path = lock_file(f"{device.kind}-{which.replace('/', '-')}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:

@@ -194,9 +194,11 @@ def score(request: dict[str, Any]) -> Score:
     second = Server(request, shape)  # it only imports torch until it is told to load
     try:
         load_seconds = first.load()
+        scoring_started = time.monotonic()
         scored, forward_seconds = answer(
             first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring"
         )
+        own_seconds = time.monotonic() - scoring_started - forward_seconds
         first.close()  # before the second one loads: they must not meet
         audit_started = time.monotonic()
         asked = audit.questions(inputs, request["audit_rows"], vocab_size, request["audit_seed"])
@@ -220,6 +222,7 @@ def score(request: dict[str, Any]) -> Score:
         total_seconds=time.monotonic() - started,
         load_seconds=load_seconds,
         forward_seconds=forward_seconds,
+        own_seconds=own_seconds,
         audit_seconds=time.monotonic() - audit_started,
         audit=found,
     )

@@ -28,6 +28,7 @@ CURVE_POINTS = 1000
 LATE_SECONDS = 1.0  # an honest train.py starts no step that doesn't fit; this is for jitter
 SAVE_BYTES_PER_SECOND = 50e6  # the slowest disk that saving is excused by
 NAME_CHARS = 100
+COPY_BYTES = 2**24
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 
 
@@ -209,7 +210,8 @@ class Supervisor:
         elif ask == "submit":
             state.checkpoint += sent
             state.submitted_at = now
-            state.names = [str(n) for n in message.get("names", []) if isinstance(n, str)]
+            names = message.get("names")
+            state.names = [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
             state.reported = Reported(
                 num_steps=_count(message.get("num_steps")),
                 total_tokens=_count(message.get("total_tokens")),
@@ -258,8 +260,10 @@ class Supervisor:
         late = state.saving_at - first - self.config.budget_seconds
         if late > LATE_SECONDS:
             return Failure(INVALID, f"trained {late:.1f} s past its budget")
-        if not state.checkpoint or len(state.names) != len(state.checkpoint):
+        if not state.checkpoint:
             return Failure(CRASH, "submitted an empty checkpoint")
+        if len(set(state.names)) != len(state.checkpoint):
+            return Failure(INVALID, "submitted files without a name each")
         size = 0
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):
             if not _is_plain(name) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -277,9 +281,12 @@ class Supervisor:
         self.checkpoint_dir.mkdir(exist_ok=True)
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):
             with (self.checkpoint_dir / name).open("xb") as copy:
-                offset = 0
-                while sent := os.sendfile(copy.fileno(), descriptor, offset, 2**26):
-                    offset += sent
+                for offset in range(0, os.fstat(descriptor).st_size, COPY_BYTES):
+                    try:
+                        data = os.pread(descriptor, COPY_BYTES, offset)
+                    except OSError as error:  # what it gave us to read is its fault, not the disk's
+                        return Failure(INVALID, f"checkpoint file {name!r} can't be read: {error}")
+                    copy.write(data)
         return None
 
     def _outcome(self, state: _State, tail: Tail) -> Training:
