@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def small_config(text_file) -> configs.Config:
 @pytest.fixture(scope="session")
 def corpus(small_config):
     return prepare(small_config.data, lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def cpu_corpus():
+    """The embedded corpus of the cpu profile, and the seconds that it took to prepare."""
+    started = time.monotonic()
+    made = prepare(configs.CPU.data, lambda *_: None)
+    return made, time.monotonic() - started
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -248,15 +246,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_broken(folder_of_texts, tmp_
     assert "HARNESS_CACHE" in last
 
 
-def test_the_cpu_profile_is_prepared_in_under_a_minute(tmp_path, monkeypatch):
-    from harness.config import CPU
-
-    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
-    started = time.monotonic()
-    made = making.prepare(CPU.data, quiet)
-    assert time.monotonic() - started < 60
+@pytest.mark.slow
+def test_the_embedded_corpus_is_prepared_in_under_a_minute(cpu_corpus):
+    made, seconds = cpu_corpus
+    assert seconds < 60
     assert made.vocab_size == 1024
-    assert Path(made.rows_file("holdout")).exists()
-
-
-test_the_cpu_profile_is_prepared_in_under_a_minute.pytestmark = [pytest.mark.slow]
+    assert made.rows_file("holdout").exists()
