@@ -85,7 +85,7 @@ def test_micro_batches_make_the_same_step_as_one_batch(module, monkeypatch):
 
 def test_muon_s_steps_are_nearly_orthogonal(module):
     torch.manual_seed(0)
-    for shape in ((3, 48, 16), (2, 16, 48), (1, 32, 32)):
+    for shape in ((3, 48, 16), (2, 16, 48), (1, 64, 16)):
         step = module.orthogonalize(torch.randn(shape))
         assert step.shape == shape
         values = torch.linalg.svdvals(step)

@@ -22,8 +22,6 @@ from torch import nn
 from harness.trial.loader import Loader
 from harness.trial.wire import DESCRIPTORS, Channel
 
-LOG_EVERY_SECONDS = 0.01  # every step of any real training; the supervisor thins them
-
 
 class Host(Protocol):
     """Who runs this training: the supervisor, or a person."""
@@ -90,7 +88,6 @@ class Run:
         checkpoint_dir.mkdir(exist_ok=True)
         self._host = host
         self._started_at: float | None = None
-        self._logged_at = 0.0
         self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
         self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
         if self.device.type == "cuda":
@@ -167,10 +164,7 @@ class Run:
             loss = float(value)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {step}")
-            if time.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
-                self._logged_at = time.monotonic()
-                tokens = self._reported["total_tokens"]
-                self._host.log({"step": step, "loss": loss, "tokens": tokens})
+            self._host.log({"step": step, "loss": loss, "tokens": self._reported["total_tokens"]})
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -15,6 +15,7 @@ from harness.corpus.packing import pack, shuffled_forever
 from harness.corpus.store import map_tokens
 
 AHEAD = 4
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Loader:
@@ -27,7 +28,7 @@ class Loader:
         order = shuffled_forever(len(offsets) - 1, seed)
         self._rows = pack(tokens, offsets, order, seq_len + 1)
         self._batch_size, self._device = batch_size, device
-        self._ready: queue.Queue[torch.Tensor | BaseException] = queue.Queue(AHEAD)
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
         threading.Thread(target=self._fill, name="loader", daemon=True).start()
 
     def _fill(self) -> None:
@@ -37,26 +38,27 @@ class Loader:
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is read
             self._ready.put(error)
 
-    def _batches(self) -> Iterator[torch.Tensor]:
-        pinned = self._device.type == "cuda"
-        stream = torch.cuda.Stream(self._device) if pinned else None
+    def _batches(self) -> Iterator[Batch]:
+        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         while True:
-            rows = np.stack([next(self._rows) for _ in range(self._batch_size)])
-            batch = torch.from_numpy(rows.astype(np.int32))
-            if stream is not None:
-                with torch.cuda.stream(stream):
-                    batch = batch.pin_memory().to(self._device, non_blocking=True)
-                stream.synchronize()  # in this thread: the batch is whole before anyone sees it
+            rows = np.stack([next(self._rows) for _ in range(self._batch_size)])  # (B, T + 1)
+            if stream is None:
+                inputs, targets = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
+                yield torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)
+                continue
+            packed = torch.from_numpy(rows.astype(np.int32)).pin_memory()
+            with torch.cuda.stream(stream):
+                whole = packed.to(self._device, non_blocking=True).long()
+                batch = whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+            stream.synchronize()  # in this thread: the batch is whole before anyone sees it
             yield batch
 
-    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def next(self) -> Batch:
         """Inputs and targets, (B, T) int64 each, on the device."""
         batch = self._ready.get()
         if isinstance(batch, BaseException):
             raise batch
-        if batch.device != self._device:
-            batch = batch.to(self._device)
-        if batch.is_cuda:
-            batch.record_stream(torch.cuda.current_stream())
-        whole = batch.long()  # (B, T + 1)
-        return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+        if self._device.type == "cuda":
+            for part in batch:
+                part.record_stream(torch.cuda.current_stream())
+        return batch

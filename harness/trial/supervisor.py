@@ -56,6 +56,7 @@ class _State:
     submitted_at: float | None = None
     failure: Failure | None = None
     curve: list[Point] = field(default_factory=list)
+    stride: int = 1
     last_step: int | None = None
     last_loss: float | None = None
     last_tokens: int | None = None
@@ -226,10 +227,14 @@ class Supervisor:
             return
         state.last_step, state.last_loss = step, loss
         state.last_tokens = _count(message.get("tokens"))
-        seconds = now - state.first_batch_at
-        spacing = self.config.budget_seconds / CURVE_POINTS
-        if not state.curve or seconds - state.curve[-1].seconds >= spacing:
-            state.curve.append(Point(round(seconds, 3), step, loss))
+        if step % state.stride == 0:
+            state.curve.append(Point(round(now - state.first_batch_at, 3), step, loss))
+        if len(state.curve) > CURVE_POINTS:  # thinned by step, so that equal runs give equal curves
+            kept = [point for point in state.curve if point.step % (2 * state.stride) == 0]
+            if len(kept) < len(state.curve):
+                state.stride, state.curve = 2 * state.stride, kept
+            else:
+                state.curve.pop()
 
     def _progress(self, state: _State, now: float) -> Progress:
         if state.first_batch_at is None:
