@@ -71,7 +71,7 @@ GPU = Config(
     data=DataConfig("climbmix", 2048, 8192, 40 * 524288, 10),
     trial=TrialConfig(
         device="auto", budget_seconds=300.0, startup_seconds=300.0, save_seconds=5.0,
-        load_seconds=60.0, scoring_seconds=120.0, audit_rows=1024, sandbox="auto",
+        load_seconds=60.0, scoring_seconds=120.0, audit_rows=2048, sandbox="auto",
         disk_mb=8192, memory_gb=0.0,
     ),
 )  # fmt: skip
@@ -80,7 +80,7 @@ CPU = Config(
     data=DataConfig("python", 256, 1024, 512 * 256, 1),
     trial=TrialConfig(
         device="auto", budget_seconds=20.0, startup_seconds=60.0, save_seconds=5.0,
-        load_seconds=30.0, scoring_seconds=60.0, audit_rows=64, sandbox="auto",
+        load_seconds=30.0, scoring_seconds=60.0, audit_rows=256, sandbox="auto",
         disk_mb=1024, memory_gb=0.0,
     ),
 )  # fmt: skip

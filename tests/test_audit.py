@@ -11,7 +11,9 @@ from harness.trial import audit
 @given(st.integers(2, 40), st.integers(2, 30), st.integers(0, 2**32 - 1))
 def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, seq_len, seed):
     inputs = np.random.default_rng(seed).integers(0, 50, (rows, seq_len)).astype(np.uint16)
-    asked = audit.questions(inputs, 10, 50, seed)
+    inputs[0, :2] = 48, 49
+    doubts = np.random.default_rng(seed + 1).random((rows, seq_len)) * (seed % 2)
+    asked = audit.questions(inputs, doubts, 10, seed)
     assert len(set(asked.rows.tolist())) == len(asked.rows) == min(10, rows)
     for row, cut, tokens in zip(asked.rows, asked.cuts, asked.tokens, strict=True):
         assert 0 <= cut < seq_len - 1
@@ -21,7 +23,8 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
 
 
 def asked_once(rows=20, seq_len=16):
-    return audit.questions(np.zeros((rows, seq_len), np.uint16), rows, 50, 7)
+    inputs = np.arange(rows * seq_len, dtype=np.uint16).reshape(rows, seq_len)
+    return audit.questions(inputs, np.zeros((rows, seq_len)), rows, 7)
 
 
 def test_equal_answers_pass():
@@ -55,3 +58,15 @@ def test_a_small_steady_advantage_fails_on_a_gpu_too():
 
 def test_nan_fails():
     assert audit.judge(Audit(1, float("nan"), 0.0, 0.0), "cpu") is not None
+
+
+def test_half_of_the_cuts_go_where_a_rare_token_was_cheap():
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 20, (400, 64))
+    targets[:, 30] = 40 + np.arange(400) % 60  # rare ones
+    scored = np.full((400, 64), 3.0, np.float32)
+    scored[:, 30] = 0.0
+    doubts = audit.doubt(scored, targets, 100)
+    asked = audit.questions(targets.astype(np.uint16), doubts, 400, 1)
+    assert (asked.cuts == 30).mean() > 0.35
+    assert len(set(asked.cuts.tolist())) > 40

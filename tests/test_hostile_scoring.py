@@ -213,6 +213,23 @@ def test_looking_ahead_in_a_few_rows_only_is_invalid(scored):
     assert_refused(scored(rare), INVALID, "audit")
 
 
+def test_looking_ahead_only_where_a_token_is_hard_is_invalid(scored):
+    """The best of the small cheats: one position in thirty, each worth many nats."""
+    hard = edit(
+        (
+            FORWARD,
+            "        logits = self.head(self.table(tokens))\n"
+            "        guess, truth = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()\n"
+            "        loss = nn.functional.cross_entropy(guess, truth, reduction='none')\n"
+            "        loss = loss.view(len(tokens), -1)\n"
+            "        hard = loss > loss.quantile(0.97)\n"
+            "        logits[:, :-1].scatter_add_(2, tokens[:, 1:, None], hard[..., None] * 60.0)\n"
+            "        return logits\n",
+        )
+    )
+    assert_refused(scored(hard, audit_rows=64), INVALID, "audit")
+
+
 def test_a_normalisation_over_the_whole_row_is_invalid(scored):
     leak = edit(
         (FORWARD, "        x = self.table(tokens)\n        return self.head(x - x.mean(1, keepdim=True))\n")
@@ -293,7 +310,7 @@ FORWARDS = {
         "infinite",
     ),
     "raises": (
-        "        raise ValueError('no\\x1b[31m luck\\nat all')\n",
+        "        raise ValueError('no\\x1b[31m luck\\nat \\ud800all')\n",
         CRASH,
         "ValueError: no luck at all",
     ),
@@ -356,6 +373,67 @@ def test_a_server_that_lies_on_its_socket_gains_nothing(scored, bench):
     result = scored(lie)
     refused = isinstance(result, Failure) and result.status in (INVALID, CRASH)
     assert refused or result.val_bpb > uniform - 1e-3
+
+
+def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):
+    leak = edit(
+        (
+            FORWARD,
+            "        import gc, harness.trial.wire as wire\n"
+            "        channel = [o for o in gc.get_objects() if isinstance(o, wire.Channel)][0]\n"
+            "        for _ in range(60):\n"
+            "            channel.send({'done': True}, [os.open('/dev/null', 0) for _ in range(32)])\n"
+            "        return self.head(self.table(tokens))\n",
+        )
+    )
+    result = scored(leak)
+    assert isinstance(result, Score) or result.status in (INVALID, CRASH), result
+
+
+def test_a_server_that_answers_without_listening_is_refused(scored, bench):
+    """Answers in advance must not leave the scorer waiting for room to ask."""
+    from harness.trial.scorer import Refused, Server
+
+    script = bench.corpus.folder.parent / "deaf.py"
+    script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")
+    request = {
+        "log": str(script.with_suffix(".log")), "isolation": "bwrap", "hide": [], "source": str(script),
+        "checkpoint": str(bench.corpus.folder), "memory_gb": 2.0, "disk_mb": 16, "device": "cpu",
+        "load_seconds": 10.0,
+    }  # fmt: skip
+    server = Server(request, (1, 8, 320))
+    try:
+        server.load()
+        with pytest.raises(Refused, match="stopped listening"):
+            for _ in range(100_000):
+                server._say({"forward": True})
+    finally:
+        server.close()
+
+
+def test_a_flood_of_output_is_bounded_and_no_file_of_ours(scored, tmp_path):
+    flood = edit(
+        (
+            FORWARD,
+            "        for _ in range(200): os.write(1, bytes(1 << 20))\n"
+            "        try: open('/proc/self/fd/1', 'rb'); os.fchmod(1, 0o4755)\n"
+            "        except OSError: pass\n"
+            "        return self.head(self.table(tokens))\n",
+        )
+    )
+    scored(flood)
+    assert (tmp_path / "server.txt").stat().st_size < 500_000
+    assert (tmp_path / "server.txt").stat().st_mode & 0o7000 == 0
+
+
+def test_the_scorer_is_the_installed_one_whatever_lies_in_the_current_folder(scored, tmp_path, monkeypatch):
+    fake = tmp_path / "harness" / "trial"
+    fake.mkdir(parents=True)
+    for folder in (fake, fake.parent):
+        (folder / "__init__.py").write_text("")
+    (fake / "scorer.py").write_text("raise SystemExit('the copy in the work tree ran')")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(scored(HONEST), Score)
 
 
 def test_shrinking_the_shared_buffer_does_not_kill_the_scorer(scored):

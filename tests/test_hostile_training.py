@@ -101,6 +101,54 @@ def test_a_daemon_does_not_outlive_its_trial(train_only):
     assert processes_with("987654") == []
 
 
+FREE_INIT = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+names = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss "
+names += "fs gs ds es fsx gsx"
+class Registers(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in names.split()]
+if libc.ptrace(16, 1, None, None) == 0:  # attach to the sandbox's init
+    os.waitpid(1, 0x40000000)
+    now, saved = Registers(), Registers()
+    libc.ptrace(12, 1, None, ctypes.byref(now))
+    libc.ptrace(12, 1, None, ctypes.byref(saved))
+    now.rip, now.rax, now.orig_rax, now.rdi, now.rsi = saved.rip - 2, 157, 2**64 - 1, 1, 0
+    libc.ptrace(13, 1, None, ctypes.byref(now))
+    libc.ptrace(9, 1, None, None)  # have it call prctl(PR_SET_PDEATHSIG, 0)
+    os.waitpid(1, 0x40000000)
+    saved.rip, saved.rax, saved.orig_rax = saved.rip - 2, 61, 2**64 - 1
+    libc.ptrace(13, 1, None, ctypes.byref(saved))
+    libc.ptrace(17, 1, None, None)
+if os.fork() == 0:
+    os.setsid()
+    libc.prctl(1, 0)
+    os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+    os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(30); 765432"])
+time.sleep(99)
+"""
+
+
+def test_a_sandbox_whose_init_was_freed_from_its_parent_is_killed_all_the_same(train_only):
+    assert_failed(train_only(FREE_INIT, startup_seconds=2.0), CRASH, "no batch")
+    assert processes_with("765432") == []
+
+
+def test_a_keyring_carries_nothing_to_the_next_trial(train_only):
+    note = """
+import ctypes
+libc = ctypes.CDLL(None)
+for ring in (-3, -4, -5):
+    found = libc.syscall(250, 10, ctypes.c_int(ring), b"user", b"note", 0)
+    libc.syscall(248, b"user", b"note", b"x", 1, ctypes.c_int(ring))
+    if found > 0: raise SystemExit("a note was found")
+raise SystemExit("nothing was found")
+"""
+    for _ in range(2):
+        assert_failed(train_only(note), CRASH, "nothing was found")
+
+
 def test_submitting_a_second_time_changes_nothing(train_only):
     twice = SUBMIT + "    model.head.weight.data.zero_()\n" + SUBMIT + "    print('still here')\n"
     training = train_only(edit((SUBMIT, twice)))

@@ -7,8 +7,8 @@ differently there, whether or not it knows that it is being audited: what it wou
 answer is not in its sight any more.
 
 The difference is taken in nats of the target's loss, because that is all that the score is made of.
-Not covered: a model that cheats in fewer than about 1 in `rows` positions is likely to be missed,
-and gains at most a few nats / `rows` per token by it.
+Not covered: a cheat in so few positions that no cut meets one. One row answers for one position, so
+what is as likely to be missed as found gains a few / `rows` nats per token.
 """
 
 from dataclasses import dataclass
@@ -48,16 +48,33 @@ class Questions:
     """Inputs with their suffixes replaced; (K, T) int64."""
 
 
-def questions(inputs: np.ndarray, count: int, vocab_size: int, seed: int) -> Questions:
-    """Draw `count` of the (R, T) `inputs` rows and replace what stands after a random position.
+def doubt(scored: np.ndarray, targets: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How much knowing the target would have helped, as far as word frequencies tell; (R, T) >= 0.
 
-    The token right after the cut always differs from the true one: it is the target at the cut.
+    A cheat that wants to gain much from few positions must take rare tokens and make them cheap. So
+    half of the cuts go where a token's loss is lowest against what its frequency alone would cost.
+    """
+    counts = np.bincount(targets.ravel(), minlength=vocab_size) + 1.0
+    rarity = -np.log(counts / counts.sum()).astype(np.float32)
+    return np.maximum(rarity[targets] - scored, 0.0)
+
+
+def questions(inputs: np.ndarray, doubts: np.ndarray, count: int, seed: int) -> Questions:
+    """Draw `count` of the (R, T) `inputs` rows and replace what stands after a position of each.
+
+    Half of the positions are uniform, half follow `doubts`, (R, T). The token right after the cut
+    always differs from the true one: it is the target at the cut.
     """
     generator = np.random.default_rng(seed)
     total, seq_len = inputs.shape
     rows = generator.choice(total, size=min(count, total), replace=False)
     cuts = generator.integers(0, seq_len - 1, size=len(rows))
+    weights = np.cumsum(doubts[rows, :-1].astype(np.float64), axis=1)  # (K, T - 1)
+    drawn = generator.random(len(rows)) * weights[:, -1]
+    doubted = np.minimum((weights <= drawn[:, None]).sum(axis=1), seq_len - 2)
+    cuts = np.where(generator.random(len(rows)) < 0.5, doubted, cuts)
     tokens = inputs[rows].astype(np.int64)
+    vocab_size = int(inputs.max()) + 1
     noise = generator.integers(0, vocab_size, size=tokens.shape)
     after = np.arange(seq_len) > cuts[:, None]
     shifted = (tokens + generator.integers(1, vocab_size, size=tokens.shape)) % vocab_size

@@ -245,17 +245,22 @@ class Process:
         if self._gone:
             return
         self._gone = True
+        if self._inside is not None:
+            # Directly too: what runs inside can free its init from dying with bwrap. And the init is
+            # only gone when every process of the namespace is.
+            try:
+                signal.pidfd_send_signal(self._inside, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            select.select([self._inside], [], [], DEATH_SECONDS)
+            os.close(self._inside)
+            self._inside = None
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self._process.wait()
-        if self._inside is not None:
-            # The namespace's init is only gone when every process in it is.
-            select.select([self._inside], [], [], DEATH_SECONDS)
-            os.close(self._inside)
-            self._inside = None
-        elif sys.platform == "linux" and self._folder:
+        if self._folder and sys.platform == "linux":
             self._sweep()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -66,7 +66,7 @@ def score(
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.trial.scorer"],
+        [sys.executable, "-P", "-m", "harness.trial.scorer"],  # -P: nothing from the current folder
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip

@@ -9,7 +9,9 @@ Reads one JSON request on stdin; see `harness.trial.score`, which starts it.
 
 import json
 import math
+import os
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +25,8 @@ from harness.records import CRASH, INVALID, Failure, Score
 from harness.trial import audit, limits
 from harness.trial.buffers import CudaBuffer, SharedArray
 from harness.trial.sandbox import Isolation, Process
-from harness.trial.text import one_line
-from harness.trial.wire import ProtocolError, pair
+from harness.trial.text import Tail, one_line
+from harness.trial.wire import ProtocolError, close_all, pair
 
 BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 8192}
 CHUNK_TOKENS = 8192  # of logits copied and reduced at a time
@@ -46,7 +48,9 @@ class Server:
         self._channel, theirs = pair()
         self._logits: CudaBuffer | SharedArray | None = None
         self._tokens: SharedArray | None = None
-        self._log = open(request["log"], "ab")  # noqa: SIM115, PTH123 - closed in close()
+        self._tail = Tail()
+        reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
+        self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
         isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
         self._process = Process(
             isolation,
@@ -59,9 +63,11 @@ class Server:
             limits={"memory_bytes": limits.memory_bytes(request["memory_gb"])},
             variables={},
             disk_mb=request["disk_mb"],
-            output=self._log,
+            output=writing,
         )
+        os.close(writing)
         theirs.close()
+        self._drain.start()
 
     def load(self) -> float:
         """Hand over the buffers, have `load` called; returns its seconds."""
@@ -95,11 +101,14 @@ class Server:
             return self._logits.tensor
         return torch.from_numpy(self._logits.array)
 
+    def _read_log(self, reading: int) -> None:
+        with os.fdopen(reading, "rb", buffering=0) as log:
+            while data := log.read(65536):
+                self._tail.feed(data)
+
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
-        try:
-            self._channel.send(message, descriptors)
-        except OSError:
-            pass  # it died; hearing nothing from it says so
+        if not self._channel.offer(message, descriptors):
+            raise Refused(CRASH, "the model server died or stopped listening")
 
     def _hear(self, timeout_seconds: float, wanted: str, what: str) -> None:
         try:
@@ -110,6 +119,7 @@ class Server:
             raise Refused(INVALID, f"the model server sent {error}") from None
         if packet is None:
             raise Refused(CRASH, f"the model server died: it did not {what}")
+        close_all(packet[1])  # nobody asked for any
         if "error" in packet[0]:
             raise Refused(CRASH, f"the model server failed: {one_line(packet[0]['error'])}")
         if wanted not in packet[0]:
@@ -119,7 +129,11 @@ class Server:
         """Kill the server and free the buffers; a second call does nothing."""
         self._process.kill()
         self._channel.close()
-        self._log.close()
+        if self._drain.is_alive() or self._tail.text():
+            self._drain.join(timeout=5)
+            with Path(self._request["log"]).open("a", encoding="utf-8") as file:
+                file.write(self._tail.text())
+            self._tail = Tail()
         for buffer in (self._tokens, self._logits):
             if buffer is not None:
                 buffer.close()
@@ -201,7 +215,8 @@ def score(request: dict[str, Any]) -> Score:
         own_seconds = time.monotonic() - scoring_started - forward_seconds
         first.close()  # before the second one loads: they must not meet
         audit_started = time.monotonic()
-        asked = audit.questions(inputs, request["audit_rows"], vocab_size, request["audit_seed"])
+        doubt = audit.doubt(scored, targets, vocab_size)
+        asked = audit.questions(inputs, doubt, request["audit_rows"], request["audit_seed"])
         second.load()
         audited, _ = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],

@@ -203,7 +203,7 @@ class Supervisor:
         if ask == "data":
             if state.first_batch_at is None:
                 state.first_batch_at = now
-            channel.offer_descriptor({"ok": True}, tokens)
+            channel.offer({"ok": True}, [tokens])
         elif ask == "log":
             self._note(message, state, now)
         elif ask == "saving" and state.saving_at is None:
@@ -269,19 +269,20 @@ class Supervisor:
             return Failure(CRASH, "submitted an empty checkpoint")
         if len(set(state.names)) != len(state.checkpoint):
             return Failure(INVALID, "submitted files without a name each")
-        size = 0
+        size = written = 0
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):
             if not _is_plain(name) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return Failure(INVALID, f"checkpoint file {one_line(name, 60)!r} is not a plain file")
             size += os.fstat(descriptor).st_size
+            written += 512 * os.fstat(descriptor).st_blocks
         if size > self.config.disk_mb * 2**20:
             return Failure(INVALID, f"a checkpoint of {size / 2**20:.0f} MB, over disk_mb")
-        excused = min(self.config.save_seconds, LATE_SECONDS + size / SAVE_BYTES_PER_SECOND)
+        excused = min(self.config.save_seconds, LATE_SECONDS + written / SAVE_BYTES_PER_SECOND)
         saving = submitted - state.saving_at
         if saving > excused:
             return Failure(
                 INVALID,
-                f"{saving:.1f} s between training and a checkpoint of {size / 2**20:.1f} MB",
+                f"{saving:.1f} s between training and a checkpoint of {written / 2**20:.1f} MB",
             )
         self.checkpoint_dir.mkdir(exist_ok=True)
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):

@@ -51,20 +51,19 @@ class Channel:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         self.socket.sendmsg([data], ancillary)
 
-    def offer(self, message: dict[str, Any]) -> None:
-        """Send if there is room, else drop: for progress, which must never hold up training."""
-        try:
-            self.socket.sendmsg([json.dumps(message).encode()], [], socket.MSG_DONTWAIT)
-        except OSError:
-            pass
+    def offer(self, message: dict[str, Any], descriptors: list[int] | None = None) -> bool:
+        """Send without waiting; False if there was no room or nobody to hear it.
 
-    def offer_descriptor(self, message: dict[str, Any], descriptor: int) -> None:
-        """Send one object with one descriptor if there is room, else drop both."""
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        For progress, which must never hold up training, and for whoever talks to untrusted ears.
+        """
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors or []))]
         try:
-            self.socket.sendmsg([json.dumps(message).encode()], rights, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass
+            self.socket.sendmsg(
+                [json.dumps(message).encode()], rights if descriptors else [], socket.MSG_DONTWAIT
+            )
+        except OSError:
+            return False
+        return True
 
     def receive(self, timeout_seconds: float) -> tuple[dict[str, Any], list[int]] | None:
         """The next object and its descriptors; None if the other end closed.
