@@ -67,7 +67,7 @@ def test_training_on_for_a_while_before_submitting_is_noticed(train_only):
 
 def test_training_on_while_pretending_to_save_is_noticed(train_only):
     pretend = "    run._host.training_ended(); time.sleep(1.7)\n" + SUBMIT
-    assert_failed(train_only(edit((SUBMIT, pretend))), INVALID, "between training and a checkpoint")
+    assert_failed(train_only(edit((SUBMIT, pretend))), INVALID, "after its budget")
 
 
 def test_a_patched_clock_gains_no_time(train_only):
@@ -135,13 +135,36 @@ def test_a_sandbox_whose_init_was_freed_from_its_parent_is_killed_all_the_same(t
     assert processes_with("765432") == []
 
 
+def test_settings_of_the_kernel_cannot_be_opened_for_writing(train_only):
+    attack = """
+import os
+for name in ("sys/kernel/core_pattern", "sys/vm/swappiness", "sys/kernel/hostname", "sysrq-trigger"):
+    try: os.close(os.open("/proc/" + name, os.O_WRONLY))
+    except OSError: continue
+    raise SystemExit(name + " opens for writing")
+raise SystemExit("none does")
+"""
+    assert_failed(train_only(attack), CRASH, "none does")
+
+
+def test_no_further_namespaces_can_be_made_inside(train_only):
+    attack = "import ctypes\nraise SystemExit(f'unshare gave {ctypes.CDLL(None).unshare(0x10000000)}')\n"
+    assert_failed(train_only(attack), CRASH, "unshare gave -1")
+
+
+def test_a_checkpoint_with_holes_is_refused(train_only):
+    sparse = "    with open(run.checkpoint_dir / 'ballast', 'wb') as f: f.truncate(40 << 20)\n"
+    assert_failed(train_only(edit((SUBMIT, sparse + SUBMIT))), INVALID, "holes")
+
+
 def test_a_keyring_carries_nothing_to_the_next_trial(train_only):
     note = """
 import ctypes
 libc = ctypes.CDLL(None)
 for ring in (-3, -4, -5):
-    found = libc.syscall(250, 10, ctypes.c_int(ring), b"user", b"note", 0)
-    libc.syscall(248, b"user", b"note", b"x", 1, ctypes.c_int(ring))
+    name = b"note %d" % ring
+    found = libc.syscall(250, 10, ctypes.c_int(ring), b"user", name, 0)
+    libc.syscall(248, b"user", name, b"x", 1, ctypes.c_int(ring))
     if found > 0: raise SystemExit("a note was found")
 raise SystemExit("nothing was found")
 """
@@ -381,7 +404,7 @@ def test_an_empty_checkpoint_is_a_crash(train_only):
 
 def test_a_checkpoint_of_fifty_gigabytes_is_refused(train_only):
     huge = "    with open(run.checkpoint_dir / 'huge', 'wb') as f: f.truncate(50 << 30)\n"
-    assert_failed(train_only(edit((SUBMIT, huge + SUBMIT))), INVALID, "51200 MB")
+    assert_failed(train_only(edit((SUBMIT, huge + SUBMIT))), INVALID, "51200 MB, over disk_mb")
     real = "    f = open(run.checkpoint_dir / 'huge', 'wb')\n    while True: f.write(bytes(1 << 20))\n"
     assert_failed(train_only(edit((SUBMIT, real + SUBMIT))), CRASH, "No space left")
 
@@ -396,7 +419,7 @@ def test_a_checkpoint_file_with_a_path_for_a_name_is_refused(train_only):
     assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "not a plain file")
 
 
-@pytest.mark.parametrize("names", ["['a', 'a']", "['a']", "[1, 2]", "'ab'", "None"])
+@pytest.mark.parametrize("names", ["['a', 'a']", "['a']", "[1, 2]", "'ab'", "None", "['a', 'a', 'b']"])
 def test_files_without_a_name_each_are_refused(train_only, names):
     submit = f"""
     run._host.training_ended()

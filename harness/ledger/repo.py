@@ -108,7 +108,9 @@ class Repository:
                     "git add -A && git commit -m baseline",
                 ) from None
             raise HarnessError(f"no commit {revision!r} here", "git log --oneline --all") from None
-        return Commit(str(found.id), found.message.split("\n", 1)[0], self._source(found))
+        return Commit(
+            str(found.id), found.raw_message.decode("utf-8", "replace").split("\n", 1)[0], self._source(found)
+        )
 
     def _source(self, commit: pygit2.Commit) -> bytes:
         short = str(commit.id)[:7]

@@ -31,13 +31,17 @@ from harness.paths import cache_dir
 
 LIBRARY = "/harness-lib"
 WORK = "/trial"
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/sys", "/opt")
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix", "/sys")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "OpenCL")
 PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CC", "CXX")
 PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "NCCL_")
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
 SMALL_BYTES = 64 * 2**20
 DEATH_SECONDS = 10.0
+FATAL = {
+    signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV,
+    signal.SIGTERM,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _bwrap_problem(program: str | None) -> str | None:
         hint = " (user namespaces are off: sysctl kernel.unprivileged_userns_clone=1, or on Ubuntu"
         hint += " kernel.apparmor_restrict_unprivileged_userns=0)"
     if "Unknown option" in why:
-        hint = " (it is older than 0.7)"
+        hint = " (it is older than 0.8)"
     return f"bubblewrap does not work here: {why}{hint}"
 
 
@@ -97,14 +101,16 @@ def _bwrap(program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ..
     args = [
         program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
         "--unshare-uts", "--unshare-cgroup-try", "--uid", "1000", "--gid", "1000",
-        "--hostname", "trial", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
+        "--hostname", "trial", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--disable-userns",
     ]  # fmt: skip
     for path in map(Path, SYSTEM):
         if path.is_symlink():
             args += ["--symlink", str(path.readlink()), str(path)]
     for name in ETC:
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    args += ["--proc", "/proc", "--dev", "/dev"]
+    # Run by root, what is inside still owns the kernel's settings, whatever its capabilities.
+    args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    args += ["--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger", "--dev", "/dev"]
     for device in sorted(Path("/dev").glob("nvidia*")):
         args += ["--dev-bind", str(device), str(device)]
     args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
@@ -123,7 +129,7 @@ def _view(hide: tuple[Path, ...]) -> list[str]:
     """
     shown = {path for path in map(Path, SYSTEM) if path.is_dir() and not path.is_symlink()}
     python = {Path(sys.prefix), Path(sys.base_prefix), *_extra_library_paths()}
-    shown |= python | {path.resolve() for path in python}
+    shown |= _toolchains() | python | {path.resolve() for path in python}
     private = {Path.home(), cache_dir(), *hide, *hidden_dirs()}
     covered = {
         p for p in private if p.is_dir() and any(p.is_relative_to(s) for s in shown) and p not in shown
@@ -137,6 +143,13 @@ def _view(hide: tuple[Path, ...]) -> list[str]:
     for path in covered:  # last, because what is shown again needs its mount points made
         args += ["--remount-ro", str(path)]
     return args
+
+
+def _toolchains() -> set[Path]:
+    """Folders of /opt that the environment names (compilers, CUDA); the rest of /opt may be anything."""
+    named = [os.environ.get(name, "") for name in ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CC", "CXX")]
+    entries = [Path(entry) for value in named for entry in value.split(os.pathsep)]
+    return {Path(*e.parts[:3]) for e in entries if e.parts[:2] == ("/", "opt") and len(e.parts) > 2}
 
 
 def _extra_library_paths() -> list[Path]:
@@ -238,7 +251,8 @@ class Process:
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
         code = self._process.poll()
-        return 128 - code if code is not None and code > 128 else code
+        # bwrap passes a signal on as 128 + its number, which a plain exit code can be too.
+        return 128 - code if code is not None and code - 128 in FATAL else code
 
     def kill(self) -> None:
         """Kill everything that it started, and wait until the kernel says that all is gone."""

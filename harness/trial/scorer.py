@@ -78,6 +78,8 @@ class Server:
         handle = ""
         if self._request["device"] == "cuda":
             self._logits = CudaBuffer(self._shape)
+            goal = torch.zeros(rows * seq_len, dtype=torch.int64, device="cuda")
+            losses(self._logits.tensor.view(len(goal), -1), goal)  # takes its memory before the model can
             handle = self._logits.handle()
         else:
             self._logits = SharedArray.create(self._shape, "float32")
@@ -257,6 +259,8 @@ def main() -> None:
         emit({"score": asdict(score(request))})
     except Refused as refused:
         emit({"failure": asdict(refused.failure)})
+    except torch.OutOfMemoryError:
+        emit({"failure": asdict(Failure(CRASH, "the model left no GPU memory to compute its score in"))})
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ class Supervisor:
             channel.offer({"ok": True}, [tokens])
         elif ask == "log":
             self._note(message, state, now)
-        elif ask == "saving" and state.saving_at is None:
+        elif ask == "saving" and state.saving_at is None and state.first_batch_at is not None:
             state.saving_at = now
         elif ask == "submit":
             state.checkpoint += sent
@@ -267,7 +267,7 @@ class Supervisor:
             return Failure(INVALID, f"trained {late:.1f} s past its budget")
         if not state.checkpoint:
             return Failure(CRASH, "submitted an empty checkpoint")
-        if len(set(state.names)) != len(state.checkpoint):
+        if not len(state.names) == len(set(state.names)) == len(state.checkpoint):
             return Failure(INVALID, "submitted files without a name each")
         size = written = 0
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):
@@ -277,12 +277,14 @@ class Supervisor:
             written += 512 * os.fstat(descriptor).st_blocks
         if size > self.config.disk_mb * 2**20:
             return Failure(INVALID, f"a checkpoint of {size / 2**20:.0f} MB, over disk_mb")
-        excused = min(self.config.save_seconds, LATE_SECONDS + written / SAVE_BYTES_PER_SECOND)
-        saving = submitted - state.saving_at
-        if saving > excused:
+        if size > written and self.isolation.kind == "bwrap":  # a tmpfs counts what it holds
+            return Failure(INVALID, "a checkpoint with holes: its files are larger than what was written")
+        excused = min(self.config.save_seconds, LATE_SECONDS + size / SAVE_BYTES_PER_SECOND)
+        late = submitted - first - self.config.budget_seconds
+        if late > excused:
             return Failure(
                 INVALID,
-                f"{saving:.1f} s between training and a checkpoint of {written / 2**20:.1f} MB",
+                f"handed {size / 2**20:.1f} MB over {late:.1f} s after its budget, {excused:.1f} s would do",
             )
         self.checkpoint_dir.mkdir(exist_ok=True)
         for name, descriptor in zip(state.names, state.checkpoint, strict=True):
