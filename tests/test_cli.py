@@ -78,7 +78,7 @@ def assert_mistake(done, *words):
 
 
 def test_outside_of_a_repository(tmp_path):
-    assert_mistake(harness("run", cwd=tmp_path), "not in a git repository", "harness init")
+    assert_mistake(harness("run", cwd=tmp_path), "not in a git repository", "harness init DIR")
 
 
 def test_a_repository_without_a_commit(git, small_config):

@@ -47,6 +47,9 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
         trial = measure(commit.source, commit.id, seed, bench, place, view.show, view.say)
+        used, of = trial.training.training_seconds or 0.0, config.trial.budget_seconds
+        if trial.status == OK and used < 0.9 * of:
+            view.say(f"WARNING: only {used:.1f} of {of:g} s were used for training")
     summary = trial.summary()
     if as_json:
         extra = {"status": trial.status, "detail": trial.detail, "commit": trial.commit}
@@ -55,5 +58,6 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         click.echo(trial.block())
     if trial.status == OK:
         return DONE
-    click.echo(f"harness: {trial.status}: {trial.detail} (log: {place / 'log.txt'})", err=True)
+    log = place / ("log.txt" if trial.training.status != OK else "server.txt")
+    click.echo(f"harness: {trial.status}: {trial.detail} (log: {log})", err=True)
     return FAILED

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def main() -> None:
     try:
         serve(channel)
     except BaseException as error:  # noqa: BLE001 - whatever train.py raised, the scorer is told
-        channel.send({"error": f"{type(error).__name__}: {one_line(error, 400)}"})
+        traceback.print_exc()  # for the person's log; the scorer is told one line
+        channel.send({"error": f"{type(error).__name__}: {one_line(error, 150)}"})
 
 
 if __name__ == "__main__":
