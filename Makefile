@@ -15,6 +15,7 @@ loop: .venv/.installed
 	@$(BIN)/harness init
 	@$(BIN)/harness prepare
 	@$(BIN)/harness run
+	@echo 'Next: source .venv/bin/activate, then harness --help'
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -166,6 +166,8 @@ def _checked(label: str, key: str, value: Any, default: Any) -> Any:
         value = float(value)
     if type(value) is not wanted:  # `type`, not isinstance: true is no number of seconds
         raise HarnessError(f"{label} must be {wanted.__name__}, not {value!r}")
+    if key == "source":
+        return str(Path(value).expanduser()) if value.startswith("~") else value
     if key in CHOICES and value not in CHOICES[key]:
         raise HarnessError(f"{label} must be one of {', '.join(CHOICES[key])}, not {value!r}")
     in_range = wanted is str or 0 < value < float("inf") or (value == 0 and key in MAY_BE_ZERO)

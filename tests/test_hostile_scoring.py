@@ -330,9 +330,14 @@ def test_a_broken_forward(scored, name):
     assert_refused(scored(edit((FORWARD, body)), memory_gb=1.5), status, words)
 
 
-def test_a_load_that_raises_is_a_crash(scored):
+def test_a_load_that_raises_is_a_crash(scored, tmp_path):
     broken = edit((RETURN + "\ndef main", "    raise KeyError('weights')\n\ndef main"))
     assert_refused(scored(broken), CRASH, "KeyError", "weights")
+    assert "in load" in (tmp_path / "server.txt").read_text(), "a person needs the traceback"
+
+
+def test_a_train_py_that_trains_on_import_is_told_about_the_guard(scored):
+    assert_refused(scored(edit(('if __name__ == "__main__":\n    main()', "main()"))), CRASH, "guard")
 
 
 def test_a_load_that_hangs_is_a_crash(scored):

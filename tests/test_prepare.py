@@ -169,8 +169,10 @@ def test_an_altered_file_is_found_and_named(folder_of_texts, name):
 
 
 def test_a_missing_file_or_corpus_names_the_command(folder_of_texts, tmp_path):
-    with pytest.raises(HarnessError, match="harness prepare"):
-        making.open_prepared(config_for(tmp_path / "never-prepared"))
+    with pytest.raises(HarnessError, match="no prepared data.*harness prepare"):
+        making.open_prepared(config_for(tmp_path))
+    with pytest.raises(HarnessError, match=r"no data source 'pyhton'.*config.toml"):
+        making.open_prepared(config_for("pyhton"))
     made = making.prepare(config_for(folder_of_texts), quiet)
     made.train_file.unlink()
     with pytest.raises(HarnessError, match=r"train.tokens is missing.*--again"):

@@ -79,7 +79,7 @@ def _findings() -> Iterator[Finding]:
         yield Finding(
             "key",
             "warn",
-            "no model key: agent llm is not available, search is",
+            "no model's API key is set; only agents that ask a model need one",
             f"export {KEYS[0]}=...",
         )
 
@@ -108,7 +108,12 @@ def _device(config: configs.Config) -> Finding:
     found = device.resolve(config.trial.device)
     detail = f"{found.kind}: {found.name}"
     if found.kind != "cuda" and config.profile == "gpu":
-        return Finding("device", "warn", f"{detail}, but the profile is gpu", "harness init --profile cpu")
+        return Finding(
+            "device",
+            "warn",
+            f"{detail}, but the profile is gpu",
+            "rm .autoresearch/config.toml && harness init",
+        )
     return Finding("device", "ok", detail)
 
 

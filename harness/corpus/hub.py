@@ -63,7 +63,7 @@ def download(repository: str, names: list[str] | None, progress: Progress) -> li
         reason = str(error).strip().splitlines()[0]
         raise HarnessError(
             f"could not download {repository}: {reason}; what is complete was kept",
-            "the same command again, it resumes",
+            "the network, then the same command again; it resumes",
         ) from None
 
 

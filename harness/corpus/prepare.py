@@ -24,7 +24,7 @@ from harness.config import DataConfig
 from harness.corpus import store, tokenizer
 from harness.corpus.hub import Progress
 from harness.corpus.packing import in_order_forever, pack, shuffled_forever
-from harness.corpus.sources import Document, Source, open_source
+from harness.corpus.sources import NAMED, Document, Source, open_source
 from harness.errors import HarnessError
 from harness.paths import data_dir
 
@@ -71,11 +71,11 @@ def prepare(config: DataConfig, progress: Progress, again: bool = False) -> stor
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second `prepare` waits, then finds it done
-        if again:
-            shutil.rmtree(folder, ignore_errors=True)
-        if (folder / "manifest.json").exists() and _same_recipe(folder, config):
+        if not again and (folder / "manifest.json").exists() and _same_recipe(folder, config):
             return store.open_corpus(folder)
         building = folder.with_suffix(".building")
+        if again:
+            shutil.rmtree(building, ignore_errors=True)
         try:
             _build(config, building, progress)
             shutil.rmtree(folder, ignore_errors=True)
@@ -98,6 +98,11 @@ def open_prepared(config: DataConfig) -> store.Corpus:
     """
     folder = data_dir(config.source, config.vocab_size, config.seq_len)
     command = f"harness prepare {config.source}"
+    if config.source not in NAMED and not Path(config.source).exists() and not folder.exists():
+        raise HarnessError(
+            f"no data source {config.source!r}: not {', '.join(NAMED)}, and no such path",
+            "another `source` in .autoresearch/config.toml",
+        )
     if (folder / "manifest.json").exists() and not _same_recipe(folder, config):
         raise HarnessError(f"the data at {folder} was prepared for another config", command)
     return store.open_corpus(folder, command)
@@ -112,7 +117,7 @@ def _recipe(config: DataConfig) -> dict[str, Any]:
         "seq_len": config.seq_len,
         "vocab_size": config.vocab_size,
         "eval_tokens": config.eval_tokens,
-        "shards": config.shards,
+        "shards": config.shards if config.source == "climbmix" else None,
     }
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from harness.corpus import hub
 from harness.errors import HarnessError
 
+NAMED = ("python", "climbmix", "tinystories")
 LOCAL_SUFFIXES = (".txt", ".jsonl", ".parquet")
 CHARS_PER_TOKEN = 2.2  # a low guess, so that most pieces fit into a row whole
 
@@ -191,7 +192,7 @@ def open_source(name: str, shards: int, seq_len: int, progress: hub.Progress) ->
     path = Path(name).expanduser()
     if not path.exists():
         raise HarnessError(
-            f"no data source {name!r}: not python, climbmix, tinystories, and no such path",
+            f"no data source {name!r}: not {', '.join(NAMED)}, and no such path",
             "harness prepare python",
         )
     files = [path] if path.is_file() else _files_in(path)

@@ -117,7 +117,7 @@ class Repository:
         try:
             entry = commit.tree["train.py"]
         except KeyError:
-            raise HarnessError(f"commit {short} has no train.py", "harness init") from None
+            raise HarnessError(f"commit {short} has no train.py", "another commit") from None
         if not isinstance(entry, pygit2.Blob) or entry.filemode == FileMode.LINK:
             raise HarnessError(f"train.py in commit {short} is not a regular file")
         if entry.size > TRAIN_BYTES:
@@ -134,7 +134,7 @@ def open_repository(where: Path | None = None) -> Repository:
     folder = (where or Path.cwd()).absolute()
     found = pygit2.discover_repository(str(folder)) if folder.exists() else None
     if found is None:
-        raise HarnessError(f"{folder} is not in a git repository", "harness init")
+        raise HarnessError(f"{folder} is not in a git repository", "cd into one, or harness init DIR")
     git = pygit2.Repository(found)
     if git.is_bare or git.workdir is None:
         raise HarnessError(f"{folder} is a bare repository; a work tree is needed", "git clone it")

@@ -4,6 +4,7 @@ For a person who debugs. The clock is this process's own and nothing is recorded
 by the same scorer, and the run ends with the same summary.
 """
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -33,6 +34,11 @@ class ByHand:
         self._first_batch_at: float | None = None
         self._ended_at: float | None = None
         self._echoed_at = 0.0
+        atexit.register(self._remind)
+
+    def _remind(self) -> None:
+        if self._ended_at is None:
+            sys.stderr.write("harness: it ended without a score: run.submit(model) was not called\n")
 
     def training_tokens(self) -> int:
         self._first_batch_at = time.monotonic()

@@ -41,7 +41,7 @@ def resolve(setting: str) -> Device:
     """
     gpu = _nvidia_name()
     if setting == "cuda" and gpu is None:
-        raise HarnessError("device is cuda, but no NVIDIA GPU is in sight", "harness doctor")
+        raise HarnessError("device is cuda, but no NVIDIA GPU is in sight", 'device = "auto" in the config')
     if gpu is not None and setting in ("auto", "cuda"):
         if not torch_is_cpu_build():
             peak = next((tflops for part, tflops in PEAK_TFLOPS if part in gpu), None)
@@ -51,7 +51,7 @@ def resolve(setting: str) -> Device:
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     if setting == "mps" or (setting == "auto" and apple):
         if not apple:
-            raise HarnessError("device is mps, but this is no Apple machine", "harness doctor")
+            raise HarnessError("device is mps, but this is no Apple machine", 'device = "auto" in the config')
         return Device("mps", f"Apple {platform.machine()}", None)
     return Device("cpu", _cpu_name(), None)
 

@@ -171,11 +171,12 @@ class Supervisor:
     def _overran(self, state: _State) -> Failure:
         caps = self.config
         if state.first_batch_at is None:
-            return Failure(CRASH, f"no batch asked for within {caps.startup_seconds:g} s of start-up")
+            return Failure(CRASH, f"no batch asked for within startup_seconds ({caps.startup_seconds:g} s)")
         doing = "training" if state.saving_at is None else "saving"
         return Failure(
             INVALID,
-            f"still {doing} {caps.save_seconds:g} s after its {caps.budget_seconds:g} s were spent; killed",
+            f"still {doing} {caps.save_seconds:g} s after its {caps.budget_seconds:g} s were spent; killed "
+            "(leave the loop when run.batches() ends)",
         )
 
     def _hear(self, channel: Channel, state: _State, tokens: int) -> bool:
@@ -264,7 +265,7 @@ class Supervisor:
             return Failure(INVALID, "submitted without training: it never asked for a batch")
         late = state.saving_at - first - self.config.budget_seconds
         if late > LATE_SECONDS:
-            return Failure(INVALID, f"trained {late:.1f} s past its budget")
+            return Failure(INVALID, f"trained {late:.1f} s past its budget (on a busy machine, run it again)")
         if not state.checkpoint:
             return Failure(CRASH, "submitted an empty checkpoint")
         if not len(state.names) == len(set(state.names)) == len(state.checkpoint):
@@ -313,7 +314,7 @@ class Supervisor:
 
 def _ended_without_checkpoint(code: int | None, tail: Tail) -> Failure:
     if code == 0:
-        return Failure(CRASH, "exited without submitting a checkpoint")
+        return Failure(CRASH, "exited without submitting a checkpoint (run.submit(model) does)")
     if code is not None and code < 0:
         hint = " (out of memory?)" if code == -9 else ""
         return Failure(CRASH, f"ended by signal {-code}{hint}")
