@@ -169,7 +169,7 @@ def test_an_altered_file_is_found_and_named(folder_of_texts, name):
 
 
 def test_a_missing_file_or_corpus_names_the_command(folder_of_texts, tmp_path):
-    with pytest.raises(HarnessError, match="no prepared data.*harness prepare"):
+    with pytest.raises(HarnessError, match=r"no prepared data.*harness prepare"):
         making.open_prepared(config_for(tmp_path))
     with pytest.raises(HarnessError, match=r"no data source 'pyhton'.*config.toml"):
         making.open_prepared(config_for("pyhton"))
