@@ -171,6 +171,9 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
+        # glibc gives large blocks back to the kernel at once, and faults them in again at every step.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     }
     return {**passed, **fixed, **extra}
 

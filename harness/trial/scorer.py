@@ -28,8 +28,9 @@ from harness.trial.sandbox import Isolation, Process
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
-BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 8192}
-CHUNK_TOKENS = 8192  # of logits copied and reduced at a time
+BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 4096}
+# Tokens whose logits are copied and reduced at a time; on a CPU few enough to stay in its cache.
+CHUNK_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 512}
 START_SECONDS = 120.0
 
 
@@ -152,10 +153,13 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Returns:
         (N,) float32.
     """
+    chunk = CHUNK_TOKENS[logits.device.type]
+    own = torch.empty((chunk, logits.shape[1]), device=logits.device)
     found = []
-    for at in range(0, len(targets), CHUNK_TOKENS):
-        own = logits[at : at + CHUNK_TOKENS].to(torch.float32, copy=True)
-        found.append(F.cross_entropy(own, targets[at : at + CHUNK_TOKENS], reduction="none"))
+    for at in range(0, len(targets), chunk):
+        goal = targets[at : at + chunk]
+        own[: len(goal)].copy_(logits[at : at + chunk])
+        found.append(F.cross_entropy(own[: len(goal)], goal, reduction="none"))
     return torch.cat(found)
 
 
