@@ -36,6 +36,11 @@ def starter():
 
 
 def test_scoring_costs_less_than_a_fifth_beyond_the_forward_pass(cpu_bench, starter, tmp_path):
+    """Against the same batches forwarded in a plain process: `python`, with glibc's own settings.
+
+    With a model server's settings (`MALLOC_*` in `sandbox.environment`) the plain process is faster too;
+    run this test under them for the ratio of like with like.
+    """
     corpus = cpu_bench.corpus
     model = starter.GPT(starter.Config(vocab_size=corpus.vocab_size, seq_len=corpus.seq_len))
     model.initialize()
