@@ -18,7 +18,6 @@ from harness.trial import readonly
 LOOP_END = "        time.sleep(0.01)\n"
 MAIN = "    run = trial.open()\n"
 SUBMIT = "    run.submit(model)\n"
-IMPORTS = "import os, sys, time\n"
 
 
 def processes_with(mark: str) -> list[str]:
