@@ -61,6 +61,13 @@ class Paths:
     def program(self) -> Path:
         return self.home / "program.md"
 
+    def read_program(self) -> str:
+        """program.md; empty where it is missing."""
+        try:
+            return self.program.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
     @property
     def runs(self) -> Path:
         return self.home / "runs"
@@ -68,6 +75,16 @@ class Paths:
     @property
     def worktrees(self) -> Path:
         return self.home / "worktrees"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Temp name, fsync, rename: a reader sees the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
 
 
 def starter(name: str) -> Path:

@@ -14,8 +14,10 @@ DECIMALS = {
     "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
 }  # fmt: skip
 
-# A trial's status. `keep` and `discard` are decisions and come later.
+# A trial's status is `ok` or one of the last three; an experiment's is any but `ok`.
 OK = "ok"
+KEEP = "keep"
+DISCARD = "discard"
 CRASH = "crash"  # the experiment's fault
 INVALID = "invalid"  # it broke a rule
 ERROR = "error"  # ours or the machine's fault: repeat it, never hold it against the idea
@@ -97,6 +99,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What must be equal for two scores to compare."""
+
+    device: str
+    data: str
+    evaluator: str
+    budget_seconds: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """One training of one commit with one seed, and its score."""
 
@@ -113,7 +125,12 @@ class Trial:
     data: str
     evaluator: str
     isolation: str
+    budget_seconds: float
     version: int = VERSION
+
+    @property
+    def setting(self) -> "Setting":
+        return Setting(self.device, self.data, self.evaluator, self.budget_seconds)
 
     @property
     def mfu_percent(self) -> float | None:
@@ -153,3 +170,42 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """The full record, as plain JSON values."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an agent answers: a hypothesis and the program that tests it."""
+
+    title: str
+    """A commit's subject, in the imperative."""
+    hypothesis: str
+    source: bytes
+    """The whole new train.py."""
+    agent: str
+    """`search/tpe`, `llm/MODEL`, `command/NAME`."""
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The commit to beat, and what is known of it in the current setting."""
+
+    commit: str
+    """40 hex digits."""
+    val_bpb: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of an experiment, with its evidence."""
+
+    status: str
+    reason: str
+    """One line for a person."""
+    incumbent: Incumbent
+    val_bpb: float | None = None
+    """Mean over the runs; None where there is no score."""
+    delta: float | None = None
+    """`val_bpb` minus the incumbent's; below 0 is better."""
+    confidence: float | None = None
+    """Probability that it is truly better; None where nobody computed it."""

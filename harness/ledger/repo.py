@@ -8,7 +8,7 @@ import pygit2
 from pygit2.enums import FileMode
 
 from harness.errors import HarnessError
-from harness.paths import Paths
+from harness.paths import Paths, write_atomically
 
 TRAIN_BYTES = 256 * 1024
 
@@ -37,7 +37,7 @@ class Repository:
     """One research repository."""
 
     def __init__(self, git: pygit2.Repository) -> None:
-        self._git = git
+        self._git = self.git = git
         self.paths = Paths(Path(git.workdir))
 
     @property
@@ -57,6 +57,76 @@ class Repository:
             os.environ.get(f"GIT_COMMITTER_{part}") or f"user.{part.lower()}" in config
             for part in ("NAME", "EMAIL")
         )
+
+    @property
+    def signature(self) -> pygit2.Signature:
+        """The person, who commits; now.
+
+        Raises:
+            HarnessError: git doesn't know who that is.
+        """
+        config = self._git.config
+        name, email = (
+            os.environ.get(f"GIT_COMMITTER_{part.upper()}") or str(config[f"user.{part}"])
+            if f"user.{part}" in config or os.environ.get(f"GIT_COMMITTER_{part.upper()}")
+            else ""
+            for part in ("name", "email")
+        )
+        if not (name and email):
+            raise HarnessError(
+                "git does not know who you are",
+                "git config user.name 'Your Name' && git config user.email you@example.org",
+            )
+        return pygit2.Signature(name, email)
+
+    def check_ready(self) -> None:
+        """What a loop needs of the person's checkout.
+
+        Raises:
+            HarnessError: no commit, no identity, or changes of train.py that a moving main would meet.
+        """
+        self.commit("HEAD")
+        _ = self.signature
+        if self.train_is_dirty:
+            raise HarnessError("train.py has uncommitted changes", "git commit -a, or git stash")
+
+    def move(self, ref: str, old: str, new: str) -> None:
+        """Compare-and-swap of a ref.
+
+        Raises:
+            HarnessError: it isn't at `old` any more.
+        """
+        reference = self._git.references.get(ref)
+        if reference is None or str(reference.target) != old:
+            raise HarnessError(f"{ref} was moved by somebody else", "harness loop")
+        reference.set_target(new)  # libgit2 compares again with what it read above, under its lock
+
+    def fast_forward(self, ref: str, old: str, new: str) -> bool:
+        """Move a branch from `old` to its child `new`, and the checkout with it where there is one.
+
+        Files first, then the ref, as git itself does: killed in between, the next start finds the new
+        train.py in place and only moves the ref. False if the branch isn't at `old` any more.
+        """
+        reference = self._git.references.get(ref)
+        if reference is None or str(reference.target) != old:
+            return False
+        if self.branch == ref.removeprefix("refs/heads/"):
+            source = self.commit(new).source
+            if not self.train_is_dirty:
+                write_atomically(self.paths.train, source)
+                self._git.index.read()
+                self._git.index.add("train.py")
+                self._git.index.write()
+            elif self.paths.train.read_bytes() != source:
+                raise HarnessError(
+                    "train.py has uncommitted changes, so main can't move to a kept experiment",
+                    "git commit, or git stash",
+                )
+        try:
+            reference.set_target(new)
+        except pygit2.GitError:
+            return False
+        return True
 
     @property
     def branch(self) -> str:

@@ -1,0 +1,50 @@
+"""Agents: from a context to a proposal. They see values, never git, and change nothing themselves."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.records import Proposal
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One earlier experiment, as agents see it."""
+
+    title: str
+    hypothesis: str
+    source: bytes
+    status: str | None
+    """None while it is being measured."""
+    val_bpb: float | None
+    delta: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a proposal is made from."""
+
+    program: str
+    """program.md: what the person wants."""
+    source: bytes
+    """The incumbent's train.py."""
+    val_bpb: float
+    """The incumbent's."""
+    history: tuple[Tried, ...]
+    """Earlier experiments, oldest first; the last few hundred."""
+    on_gpu: bool
+    number: int
+    """How many proposals were made before, in this repository."""
+    seed: int
+    trouble: str = ""
+    """Why the last answer could not be used."""
+
+
+class Agent(Protocol):
+    """Proposes. Raises `NoProposal` when it has none."""
+
+    def propose(self, context: Context) -> Proposal: ...
+
+
+class NoProposal(Exception):
+    """The agent has no usable answer; its text says why, in one line."""

@@ -1,0 +1,154 @@
+"""train.py as a program: its digest, so that nothing is trained twice, and its constants.
+
+The digest is of the syntax tree without docstrings, with constant expressions folded and local names
+numbered in the order they appear: comments, formatting and renamed locals make no new program.
+"""
+
+import ast
+import hashlib
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+FOLDED = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow,
+}  # fmt: skip
+LARGEST = 1e12
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number or flag at module level, in capitals: `NAME = 3` or one place of `NAME = (0.8, 0.95)`."""
+
+    name: str
+    """`WIDTH`, or `ADAM_BETAS[1]`."""
+    value: int | float | bool
+    line: int
+    start: int
+    """Columns of the literal in its line, as bytes."""
+    end: int
+
+
+def digest(source: bytes) -> str:
+    """12 hex digits that programs share if they differ in nothing that could train differently.
+
+    Raises:
+        SyntaxError: it is no program.
+    """
+    tree = _Normal().visit(ast.parse(source))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+class _Normal(ast.NodeTransformer):
+    """Docstrings out, constants folded, locals of functions numbered."""
+
+    _inside = False
+
+    def _without_docstring(self, node: Any) -> Any:
+        body = node.body
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            node.body = body[1:] or [ast.Pass()]
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = _without_docstring
+
+    def visit_FunctionDef(self, node: Any) -> Any:
+        if self._inside:  # its names were numbered with those of the function around it
+            return self._without_docstring(node)
+        nodes = list(ast.walk(node))
+        kept = {name for n in nodes if isinstance(n, (ast.Global, ast.Nonlocal)) for name in n.names}
+        kept |= {n.arg for n in nodes if isinstance(n, ast.arg)}  # callers can name them
+        named = [n for n in nodes if isinstance(n, ast.Name) and n.id not in kept]
+        numbers: dict[str, str] = {}
+        for name in named:
+            if isinstance(name.ctx, ast.Store):
+                numbers.setdefault(name.id, f"local{len(numbers)}")
+        for name in named:
+            name.id = numbers.get(name.id, name.id)
+        self._inside = True
+        try:
+            return self._without_docstring(node)
+        finally:
+            self._inside = False
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_BinOp(self, node: ast.BinOp) -> Any:
+        self.generic_visit(node)
+        left, right, how = _number(node.left), _number(node.right), FOLDED.get(type(node.op))
+        if how is None or left is None or right is None:
+            return node
+        if max(abs(left), abs(right)) > LARGEST or (type(node.op) is ast.Pow and abs(right) > 64):
+            return node
+        try:
+            value = how(left, right)
+        except ArithmeticError:
+            return node
+        return ast.copy_location(ast.Constant(value), node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
+        self.generic_visit(node)
+        value = _number(node.operand)
+        if isinstance(node.op, ast.USub) and value is not None:
+            return ast.copy_location(ast.Constant(-value), node)
+        return node
+
+
+def _number(node: ast.expr) -> int | float | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return None if isinstance(node.value, bool) else node.value
+    return None
+
+
+def constants(source: bytes, on_gpu: bool) -> list[Constant]:
+    """The upper-case numbers and flags at module level, of the branch that this device takes.
+
+    An `if` whose test names the GPU (or CUDA) has one branch for it and one for other devices.
+    """
+    found: list[Constant] = []
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return []
+    for node in body:
+        if isinstance(node, ast.If) and any(
+            isinstance(n, ast.Name) and ("GPU" in n.id.upper() or "CUDA" in n.id.upper())
+            for n in ast.walk(node.test)
+        ):
+            for inner in node.body if on_gpu else node.orelse:
+                found += _assigned(inner)
+        else:
+            found += _assigned(node)
+    return found
+
+
+def _assigned(node: ast.stmt) -> list[Constant]:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target, value = node.targets[0], node.value
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
+        target, value = node.target, node.value
+    else:
+        return []
+    if not isinstance(target, ast.Name) or not target.id.isupper():
+        return []
+    if isinstance(value, (ast.Tuple, ast.List)):
+        pairs = [(f"{target.id}[{i}]", item) for i, item in enumerate(value.elts)]
+    else:
+        pairs = [(target.id, value)]
+    return [
+        Constant(name, item.value, item.lineno, item.col_offset, item.end_col_offset or item.col_offset)
+        for name, item in pairs
+        if isinstance(item, ast.Constant)
+        and isinstance(item.value, (int, float, bool))
+        and item.lineno == item.end_lineno
+    ]
+
+
+def with_values(source: bytes, changed: dict[Constant, int | float | bool]) -> bytes:
+    """The program with other literals in place of some constants; nothing else moves."""
+    lines = source.splitlines(keepends=True)
+    for constant, value in sorted(changed.items(), key=lambda item: (item[0].line, -item[0].start)):
+        line = lines[constant.line - 1]
+        lines[constant.line - 1] = line[: constant.start] + repr(value).encode() + line[constant.end :]
+    return b"".join(lines)

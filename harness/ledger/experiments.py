@@ -1,0 +1,223 @@
+"""Experiments in git: begun as a branch, completed with their trailers, read back from refs.
+
+An experiment is one commit on a branch of its own. It is committed before its trial and has no
+`Status` until it was measured: killed in between, it is simply measured again. Completing it writes
+the note first, then moves the branch, then `main`, so that every kill leaves a state that the next
+start can finish. Nothing is stored anywhere else.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pygit2
+from pygit2.enums import FileMode
+
+from harness.errors import HarnessError
+from harness.ledger import message as messages
+from harness.ledger import notes, refs
+from harness.ledger.message import Message
+from harness.ledger.refs import Name
+from harness.ledger.repo import Repository
+from harness.records import KEEP, OK, Decision, Incumbent, Proposal, Setting, Trial
+
+AGENT_EMAIL = "agent@autoresearch.invalid"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A hypothesis and what became of it, as its commit says."""
+
+    name: Name
+    commit: str
+    parent: str
+    message: Message
+
+    @property
+    def status(self) -> str | None:
+        """`keep`, `discard`, `crash`, `invalid`, `error`; None while it is not measured."""
+        return self.message.trailers.get("Status")
+
+    @property
+    def val_bpb(self) -> float | None:
+        return _figure(self.message.trailers.get("Val-Bpb"))
+
+    @property
+    def delta(self) -> float | None:
+        return _figure(self.message.trailers.get("Delta"))
+
+    @property
+    def program(self) -> str:
+        """Digest of its syntax tree: what was tried before is not trained again."""
+        return self.message.trailers.get("Program", "")
+
+
+class Experiments:
+    """All experiments of a repository, and the only writer of their refs."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._git = repository.git
+
+    # ── reading ───────────────────────────────────────────────────────────────────────────────
+
+    def __iter__(self) -> Iterator[Experiment]:
+        """In the order of their numbers."""
+        found = []
+        for ref in self._git.raw_listall_references():
+            text = ref.decode("utf-8", "replace")
+            if name := refs.parse(text):
+                found.append((name, text))
+        for name, text in sorted(found):
+            commit = self._git.references[text].peel(pygit2.Commit)
+            if len(commit.parent_ids) == 1:  # what else is on such a branch is somebody's own
+                yield self._read(name, commit)
+
+    def _read(self, name: Name, commit: pygit2.Commit) -> Experiment:
+        text = commit.raw_message.decode("utf-8", "replace")
+        parent = str(commit.parent_ids[0])
+        return Experiment(name, str(commit.id), parent, messages.parse(text))
+
+    @property
+    def main(self) -> str:
+        """The commit of `main`.
+
+        Raises:
+            HarnessError: there is no such branch.
+        """
+        reference = self._git.references.get(refs.MAIN)
+        if reference is None:
+            raise HarnessError("this repository has no branch 'main'", "git branch -m main")
+        return str(reference.target)
+
+    def source(self, commit: str) -> bytes:
+        """train.py in a commit."""
+        return self._repository.commit(commit).source
+
+    def trials(self, commit: str) -> list[dict[str, Any]]:
+        """The records of a commit's trials; empty where it was never measured."""
+        return (notes.read(self._git, commit) or {}).get("trials", [])
+
+    def incumbent(self, setting: Setting) -> Incumbent | None:
+        """`main`, if it was measured in this setting; None otherwise."""
+        commit = self.main
+        scores = [
+            trial["val_bpb"]
+            for trial in self.trials(commit)
+            if trial["status"] == OK and {key: trial.get(key) for key in asdict(setting)} == asdict(setting)
+        ]
+        return Incumbent(commit, sum(scores) / len(scores)) if scores else None
+
+    # ── writing ───────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, proposal: Proposal, parent: str, program: str) -> Experiment:
+        """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet."""
+        base = self._git[parent]
+        assert isinstance(base, pygit2.Commit)
+        numbers = [name.number for ref in self._git.references if (name := refs.parse(ref))]
+        name = refs.name_for(max(numbers, default=0) + 1, proposal.title)
+        builder = self._git.TreeBuilder(base.tree)
+        builder.insert("train.py", self._git.create_blob(proposal.source), base.tree["train.py"].filemode)
+        trailers = {"Program": program, messages.AGENT: proposal.agent}
+        if proposal.cost_usd:
+            trailers[messages.COST] = f"{proposal.cost_usd:.4f}"
+        text = Message(proposal.title, proposal.hypothesis, trailers).text()
+        committer = self._repository.signature
+        author = pygit2.Signature(proposal.agent, AGENT_EMAIL, committer.time, committer.offset)
+        made = self._git.create_commit(None, author, committer, text, builder.write(), [base.id])
+        self._git.references.create(name.ref, made)
+        commit = self._git[made]
+        assert isinstance(commit, pygit2.Commit)
+        return self._read(name, commit)
+
+    def complete(self, experiment: Experiment, trials: tuple[Trial, ...], decision: Decision) -> Experiment:
+        """Put what was measured into the commit's message and its note, and move the branch to it."""
+        old = self._git[experiment.commit]
+        assert isinstance(old, pygit2.Commit)
+        known = experiment.message
+        figure = f"{known.title} ({_verdict(decision)})"
+        trailers = {**known.trailers, **_trailers(trials, decision)}
+        text = Message(figure, known.hypothesis, trailers).text()
+        made = self._git.create_commit(
+            None, old.author, self._repository.signature, text, old.tree_id, old.parent_ids
+        )
+        self._note(str(made), trials, decision)
+        self._repository.move(experiment.name.ref, experiment.commit, str(made))
+        commit = self._git[made]
+        assert isinstance(commit, pygit2.Commit)
+        return self._read(experiment.name, commit)
+
+    def baseline(self, commit: str, trials: tuple[Trial, ...]) -> None:
+        """Note the measurement of a commit whose message is not ours to complete."""
+        earlier = self.trials(commit)
+        records = [*earlier, *(trial.to_json() for trial in trials)]
+        notes.write(self._git, commit, {"trials": records}, self._repository.signature)
+
+    def _note(self, commit: str, trials: tuple[Trial, ...], decision: Decision) -> None:
+        record = {"trials": [trial.to_json() for trial in trials], "decision": asdict(decision)}
+        notes.write(self._git, commit, record, self._repository.signature)
+
+    def reapplied(self, source: bytes, base: str, onto: str) -> bytes | None:
+        """The change from `base`'s train.py to `source`, made to `onto`'s; None where they conflict."""
+        ancestor, ours, theirs = (
+            self._tree_of(content) for content in (self.source(base), self.source(onto), source)
+        )
+        merged = self._git.merge_trees(ancestor, ours, theirs)
+        if merged.conflicts is not None:
+            return None
+        blob = self._git[merged["train.py"].id]
+        assert isinstance(blob, pygit2.Blob)
+        return blob.data
+
+    def _tree_of(self, source: bytes) -> pygit2.Oid:
+        builder = self._git.TreeBuilder()
+        builder.insert("train.py", self._git.create_blob(source), FileMode.BLOB)
+        return builder.write()
+
+    def advance(self, experiment: Experiment) -> bool:
+        """Fast-forward `main` to a kept experiment; False if `main` is not its parent any more."""
+        assert experiment.status == KEEP
+        return self._repository.fast_forward(refs.MAIN, experiment.parent, experiment.commit)
+
+
+def _verdict(decision: Decision) -> str:
+    if decision.val_bpb is None or decision.delta is None:
+        return decision.status
+    return f"val_bpb {decision.val_bpb:.4f}, {decision.delta:+.4f}"
+
+
+def _trailers(trials: tuple[Trial, ...], decision: Decision) -> dict[str, str]:
+    last = trials[-1]
+    training, said = last.training, last.training.reported
+    scores = [trial.val_bpb for trial in trials if trial.val_bpb is not None]
+    figures = {
+        "Status": decision.status,
+        "Reason": decision.reason if decision.val_bpb is None else None,
+        "Val-Bpb": _text(decision.val_bpb, 6),
+        "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
+        "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",
+        "Delta": f"{decision.delta:+.6f}" if decision.delta is not None else None,
+        "Confidence": _text(decision.confidence, 3),
+        "Seeds": " ".join(str(trial.seed) for trial in trials),
+        "Train-Seconds": _text(training.training_seconds, 1),
+        "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
+        "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),
+        "Peak-Vram-Mb": _text(said.peak_vram_mb, 0),
+        "Budget-Seconds": f"{last.budget_seconds:g}",
+        "Device": last.device,
+        "Data": last.data,
+        "Evaluator": last.evaluator,
+        "Isolation": last.isolation,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _text(value: float | None, decimals: int) -> str | None:
+    return f"{value:.{decimals}f}" if value is not None else None
+
+
+def _figure(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

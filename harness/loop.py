@@ -1,0 +1,294 @@
+"""The loop, readable from top to bottom: propose, commit, train and score, decide, record.
+
+Guarantees: an experiment is a commit on its own branch before it costs GPU time; what was measured is
+in git before anything else happens; `main` moves only by fast-forward to a kept commit. Killed
+anywhere, the next start finishes what was begun: an experiment without a status is measured, a kept
+one whose parent is `main` moves it. The next proposal is made while the current trial trains.
+"""
+
+import dataclasses
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from harness import config as configs
+from harness import gate
+from harness.agents import Agent, Context, NoProposal, Tried, program
+from harness.errors import HarnessError
+from harness.ledger.experiments import Experiment, Experiments
+from harness.ledger.repo import Repository
+from harness.records import ERROR, KEEP, OK, Incumbent, Proposal, Trial
+from harness.trial.measure import Bench, measure, open_bench
+from harness.trial.supervisor import Progress
+from harness.trial.text import one_line
+
+SEED = 1  # of every first run, the incumbent's too
+REPEATS_OF_ERROR = 2
+FAILURES_IN_A_ROW = 10
+FAILED_PROPOSALS = 3
+MEMORY = 500  # earlier experiments that an agent is shown
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Whichever comes first ends the loop; None never does."""
+
+    experiments: int | None = None
+    hours: float | None = None
+    usd: float | None = None
+    patience: int | None = None
+    """Experiments in a row that were not kept."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Where events go: lines that stay, and progress that doesn't."""
+
+    say: Callable[[str], None]
+    show: Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    why: str
+    kept: int
+    measured: int
+    seconds: float
+    own_seconds: float
+    """What was neither proposing nor a trial."""
+    usd: float
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A proposal on its way, and the commit that it was made for."""
+
+    base: str
+    answer: "Future[Proposal]"
+
+
+class Loop:
+    """One night. `run` returns when a limit is met or `stop` was called."""
+
+    def __init__(
+        self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher
+    ) -> None:
+        self._repository, self._agent = repository, agent
+        self._limits, self._seed, self._watcher = limits, seed, watcher
+        self._experiments = Experiments(repository)
+        self._results: list[Experiment] = []
+        self._began = time.monotonic()
+        self._elsewhere = 0.0  # seconds in trials and waiting for proposals
+        self._spent = 0.0
+        self._stopping = ""
+
+    def stop(self, why: str) -> None:
+        """End after the running trial."""
+        self._stopping = self._stopping or why
+
+    def run(self) -> Summary:
+        """Experiment after experiment.
+
+        Raises:
+            HarnessError: something that only the person can mend; nothing is lost.
+            KeyboardInterrupt: at once; the running experiment is measured at the next start.
+        """
+        self._repository.check_ready()
+        pool = ThreadPoolExecutor(1)
+        try:
+            with only_one(self._repository.paths.home / "loop.lock"):
+                waiting, draft = self._recover(), None
+                while not (why := self._enough()):
+                    bench = self._bench()
+                    incumbent = self._incumbent(bench)
+                    if not waiting:
+                        waiting = [self._next(draft, incumbent, bench, pool)]
+                    experiment = waiting.pop(0)
+                    if not waiting:  # made while this one trains
+                        draft = self._ask(incumbent, bench, pool)
+                    waiting += self._measure(experiment, incumbent, bench)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        seconds = time.monotonic() - self._began
+        kept = sum(result.status == KEEP for result in self._results)
+        own = seconds - self._elsewhere
+        return Summary(why, kept, len(self._results), seconds, own, self._spent)
+
+    # ── the arrows of the flow ────────────────────────────────────────────────────────────────
+
+    def _ask(self, incumbent: Incumbent, bench: Bench, pool: ThreadPoolExecutor, trouble: str = "") -> _Draft:
+        """Have the agent think, in its own thread, about values only."""
+        tried = [self._as_tried(experiment) for experiment in list(self._experiments)[-MEMORY:]]
+        context = Context(
+            self._repository.paths.read_program(), self._experiments.source(incumbent.commit),
+            incumbent.val_bpb, tuple(tried), bench.device.kind == "cuda", len(tried), self._seed, trouble,
+        )  # fmt: skip
+        return _Draft(incumbent.commit, pool.submit(self._agent.propose, context))
+
+    def _next(
+        self, draft: _Draft | None, incumbent: Incumbent, bench: Bench, pool: ThreadPoolExecutor
+    ) -> Experiment:
+        """The next proposal that was not tried, committed on a branch that starts at the incumbent."""
+        trouble = ""
+        for _ in range(FAILED_PROPOSALS):
+            draft = draft or self._ask(incumbent, bench, pool, trouble)
+            try:
+                with self._away():
+                    proposal = draft.answer.result()
+                self._spent += proposal.cost_usd
+                if draft.base != incumbent.commit:
+                    proposal = self._reapplied(proposal, draft.base, incumbent.commit)
+                mark = program.digest(proposal.source)
+                if mark not in {experiment.program for experiment in self._experiments}:
+                    return self._experiments.begin(proposal, incumbent.commit, mark)
+                trouble = f"{proposal.title!r} is a program that was tried before"
+            except NoProposal as none:
+                trouble = str(none)
+            except (SyntaxError, ValueError) as error:
+                trouble = f"the proposed train.py is no program: {one_line(error)}"
+            self._watcher.say(f"no usable proposal: {trouble}")
+            draft = None
+        raise HarnessError(
+            f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}", "another --agent"
+        )
+
+    def _measure(self, experiment: Experiment, incumbent: Incumbent, bench: Bench) -> list[Experiment]:
+        """Train, score, decide, record. What has to be measured because of it, `main` having moved."""
+        title = experiment.message.title
+        self._watcher.say(f"{experiment.name.number:04d} {title}")
+        trial = self._trial(experiment.commit, bench)
+        decision = gate.decide((trial,), incumbent)
+        done = self._experiments.complete(experiment, (trial,), decision)
+        self._results.append(done)
+        self._watcher.say(f"     {decision.status}: {decision.reason}")
+        if done.status != KEEP or self._experiments.advance(done):
+            return []
+        source = self._experiments.source(done.commit)
+        again = Proposal(title, done.message.hypothesis, source, done.message.trailers.get("Agent", "?"))
+        try:
+            again = self._reapplied(again, done.parent, self._experiments.main)
+            self._watcher.say("     main moved meanwhile: applied again on the new one")
+            return [self._experiments.begin(again, self._experiments.main, program.digest(again.source))]
+        except NoProposal as conflict:
+            self._watcher.say(f"     main moved meanwhile: {conflict}")
+            return []
+
+    def _trial(self, commit: str, bench: Bench) -> Trial:
+        """One trial; what the machine spoilt is repeated."""
+        source = self._experiments.source(commit)
+        for _ in range(1 + REPEATS_OF_ERROR):
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            folder = self._repository.paths.runs / f"{stamp}-{commit[:7]}-s{SEED}"
+            with self._away():
+                trial = measure(source, commit, SEED, bench, folder, self._watcher.show, self._watcher.say)
+            if trial.status != ERROR:
+                break
+            self._watcher.say(f"     error, not the experiment's fault: {trial.detail}")
+        return trial
+
+    def _incumbent(self, bench: Bench) -> Incumbent:
+        """`main` as it is now; measured first if nobody did in this setting."""
+        found = self._experiments.incumbent(bench.setting)
+        if found is None:
+            commit = self._experiments.main
+            self._watcher.say(f"{commit[:7]} main was not measured in this setting: it goes first")
+            trial = self._trial(commit, bench)
+            if trial.status != OK:
+                raise HarnessError(f"main's train.py gives no score: {trial.status}: {trial.detail}")
+            self._experiments.baseline(commit, (trial,))
+            self._watcher.say(f"     baseline: {trial.val_bpb:.4f}")
+            found = self._experiments.incumbent(bench.setting)
+            assert found is not None
+        return found
+
+    # ── around it ─────────────────────────────────────────────────────────────────────────────
+
+    def _recover(self) -> list[Experiment]:
+        """Finish what an earlier loop began: `main` behind a kept commit, experiments not measured."""
+        waiting = []
+        for experiment in self._experiments:
+            if experiment.status is None and experiment.program:
+                self._watcher.say(f"{experiment.name.number:04d} was begun and not measured: it goes first")
+                waiting.append(experiment)
+            elif experiment.status == KEEP and experiment.parent == self._experiments.main:
+                self._experiments.advance(experiment)
+        return waiting
+
+    def _enough(self) -> str:
+        """Why to stop now; empty to go on."""
+        limits, done = self._limits, self._results
+        since_kept = next((i for i, result in enumerate(reversed(done)) if result.status == KEEP), len(done))
+        failed = next((i for i, r in enumerate(reversed(done)) if r.val_bpb is not None), len(done))
+        if self._stopping:
+            return self._stopping
+        if limits.experiments is not None and len(done) >= limits.experiments:
+            return f"{limits.experiments} experiments are measured"
+        if limits.hours is not None and time.monotonic() - self._began >= 3600 * limits.hours:
+            return f"{limits.hours:g} hours are over"
+        if limits.usd is not None and self._spent >= limits.usd:
+            return f"{self._spent:.2f} USD are spent"
+        if limits.patience is not None and since_kept >= limits.patience:
+            return f"{since_kept} experiments in a row were not kept"
+        if failed >= FAILURES_IN_A_ROW:
+            return f"{failed} experiments in a row gave no score, the last: {done[-1].message.subject}"
+        return ""
+
+    def _bench(self) -> Bench:
+        paths = self._repository.paths
+        return open_bench(configs.load(paths.config), paths.root)
+
+    def _as_tried(self, experiment: Experiment) -> Tried:
+        message = experiment.message
+        return Tried(
+            message.title, message.hypothesis, self._experiments.source(experiment.commit),
+            experiment.status, experiment.val_bpb, experiment.delta, message.trailers.get("Reason", ""),
+        )  # fmt: skip
+
+    def _reapplied(self, proposal: Proposal, base: str, onto: str) -> Proposal:
+        """The same change on another commit.
+
+        Raises:
+            NoProposal: the two changes touch the same lines.
+        """
+        source = self._experiments.reapplied(proposal.source, base, onto)
+        if source is None:
+            raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent")
+        return dataclasses.replace(proposal, source=source)
+
+    @contextmanager
+    def _away(self) -> Iterator[None]:
+        """Time that isn't the loop's own."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._elsewhere += time.monotonic() - began
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the repository's loop lock; the kernel's, so that a dead loop leaves none.
+
+    Raises:
+        HarnessError: another loop runs here.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise HarnessError(
+                f"another loop runs in this repository (process {file.read().strip() or '?'})",
+                "harness status",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

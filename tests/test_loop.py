@@ -1,0 +1,212 @@
+"""The loop in git: a branch per hypothesis, `main` only forward and only on improvement, nothing lost."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from conftest import HONEST, edit
+
+from harness import config as configs
+from harness.agents import NoProposal
+from harness.errors import HarnessError
+from harness.ledger import message as messages
+from harness.ledger.experiments import Experiments
+from harness.ledger.repo import open_repository
+from harness.loop import Limits, Loop, Watcher, only_one
+from harness.records import Proposal
+
+pytestmark = pytest.mark.slow
+
+
+class Script:
+    """An agent that answers what it is told to, in order."""
+
+    def __init__(self, *answers):
+        self.answers, self.contexts = list(answers), []
+
+    def propose(self, context):
+        self.contexts.append(context)
+        if not self.answers:
+            raise NoProposal("nothing left to say")
+        answer = self.answers.pop(0)
+        if isinstance(answer, str):
+            raise NoProposal(answer)
+        title, source = answer
+        return Proposal(title, f"because of {title}", source.encode(), "script/test")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, bench):
+    """A research repository with the small config and an honest baseline that was measured."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "train.py").write_text(HONEST)
+    (folder / ".autoresearch").mkdir()
+    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(bench.config))
+    (folder / ".gitignore").write_text("/.autoresearch/*\n!/.autoresearch/config.toml\n")
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "baseline"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    with pytest.raises(HarnessError, match="nothing usable 3 times: I am tired"):
+        loop_in(folder, Script(*["I am tired"] * 3), experiments=1).run()
+    return folder
+
+
+@pytest.fixture
+def research(measured, tmp_path):
+    """A copy of it: `research("log")` runs git there, `research.folder` is it."""
+    folder = tmp_path / "research"
+    shutil.copytree(measured, folder)
+
+    def run(*args):
+        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    run.folder = folder
+    return run
+
+
+def loop_in(folder, agent, say=lambda _: None, **limits):
+    return Loop(open_repository(folder), agent, Limits(**limits), 0, Watcher(say, lambda _: None))
+
+
+def night(research, *answers, said=None, **limits):
+    agent = Script(*answers)
+    limits.setdefault("experiments", len(answers))
+    say = said.append if said is not None else lambda _: None
+    return loop_in(research.folder, agent, say, **limits).run(), agent
+
+
+def all_of(research):
+    return list(Experiments(open_repository(research.folder)))
+
+
+FASTER = edit(("        time.sleep(0.01)\n", ""))
+WORSE = "import sys\n" + edit(("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))
+CRASHING = "raise ValueError('no luck')\ndef load(a, b): ...\nif __name__ == '__main__': pass\n"
+
+
+def test_every_hypothesis_is_a_branch_with_its_trailers_and_main_stays_for_what_is_not_better(research):
+    before = research("rev-parse", "main")
+    summary, _ = night(research, ("Make it worse", WORSE), ("Break it", CRASHING))
+    assert (summary.measured, summary.kept) == (2, 0)
+    assert research("rev-parse", "main") == before
+    assert research("branch", "--list", "exp/*", "--format=%(refname:short)").split() == [
+        "exp/0001-make-it-worse",
+        "exp/0002-break-it",
+    ]
+    worse, broken = all_of(research)
+    assert (worse.status, broken.status) == ("discard", "crash")
+    assert worse.val_bpb > 0 and worse.delta > 0
+    assert broken.val_bpb is None
+    trailers = "%(trailers:key=Status,valueonly,separator=%x2C)|%(trailers:key=Val-Bpb,valueonly)|%an|%cn"
+    assert research("log", "-1", f"--format={trailers}", broken.name.branch) == "crash||script/test|A Person"
+    assert "no luck" in research("notes", "--ref", "autoresearch", "show", broken.commit)
+    assert research("status", "--porcelain") == ""
+
+
+def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research):
+    base = research("rev-parse", "main")
+    summary, _ = night(research, ("Sleep less", FASTER))
+    assert summary.kept == 1
+    (kept,) = all_of(research)
+    assert kept.status == "keep" and kept.delta < 0
+    assert research("rev-parse", "main") == kept.commit
+    assert research("rev-parse", "main~1") == base
+    assert (research.folder / "train.py").read_text() == FASTER
+    assert research("status", "--porcelain") == ""
+    assert research("log", "-1", "--format=%s", "main").startswith("Sleep less (val_bpb ")
+
+
+def test_a_second_night_goes_on_where_the_first_ended(research):
+    night(research, ("Make it worse", WORSE))
+    said = []
+    night(research, ("Break it", CRASHING), said=said)
+    assert not any("was not measured" in line for line in said), "the baseline was measured again"
+    assert [e.name.number for e in all_of(research)] == [1, 2]
+
+
+def test_what_was_tried_before_costs_no_trial(research):
+    night(research, ("Make it worse", WORSE))
+    said = []
+    again = "# another comment\n" + WORSE
+    summary, agent = night(
+        research, ("The same again", again), ("Break it", CRASHING), said=said, experiments=1
+    )
+    assert summary.measured == 1
+    assert [e.message.title for e in all_of(research)] == ["Make it worse", "Break it"]
+    assert "tried before" in agent.contexts[1].trouble
+
+
+def test_the_next_proposal_is_made_while_the_trial_trains(research):
+    seen = []
+
+    class Watching(Script):
+        def propose(self, context):
+            seen.append([earlier.status for earlier in context.history])
+            return super().propose(context)
+
+    agent = Watching(("Make it worse", WORSE), ("Break it", CRASHING))
+    Loop(open_repository(research.folder), agent, Limits(2), 0, Watcher(lambda _: None, lambda _: None)).run()
+    assert seen[1] == [None], "the running experiment was not known as running"
+
+
+def test_an_agent_with_nothing_to_say_ends_the_night_with_a_reason_and_no_branch(measured):
+    assert list(Experiments(open_repository(measured))) == []  # its own loop ended in that error
+
+
+def test_a_begun_experiment_is_measured_at_the_next_start(research):
+    experiments = Experiments(open_repository(research.folder))
+    base = experiments.main
+    experiments.begin(Proposal("Make it worse", "h", WORSE.encode(), "script/test"), base, "abc")
+    assert all_of(research)[0].status is None
+    summary, _ = night(research, experiments=1)
+    assert summary.measured == 1
+    assert [e.status for e in all_of(research)] == ["discard"]
+
+
+def test_a_hand_made_commit_on_main_is_measured_first_and_becomes_the_incumbent(research):
+    night(research, ("Make it worse", WORSE))
+    (research.folder / "train.py").write_text(HONEST + "# by hand\n")
+    research("commit", "-qam", "by hand")
+    said = []
+    night(research, ("Break it", CRASHING), said=said)
+    assert any("main was not measured" in line for line in said)
+    assert all_of(research)[1].parent == research("rev-parse", "main")
+
+
+def test_a_winner_is_applied_again_where_main_moved_meanwhile(research):
+    class Meddling(Script):
+        def propose(self, context):
+            if not self.answers:  # while the first one trains
+                (research.folder / "train.py").write_text(HONEST + "# by hand\n")
+                subprocess.run(["git", "commit", "-qam", "by hand"], cwd=research.folder, check=True)
+                raise NoProposal("done")
+            return super().propose(context)
+
+    agent = Meddling(("Sleep less", FASTER))
+    loop_in(research.folder, agent, experiments=2).run()
+    first, again = all_of(research)
+    assert first.status == again.status == "keep"
+    assert research("rev-parse", "main") == again.commit
+    assert research("log", "-1", "--format=%s", "main~1") == "by hand"
+    assert (research.folder / "train.py").read_text().endswith("# by hand\n")
+
+
+def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
+    with (
+        only_one(research.folder / ".autoresearch" / "loop.lock"),
+        pytest.raises(HarnessError, match=f"another loop runs in this repository .process {os.getpid()}"),
+    ):
+        night(research, ("Make it worse", WORSE))
+    (research.folder / "train.py").write_text("mine")
+    with pytest.raises(HarnessError, match="uncommitted changes"):
+        night(research, ("Make it worse", WORSE))
+    assert (research.folder / "train.py").read_text() == "mine"
+
+
+def test_messages_survive_the_round_trip():
+    made = messages.Message("Halve it (val_bpb 0.9860, -0.0119)", "more steps", {"Status": "keep"})
+    assert messages.parse(made.text()) == made
+    assert made.title == "Halve it"
+    with pytest.raises(HarnessError, match="Val-Bpb"):
+        messages.check_agents("Title\n\nHypothesis: because\n\nVal-Bpb: 0.1\n")

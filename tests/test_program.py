@@ -1,0 +1,80 @@
+"""Nothing is trained twice: what makes two train.py the same program; and their constants."""
+
+import pytest
+from conftest import ROOT
+
+from harness.agents.program import constants, digest, with_values
+
+SOURCE = b'''
+"""A program."""
+RATE = 0.1 * 2
+SIZES = (4, 0.5)
+if ON_GPU:
+    WIDTH = 512
+else:
+    WIDTH = 64  # small
+
+def f(x, scale=2):
+    """Doc."""
+    y = x * scale  # why
+    def g(z):
+        w = y + z
+        return w
+    return g(y)
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"# why", b"# because"),
+        (b'    """Doc."""\n', b""),
+        (b"0.1 * 2", b"0.2"),
+        (b"y", b"hidden"),
+        (b"w", b"inner"),
+        (b"\n\n", b"\n\n\n"),
+        (b"512", b"2 ** 9"),
+    ],
+)
+def test_what_trains_the_same_is_the_same_program(old, new):
+    assert old in SOURCE
+    assert digest(SOURCE.replace(old, new)) == digest(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"0.1 * 2", b"0.3"),
+        (b"64", b"65"),
+        (b"scale=2", b"factor=2"),
+        (b"x * scale", b"scale"),
+        (b"y + z", b"z + z"),
+        (b"y + z", b"w + z"),
+        (b"g(y)", b"g(x)"),
+    ],
+)
+def test_what_trains_otherwise_is_another_program(old, new):
+    assert old in SOURCE
+    assert digest(SOURCE.replace(old, new)) != digest(SOURCE)
+
+
+def test_constants_are_those_of_the_device():
+    def values(on_gpu):
+        return {c.name: c.value for c in constants(SOURCE, on_gpu)}
+
+    assert values(True) == {"SIZES[0]": 4, "SIZES[1]": 0.5, "WIDTH": 512}
+    assert values(False)["WIDTH"] == 64
+
+
+def test_a_changed_constant_changes_nothing_else():
+    by_name = {c.name: c for c in constants(SOURCE, False)}
+    changed = with_values(SOURCE, {by_name["WIDTH"]: 128, by_name["SIZES[0]"]: 16, by_name["SIZES[1]"]: 0.25})
+    expected = SOURCE.replace(b"(4, 0.5)", b"(16, 0.25)").replace(b"64", b"128")
+    assert changed == expected
+
+
+def test_the_starter_has_constants_to_search_on_either_device():
+    source = (ROOT / "train.py").read_bytes()
+    for on_gpu in (False, True):
+        names = {c.name for c in constants(source, on_gpu)}
+        assert {"DEPTH", "WIDTH", "MATRIX_LR", "ADAM_BETAS[1]", "WARMDOWN"} <= names

@@ -1,0 +1,80 @@
+"""The search agent: no network, no key, its state from history alone."""
+
+import ast
+
+import pytest
+from conftest import ROOT
+
+from harness.agents import Context, NoProposal, Tried, program
+from harness.agents.catalogue import CATALOGUE
+from harness.agents.search import Search, _coordinate, _value
+
+SOURCE = (ROOT / "train.py").read_bytes()
+
+
+def context(history=(), source=SOURCE, seed=0):
+    return Context("", source, 2.2, tuple(history), False, len(history), seed)
+
+
+def tried(proposal, val_bpb=2.3):
+    return Tried(proposal.title, proposal.hypothesis, proposal.source, "discard", val_bpb, 0.1, "")
+
+
+def test_it_never_proposes_what_was_tried():
+    history = []
+    for _ in range(12):
+        history.append(tried(Search().propose(context(history))))
+    digests = [program.digest(earlier.source) for earlier in history]
+    assert len({*digests, program.digest(SOURCE)}) == len(history) + 1
+
+
+def test_the_same_history_and_seed_give_the_same_proposal():
+    history = [tried(Search().propose(context()))]
+    assert Search().propose(context(history)) == Search().propose(context(history))
+    assert Search().propose(context(history, seed=5)) != Search().propose(context(history))
+
+
+def test_proposals_are_programs_that_say_what_changed():
+    history, agents = [], set()
+    for _ in range(8):
+        proposal = Search().propose(context(history))
+        ast.parse(proposal.source)
+        assert proposal.source != SOURCE
+        assert proposal.title and proposal.hypothesis and "\n" not in proposal.title
+        history.append(tried(proposal))
+        agents.add(proposal.agent)
+    assert agents == {"search/tpe", "search/catalogue"}
+
+
+@pytest.mark.parametrize("edit", CATALOGUE, ids=lambda edit: edit.title)
+def test_every_structural_edit_applies_to_the_starter(edit):
+    made = edit.applied(SOURCE.decode())
+    assert made is not None
+    assert program.digest(made.encode()) != program.digest(SOURCE)
+
+
+@pytest.mark.parametrize("anchor", [3, 64, 0.03, 0.95, 0.5, 10000.0, 15.0])
+def test_a_coordinate_of_0_is_the_anchor_itself(anchor):
+    assert _value(0.0, anchor) == anchor
+    assert _coordinate(anchor, anchor) == 0.0
+
+
+def test_it_learns_which_way_is_better():
+    """Scores that fall with the rate: what it proposes next is more often a higher one."""
+
+    def program_at(rate):
+        return f"RATE = {rate}\nOTHER = 4.0\n".encode()
+
+    rates = (0.01, 0.015, 0.02, 0.025, 0.04, 0.05, 0.06, 0.08, 0.1, 0.11)
+    history = [Tried("t", "h", program_at(r), "discard", 2.5 - 3 * r, None, "") for r in rates]
+    ups = downs = 0
+    for seed in range(60):
+        made = Search().propose(context(history, program_at(0.03), seed)).source
+        value = next(c.value for c in program.constants(made, False) if c.name == "RATE")
+        ups, downs = ups + (value > 0.03), downs + (value < 0.03)
+    assert ups > 2 * downs, (ups, downs)
+
+
+def test_without_constants_and_edits_it_says_so():
+    with pytest.raises(NoProposal, match="no upper-case constants"):
+        Search().propose(context(source=b"x = 1\n"))
