@@ -77,7 +77,7 @@ GPU = Config(
 )  # fmt: skip
 CPU = Config(
     profile="cpu",
-    data=DataConfig("python", 256, 1024, 512 * 256, 1),
+    data=DataConfig("python", 256, 512, 512 * 256, 1),
     trial=TrialConfig(
         device="auto", budget_seconds=20.0, startup_seconds=30.0, save_seconds=5.0,
         load_seconds=30.0, scoring_seconds=60.0, audit_rows=256, sandbox="auto",

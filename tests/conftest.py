@@ -1,19 +1,25 @@
 """Real git, a real sandbox, a real corpus, in temporary folders; no home, no network, no global config."""
 
 import dataclasses
+import importlib.util
+import math
 import os
 import random
 import subprocess
+import sys
 import textwrap
 import time
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness import config as configs
 from harness.corpus.prepare import prepare
-from harness.records import Training, Trial
+from harness.records import Failure, Training, Trial
 from harness.trial import device, sandbox
+from harness.trial import score as scoring
 from harness.trial.measure import Bench, measure
 from harness.trial.supervisor import Supervisor
 
@@ -206,3 +212,101 @@ def git(tmp_path):
     run.folder = folder  # type: ignore[attr-defined]
     run("init", "-q", "-b", "main")
     return run
+
+
+def processes_with(mark: str) -> list[str]:
+    """Command lines of live processes that carry a mark."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if mark in line and int(entry.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+def assert_failed(training, status, *words):
+    assert training.status == status, (training.status, training.detail, training.log[-2000:])
+    assert all(word in training.detail for word in words), training.detail
+    assert "\n" not in training.detail
+
+
+RETURN = "    return model\n"
+FORWARD = "        return self.head(self.table(tokens))\n"
+
+# A model that mixes over the sequence: causal as it stands, so that a test can break just that.
+MIXING = edit(
+    (
+        FORWARD,
+        "        x = self.table(tokens)\n"
+        "        x = x + 0.5 * torch.roll(x, 1, 1) * (torch.arange(x.shape[1]) > 0)[None, :, None]\n"
+        "        return self.head(x)\n",
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, bench):
+    """Weights of HONEST's model that predict something: seeded noise is enough to tell answers apart."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    size = bench.corpus.vocab_size
+    tensors = {
+        "table.weight": torch.randn(size, 16),
+        "head.weight": torch.randn(size, 16),
+        "head.bias": torch.zeros(size),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "vocab_size").write_text(str(size))
+    return folder
+
+
+@pytest.fixture
+def scored(bench, checkpoint, tmp_path):
+    """`scored(source, **caps)` -> Score or Failure."""
+
+    def run(source: str, folder=checkpoint, corpus=None, **caps):
+        script = tmp_path / "train.py"
+        script.write_text(source)
+        changed = with_caps(bench, caps)
+        return scoring.score(
+            script, folder, corpus or bench.corpus, "val", changed.config, bench.device, bench.isolation,
+            tmp_path / "server.txt", lambda *_: None,
+        )  # fmt: skip
+
+    return run
+
+
+def bits_per_byte(corpus, nats_of):
+    """By the definition, in float64, from the rows on disk: the independent side of the comparison."""
+    rows = np.load(corpus.rows_file("val")).astype(np.int64)
+    lengths = np.load(corpus.folder / "token_bytes.npy")
+    nats = count = 0.0
+    for row in rows:
+        for before, target in pairwise(row):
+            if lengths[target] > 0:
+                nats += nats_of(before, target)
+                count += lengths[target]
+    return nats / math.log(2) / count
+
+
+def assert_refused(result, status, *words):
+    assert isinstance(result, Failure), result
+    assert result.status == status, result
+    assert all(word in result.detail for word in words), result
+    assert "\n" not in result.detail
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """This repository's train.py, as a module."""
+    spec = importlib.util.spec_from_file_location("starter", ROOT / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["starter"] = module
+    spec.loader.exec_module(module)
+    return module

@@ -252,5 +252,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_broken(folder_of_texts, tmp_
 def test_the_embedded_corpus_is_prepared_in_under_a_minute(cpu_corpus):
     made, seconds = cpu_corpus
     assert seconds < 60
-    assert made.vocab_size == 1024
+    assert made.vocab_size == 512
     assert made.rows_file("holdout").exists()

@@ -1,10 +1,8 @@
 """The starter train.py: readable, causal, deterministic, and it learns."""
 
 import ast
-import importlib.util
 import json
 import re
-import sys
 
 import pytest
 import torch
@@ -15,20 +13,11 @@ from harness.records import OK
 SOURCE = (ROOT / "train.py").read_text()
 
 
-@pytest.fixture(scope="module")
-def module():
-    spec = importlib.util.spec_from_file_location("starter", ROOT / "train.py")
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules["starter"] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-def small(module, **changes):
-    config = module.Config(
+def small(starter, **changes):
+    config = starter.Config(
         vocab_size=64, seq_len=32, depth=3, width=32, head_width=16, short_window=8, **changes
     )
-    model = module.GPT(config)
+    model = starter.GPT(config)
     model.initialize()
     with torch.no_grad():
         for weight in model.parameters():
@@ -44,9 +33,9 @@ def test_it_is_one_readable_file():
     assert len(set(constants)) >= 20
 
 
-def test_no_logit_depends_on_a_later_token(module):
+def test_no_logit_depends_on_a_later_token(starter):
     torch.manual_seed(0)
-    model = small(module)
+    model = small(starter)
     tokens = torch.randint(64, (2, 32))
     changed = tokens.clone()
     changed[:, 20:] = torch.randint(64, (2, 12))
@@ -55,48 +44,48 @@ def test_no_logit_depends_on_a_later_token(module):
     assert torch.equal(before, after)
 
 
-def test_a_short_window_forgets_and_the_last_layer_does_not(module):
-    config = small(module).config
+def test_a_short_window_forgets_and_the_last_layer_does_not(starter):
+    config = small(starter).config
     assert [config.window(layer) for layer in range(3)] == [8, 8, 32]
-    mask = module.window_mask(32, 8, torch.device("cpu"))
+    mask = starter.window_mask(32, 8, torch.device("cpu"))
     assert mask[20].nonzero().flatten().tolist() == list(range(13, 21))
 
 
-def test_the_loss_is_the_cross_entropy_of_the_logits(module):
+def test_the_loss_is_the_cross_entropy_of_the_logits(starter):
     torch.manual_seed(0)
-    model = small(module)
+    model = small(starter)
     tokens, targets = torch.randint(64, (2, 32)), torch.randint(64, (2, 32))
     expected = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
     assert torch.allclose(model(tokens, targets), expected)
 
 
-def test_micro_batches_make_the_same_step_as_one_batch(module, monkeypatch):
+def test_micro_batches_make_the_same_step_as_one_batch(starter, monkeypatch):
     torch.manual_seed(0)
     tokens, targets = torch.randint(64, (8, 32)), torch.randint(64, (8, 32))
     states = []
     for rows in (8, 2):
-        monkeypatch.setattr(module, "MICRO_BATCH_ROWS", rows)
+        monkeypatch.setattr(starter, "MICRO_BATCH_ROWS", rows)
         torch.manual_seed(1)
-        model = small(module)
-        module.train_step(model, module.make_optimizers(model), tokens, targets, 0.1)
+        model = small(starter)
+        starter.train_step(model, starter.make_optimizers(model), tokens, targets, 0.1)
         states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.allclose(*states, atol=1e-3)
 
 
-def test_muon_s_steps_are_nearly_orthogonal(module):
+def test_muon_s_steps_are_nearly_orthogonal(starter):
     torch.manual_seed(0)
     for shape in ((3, 48, 16), (2, 16, 48), (1, 64, 16)):
-        step = module.orthogonalize(torch.randn(shape))
+        step = starter.orthogonalize(torch.randn(shape))
         assert step.shape == shape
         values = torch.linalg.svdvals(step)
         assert values.min() > 0.3
         assert values.max() < 1.6
 
 
-def test_the_rate_warms_down_to_its_end(module):
-    scales = [module.lr_scale(p / 100) for p in range(101)]
+def test_the_rate_warms_down_to_its_end(starter):
+    scales = [starter.lr_scale(p / 100) for p in range(101)]
     assert scales[0] == scales[40] == 1.0
-    assert scales[100] == pytest.approx(module.FINAL_LR)
+    assert scales[100] == pytest.approx(starter.FINAL_LR)
     assert scales == sorted(scales, reverse=True)
 
 
@@ -123,10 +112,10 @@ def test_it_learns_within_its_budget(try_out):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_windows_on_a_gpu_are_those_of_the_cpu(module):
+def test_windows_on_a_gpu_are_those_of_the_cpu(starter):
     torch.manual_seed(0)
-    config = module.Config(vocab_size=512, seq_len=512, depth=3, width=256, head_width=64, short_window=128)
-    model = module.GPT(config)
+    config = starter.Config(vocab_size=512, seq_len=512, depth=3, width=256, head_width=64, short_window=128)
+    model = starter.GPT(config)
     model.initialize()
     tokens = torch.randint(512, (2, 512))
     with torch.no_grad():

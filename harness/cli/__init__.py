@@ -17,6 +17,7 @@ COMMANDS = {
     "init": "Make a research repository, or set up what is missing in one.",
     "doctor": "Check device, sandbox, data, git and keys; say what mends what.",
     "prepare": "Make the corpus: download, tokenizer, token files.",
+    "loop": "Experiment after experiment, until a limit or Ctrl-C.",
     "run": "Train and score one commit's train.py.",
 }
 HIDDEN = ("hook",)  # called by git, not by people
@@ -51,13 +52,14 @@ def group() -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: everything it started is ended first."""
+    """SIGTERM ends a command as Ctrl-C does, in the background too: what it started is ended first."""
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line and exit with the code that `harness.errors` gives for the outcome."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` has SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         code = group.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -56,8 +56,9 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         click.echo(json.dumps({**summary, **extra}))
     elif trial.status == OK:
         click.echo(trial.block())
+    click.echo(f"record, log and loss curve: {place}", err=True)
     if trial.status == OK:
         return DONE
-    log = place / ("log.txt" if trial.training.status != OK else "server.txt")
-    click.echo(f"harness: {trial.status}: {trial.detail} (log: {log})", err=True)
+    log = "log.txt" if trial.training.status != OK else "server.txt"
+    click.echo(f"harness: {trial.status}: {trial.detail} (see {log} there)", err=True)
     return FAILED

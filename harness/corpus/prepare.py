@@ -26,7 +26,7 @@ from harness.corpus.hub import Progress
 from harness.corpus.packing import in_order_forever, pack, shuffled_forever
 from harness.corpus.sources import NAMED, Document, Source, open_source
 from harness.errors import HarnessError
-from harness.paths import data_dir
+from harness.paths import data_dir, write_atomically
 
 TOKENIZER_CHARS = 1_000_000_000  # of the training split, as in the reference project
 TOKENIZER_DOCUMENT_CHARS = 10_000
@@ -174,7 +174,7 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
     }
     for name in store.FILES:
         _sync(folder / name)
-    store.write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _sync(path: Path) -> None:
@@ -200,8 +200,8 @@ def _tokenizer(source: Source, config: DataConfig, folder: Path, progress: Progr
                     return
 
     words = tokenizer.train(texts(), config.vocab_size)
-    store.write_atomically(path, words.to_json().encode())
-    store.write_atomically(mark, recipe.encode())
+    write_atomically(path, words.to_json().encode())
+    write_atomically(mark, recipe.encode())
     progress("tokenizer", 1, 1)
     return words
 

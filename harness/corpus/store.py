@@ -13,7 +13,6 @@ changed since it was last found right.
 import hashlib
 import json
 import mmap
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.paths import write_atomically
 
 MAGIC = b"harness1"
 HEADER_BYTES = 24
@@ -98,16 +98,6 @@ def _verify(folder: Path, files: dict[str, Any], manifest: str, prepare: str) ->
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temp name, fsync, rename: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def token_file_header(documents: int, tokens: int) -> bytes:

@@ -75,6 +75,7 @@ class ByHand:
             total_seconds=time.monotonic() - self._started_at, device=bench.device.name,
             peak_flops=bench.device.peak_flops, data=bench.corpus.id,
             evaluator=score.fingerprint(bench.config), isolation="by hand",
+            budget_seconds=bench.config.trial.budget_seconds,
         )  # fmt: skip
         shutil.rmtree(self._folder, ignore_errors=True)
         if failure:

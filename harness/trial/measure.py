@@ -14,8 +14,9 @@ from typing import Any
 
 from harness.config import Config
 from harness.corpus.prepare import open_prepared
-from harness.corpus.store import Corpus, write_atomically
-from harness.records import ERROR, OK, Failure, Score, Training, Trial
+from harness.corpus.store import Corpus
+from harness.paths import write_atomically
+from harness.records import ERROR, OK, Failure, Score, Setting, Training, Trial
 from harness.trial import score
 from harness.trial.device import Device, exclusive, resolve
 from harness.trial.sandbox import Isolation, choose
@@ -30,6 +31,14 @@ class Bench:
     corpus: Corpus
     device: Device
     isolation: Isolation
+
+    @property
+    def setting(self) -> Setting:
+        """What every trial here carries, known before the first one."""
+        return Setting(
+            self.device.name, self.corpus.id, score.fingerprint(self.config),
+            self.config.trial.budget_seconds,
+        )  # fmt: skip
 
     def spec(self, seed: int) -> dict[str, Any]:
         """What a training is told of itself, the attributes of `trial.open()`."""
@@ -119,6 +128,7 @@ def measure(
             total_seconds=time.monotonic() - started, device=bench.device.name,
             peak_flops=bench.device.peak_flops, data=bench.corpus.id,
             evaluator=score.fingerprint(config), isolation=bench.isolation.kind,
+            budget_seconds=config.trial.budget_seconds,
         )  # fmt: skip
     write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
     return trial

@@ -128,9 +128,10 @@ def _view(hide: tuple[Path, ...]) -> list[str]:
     Deeper paths come later, so that each covers, or shows again, a part of what is above it.
     """
     shown = {path for path in map(Path, SYSTEM) if path.is_dir() and not path.is_symlink()}
-    python = {Path(sys.prefix), Path(sys.base_prefix), *_extra_library_paths()}
-    shown |= _toolchains() | python | {path.resolve() for path in python}
     private = {Path.home(), cache_dir(), *hide, *hidden_dirs()}
+    libraries = {path for path in _extra_library_paths() if path.resolve() not in private}
+    python = {Path(sys.prefix), Path(sys.base_prefix), *libraries}
+    shown |= _toolchains() | python | {path.resolve() for path in python}
     covered = {
         p for p in private if p.is_dir() and any(p.is_relative_to(s) for s in shown) and p not in shown
     }

@@ -49,6 +49,7 @@ def serve(channel: Channel) -> None:
                 got = tuple(getattr(logits, "shape", ())) or type(logits).__name__
                 raise ValueError(f"the model gave {got}, not logits of {(rows, seq_len, vocab_size)}")
             logits_out.copy_(logits)
+        del logits  # so that the next batch's take the same, cached memory
         if device.type == "cuda":
             torch.cuda.synchronize()
         channel.send({"done": True})

@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import TrialConfig
-from harness.records import CRASH, INVALID, OK, Failure, Point, Reported, Training
+from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
 from harness.trial import limits, readonly
 from harness.trial.sandbox import Isolation, Process
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import Channel, ProtocolError, close_all, pair
 
+BOOT = "harness.trial.boot"
 CURVE_POINTS = 1000
 LATE_SECONDS = 1.0  # an honest train.py starts no step that doesn't fit; this is for jitter
 SAVE_BYTES_PER_SECOND = 50e6  # the slowest disk that saving is excused by
 NAME_CHARS = 100
 COPY_BYTES = 2**24
+DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
+PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class _State:
     last_step: int | None = None
     last_loss: float | None = None
     last_tokens: int | None = None
+    booted: bool = False
+    """It reached our own first line inside: whatever ends it before is not train.py's fault."""
     reported: Reported = field(default_factory=Reported)
     names: list[str] = field(default_factory=list)
     checkpoint: list[int] = field(default_factory=list)
@@ -98,7 +103,7 @@ class Supervisor:
         try:
             process = Process(
                 self.isolation,
-                "harness.trial.boot",
+                BOOT,
                 files={"train.py": self.source},
                 descriptors={"HARNESS_SOCKET": theirs.fileno()},
                 limits={"memory_bytes": limits.memory_bytes(self.config.memory_gb)},
@@ -113,7 +118,7 @@ class Supervisor:
             process.kill()
             self._drain(reading, tail)
             if state.failure is None and state.submitted_at is None:
-                state.failure = _ended_without_checkpoint(code, tail)
+                state.failure = _ended_without_checkpoint(code, tail, state.booted)
             if state.failure is None:
                 state.failure = self._take_checkpoint(state)
         finally:
@@ -201,7 +206,9 @@ class Supervisor:
         ask = message.get("ask")
         if ask != "submit":
             close_all(sent)
-        if ask == "data":
+        if ask == "boot":
+            state.booted = True
+        elif ask == "data":
             if state.first_batch_at is None:
                 state.first_batch_at = now
             channel.offer({"ok": True}, [tokens])
@@ -249,10 +256,11 @@ class Supervisor:
 
     @staticmethod
     def _drain(reading: int, tail: Tail) -> None:
+        """What was left in the pipe; bounded, should a survivor go on writing."""
         os.set_blocking(reading, False)
         try:
-            while data := os.read(reading, 65536):
-                tail.feed(data)
+            for _ in range(DRAIN_READS):
+                tail.feed(os.read(reading, 65536))
         except BlockingIOError:
             pass
 
@@ -312,15 +320,19 @@ class Supervisor:
         )
 
 
-def _ended_without_checkpoint(code: int | None, tail: Tail) -> Failure:
+def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool) -> Failure:
+    lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
+    if not booted:
+        return Failure(ERROR, f"the sandbox did not start: {one_line(lines[-1])}")
     if code == 0:
         return Failure(CRASH, "exited without submitting a checkpoint (run.submit(model) does)")
     if code is not None and code < 0:
         hint = " (out of memory?)" if code == -9 else ""
         return Failure(CRASH, f"ended by signal {-code}{hint}")
-    lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
     said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
-    return Failure(CRASH, f"exit {code}: {one_line(said)}")
+    places = [place for place in map(PLACE.match, lines) if place]
+    where = f" (train.py line {places[-1][1]})" if places else ""
+    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}")
 
 
 def _is_plain(name: str) -> bool:

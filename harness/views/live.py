@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -55,7 +55,10 @@ class TrialView:
 
     def __enter__(self) -> "TrialView":
         if self._console.is_terminal:
-            columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+            columns = (
+                SpinnerColumn(), TimeElapsedColumn(), BarColumn(bar_width=24),
+                TextColumn("{task.description}", markup=False),
+            )  # fmt: skip
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("starting", total=1.0)
             self._bar.start()

@@ -1,0 +1,212 @@
+"""A hostile or clumsy train.py and our clock, and what it says of itself. Every trial is real."""
+
+import re
+import time
+
+import pytest
+from conftest import HONEST, assert_failed, edit, processes_with
+
+from harness.records import CRASH, INVALID, OK
+
+LOOP_END = "        time.sleep(0.01)\n"
+MAIN = "    run = trial.open()\n"
+SUBMIT = "    run.submit(model)\n"
+
+
+def test_an_honest_one_ends_with_its_budget_and_is_scored(try_out):
+    trial = try_out(HONEST)
+    assert trial.status == OK, (trial.detail, trial.training.log)
+    assert abs(trial.training.training_seconds - 1.0) < 0.5
+    assert 0 < trial.val_bpb < 8
+    assert trial.isolation == "bwrap"
+    assert trial.training.reported.num_steps > 5
+    assert trial.training.curve[-1].loss < trial.training.curve[0].loss
+
+
+def test_one_that_ignores_the_deadline_is_killed_after_the_grace(train_only):
+    started = time.monotonic()
+    training = train_only(edit((SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT)))
+    assert_failed(training, INVALID, "2 s after its 1 s", "killed")
+    assert time.monotonic() - started < 30 + 1 + 2
+
+
+def test_training_on_for_a_while_before_submitting_is_noticed(train_only):
+    training = train_only(edit((SUBMIT, "    time.sleep(1.6)\n" + SUBMIT)))
+    assert_failed(training, INVALID, "past its budget")
+
+
+def test_training_on_while_pretending_to_save_is_noticed(train_only):
+    pretend = "    run._host.training_ended(); time.sleep(1.7)\n" + SUBMIT
+    assert_failed(train_only(edit((SUBMIT, pretend))), INVALID, "after its budget")
+
+
+def test_a_patched_clock_gains_no_time(train_only):
+    patch = MAIN + "    now = time.monotonic()\n    time.monotonic = lambda: now\n"
+    assert_failed(train_only(edit((MAIN, patch))), INVALID, "after its 1 s were spent")
+
+
+def test_a_start_up_without_end_is_capped(train_only):
+    assert_failed(
+        train_only("import time\ntime.sleep(60)\n", startup_seconds=1.5), CRASH, "no batch", "1.5 s"
+    )
+
+
+def test_sigterm_handlers_change_nothing(train_only):
+    deaf = MAIN + "    import signal\n    signal.signal(signal.SIGTERM, lambda *a: None)\n"
+    deaf = edit((MAIN, deaf), (SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT))
+    assert_failed(train_only(deaf), INVALID, "killed")
+
+
+def test_a_daemon_does_not_outlive_its_trial(train_only):
+    fork = """
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(987654)"])
+        os._exit(0)
+    time.sleep(0.3)
+"""
+    training = train_only(edit((SUBMIT, fork + SUBMIT)))
+    assert training.status == OK, training.detail
+    assert processes_with("987654") == []
+
+
+FREE_INIT = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+names = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss "
+names += "fs gs ds es fsx gsx"
+class Registers(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in names.split()]
+if libc.ptrace(16, 1, None, None) == 0:  # attach to the sandbox's init
+    os.waitpid(1, 0x40000000)
+    now, saved = Registers(), Registers()
+    libc.ptrace(12, 1, None, ctypes.byref(now))
+    libc.ptrace(12, 1, None, ctypes.byref(saved))
+    now.rip, now.rax, now.orig_rax, now.rdi, now.rsi = saved.rip - 2, 157, 2**64 - 1, 1, 0
+    libc.ptrace(13, 1, None, ctypes.byref(now))
+    libc.ptrace(9, 1, None, None)  # have it call prctl(PR_SET_PDEATHSIG, 0)
+    os.waitpid(1, 0x40000000)
+    saved.rip, saved.rax, saved.orig_rax = saved.rip - 2, 61, 2**64 - 1
+    libc.ptrace(13, 1, None, ctypes.byref(saved))
+    libc.ptrace(17, 1, None, None)
+if os.fork() == 0:
+    os.setsid()
+    libc.prctl(1, 0)
+    os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+    os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(30); 765432"])
+time.sleep(99)
+"""
+
+
+def test_a_sandbox_whose_init_was_freed_from_its_parent_is_killed_all_the_same(train_only):
+    assert_failed(train_only(FREE_INIT, startup_seconds=2.0), CRASH, "no batch")
+    assert processes_with("765432") == []
+
+
+def test_settings_of_the_kernel_cannot_be_opened_for_writing(train_only):
+    attack = """
+import os
+for name in ("sys/kernel/core_pattern", "sys/vm/swappiness", "sys/kernel/hostname", "sysrq-trigger"):
+    try: os.close(os.open("/proc/" + name, os.O_WRONLY))
+    except OSError: continue
+    raise SystemExit(name + " opens for writing")
+raise SystemExit("none does")
+"""
+    assert_failed(train_only(attack), CRASH, "none does")
+
+
+def test_no_further_namespaces_can_be_made_inside(train_only):
+    attack = "import ctypes\nraise SystemExit(f'unshare gave {ctypes.CDLL(None).unshare(0x10000000)}')\n"
+    assert_failed(train_only(attack), CRASH, "unshare gave -1")
+
+
+def test_a_checkpoint_with_holes_is_refused(train_only):
+    sparse = "    with open(run.checkpoint_dir / 'ballast', 'wb') as f: f.truncate(40 << 20)\n"
+    assert_failed(train_only(edit((SUBMIT, sparse + SUBMIT))), INVALID, "holes")
+
+
+def test_a_keyring_carries_nothing_to_the_next_trial(train_only):
+    note = """
+import ctypes
+libc = ctypes.CDLL(None)
+for ring in (-3, -4, -5):
+    name = b"note %d" % ring
+    found = libc.syscall(250, 10, ctypes.c_int(ring), b"user", name, 0)
+    libc.syscall(248, b"user", name, b"x", 1, ctypes.c_int(ring))
+    if found > 0: raise SystemExit("a note was found")
+raise SystemExit("nothing was found")
+"""
+    for _ in range(2):
+        assert_failed(train_only(note), CRASH, "nothing was found")
+
+
+def test_submitting_a_second_time_changes_nothing(train_only):
+    twice = SUBMIT + "    model.head.weight.data.zero_()\n" + SUBMIT + "    print('still here')\n"
+    training = train_only(edit((SUBMIT, twice)))
+    assert training.status == OK, training.detail
+    assert "still here" not in training.log
+
+
+def test_submitting_without_training_is_no_result(train_only):
+    skip = "    model = Model(run.vocab_size)\n"
+    assert_failed(train_only(edit((skip, skip + SUBMIT))), INVALID, "without training")
+
+
+def test_a_printed_score_is_only_text(try_out):
+    trial = try_out(edit((SUBMIT, "    print('val_bpb: 0.1', flush=True)\n" + SUBMIT)))
+    assert trial.status == OK, trial.detail
+    assert trial.val_bpb > 1
+    assert "val_bpb: 0.1" in trial.training.log
+
+
+def test_a_patched_harness_patches_only_itself(try_out):
+    patch = """
+    import harness.trial.scorer, harness.trial.audit
+    harness.trial.scorer.score = lambda request: 0.1
+    harness.trial.audit.judge = lambda *a: None
+    nn.functional.cross_entropy = lambda *a, **k: torch.zeros((), requires_grad=True)
+"""
+    plain = edit((LOOP_END, LOOP_END + "        if step == 9: break\n"))
+    expected = try_out(plain).val_bpb
+    patched = edit((SUBMIT, patch + SUBMIT), source=plain)
+    trial = try_out(patched)
+    assert trial.status == OK, trial.detail
+    assert trial.val_bpb == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_gigabyte_of_output_is_bounded_and_keeps_its_end(train_only):
+    flood = """
+    block = b"x" * 999_999 + b"\\n"
+    for _ in range(1000): os.write(1, block)
+    os.write(1, b"the end\\n")
+"""
+    soon = LOOP_END + "        if step == 3: break\n"
+    training = train_only(edit((LOOP_END, soon), (SUBMIT, flood + SUBMIT)), budget_seconds=20.0)
+    assert len(training.log) < 200_000
+    assert "the end" in training.log
+    assert training.status == OK, training.detail
+
+
+def test_escape_sequences_are_stripped_from_the_log(train_only):
+    shout = "    sys.stdout.write('\\x1b]0;owned\\x07\\x1b[2Jred\\x1b[31m\\x9b5n\\u202eevil\\n')\n"
+    training = train_only(edit((SUBMIT, shout + "    sys.stdout.flush()\n" + SUBMIT)))
+    assert training.status == OK, training.detail
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", training.log)
+    assert "red" in training.log
+    assert "owned" not in training.log
+
+
+def test_nonsense_on_the_socket_is_invalid(train_only):
+    noise = "    run._host._channel.socket.send(b'[1, 2')\n    time.sleep(5)\n"
+    assert_failed(train_only(edit((SUBMIT, noise + SUBMIT))), INVALID, "not JSON")
+
+
+def test_lying_figures_do_not_break_the_record(train_only):
+    lies = "    run._reported |= {'num_steps': 'many', 'total_tokens': -1, 'flops_per_token': 1e400}\n"
+    training = train_only(edit((SUBMIT, lies + "    run._host.log({'step': [], 'loss': {}})\n" + SUBMIT)))
+    assert training.status == OK, training.detail
+    assert training.reported.num_steps is None
+    assert training.reported.total_tokens is None
+    assert training.reported.flops_per_token is None

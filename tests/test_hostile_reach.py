@@ -1,0 +1,235 @@
+"""What a hostile train.py reaches for while it trains, under the real sandbox; and what a clumsy one gets."""
+
+import dataclasses
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from conftest import assert_failed, edit
+
+from harness.records import CRASH, ERROR, INVALID, OK
+from harness.trial import readonly
+
+LOOP_END = "        time.sleep(0.01)\n"
+MAIN = "    run = trial.open()\n"
+SUBMIT = "    run.submit(model)\n"
+
+
+def look_for(expression: str) -> str:
+    """A train.py that prints what it sees of something, and ends."""
+    return f"import os\nprint('SEEN', {expression}, flush=True)\n"
+
+
+def test_validation_tokens_home_and_git_are_out_of_sight(train_only, bench, tmp_path):
+    secret = Path.home() / "secret.txt"
+    secret.write_text("secret")
+    paths = [
+        str(bench.corpus.folder),
+        str(bench.corpus.rows_file("val")),
+        str(bench.corpus.train_file),
+        str(secret),
+        str(Path(__file__).parent.parent / ".git"),
+        str(tmp_path),
+        "/root",
+        "/etc/passwd",
+        "/etc/shadow",
+        "/var",
+    ]
+    training = train_only(look_for(f"[p for p in {paths!r} if os.path.exists(p)]"))
+    seen = re.search(r"SEEN (.*)", training.log).group(1)
+    leftover = [p for p in eval(seen) if p != "/root"]  # may hold the interpreter, and only that
+    assert leftover == []
+
+
+def test_a_private_folder_inside_of_a_shown_one_is_covered_up(bench, train_only):
+    import click
+
+    inside = Path(click.__file__).parent
+    hidden = dataclasses.replace(bench.isolation, hide=(inside,))
+    training = train_only(f"import os\nraise SystemExit(str(os.listdir({str(inside)!r})))\n", hidden)
+    assert_failed(training, CRASH, "exit 1: []")
+
+
+def test_a_private_folder_is_covered_up_even_where_pythonpath_names_it(
+    bench, train_only, tmp_path, monkeypatch
+):
+    (tmp_path / "secret").write_text("x")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    hidden = dataclasses.replace(bench.isolation, hide=(tmp_path,))
+    training = train_only(look_for(f"os.path.exists({str(tmp_path / 'secret')!r})"), hidden)
+    assert "SEEN False" in training.log, training.log
+
+
+def test_a_crash_names_the_line_of_train_py(train_only):
+    assert_failed(train_only("x = 1\nx +\n"), CRASH, "SyntaxError", "train.py line 2")
+    assert_failed(train_only("\n\n1 / 0\n"), CRASH, "ZeroDivisionError", "train.py line 3")
+
+
+def test_a_sandbox_that_does_not_start_is_not_held_against_the_experiment(train_only, monkeypatch):
+    monkeypatch.setattr("harness.trial.supervisor.BOOT", "harness.no_such_module")
+    assert_failed(train_only("1 / 0\n"), ERROR, "the sandbox did not start")
+
+
+def test_no_file_in_the_sandbox_holds_the_embedded_validation_text(train_only):
+    """The embedded corpus is Python's own sources, which the sandbox needs: the held-out part hides."""
+    module = "__import__('harness.corpus.sources').corpus.sources"
+    training = train_only(look_for(f"[p for d in {module}.hidden_dirs() for p in os.listdir(d)]"))
+    assert "SEEN []" in training.log
+
+
+def test_keys_are_not_in_any_environment_in_sight(train_only, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("TORCH_TOKEN", "also-secret")
+    everything = "[open(f'/proc/{p}/environ','rb').read() for p in os.listdir('/proc') if p.isdigit()]"
+    training = train_only(look_for(everything))
+    assert "SEEN" in training.log
+    assert "secret" not in training.log
+
+
+def test_there_is_no_network(train_only):
+    connect = "import socket\nsocket.create_connection(({!r}, 80), timeout=2)\n"
+    assert_failed(train_only(connect.format("127.0.0.1")), CRASH, "refused")
+    assert_failed(train_only(connect.format("192.0.2.1")), CRASH, "unreachable")
+
+
+@pytest.mark.parametrize("place", ["/usr/x", "/x", "/trial/train.py", "/harness-lib/harness/x", "/dev/x"])
+def test_nothing_outside_its_directory_can_be_written(train_only, place):
+    assert_failed(train_only(f"open({place!r}, 'w')\n"), CRASH, "Error")
+
+
+def test_training_tokens_cannot_be_altered(train_only, bench):
+    before = bench.corpus.train_file.read_bytes()
+    attack = """
+    import fcntl
+    for fd in range(3, 64):
+        for harm in (lambda: os.open(f"/proc/self/fd/{fd}", os.O_RDWR), lambda: os.fchmod(fd, 0o777),
+                     lambda: os.ftruncate(fd, 0), lambda: os.write(fd, b"x")):
+            try: harm(); print("HARMED", fd, os.readlink(f"/proc/self/fd/{fd}"), flush=True)
+            except OSError: pass
+"""
+    training = train_only(edit((SUBMIT, attack + SUBMIT)))
+    assert bench.corpus.train_file.read_bytes() == before
+    assert "train.tokens" not in training.log
+
+
+def test_a_descriptor_from_a_read_only_mount_cannot_be_upgraded(bench, tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(b"data")
+    descriptor = readonly.open_file(path, bench.isolation)
+    try:
+        assert os.read(descriptor, 4) == b"data"
+        for harm in (
+            lambda: os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR),
+            lambda: os.fchmod(descriptor, 0o600),
+        ):
+            with pytest.raises(OSError, match="Read-only"):
+                harm()
+    finally:
+        os.close(descriptor)
+
+
+def test_filling_the_disk_fills_only_its_own(train_only):
+    fill = """
+    with open("big", "wb") as file:
+        while True: file.write(bytes(1 << 20))
+"""
+    assert_failed(train_only(edit((SUBMIT, fill + SUBMIT))), CRASH, "No space left")
+
+
+def test_killing_its_parent_kills_nothing_of_ours(train_only):
+    attack = MAIN + "    import signal\n    os.kill(os.getppid(), signal.SIGKILL)\n    os.kill(1, 9)\n"
+    training = train_only(edit((MAIN, attack)))
+    assert training.status in (OK, CRASH)
+    assert "\n" not in training.detail
+
+
+def test_killing_everything_in_sight_ends_only_itself(train_only):
+    attack = """
+    try: os.kill(-1, 9)
+    except ProcessLookupError: pass
+    os.kill(os.getpid(), 9)
+"""
+    training = train_only(edit((MAIN, MAIN + attack)))
+    assert_failed(training, CRASH, "signal 9")
+
+
+def test_deleting_its_directory_harms_only_itself(train_only, tmp_path):
+    attack = "    import shutil\n    shutil.rmtree('/trial', ignore_errors=True)\n"
+    assert_failed(train_only(edit((SUBMIT, attack + SUBMIT))), CRASH)
+
+
+def test_a_syntax_error_is_a_crash_with_its_line(train_only):
+    assert_failed(train_only("def main(:\n"), CRASH, "SyntaxError")
+
+
+def test_exiting_at_once_is_a_crash(train_only):
+    assert_failed(train_only("raise SystemExit(0)\n"), CRASH, "without submitting")
+
+
+def test_a_nan_loss_ends_the_trial_early(train_only):
+    nan = edit(("loss.backward()", "loss = loss * float('nan'); loss.backward()"))
+    started = time.monotonic()
+    training = train_only(nan, budget_seconds=60.0)
+    assert_failed(training, CRASH, "loss is nan at step 0")
+    assert time.monotonic() - started < 40
+
+
+def test_memory_without_end_is_a_crash(train_only):
+    eat = "hoard = []\nwhile True: hoard.append(bytearray(1 << 26))\n"
+    assert_failed(train_only(eat, memory_gb=1.0), CRASH, "MemoryError")
+
+
+def test_an_empty_checkpoint_is_a_crash(train_only):
+    submit = "    run._host.training_ended()\n    run._host.submit(run.checkpoint_dir, {})\n"
+    write = '    (run.checkpoint_dir / "vocab_size").write_text(str(run.vocab_size))\n'
+    nothing = edit((write + SUBMIT, submit))
+    assert_failed(train_only(nothing), CRASH, "empty checkpoint")
+
+
+def test_a_checkpoint_of_fifty_gigabytes_is_refused(train_only):
+    huge = "    with open(run.checkpoint_dir / 'huge', 'wb') as f: f.truncate(50 << 30)\n"
+    assert_failed(train_only(edit((SUBMIT, huge + SUBMIT))), INVALID, "51200 MB, over disk_mb")
+    real = "    f = open(run.checkpoint_dir / 'huge', 'wb')\n    while True: f.write(bytes(1 << 20))\n"
+    assert_failed(train_only(edit((SUBMIT, real + SUBMIT))), CRASH, "No space left")
+
+
+def test_a_checkpoint_file_with_a_path_for_a_name_is_refused(train_only):
+    submit = """
+    run._host.training_ended()
+    fd = os.open(run.checkpoint_dir / "vocab_size", os.O_RDONLY)
+    run._host._channel.send({"ask": "submit", "names": ["../../escaped"]}, [fd])
+    time.sleep(5)
+"""
+    assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "not a plain file")
+
+
+@pytest.mark.parametrize("names", ["['a', 'a']", "['a']", "[1, 2]", "'ab'", "None", "['a', 'a', 'b']"])
+def test_files_without_a_name_each_are_refused(train_only, names):
+    submit = f"""
+    run._host.training_ended()
+    fd = os.open(run.checkpoint_dir / "vocab_size", os.O_RDONLY)
+    run._host._channel.send({{"ask": "submit", "names": {names}}}, [fd, fd])
+    time.sleep(5)
+"""
+    assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "a name each")
+
+
+def test_a_file_that_is_none_does_not_pass_for_our_own_failure(train_only):
+    submit = """
+    run._host.training_ended()
+    fds = [os.open(path, os.O_RDONLY) for path in ("/proc/self/mem", "/proc/self/status")]
+    run._host._channel.send({"ask": "submit", "names": ["a", "b"]}, fds)
+    time.sleep(5)
+"""
+    assert train_only(edit((SUBMIT, submit))).status in (INVALID, OK)
+
+
+def test_a_pipe_for_a_checkpoint_is_refused(train_only):
+    submit = """
+    run._host.training_ended()
+    run._host._channel.send({"ask": "submit", "names": ["pipe"]}, [os.pipe()[0]])
+    time.sleep(5)
+"""
+    assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "not a plain file")

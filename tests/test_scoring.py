@@ -1,0 +1,119 @@
+"""The score of an honest model is right: closed forms, bytes of known text, a private copy of the logits."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import FORWARD, HONEST, MIXING, bits_per_byte, edit
+
+from harness.records import Score
+from harness.trial import score as scoring
+from harness.trial.scorer import losses
+
+
+def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):
+    uniform = edit((FORWARD, "        return torch.full((*tokens.shape, 320), 7.5)\n"))
+    result = scored(uniform)
+    assert isinstance(result, Score), result
+    expected = bits_per_byte(bench.corpus, lambda *_: math.log(bench.corpus.vocab_size))
+    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_bigram_table_scores_its_exact_cross_entropy(scored, bench, tmp_path):
+    size = bench.corpus.vocab_size
+    table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)
+    folder = tmp_path / "bigram"
+    folder.mkdir()
+    np.save(folder / "table.npy", table)
+    source = (
+        "import numpy, torch\n"
+        "def load(checkpoint_dir, device):\n"
+        "    table = torch.from_numpy(numpy.load(checkpoint_dir / 'table.npy'))\n"
+        "    return lambda tokens: table[tokens]\n"
+    )
+    result = scored(source, folder)
+    assert isinstance(result, Score), result
+    exact = table.astype(np.float64)
+    log_probability = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
+    expected = bits_per_byte(bench.corpus, lambda before, target: -log_probability[before, target])
+    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+    assert result.audit.worst_nats < 1e-5
+
+
+def test_the_bytes_scored_are_those_of_the_text(scored, tmp_path):
+    """A corpus of one known document per row: its UTF-8 bytes are what the score divides by."""
+    from harness.config import DataConfig
+    from harness.corpus.prepare import prepare
+    from harness.corpus.tokenizer import Tokenizer
+
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = [f"naïve café 你好 🙂 {i}" for i in range(400)]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts * 2))
+    (folder / "val.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts[:50]))
+    made = prepare(DataConfig(str(folder), 64, 300, 50 * 64, 1), lambda *_: None)
+    words = Tokenizer.from_json((made.folder / "tokenizer.json").read_text())
+    names = {rank: token for token, rank in words.ranks.items()}
+    rows = np.load(made.rows_file("val"))
+    expected = sum(len(names[t]) for row in rows for t in row[1:].tolist() if t < words.bos)
+    size = made.vocab_size
+    uniform = f"import torch\ndef load(c, d):\n    return lambda t: torch.zeros((*t.shape, {size}))\n"
+    result = scored(uniform, corpus=made)
+    assert isinstance(result, Score), result
+    assert result.text_bytes == expected
+    text = b"".join(names[t] for t in rows[0].tolist() if t < words.bos).decode("utf-8", "ignore")
+    assert all(part.strip("\ufffd") in "".join(texts) for part in text.split(" ")[:5])
+
+
+def test_the_loss_comes_from_a_private_copy():
+    """A server that goes on writing after its answer changes nothing that is already read."""
+    import torch
+
+    logits, targets = torch.randn(64, 10), torch.randint(10, (64,))
+    before = losses(logits, targets)
+    shared = logits.clone()
+    original = torch.nn.functional.cross_entropy
+
+    def write_meanwhile(own, goal, **options):
+        shared.fill_(0.0)
+        shared[torch.arange(64), targets] = 1e4
+        return original(own, goal, **options)
+
+    torch.nn.functional.cross_entropy = write_meanwhile
+    try:
+        assert torch.equal(losses(shared, targets), before)
+    finally:
+        torch.nn.functional.cross_entropy = original
+
+
+def test_a_causal_model_passes_the_audit(scored):
+    result = scored(MIXING)
+    assert isinstance(result, Score), result
+    assert result.audit.worst_nats < 1e-3
+
+
+def test_constant_logits_are_only_a_bad_score(scored):
+    result = scored(edit((FORWARD, "        return torch.zeros((*tokens.shape, 320)) + 3e4\n")))
+    assert isinstance(result, Score), result
+    assert result.val_bpb > 2
+
+
+def test_shifted_logits_gain_nothing(scored):
+    """Logits need no normalisation: the scorer takes its own."""
+    plain = scored(HONEST)
+    shifted = scored(edit((FORWARD, "        return self.head(self.table(tokens)) + 40.0\n")))
+    assert isinstance(plain, Score)
+    assert isinstance(shifted, Score)
+    assert shifted.val_bpb == pytest.approx(plain.val_bpb, rel=1e-5)
+
+
+def test_the_holdout_is_scored_by_the_same_rule(bench, checkpoint, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(HONEST)
+    result = scoring.score(
+        script, checkpoint, bench.corpus, "holdout", bench.config, bench.device, bench.isolation,
+        tmp_path / "server.txt", lambda *_: None,
+    )  # fmt: skip
+    assert isinstance(result, Score)
+    assert result.tokens == 640 * 32
