@@ -27,10 +27,11 @@ from harness.trial.sandbox import Isolation, Process
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
-BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 4096}
+BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 8192}
 # Tokens whose logits are copied and reduced at a time; on a CPU few enough to stay in its cache.
-CHUNK_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 256}
+CHUNK_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 512}
 START_SECONDS = 120.0
+PROGRESS_SECONDS = 0.25
 
 
 class Refused(Exception):
@@ -153,14 +154,14 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         (N,) float32.
     """
     chunk = CHUNK_TOKENS[logits.device.type]
-    own, logs = torch.empty((2, chunk, logits.shape[1]), device=logits.device)
-    found = []
+    own = torch.empty((chunk, logits.shape[1]), device=logits.device)
+    found = torch.empty((len(targets), 1), device=logits.device)
     for at in range(0, len(targets), chunk):
         goal = targets[at : at + chunk, None]
-        own[: len(goal)].copy_(logits[at : at + chunk])
-        torch.log_softmax(own[: len(goal)], 1, out=logs[: len(goal)])
-        found.append(-logs[: len(goal)].gather(1, goal)[:, 0])
-    return torch.cat(found)
+        part = own[: len(goal)].copy_(logits[at : at + chunk])
+        torch.log_softmax(part, 1, out=part)
+        torch.gather(part, 1, goal, out=found[at : at + chunk])
+    return -found[:, 0]
 
 
 def answer(
@@ -180,6 +181,7 @@ def answer(
     result = np.empty((total, seq_len), np.float32)
     deadline = time.monotonic() + seconds
     waited = 0.0
+    told = 0.0
     device = "cpu"
     for at in range(0, total, batch_rows):
         picked = np.arange(at, at + batch_rows) % total
@@ -193,7 +195,9 @@ def answer(
         result[at : at + count] = nats.reshape(batch_rows, seq_len)[:count]
         if not np.isfinite(result[at : at + count]).all():
             raise Refused(INVALID, "the model gave logits with NaN or infinite loss")
-        emit({"progress": say, "done": at + count, "of": total})
+        if began - told > PROGRESS_SECONDS:
+            told = began
+            emit({"progress": say, "done": at + count, "of": total})
     return result, waited
 
 
