@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from conftest import FORWARD, HONEST, MIXING, bits_per_byte, edit
 
 from harness.records import Score
@@ -68,7 +69,6 @@ def test_the_bytes_scored_are_those_of_the_text(scored, tmp_path):
 
 def test_the_loss_comes_from_a_private_copy():
     """A server that goes on writing after its answer changes nothing that is already read."""
-    import torch
 
     logits, targets = torch.randn(64, 10), torch.randint(10, (64,))
     before = losses(logits, targets)
@@ -117,3 +117,11 @@ def test_the_holdout_is_scored_by_the_same_rule(bench, checkpoint, tmp_path):
     )  # fmt: skip
     assert isinstance(result, Score)
     assert result.tokens == 640 * 32
+
+
+def test_losses_are_the_cross_entropy_whatever_the_size_of_the_logits():
+    torch.manual_seed(0)
+    for scale in (1e-3, 1.0, 30.0, 1e4):
+        logits, targets = torch.randn(700, 50) * scale, torch.randint(0, 50, (700,))
+        exact = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
+        assert torch.allclose(losses(logits, targets).double(), exact, rtol=1e-6, atol=2e-6 * (1 + scale))

@@ -47,7 +47,8 @@ class SharedArray:
     @staticmethod
     def map(descriptor: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         count = int(np.prod(shape))
-        memory = mmap.mmap(descriptor, count * np.dtype(dtype).itemsize)
+        shared = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # no page faults while scoring
+        memory = mmap.mmap(descriptor, count * np.dtype(dtype).itemsize, shared)
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def close(self) -> None:
