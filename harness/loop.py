@@ -2,20 +2,19 @@
 
 Guarantees: an experiment is a commit on its own branch before it costs GPU time; what was measured is
 in git before anything else happens; `main` moves only by fast-forward to a kept commit. Killed
-anywhere, the next start finishes what was begun: an experiment without a status is measured, a kept
-one whose parent is `main` moves it. The next proposal is made while the current trial trains.
+anywhere, the next start finishes what was begun: an experiment without a status is measured, kept
+ones on top of `main` move it. The next proposal is made while the current trial trains.
 """
 
 import dataclasses
-import fcntl
-import os
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from harness import config as configs
 from harness import gate
@@ -23,14 +22,19 @@ from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
 from harness.ledger.experiments import Experiment, Experiments
 from harness.ledger.repo import Repository
+from harness.lock import held
+from harness.paths import write_atomically
 from harness.records import ERROR, KEEP, OK, Incumbent, Proposal, Trial
 from harness.trial.measure import Bench, measure, open_bench
 from harness.trial.supervisor import Progress
 from harness.trial.text import one_line
+from harness.views.night import Event
 
 SEED = 1  # of every first run, the incumbent's too
 REPEATS_OF_ERROR = 2
-FAILURES_IN_A_ROW = 10
+FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
+FAILURES_TO_STOP = 10
+FREE_MB = 1024  # beyond what a trial may write
 FAILED_PROPOSALS = 3
 MEMORY = 500  # earlier experiments that an agent is shown
 
@@ -48,9 +52,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Where events go: lines that stay, and progress that doesn't."""
+    """Where events go, and progress, which doesn't stay."""
 
-    say: Callable[[str], None]
+    tell: Callable[[Event], None]
     show: Callable[[Progress], None]
 
 
@@ -87,6 +91,8 @@ class Loop:
         self._elsewhere = 0.0  # seconds in trials and waiting for proposals
         self._spent = 0.0
         self._stopping = ""
+        self._last_bench: Bench | None = None
+        self._said_once: set[str] = set()
 
     def stop(self, why: str) -> None:
         """End after the running trial."""
@@ -102,10 +108,12 @@ class Loop:
         self._repository.check_ready()
         pool = ThreadPoolExecutor(1)
         try:
-            with only_one(self._repository.paths.home / "loop.lock"):
-                waiting, draft = self._recover(), None
+            with held(self._repository.paths.loop_lock, _refuse):
+                pool.submit(self._repository.tidy)
+                waiting, draft = self._begun_before(), None
                 while not (why := self._enough()):
                     bench = self._bench()
+                    self._advance()
                     incumbent = self._incumbent(bench)
                     if not waiting:
                         waiting = [self._next(draft, incumbent, bench, pool)]
@@ -124,6 +132,8 @@ class Loop:
 
     def _ask(self, incumbent: Incumbent, bench: Bench, pool: ThreadPoolExecutor, trouble: str = "") -> _Draft:
         """Have the agent think, in its own thread, about values only."""
+        if not trouble and (failed := self._failed()) >= FAILURES_TO_TELL:
+            trouble = f"the last {failed} experiments gave no score: {self._results[-1].message.subject}"
         tried = [self._as_tried(experiment) for experiment in list(self._experiments)[-MEMORY:]]
         context = Context(
             self._repository.paths.read_program(), self._experiments.source(incumbent.commit),
@@ -142,8 +152,7 @@ class Loop:
                 with self._away():
                     proposal = draft.answer.result()
                 self._spent += proposal.cost_usd
-                if draft.base != incumbent.commit:
-                    proposal = self._reapplied(proposal, draft.base, incumbent.commit)
+                proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
                 mark = program.digest(proposal.source)
                 if mark not in {experiment.program for experiment in self._experiments}:
                     return self._experiments.begin(proposal, incumbent.commit, mark)
@@ -152,7 +161,7 @@ class Loop:
                 trouble = str(none)
             except (SyntaxError, ValueError) as error:
                 trouble = f"the proposed train.py is no program: {one_line(error)}"
-            self._watcher.say(f"no usable proposal: {trouble}")
+            self._tell("trouble", f"no usable proposal: {trouble}")
             draft = None
         raise HarnessError(
             f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}", "another --agent"
@@ -161,23 +170,36 @@ class Loop:
     def _measure(self, experiment: Experiment, incumbent: Incumbent, bench: Bench) -> list[Experiment]:
         """Train, score, decide, record. What has to be measured because of it, `main` having moved."""
         title = experiment.message.title
-        self._watcher.say(f"{experiment.name.number:04d} {title}")
+        self._tell("begun", f"{experiment.name.number:04d} {title}", experiment)
         trial = self._trial(experiment.commit, bench)
         decision = gate.decide((trial,), incumbent)
         done = self._experiments.complete(experiment, (trial,), decision)
         self._results.append(done)
-        self._watcher.say(f"     {decision.status}: {decision.reason}")
-        if done.status != KEEP or self._experiments.advance(done):
+        self._tell("measured", f"     {decision.status}: {decision.reason}", done)
+        if done.status != KEEP:
             return []
-        source = self._experiments.source(done.commit)
-        again = Proposal(title, done.message.hypothesis, source, done.message.trailers.get("Agent", "?"))
+        self._advance()
+        onto = self._experiments.tip
+        if onto == done.commit:
+            return []
         try:
-            again = self._reapplied(again, done.parent, self._experiments.main)
-            self._watcher.say("     main moved meanwhile: applied again on the new one")
-            return [self._experiments.begin(again, self._experiments.main, program.digest(again.source))]
+            again = self._reapplied(self._experiments.proposal(done), done.parent, onto)
         except NoProposal as conflict:
-            self._watcher.say(f"     main moved meanwhile: {conflict}")
+            self._tell("main", f"     main moved meanwhile: {conflict}")
             return []
+        self._tell("main", "     main moved meanwhile: applied again on the new one")
+        return [self._experiments.begin(again, onto, program.digest(again.source))]
+
+    def _advance(self) -> None:
+        """Move `main` to the last kept experiment on it, unless a person's changes are in the way."""
+        main, tip = self._experiments.main, self._experiments.tip
+        if main == tip:
+            return
+        try:
+            if self._experiments.advance(main, tip):
+                self._tell("main", f"     main is at {tip[:7]}")
+        except HarnessError as in_the_way:
+            self._tell_once("trouble", f"     the loop goes on from {tip[:7]}: {in_the_way}")
 
     def _trial(self, commit: str, bench: Bench) -> Trial:
         """One trial; what the machine spoilt is repeated."""
@@ -186,45 +208,45 @@ class Loop:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{commit[:7]}-s{SEED}"
             with self._away():
-                trial = measure(source, commit, SEED, bench, folder, self._watcher.show, self._watcher.say)
+                trial = measure(source, commit, SEED, bench, folder, self._watcher.show, self._note)
             if trial.status != ERROR:
                 break
-            self._watcher.say(f"     error, not the experiment's fault: {trial.detail}")
+            self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
         return trial
 
     def _incumbent(self, bench: Bench) -> Incumbent:
-        """`main` as it is now; measured first if nobody did in this setting."""
+        """The commit to beat; measured first if nobody did in this setting."""
         found = self._experiments.incumbent(bench.setting)
         if found is None:
-            commit = self._experiments.main
-            self._watcher.say(f"{commit[:7]} main was not measured in this setting: it goes first")
+            commit = self._experiments.tip
+            self._tell("begun", f"{commit[:7]} main was not measured in this setting: it goes first")
             trial = self._trial(commit, bench)
             if trial.status != OK:
                 raise HarnessError(f"main's train.py gives no score: {trial.status}: {trial.detail}")
             self._experiments.baseline(commit, (trial,))
-            self._watcher.say(f"     baseline: {trial.val_bpb:.4f}")
+            self._tell("measured", f"     baseline: {trial.val_bpb:.4f}")
             found = self._experiments.incumbent(bench.setting)
             assert found is not None
         return found
 
     # ── around it ─────────────────────────────────────────────────────────────────────────────
 
-    def _recover(self) -> list[Experiment]:
-        """Finish what an earlier loop began: `main` behind a kept commit, experiments not measured."""
-        waiting = []
-        for experiment in self._experiments:
-            if experiment.status is None and experiment.program:
-                self._watcher.say(f"{experiment.name.number:04d} was begun and not measured: it goes first")
-                waiting.append(experiment)
-            elif experiment.status == KEEP and experiment.parent == self._experiments.main:
-                self._experiments.advance(experiment)
-        return waiting
+    def _begun_before(self) -> list[Experiment]:
+        """What an earlier loop began and was stopped in, or lost to an error of the machine."""
+        found = [e for e in self._experiments if e.program and e.status in (None, ERROR)]
+        for experiment in found:
+            self._note(f"{experiment.name.number:04d} was begun and not measured: it goes first")
+        return found
+
+    def _failed(self) -> int:
+        """The last experiments in a row that gave no score."""
+        done = self._results
+        return next((i for i, result in enumerate(reversed(done)) if result.val_bpb is not None), len(done))
 
     def _enough(self) -> str:
         """Why to stop now; empty to go on."""
         limits, done = self._limits, self._results
         since_kept = next((i for i, result in enumerate(reversed(done)) if result.status == KEEP), len(done))
-        failed = next((i for i, r in enumerate(reversed(done)) if r.val_bpb is not None), len(done))
         if self._stopping:
             return self._stopping
         if limits.experiments is not None and len(done) >= limits.experiments:
@@ -235,13 +257,32 @@ class Loop:
             return f"{self._spent:.2f} USD are spent"
         if limits.patience is not None and since_kept >= limits.patience:
             return f"{since_kept} experiments in a row were not kept"
-        if failed >= FAILURES_IN_A_ROW:
+        if (failed := self._failed()) >= FAILURES_TO_STOP:
             return f"{failed} experiments in a row gave no score, the last: {done[-1].message.subject}"
         return ""
 
     def _bench(self) -> Bench:
+        """Config and program as they are now; the last good ones where a person is in the middle of them.
+
+        Raises:
+            HarnessError: the first config is unusable, or the disk is full.
+        """
         paths = self._repository.paths
-        return open_bench(configs.load(paths.config), paths.root)
+        if not paths.program.exists():
+            self._tell_once("trouble", "no .autoresearch/program.md to tell the agent. Try: harness init")
+        try:
+            self._last_bench = open_bench(configs.load(paths.config), paths.root)
+        except HarnessError as unusable:
+            if self._last_bench is None:
+                raise
+            self._tell_once("trouble", f"going on with the last good config: {unusable}")
+        wanted = self._last_bench.config.trial.disk_mb + FREE_MB
+        if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
+            raise HarnessError(
+                f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
+                "harness clean, or free some space",
+            )
+        return self._last_bench
 
     def _as_tried(self, experiment: Experiment) -> Tried:
         message = experiment.message
@@ -256,10 +297,31 @@ class Loop:
         Raises:
             NoProposal: the two changes touch the same lines.
         """
+        if base == onto:
+            return proposal
         source = self._experiments.reapplied(proposal.source, base, onto)
         if source is None:
             raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent")
         return dataclasses.replace(proposal, source=source)
+
+    def _tell(self, kind: str, text: str, experiment: Experiment | None = None) -> None:
+        if kind in ("begun", "measured"):  # for `harness status`; of no use to anybody afterwards
+            now = time.time()
+            state = {
+                "running": text if kind == "begun" else "", "since": now,
+                "began": now - (time.monotonic() - self._began), "limits": dataclasses.asdict(self._limits),
+                "measured": len(self._results), "spent": self._spent,
+            }  # fmt: skip
+            write_atomically(self._repository.paths.loop_state, json.dumps(state).encode())
+        self._watcher.tell(Event(kind, text, experiment))
+
+    def _tell_once(self, kind: str, text: str) -> None:
+        if text not in self._said_once:
+            self._said_once.add(text)
+            self._tell(kind, text)
+
+    def _note(self, text: str) -> None:
+        self._tell("note", text)
 
     @contextmanager
     def _away(self) -> Iterator[None]:
@@ -271,24 +333,5 @@ class Loop:
             self._elsewhere += time.monotonic() - began
 
 
-@contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold the repository's loop lock; the kernel's, so that a dead loop leaves none.
-
-    Raises:
-        HarnessError: another loop runs here.
-    """
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise HarnessError(
-                f"another loop runs in this repository (process {file.read().strip() or '?'})",
-                "harness status",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def _refuse(process: str) -> None:
+    raise HarnessError(f"another loop runs in this repository (process {process})", "harness status")

@@ -7,10 +7,12 @@ and lives in the cache, never in a repository.
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-STARTER_FOLDERS = {"train.py": ".", "program.md": ".autoresearch", "pre-commit": "hooks"}
+HOOKS = ("pre-commit", "commit-msg", "reference-transaction")
+STARTER_FOLDERS = {"train.py": ".", "program.md": ".autoresearch", **dict.fromkeys(HOOKS, "hooks")}
 
 
 def cache_dir() -> Path:
@@ -73,14 +75,24 @@ class Paths:
         return self.home / "runs"
 
     @property
+    def loop_lock(self) -> Path:
+        return self.runs / "loop.lock"
+
+    @property
+    def loop_state(self) -> Path:
+        return self.runs / "loop.json"
+
+    @property
     def worktrees(self) -> Path:
         return self.home / "worktrees"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Temp name, fsync, rename: a reader sees the old file or the whole new one."""
+    """Temp name, fsync, rename: a reader sees the old file or the whole new one, with the old mode."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
+        if path.exists():
+            shutil.copymode(path, temporary)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

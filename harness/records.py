@@ -184,6 +184,8 @@ class Proposal:
     agent: str
     """`search/tpe`, `llm/MODEL`, `command/NAME`."""
     cost_usd: float = 0.0
+    base: str = ""
+    """The commit that `source` is a change of; empty: the incumbent that the agent was shown."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -310,3 +311,25 @@ def starter():
     sys.modules["starter"] = module
     spec.loader.exec_module(module)
     return module
+
+
+HARNESS = [sys.executable, "-m", "harness"]
+MISTAKE = re.compile(r"\Aharness: [^\n]+\n\Z")
+
+
+def harness(*args, cwd=None, **env):
+    return subprocess.run(
+        [*HARNESS, *args], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+    )
+
+
+@pytest.fixture
+def repository(git, bench):
+    """A research repository with the small config and an honest baseline."""
+    folder = git.folder
+    (folder / "train.py").write_text(HONEST)
+    (folder / ".autoresearch").mkdir()
+    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(bench.config))
+    git("add", "-A")
+    git("commit", "-qm", "baseline")
+    return git

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
@@ -12,31 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HONEST, edit
+from conftest import HARNESS, MISTAKE, edit, harness
 
 from harness import config as configs
-
-HARNESS = [sys.executable, "-m", "harness"]
-MISTAKE = re.compile(r"\Aharness: [^\n]+\n\Z")
-
-
-def harness(*args, cwd=None, **env):
-    return subprocess.run(
-        [*HARNESS, *args], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=120
-    )
-
-
-@pytest.fixture
-def repository(git, bench):
-    """A research repository with the small config and an honest baseline."""
-    folder = git.folder
-    (folder / "train.py").write_text(HONEST)
-    (folder / ".autoresearch").mkdir()
-    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(bench.config))
-    git("add", "-A")
-    git("commit", "-qm", "baseline")
-    return git
-
+from harness.cli import COMMANDS
 
 # ── help ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -53,7 +31,7 @@ def test_help_is_quick_and_loads_neither_torch_nor_litellm_nor_git():
     assert min(took) < 0.3
 
 
-@pytest.mark.parametrize("command", ["init", "doctor", "prepare", "run"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_examples(command):
     done = harness(command, "--help")
     assert done.returncode == 0
@@ -342,53 +320,3 @@ def test_prepare_prints_what_it_made(repository):
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["splits"]["train"]["tokens"] > 10_000
-
-
-# ── hooks ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def guarded(repository):
-    """A repository set up by `harness init`, with `harness` on git's PATH."""
-    assert harness("init", cwd=repository.folder).returncode == 0
-    repository("add", "-A")
-    repository("commit", "-qm", "set up")
-
-    def commit(branch, *stage):
-        subprocess.run(["git", "checkout", "-qB", branch], cwd=repository.folder, check=True)
-        subprocess.run(["git", *stage], cwd=repository.folder, check=True)
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.run(
-            ["git", "commit", "-qm", "x"], cwd=repository.folder, capture_output=True, text=True,
-            env={**os.environ, "PATH": path},
-        )  # fmt: skip
-
-    commit.folder = repository.folder
-    return commit
-
-
-def test_an_experiment_may_change_train_py_and_nothing_else(guarded):
-    (guarded.folder / "train.py").write_text(HONEST + "# more\n")
-    assert guarded("exp/0001-x", "add", "train.py").returncode == 0
-    (guarded.folder / "other.py").write_text("x")
-    refused = guarded("exp/0001-x", "add", "other.py")
-    assert refused.returncode != 0
-    assert "train.py only, not other.py" in refused.stderr
-    assert guarded("main", "add", "other.py").returncode == 0, "a person may do as they like"
-
-
-def test_train_py_must_stay_a_regular_file(guarded):
-    (guarded.folder / "train.py").unlink()
-    (guarded.folder / "train.py").symlink_to("/etc/passwd")
-    assert "regular file" in guarded("exp/0002-link", "add", "train.py").stderr
-
-
-def test_a_hook_that_was_there_before_goes_on_working(guarded):
-    earlier = guarded.folder / ".git" / "hooks" / "pre-commit"
-    earlier.parent.mkdir(exist_ok=True)
-    earlier.write_text("#!/bin/sh\necho the old hook >&2; exit 3\n")
-    earlier.chmod(0o755)
-    (guarded.folder / "note").write_text("x")
-    refused = guarded("main", "add", "note")
-    assert refused.returncode != 0
-    assert "the old hook" in refused.stderr

@@ -13,7 +13,8 @@ from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import open_repository
-from harness.loop import Limits, Loop, Watcher, only_one
+from harness.lock import held
+from harness.loop import Limits, Loop, Watcher
 from harness.records import Proposal
 
 pytestmark = pytest.mark.slow
@@ -65,15 +66,16 @@ def research(measured, tmp_path):
     return run
 
 
-def loop_in(folder, agent, say=lambda _: None, **limits):
-    return Loop(open_repository(folder), agent, Limits(**limits), 0, Watcher(say, lambda _: None))
+def loop_in(folder, agent, tell=lambda _: None, **limits):
+    return Loop(open_repository(folder), agent, Limits(**limits), 0, Watcher(tell, lambda _: None))
 
 
 def night(research, *answers, said=None, **limits):
     agent = Script(*answers)
     limits.setdefault("experiments", len(answers))
-    say = said.append if said is not None else lambda _: None
-    return loop_in(research.folder, agent, say, **limits).run(), agent
+    said = [] if said is None else said
+    tell = lambda event: said.append(event.text)  # noqa: E731
+    return loop_in(research.folder, agent, tell, **limits).run(), agent
 
 
 def all_of(research):
@@ -194,7 +196,7 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(research):
 
 def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
     with (
-        only_one(research.folder / ".autoresearch" / "loop.lock"),
+        held(open_repository(research.folder).paths.loop_lock, print),
         pytest.raises(HarnessError, match=f"another loop runs in this repository .process {os.getpid()}"),
     ):
         night(research, ("Make it worse", WORSE))

@@ -12,15 +12,23 @@ import click
 from harness import __version__
 from harness.errors import BUG, FAILED, INTERRUPTED, HarnessError
 
-# name, which is also the module's -> one line for the list
+# name -> its module, one line for the list
 COMMANDS = {
-    "init": "Make a research repository, or set up what is missing in one.",
-    "doctor": "Check device, sandbox, data, git and keys; say what mends what.",
-    "prepare": "Make the corpus: download, tokenizer, token files.",
-    "loop": "Experiment after experiment, until a limit or Ctrl-C.",
-    "run": "Train and score one commit's train.py.",
+    "init": ("init", "Make a research repository, or set up what is missing in one."),
+    "doctor": ("doctor", "Check device, sandbox, data, git and keys; say what mends what."),
+    "prepare": ("prepare", "Make the corpus: download, tokenizer, token files."),
+    "loop": ("loop", "Experiment after experiment, until a limit or Ctrl-C."),
+    "run": ("run", "Train and score one commit's train.py."),
+    "status": ("look", "What runs now, the best so far, the last results."),
+    "log": ("look", "Experiments: all, kept, near misses, crashes."),
+    "show": ("look", "One experiment: message, loss curve, log."),
+    "diff": ("look", "What an experiment changed; or two compared."),
+    "plot": ("look", "A picture: every experiment, the best so far."),
+    "export": ("look", "Results as tsv, csv or json."),
+    "adopt": ("loop", "Put old experiments' changes on main, if they still help."),
+    "clean": ("clean", "Remove what old runs left in .autoresearch/runs."),
 }
-HIDDEN = ("hook",)  # called by git, not by people
+HIDDEN = {"hook": ("hook", "")}  # called by git, not by people
 
 
 class LazyGroup(click.Group):
@@ -30,15 +38,15 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS and name not in HIDDEN:
+        if (found := COMMANDS.get(name) or HIDDEN.get(name)) is None:
             return None
-        module = importlib.import_module(f"harness.cli.{name}")
+        module = importlib.import_module(f"harness.cli.{found[0]}")
         command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 @click.group(

@@ -2,23 +2,56 @@
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.ledger.guards import broken_rule
-from harness.ledger.repo import open_repository
+from harness.ledger import guards, message, refs
+from harness.ledger.repo import Repository, open_repository
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("name", type=click.Choice(["pre-commit"]))
+@click.argument("name")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def hook(name: str, args: tuple[str, ...]) -> int:
     """Hold a commit to the rules of its branch, then run the hook that was there before."""
     repository = open_repository()
-    if problem := broken_rule(repository.branch, repository.staged()):
-        raise HarnessError(problem, "git restore --staged PATH")
+    heard = sys.stdin.buffer.read() if name == "reference-transaction" else None
+    if name == "pre-commit":
+        _pre_commit(repository)
+    elif name == "commit-msg":
+        _commit_msg(repository, Path(args[0]))
+    elif name == "reference-transaction" and args[:1] == ("prepared",):
+        _reference_transaction(heard or b"")
     earlier = repository.own_hooks / name
     if os.access(earlier, os.X_OK):
-        return subprocess.run([str(earlier), *args], check=False).returncode
+        return subprocess.run([str(earlier), *args], input=heard, check=False).returncode
     return DONE
+
+
+def _pre_commit(repository: Repository) -> None:
+    changes = repository.staged()
+    problem = guards.broken_change(repository.branch, changes)
+    if problem:
+        raise HarnessError(problem, "git restore --staged PATH")
+    on_experiment = f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS)
+    if changes and on_experiment and (problem := guards.broken_source(repository.staged_source())):
+        raise HarnessError(problem, "mend train.py, git add train.py")
+
+
+def _commit_msg(repository: Repository, file: Path) -> None:
+    if f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS):
+        text = file.read_text(encoding="utf-8", errors="replace").split("\n# ------------------------ >8", 1)[
+            0
+        ]
+        message.check_agents("\n".join(line for line in text.splitlines() if not line.startswith("#")))
+
+
+def _reference_transaction(heard: bytes) -> None:
+    own = os.environ.get(guards.AGENT_BRANCH, "")
+    for line in heard.decode("utf-8", "replace").splitlines() if own else ():
+        _, new, ref = line.split(" ", 2)
+        if problem := guards.broken_move(own, ref, new):
+            raise HarnessError(problem)

@@ -7,7 +7,7 @@ import click
 
 from harness import config as configs
 from harness.ledger.repo import create_repository
-from harness.paths import Paths, starter
+from harness.paths import HOOKS, Paths, starter
 from harness.trial import device
 
 IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/")
@@ -38,7 +38,8 @@ def init(directory: Path | None, profile: str | None) -> None:
         _copy(starter("train.py"), paths.train),
         _copy(starter("program.md"), paths.program),
         _write(paths.config, configs.dump(configs.PROFILES[chosen])),
-        _copy(starter("pre-commit"), paths.hooks / "pre-commit"),
+        *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
+        *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in repository.earlier_hooks),
         _ignore(paths),
     ]
     for path in filter(None, made):

@@ -1,4 +1,4 @@
-"""`harness loop`: the main job."""
+"""`harness loop` and `harness adopt`: experiments, one after another."""
 
 import signal
 
@@ -6,34 +6,67 @@ import click
 
 from harness.agents import Agent
 from harness.errors import DONE
-from harness.ledger.repo import open_repository
+from harness.ledger.experiments import Experiments
+from harness.ledger.repo import Repository, open_repository
 from harness.loop import Limits, Loop, Watcher
-from harness.views.live import TrialView
+from harness.records import KEEP
+from harness.views.night import NightView
 
-EXAMPLES = """\b
+LOOP_EXAMPLES = """\b
 Examples:
   harness loop                          # search, until Ctrl-C
   harness loop --experiments 5          # five, then a summary
   harness loop --hours 8 --patience 40
+  harness loop --json > events.jsonl    # one event a line
+"""
+ADOPT_EXAMPLES = """\b
+Examples:
+  harness log --near-miss
+  harness adopt 12 15                   # both changes, one after the other, on main
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=LOOP_EXAMPLES)
 @click.option("--agent", type=click.Choice(["search"]), default="search", show_default=True)
 @click.option("--experiments", type=click.IntRange(min=1), help="Stop after so many.")
 @click.option("--hours", type=click.FloatRange(min=0), help="Begin none after so long.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
-def loop(agent: str, experiments: int | None, hours: float | None, patience: int | None, seed: int) -> int:
+@click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
+def loop(
+    agent: str, experiments: int | None, hours: float | None, patience: int | None, seed: int, as_json: bool
+) -> int:
     """Propose, train, score, decide, record; again and again.
 
     Without limits it never stops. Ctrl-C ends it after the running trial, a second one at once: what
     was begun is measured at the next start.
     """
+    from harness.agents.search import Search
+
+    return _night(open_repository(), Search(), Limits(experiments, hours, None, patience), seed, as_json)
+
+
+@click.command(epilog=ADOPT_EXAMPLES)
+@click.argument("experiments", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
+def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
+    """Put the changes of EXPERIMENTS on the incumbent, each measured anew, kept if better.
+
+    An experiment is named by its number, branch or commit.
+    """
+    from harness.agents.again import Again
+
     repository = open_repository()
-    limits = Limits(experiments, hours, None, patience)
-    with TrialView() as view:
-        night = Loop(repository, _agent(agent), limits, seed, Watcher(view.say, view.show))
+    known = Experiments(repository)
+    chosen = [known.find(which) for which in experiments]
+    agent = Again([known.proposal(experiment) for experiment in chosen])
+    return _night(repository, agent, Limits(experiments=len(chosen)), 0, as_json)
+
+
+def _night(repository: Repository, agent: Agent, limits: Limits, seed: int, as_json: bool) -> int:
+    kept = [experiment for experiment in Experiments(repository) if experiment.status == KEEP]
+    with NightView(as_json, kept[-1] if kept else None) as view:
+        night = Loop(repository, agent, limits, seed, Watcher(view.tell, view.show))
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):
@@ -44,13 +77,9 @@ def loop(agent: str, experiments: int | None, hours: float | None, patience: int
         earlier = signal.signal(signal.SIGINT, interrupt)
         summary = night.run()
     click.echo(
-        f"{summary.measured} experiments, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes "
-        f"({summary.why}). See: git log main"
+        f"{summary.measured} experiments, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, "
+        f"{summary.own_seconds / max(1, summary.measured):.2f} s of the harness's own each ({summary.why}). "
+        "See: harness log",
+        err=as_json,
     )
     return DONE
-
-
-def _agent(kind: str) -> Agent:
-    from harness.agents.search import Search
-
-    return Search()

@@ -6,6 +6,7 @@ the note first, then moves the branch, then `main`, so that every kill leaves a 
 start can finish. Nothing is stored anywhere else.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,6 +32,9 @@ class Experiment:
     name: Name
     commit: str
     parent: str
+    seconds: int
+    """Since 1970, when its commit was made or completed."""
+    author: str
     message: Message
 
     @property
@@ -58,25 +62,47 @@ class Experiments:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._git = repository.git
+        self._known: dict[tuple[str, str], Experiment] = {}  # parsed once: a commit never changes
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────
 
     def __iter__(self) -> Iterator[Experiment]:
         """In the order of their numbers."""
-        found = []
-        for ref in self._git.raw_listall_references():
-            text = ref.decode("utf-8", "replace")
-            if name := refs.parse(text):
-                found.append((name, text))
-        for name, text in sorted(found):
-            commit = self._git.references[text].peel(pygit2.Commit)
-            if len(commit.parent_ids) == 1:  # what else is on such a branch is somebody's own
-                yield self._read(name, commit)
+        seen: dict[tuple[str, str], Experiment] = {}
+        for reference in self._git.references.iterator():
+            if (name := refs.parse(reference.name)) is None:
+                continue
+            key = (reference.name, str(reference.target))
+            found = self._known.get(key) or self._read(name, reference.peel(pygit2.Commit))
+            if found is not None:
+                seen[key] = found
+        self._known = seen
+        return iter(sorted(seen.values(), key=lambda experiment: experiment.name))
 
-    def _read(self, name: Name, commit: pygit2.Commit) -> Experiment:
+    def _read(self, name: Name, commit: pygit2.Commit) -> Experiment | None:
+        if len(commit.parent_ids) != 1:
+            return None  # what else is on such a branch is somebody's own
         text = commit.raw_message.decode("utf-8", "replace")
         parent = str(commit.parent_ids[0])
-        return Experiment(name, str(commit.id), parent, messages.parse(text))
+        return Experiment(
+            name, str(commit.id), parent, commit.commit_time, commit.author.name, messages.parse(text)
+        )
+
+    def find(self, which: str) -> Experiment:
+        """By number (`7`, `0007`), name, branch or the beginning of its commit.
+
+        Raises:
+            HarnessError: none, or several.
+        """
+        wanted = which.removeprefix("refs/heads/").removeprefix("exp/")
+        found = [
+            e for e in self
+            if wanted in (str(e.name.number), f"{e.name.number:04d}", str(e.name))
+            or (len(wanted) >= 5 and e.commit.startswith(wanted))
+        ]  # fmt: skip
+        if len(found) != 1:
+            raise HarnessError(f"{len(found) or 'no'} experiments are {which!r}", "harness log --all")
+        return found[0]
 
     @property
     def main(self) -> str:
@@ -94,13 +120,33 @@ class Experiments:
         """train.py in a commit."""
         return self._repository.commit(commit).source
 
+    def proposal(self, experiment: Experiment) -> Proposal:
+        """What it proposed, to be tried again elsewhere."""
+        message = experiment.message
+        return Proposal(
+            message.title, message.hypothesis, self.source(experiment.commit),
+            message.trailers.get(messages.AGENT, "?"), base=experiment.parent,
+        )  # fmt: skip
+
     def trials(self, commit: str) -> list[dict[str, Any]]:
         """The records of a commit's trials; empty where it was never measured."""
         return (notes.read(self._git, commit) or {}).get("trials", [])
 
-    def incumbent(self, setting: Setting) -> Incumbent | None:
-        """`main`, if it was measured in this setting; None otherwise."""
+    @property
+    def tip(self) -> str:
+        """`main`, or the kept experiment on top of it that `main` could not move to yet."""
         commit = self.main
+        after: dict[str, list[Experiment]] = {}
+        for experiment in self:
+            if experiment.status == KEEP:
+                after.setdefault(experiment.parent, []).append(experiment)
+        while children := after.get(commit):
+            commit = min(children, key=lambda child: child.val_bpb or math.inf).commit
+        return commit
+
+    def incumbent(self, setting: Setting) -> Incumbent | None:
+        """The tip, if it was measured in this setting; None otherwise."""
+        commit = self.tip
         scores = [
             trial["val_bpb"]
             for trial in self.trials(commit)
@@ -114,8 +160,9 @@ class Experiments:
         """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet."""
         base = self._git[parent]
         assert isinstance(base, pygit2.Commit)
-        numbers = [name.number for ref in self._git.references if (name := refs.parse(ref))]
-        name = refs.name_for(max(numbers, default=0) + 1, proposal.title)
+        # Of all refs, those of hand-made branches too: a number is one branch.
+        taken = (refs.parse(reference.name) for reference in self._git.references.iterator())
+        name = refs.name_for(max((name.number for name in taken if name), default=0) + 1, proposal.title)
         builder = self._git.TreeBuilder(base.tree)
         builder.insert("train.py", self._git.create_blob(proposal.source), base.tree["train.py"].filemode)
         trailers = {"Program": program, messages.AGENT: proposal.agent}
@@ -126,9 +173,14 @@ class Experiments:
         author = pygit2.Signature(proposal.agent, AGENT_EMAIL, committer.time, committer.offset)
         made = self._git.create_commit(None, author, committer, text, builder.write(), [base.id])
         self._git.references.create(name.ref, made)
-        commit = self._git[made]
-        assert isinstance(commit, pygit2.Commit)
-        return self._read(name, commit)
+        return self._made(name, made)
+
+    def _made(self, name: Name, commit: pygit2.Oid) -> Experiment:
+        made = self._git[commit]
+        assert isinstance(made, pygit2.Commit)
+        experiment = self._read(name, made)
+        assert experiment is not None
+        return experiment
 
     def complete(self, experiment: Experiment, trials: tuple[Trial, ...], decision: Decision) -> Experiment:
         """Put what was measured into the commit's message and its note, and move the branch to it."""
@@ -136,26 +188,23 @@ class Experiments:
         assert isinstance(old, pygit2.Commit)
         known = experiment.message
         figure = f"{known.title} ({_verdict(decision)})"
-        trailers = {**known.trailers, **_trailers(trials, decision)}
+        kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
+        trailers = {**kept, **_trailers(trials, decision)}
         text = Message(figure, known.hypothesis, trailers).text()
         made = self._git.create_commit(
             None, old.author, self._repository.signature, text, old.tree_id, old.parent_ids
         )
-        self._note(str(made), trials, decision)
+        records = [*self.trials(experiment.commit), *(trial.to_json() for trial in trials)]
+        record = {"trials": records, "decision": asdict(decision)}
+        notes.write(self._git, str(made), record, self._repository.signature)
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
-        commit = self._git[made]
-        assert isinstance(commit, pygit2.Commit)
-        return self._read(experiment.name, commit)
+        return self._made(experiment.name, made)
 
     def baseline(self, commit: str, trials: tuple[Trial, ...]) -> None:
         """Note the measurement of a commit whose message is not ours to complete."""
         earlier = self.trials(commit)
         records = [*earlier, *(trial.to_json() for trial in trials)]
         notes.write(self._git, commit, {"trials": records}, self._repository.signature)
-
-    def _note(self, commit: str, trials: tuple[Trial, ...], decision: Decision) -> None:
-        record = {"trials": [trial.to_json() for trial in trials], "decision": asdict(decision)}
-        notes.write(self._git, commit, record, self._repository.signature)
 
     def reapplied(self, source: bytes, base: str, onto: str) -> bytes | None:
         """The change from `base`'s train.py to `source`, made to `onto`'s; None where they conflict."""
@@ -174,10 +223,13 @@ class Experiments:
         builder.insert("train.py", self._git.create_blob(source), FileMode.BLOB)
         return builder.write()
 
-    def advance(self, experiment: Experiment) -> bool:
-        """Fast-forward `main` to a kept experiment; False if `main` is not its parent any more."""
-        assert experiment.status == KEEP
-        return self._repository.fast_forward(refs.MAIN, experiment.parent, experiment.commit)
+    def advance(self, old: str, new: str) -> bool:
+        """Fast-forward `main` from `old` to a kept experiment on it; False if it isn't at `old` any more.
+
+        Raises:
+            HarnessError: the checkout's train.py has changes that the move would lose.
+        """
+        return self._repository.fast_forward(refs.MAIN, old, new)
 
 
 def _verdict(decision: Decision) -> str:

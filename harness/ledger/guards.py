@@ -1,20 +1,22 @@
 """What a commit on an experiment's branch may be: the change of one regular file, train.py.
 
-Pure checks, called by the hooks and by whoever trusts a commit that it did not see being made.
+Pure checks, called by the hooks and by whoever trusts a commit that it did not see being made. Each
+gives one line naming the first rule that is broken, or None. Only branches of experiments are held to
+them; a person's own branches are theirs.
 """
 
-from harness.ledger.repo import Change
+import ast
 
-EXPERIMENTS = "exp/"
+from harness.ledger import refs
+from harness.ledger.repo import TRAIN_BYTES, Change
+
 REGULAR_MODES = (0o100644, 0o100755)
+AGENT_BRANCH = "HARNESS_BRANCH"  # set where an agent works: the one branch that is its own
 
 
-def broken_rule(branch: str, changes: list[Change]) -> str | None:
-    """One line naming the first rule that a commit would break, or None.
-
-    Only branches of experiments are held to it; a person's own branches are theirs.
-    """
-    if not branch.startswith(EXPERIMENTS):
+def broken_change(branch: str, changes: list[Change]) -> str | None:
+    """Of the paths that a commit changes."""
+    if not f"refs/heads/{branch}".startswith(refs.EXPERIMENTS):
         return None
     for change in changes:
         if change.path != "train.py":
@@ -22,3 +24,30 @@ def broken_rule(branch: str, changes: list[Change]) -> str | None:
         if change.new_mode not in REGULAR_MODES or change.new_mode != change.old_mode:
             return "train.py must stay a regular file with the mode it had"
     return None
+
+
+def broken_source(source: bytes) -> str | None:
+    """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then."""
+    if len(source) > TRAIN_BYTES:
+        return f"train.py is over {TRAIN_BYTES // 1024} KB"
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"train.py is no program: {error.__class__.__name__}, line {getattr(error, 'lineno', '?')}"
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body):
+        return "train.py defines no function load(checkpoint_dir, device)"
+    guarded = any(
+        isinstance(node, ast.If)
+        and any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test))
+        for node in body
+    )
+    return None if guarded else "train.py has no `if __name__ == '__main__':`, so importing it would train"
+
+
+def broken_move(own_branch: str, ref: str, new: str) -> str | None:
+    """Of a ref that an agent's git is about to move; `new` is all zeros where it is deleted."""
+    if not ref.startswith("refs/"):
+        return None  # HEAD and its like, of the agent's own worktree
+    if ref != f"refs/heads/{own_branch}":
+        return f"an agent may move {own_branch} only, not {ref}"
+    return f"an experiment's branch is not deleted: {ref}" if not new.strip("0") else None

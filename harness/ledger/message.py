@@ -16,9 +16,10 @@ AGENT, COST = "Agent", "Cost-Usd"
 MEASURED = (
     "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Confidence", "Seeds",
     "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
-    "Evaluator", "Isolation", "Program",
+    "Evaluator", "Isolation",
 )  # fmt: skip
-TRAILERS = (*MEASURED, AGENT, COST)
+PROPOSED = ("Program", AGENT, COST)  # the harness's too, known before a trial
+TRAILERS = (*MEASURED, *PROPOSED)
 LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(.*)")
 FIGURE = re.compile(r" \((?:val_bpb [^()]*|crash|invalid|error|discard)\)$")
 
@@ -74,5 +75,5 @@ def check_agents(text: str) -> None:
         raise HarnessError("the message has no hypothesis", "a paragraph 'Hypothesis: why it should help'")
     for line in text.splitlines():
         match = LINE.fullmatch(line.strip())
-        if match and match[1].title() in MEASURED:
+        if match and match[1].title() in TRAILERS:
             raise HarnessError(f"{match[1]}: is the harness's to write")

@@ -1,6 +1,7 @@
 """The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
 
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +38,14 @@ class Repository:
     """One research repository."""
 
     def __init__(self, git: pygit2.Repository) -> None:
-        self._git = self.git = git
+        self.git = git
         self.paths = Paths(Path(git.workdir))
 
     @property
     def train_is_dirty(self) -> bool:
         """Whether the working copy's train.py differs from HEAD's: runs measure commits only."""
         try:
-            status = self._git.status_file("train.py")
+            status = self.git.status_file("train.py")
         except KeyError:
             return False
         return status not in (pygit2.enums.FileStatus.CURRENT, pygit2.enums.FileStatus.IGNORED)
@@ -52,7 +53,7 @@ class Repository:
     @property
     def has_identity(self) -> bool:
         """Whether git knows who commits here, by its environment or its config."""
-        config = self._git.config
+        config = self.git.config
         return all(
             os.environ.get(f"GIT_COMMITTER_{part}") or f"user.{part.lower()}" in config
             for part in ("NAME", "EMAIL")
@@ -65,7 +66,7 @@ class Repository:
         Raises:
             HarnessError: git doesn't know who that is.
         """
-        config = self._git.config
+        config = self.git.config
         name, email = (
             os.environ.get(f"GIT_COMMITTER_{part.upper()}") or str(config[f"user.{part}"])
             if f"user.{part}" in config or os.environ.get(f"GIT_COMMITTER_{part.upper()}")
@@ -96,7 +97,7 @@ class Repository:
         Raises:
             HarnessError: it isn't at `old` any more.
         """
-        reference = self._git.references.get(ref)
+        reference = self.git.references.get(ref)
         if reference is None or str(reference.target) != old:
             raise HarnessError(f"{ref} was moved by somebody else", "harness loop")
         reference.set_target(new)  # libgit2 compares again with what it read above, under its lock
@@ -107,16 +108,16 @@ class Repository:
         Files first, then the ref, as git itself does: killed in between, the next start finds the new
         train.py in place and only moves the ref. False if the branch isn't at `old` any more.
         """
-        reference = self._git.references.get(ref)
+        reference = self.git.references.get(ref)
         if reference is None or str(reference.target) != old:
             return False
         if self.branch == ref.removeprefix("refs/heads/"):
             source = self.commit(new).source
             if not self.train_is_dirty:
                 write_atomically(self.paths.train, source)
-                self._git.index.read()
-                self._git.index.add("train.py")
-                self._git.index.write()
+                self.git.index.read()
+                self.git.index.add("train.py")
+                self.git.index.write()
             elif self.paths.train.read_bytes() != source:
                 raise HarnessError(
                     "train.py has uncommitted changes, so main can't move to a kept experiment",
@@ -128,11 +129,16 @@ class Repository:
             return False
         return True
 
+    def tidy(self) -> None:
+        """Have git pack what has gathered, if it thinks it is time: libgit2 never does."""
+        command = ["git", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"]
+        subprocess.run(command, cwd=self.paths.root, check=False, capture_output=True)
+
     @property
     def branch(self) -> str:
         """The checked-out branch, `main` or `exp/0001-...`; empty on a detached HEAD."""
         try:
-            target = self._git.lookup_reference("HEAD").target
+            target = self.git.lookup_reference("HEAD").target
         except KeyError:
             return ""
         return target.removeprefix("refs/heads/") if isinstance(target, str) else ""
@@ -140,27 +146,45 @@ class Repository:
     @property
     def hooks_path(self) -> str | None:
         """`core.hooksPath`, where it is set."""
-        config = self._git.config
+        config = self.git.config
         return config["core.hooksPath"] if "core.hooksPath" in config else None  # noqa: SIM401 - no .get there
 
     def set_hooks_path(self, path: str) -> None:
-        self._git.config["core.hooksPath"] = path
+        self.git.config["core.hooksPath"] = path
 
     @property
     def own_hooks(self) -> Path:
         """Where git looks for hooks while `core.hooksPath` is not set."""
-        return Path(self._git.path) / "hooks"
+        folder = Path(self.git.path)
+        pointer = folder / "commondir"  # there in a linked worktree
+        return (folder / pointer.read_text().strip() if pointer.exists() else folder) / "hooks"
+
+    @property
+    def earlier_hooks(self) -> list[str]:
+        """Names of the hooks that a person had there: our shims call them, so that they go on working."""
+        if not self.own_hooks.is_dir():
+            return []
+        found = (path for path in self.own_hooks.iterdir() if path.suffix != ".sample")
+        return sorted(path.name for path in found if os.access(path, os.X_OK))
 
     def staged(self) -> list[Change]:
         """What the index would change in HEAD, renames not folded."""
-        base = None if self._git.head_is_unborn else self._git.head.peel(pygit2.Tree)
+        base = None if self.git.head_is_unborn else self.git.head.peel(pygit2.Tree)
         if base is None:
             return []
-        difference = self._git.index.diff_to_tree(base, flags=pygit2.enums.DiffOption.REVERSE)
+        difference = self.git.index.diff_to_tree(base, flags=pygit2.enums.DiffOption.REVERSE)
         return [
             Change(delta.new_file.path, delta.old_file.mode, delta.new_file.mode)
             for delta in difference.deltas
         ]
+
+    def staged_source(self) -> bytes:
+        """train.py as the index has it; empty where it is not there."""
+        try:
+            blob = self.git[self.git.index["train.py"].id]
+        except KeyError:
+            return b""
+        return blob.data if isinstance(blob, pygit2.Blob) else b""
 
     def commit(self, revision: str) -> Commit:
         """Resolve a revision to a commit with a train.py.
@@ -169,10 +193,10 @@ class Repository:
             HarnessError: no commit yet, no such revision, or no usable train.py in it.
         """
         try:
-            target = self._git.revparse_single(revision)
+            target = self.git.revparse_single(revision)
             found = target.peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError):
-            if self._git.is_empty or self._git.head_is_unborn:
+            if self.git.is_empty or self.git.head_is_unborn:
                 raise HarnessError(
                     "this repository has no commit yet",
                     "git add -A && git commit -m baseline",

@@ -4,7 +4,6 @@ The name goes into a score's setting, so it comes from the driver and the kernel
 train.py.
 """
 
-import fcntl
 import os
 import platform
 import sys
@@ -15,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.lock import held
 from harness.paths import lock_file
 
 # Dense bf16 tensor peak by a part of the device's name, vendors' datasheets, first match wins.
@@ -99,17 +99,9 @@ def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
     The lock is the kernel's: it goes with the process that holds it, however that ends.
     """
     which = os.environ.get("CUDA_VISIBLE_DEVICES", "0") if device.kind == "cuda" else "0"
-    path = lock_file(f"{device.kind}-{which.replace('/', '-')}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            on_wait(f"{device.name} is in use by process {holder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+
+    def busy(process: str) -> None:
+        on_wait(f"{device.name} is in use by process {process}; waiting for it")
+
+    with held(lock_file(f"{device.kind}-{which.replace('/', '-')}"), busy):
         yield

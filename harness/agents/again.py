@@ -1,0 +1,21 @@
+"""Proposals that exist already: experiments whose change a person wants on today's incumbent."""
+
+from harness.agents import Context, NoProposal
+from harness.records import Proposal
+
+
+class Again:
+    """See `harness.agents.Agent`: gives its proposals in order, then has nothing more to say."""
+
+    def __init__(self, proposals: list[Proposal]) -> None:
+        self._left = list(proposals)
+
+    def propose(self, context: Context) -> Proposal:
+        """The next one; it is applied to the incumbent by whoever asked.
+
+        Raises:
+            NoProposal: all were given.
+        """
+        if not self._left:
+            raise NoProposal(context.trouble or "all of them were tried")
+        return self._left.pop(0)

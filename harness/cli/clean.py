@@ -1,0 +1,34 @@
+"""`harness clean`: run folders are working space; what counts is in git."""
+
+import shutil
+
+import click
+
+from harness.errors import DONE, HarnessError
+from harness.ledger.repo import open_repository
+from harness.lock import holder
+
+EXAMPLES = """\b
+Examples:
+  harness clean --dry-run
+  harness clean --keep 10
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--keep", default=0, show_default=True, type=click.IntRange(min=0), help="The newest so many.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def clean(keep: int, dry_run: bool) -> int:
+    """Remove the run folders of finished trials. Branches and notes stay: they are the record."""
+    paths = open_repository().paths
+    if process := holder(paths.loop_lock):
+        raise HarnessError(f"a loop runs here (process {process})", "Ctrl-C there, then harness clean")
+    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir())
+    going = folders[: len(folders) - keep]
+    size = sum(file.lstat().st_size for path in going for file in path.rglob("*"))
+    if not dry_run:
+        for path in going:
+            shutil.rmtree(path, ignore_errors=True)
+    verb = "would remove" if dry_run else "removed"
+    click.echo(f"{verb} {len(going)} run folders, {size / 2**20:.1f} MB, in {paths.runs}")
+    return DONE

@@ -1,0 +1,226 @@
+"""What was tried: `status`, `log`, `show`, `diff`, `plot`, `export`. All of it is read from git."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from harness.errors import DONE, HarnessError
+from harness.ledger.experiments import Experiment, Experiments
+from harness.ledger.repo import open_repository
+from harness.lock import holder
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
+from harness.views import table
+
+LAST = 5
+
+
+def _width() -> int:
+    import shutil
+
+    return min(160, shutil.get_terminal_size((100, 24)).columns)
+
+
+STATUS_EXAMPLES = """\b
+Examples:
+  harness status
+  watch -n 5 harness status
+"""
+
+
+@click.command(epilog=STATUS_EXAMPLES)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def status(as_json: bool) -> int:
+    """What runs now, the best so far, the last results, the limits left."""
+    repository = open_repository()
+    known = Experiments(repository)
+    experiments = list(known)
+    process = holder(repository.paths.loop_lock)
+    state = _state(repository.paths.loop_state) if process else {}
+    counts = {s: sum(e.status == s for e in experiments) for s in (KEEP, DISCARD, CRASH, INVALID, ERROR)}
+    kept = [e for e in experiments if e.status == KEEP]
+    if as_json:
+        about = {
+            "process": process, "loop": state or None, "main": known.main, "counts": counts,
+            "best": table.record(kept[-1]) if kept else None,
+            "last": [table.record(e) for e in experiments[-LAST:]],
+        }  # fmt: skip
+        click.echo(json.dumps(about))
+        return DONE
+    if process:
+        since = table.age(time.time() - state.get("since", time.time()))
+        click.echo(f"running  {state.get('running') or 'between trials'} (for {since}, process {process})")
+        click.echo(f"limits   {_limits(state)}")
+    else:
+        click.echo("running  nothing (harness loop)")
+    click.echo(f"main     {known.main[:7]}")
+    click.echo(f"tried    {len(experiments)}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n))
+    if kept:
+        click.echo(f"best     {table.styled(kept[-1], _width() - 9)}")
+    for experiment in experiments[-LAST:]:
+        click.echo(f"         {table.styled(experiment, _width() - 9)}")
+    return DONE
+
+
+def _state(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _limits(state: dict) -> str:
+    limits = {name: value for name, value in (state.get("limits") or {}).items() if value is not None}
+    hours = (time.time() - state.get("began", time.time())) / 3600
+    done = {"experiments": state.get("measured"), "hours": round(hours, 2), "usd": state.get("spent")}
+    parts = [f"{done[name]} of {limits[name]:g} {name}" for name in done if name in limits]
+    if "patience" in limits:
+        parts.append(f"patience {limits['patience']}")
+    return ", ".join(parts) or "none: until Ctrl-C"
+
+
+LOG_EXAMPLES = """\b
+Examples:
+  harness log                  # the last twenty
+  harness log --kept           # the discoveries
+  harness log --near-miss -n 5 # discarded, the closest first
+  harness log --all --json | jq .title
+"""
+
+
+@click.command(epilog=LOG_EXAMPLES)
+@click.option("--all", "which", flag_value="all", help="Every experiment, not the last N.")
+@click.option("--kept", "which", flag_value="kept", help="Only what was kept.")
+@click.option("--near-miss", "which", flag_value="near", help="Discarded, the closest first.")
+@click.option("--crash", "which", flag_value="crash", help="Only crashed, invalid and error.")
+@click.option("-n", "count", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One object a line.")
+def log(which: str | None, count: int, as_json: bool) -> int:
+    """Experiments, newest last."""
+    found = list(Experiments(open_repository()))
+    if which == "kept":
+        found = [e for e in found if e.status == KEEP]
+    elif which == "crash":
+        found = [e for e in found if e.status in (CRASH, INVALID, ERROR)]
+    elif which == "near":
+        discarded = [e for e in found if e.status == DISCARD and e.delta is not None]
+        found = sorted(discarded, key=lambda e: e.delta or 0.0)[:count]
+    found = found if which == "all" else found[-count:]
+    lines = (json.dumps(table.record(e)) if as_json else table.styled(e, _width()) for e in found)
+    for line in lines:
+        click.echo(line)
+    if not found:
+        click.echo("none yet (harness loop)", err=True)
+    return DONE
+
+
+SHOW_EXAMPLES = """\b
+Examples:
+  harness show 7
+  harness show exp/0007-halve-the-batch --json
+"""
+
+
+@click.command(epilog=SHOW_EXAMPLES)
+@click.argument("experiment")
+@click.option("--json", "as_json", is_flag=True, help="The full record as one JSON object.")
+def show(experiment: str, as_json: bool) -> int:
+    """One experiment: its message, loss curve, and the end of its log."""
+    known = Experiments(open_repository())
+    found = known.find(experiment)
+    trials = known.trials(found.commit)
+    if as_json:
+        click.echo(json.dumps({**table.record(found), "trials": trials}))
+        return DONE
+    click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
+    click.echo(found.message.text())
+    for trial in trials:
+        training = trial.get("training") or {}
+        curve = [point["loss"] for point in training.get("curve") or [] if point["loss"] is not None]
+        if curve:
+            click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
+        if trial.get("detail"):
+            click.echo(f"{trial['status']}: {trial['detail']}\n")
+        if tail := (training.get("log") or "").strip().splitlines()[-15:]:
+            click.echo("log, its end:\n  " + "\n  ".join(tail))
+    return DONE
+
+
+DIFF_EXAMPLES = """\b
+Examples:
+  harness diff 7           # what it changed
+  harness diff 7 12        # from one's train.py to the other's
+"""
+
+
+@click.command(epilog=DIFF_EXAMPLES)
+@click.argument("experiment")
+@click.argument("other", required=False)
+def diff(experiment: str, other: str | None) -> int:
+    """The change of an experiment, or the difference between two."""
+    repository = open_repository()
+    known = Experiments(repository)
+    first = known.find(experiment)
+    old, new = (first.commit, known.find(other).commit) if other else (first.parent, first.commit)
+    done = subprocess.run(["git", "diff", old, new, "--", "train.py"], cwd=repository.paths.root, check=False)
+    return done.returncode
+
+
+PLOT_EXAMPLES = """\b
+Examples:
+  harness plot                 # progress.png
+  harness plot -o night.svg
+"""
+
+
+@click.command(epilog=PLOT_EXAMPLES)
+@click.option("-o", "--output", default="progress.png", show_default=True, type=click.Path(path_type=Path))
+def plot(output: Path) -> int:
+    """Every experiment a dot, kept ones labelled, the best so far as a line."""
+    if output.suffix not in (".png", ".svg"):
+        raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
+    from harness.views.plot import draw
+
+    known = Experiments(open_repository())
+    found = list(known)
+    if not any(e.val_bpb is not None for e in found):
+        raise HarnessError("there is no scored experiment to plot", "harness loop")
+    try:
+        draw(found, output)
+    except OSError as error:
+        raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
+    click.echo(f"wrote {output}", err=True)
+    return DONE
+
+
+EXPORT_EXAMPLES = """\b
+Examples:
+  harness export > results.tsv
+  harness export --format json > results.json
+"""
+
+
+@click.command(epilog=EXPORT_EXAMPLES)
+@click.option("--format", "kind", type=click.Choice(["tsv", "csv", "json"]), default="tsv", show_default=True)
+def export(kind: str) -> int:
+    """All experiments on stdout: commit, val_bpb, memory_gb, status, description.
+
+    A figure that nobody measured is empty. JSON has everything that is on the commits.
+    """
+    found: list[Experiment] = list(Experiments(open_repository()))
+    if kind == "json":
+        click.echo(json.dumps([table.record(e) for e in found], indent=1))
+        return DONE
+    text = io.StringIO()
+    delimiter = "\t" if kind == "tsv" else ","
+    writer = csv.DictWriter(text, table.EXPORTED, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.exported(found))
+    sys.stdout.write(text.getvalue())
+    return DONE

@@ -1,0 +1,75 @@
+"""The picture of a repository's research: every experiment a dot, the best so far a step line."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from harness.ledger.experiments import Experiment
+from harness.records import DISCARD, KEEP
+
+LABELS = 14  # of the largest improvements; more would cover each other
+TITLE_CHARS = 34
+KEPT, TRIED, FAILED = "#1a7f4b", "#9aa0a6", "#c5362b"
+
+
+def draw(experiments: list[Experiment], path: Path) -> None:
+    """Write a .png or .svg.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    scored = [(e.name.number, e.val_bpb, e) for e in experiments if e.val_bpb is not None]
+    kept = [(x, y, e) for x, y, e in scored if e.status == KEEP]
+    failed = [e.name.number for e in experiments if e.val_bpb is None and e.status is not None]
+    figure, axes = pyplot.subplots(figsize=(11, 5.5), dpi=130)
+    low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept])
+    shown = [(x, min(y, high)) for x, y, e in scored if e.status == DISCARD]
+    across, up = [x for x, _ in shown], [y for _, y in shown]
+    size = 22 if len(scored) < 300 else 5
+    if shown:
+        axes.scatter(across, up, s=size, color=TRIED, linewidths=0, label="not kept")
+    if failed:
+        top = [high] * len(failed)
+        axes.scatter(failed, top, s=size, marker="x", color=FAILED, linewidths=1, label="no score")
+    start = next((float(e.message.trailers["Incumbent"].split()[1]) for _, _, e in scored if _beat(e)), None)
+    steps = [(0, start)] if start is not None else []
+    steps += [(x, y) for x, y, _ in kept]
+    if steps:
+        steps.append((experiments[-1].name.number, steps[-1][1]))
+        axes.step(*zip(*steps, strict=True), where="post", color=KEPT, linewidth=1.4, label="best so far")
+    if kept:
+        axes.scatter([x for x, _, _ in kept], [y for _, y, _ in kept], s=size * 1.4, color=KEPT, zorder=3)
+    largest = sorted(kept, key=lambda item: item[2].delta or 0.0)[:LABELS]
+    for x, y, experiment in largest:
+        title = experiment.message.title
+        title = title if len(title) <= TITLE_CHARS else title[: TITLE_CHARS - 1] + "…"
+        axes.annotate(
+            title, (x, y), xytext=(4, -4), textcoords="offset points", rotation=-28, fontsize=7.5,
+            rotation_mode="anchor", ha="left", va="top", color=KEPT, annotation_clip=True,
+        )  # fmt: skip
+    room = 0.22 if largest else 0.06
+    axes.set_ylim(low - room * (high - low), high + 0.04 * (high - low))
+    axes.set_xlabel("experiment")
+    axes.set_ylabel("val_bpb (lower is better)")
+    axes.set_title(f"{len(experiments)} experiments, {len(kept)} kept", loc="left")
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _beat(experiment: Experiment) -> bool:
+    return len(experiment.message.trailers.get("Incumbent", "").split()) == 2
+
+
+def _limits(scores: list[float], kept: list[float]) -> tuple[float, float]:
+    """From the best to what most reached; the few far worse ones are drawn at the upper edge."""
+    ordered = sorted(scores)
+    high = ordered[min(len(ordered) - 1, round(0.9 * (len(ordered) - 1)))]
+    high = max([high, *kept])
+    return ordered[0], high if high > ordered[0] else ordered[0] + 0.01

@@ -1,0 +1,87 @@
+"""Experiments as rows of text: for `log`, `status` and the live panel; and as the reference's tsv."""
+
+import time
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import click
+
+from harness.ledger.experiments import Experiment
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
+
+COLORS = {KEEP: "green", DISCARD: "bright_black", CRASH: "red", INVALID: "magenta", ERROR: "yellow"}
+EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
+STEPS = "▁▂▃▄▅▆▇█"
+
+
+def row(experiment: Experiment, width: int = 100) -> str:
+    """One line: number, status, score, difference, title, age."""
+    score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
+    delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
+    head = f"{experiment.name.number:04d}  {experiment.status or 'begun':<8}{score:>8}  {delta:>8}  "
+    past = age(time.time() - experiment.seconds)
+    room = max(12, width - len(head) - len(past) - 2)
+    title = experiment.message.title
+    title = title if len(title) <= room else title[: room - 1] + "…"
+    return f"{head}{title:<{room}}  {past}"
+
+
+def styled(experiment: Experiment, width: int = 100) -> str:
+    """The row in its status's colour; click drops it where it isn't a terminal."""
+    return click.style(row(experiment, width), fg=COLORS.get(experiment.status or ""))
+
+
+def age(seconds: float) -> str:
+    """`5 s`, `12 min`, `3 h`, `8 d`."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def sparkline(values: list[float], width: int = 60) -> str:
+    """Values as a line of blocks, each the mean of its share; empty for fewer than two."""
+    if len(values) < 2:
+        return ""
+    count = min(width, len(values))
+    cuts = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    low, span = min(means), max(means) - min(means) or 1.0
+    return "".join(STEPS[round((mean - low) / span * (len(STEPS) - 1))] for mean in means)
+
+
+def record(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as plain JSON values; what is not known is null."""
+    trailers = experiment.message.trailers
+    return {
+        "number": experiment.name.number,
+        "branch": experiment.name.branch,
+        "commit": experiment.commit,
+        "parent": experiment.parent,
+        "status": experiment.status,
+        "val_bpb": experiment.val_bpb,
+        "delta": experiment.delta,
+        "title": experiment.message.title,
+        "hypothesis": experiment.message.hypothesis,
+        "seconds": experiment.seconds,
+        "trailers": dict(trailers),
+    }
+
+
+def exported(experiments: Iterable[Experiment]) -> list[dict[str, str]]:
+    """The five columns of the reference project's results.tsv; a figure nobody measured is empty."""
+    rows = []
+    for experiment in experiments:
+        vram = experiment.message.trailers.get("Peak-Vram-Mb")
+        score = experiment.val_bpb
+        rows.append(
+            {
+                "commit": experiment.commit[:7],
+                "val_bpb": f"{score:.6f}" if score is not None else "",
+                "memory_gb": f"{float(vram) / 1024:.1f}" if vram else "",
+                "status": experiment.status or "",
+                "description": experiment.message.title.replace("\t", " "),
+            }
+        )
+    return rows

@@ -1,0 +1,133 @@
+"""Hooks hold an agent to train.py, to an honest message and to its own branch; a person is free."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HONEST, edit, harness
+
+MESSAGE = "Try it\n\nHypothesis: it may help\n"
+
+
+@pytest.fixture
+def guarded(repository):
+    """A repository set up by `harness init`: `guarded(branch, message, *stage, **env)` commits there."""
+    assert harness("init", cwd=repository.folder).returncode == 0
+    repository("add", "-A")
+    repository("commit", "-qm", "set up")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def git(*args, **env):
+        return subprocess.run(
+            ["git", *args], cwd=repository.folder, capture_output=True, text=True,
+            env={**os.environ, "PATH": path, **env},
+        )  # fmt: skip
+
+    def commit(branch, *stage, message=MESSAGE):
+        git("checkout", "-qB", branch)
+        git(*stage)
+        return git("commit", "-qm", message)
+
+    commit.folder, commit.git = repository.folder, git
+    return commit
+
+
+def write(guarded, source):
+    (guarded.folder / "train.py").write_text(source)
+
+
+def assert_refused(done, *words):
+    assert done.returncode != 0
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_may_change_train_py_and_nothing_else(guarded):
+    write(guarded, HONEST + "# more\n")
+    assert guarded("exp/0001-x", "add", "train.py").returncode == 0
+    (guarded.folder / "other.py").write_text("x")
+    assert_refused(guarded("exp/0001-x", "add", "other.py"), "train.py only, not other.py")
+    done = guarded("main", "add", "other.py", message="whatever")
+    assert done.returncode == 0, "a person may do as they like"
+
+
+def test_train_py_must_stay_a_regular_file(guarded):
+    (guarded.folder / "train.py").unlink()
+    (guarded.folder / "train.py").symlink_to("/etc/passwd")
+    assert_refused(guarded("exp/0002-link", "add", "train.py"), "regular file")
+
+
+def test_a_rename_and_a_mode_change_are_refused(guarded):
+    assert_refused(guarded("exp/0003-name", "mv", "train.py", "model.py"), "model.py")
+    guarded.git("reset", "-q", "--hard")
+    (guarded.folder / "train.py").chmod(0o755)
+    assert_refused(guarded("exp/0003-name", "add", "train.py"), "mode it had")
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("def load(:", "no program"),
+        ("x = 1\nif __name__ == '__main__': pass\n", "no function load"),
+        (edit(('if __name__ == "__main__":\n    main()\n', "main()\n")), "importing it would train"),
+        (HONEST + "#" * 300_000, "over 256 KB"),
+        ("\0\1\2", "no program"),
+    ],
+)
+def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, source, word):
+    write(guarded, source)
+    assert_refused(guarded("exp/0004-odd", "add", "train.py"), word)
+
+
+@pytest.mark.parametrize(
+    ("message", "word"),
+    [
+        ("Only a subject", "Hypothesis"),
+        (MESSAGE + "\nVal-Bpb: 0.1\n", "Val-Bpb"),
+        (MESSAGE + "\nstatus: keep\n", "status"),
+        (MESSAGE + "\nProgram: abc\n", "Program"),
+    ],
+)
+def test_a_message_without_a_hypothesis_or_with_a_forged_trailer_is_refused(guarded, message, word):
+    write(guarded, HONEST + "# more\n")
+    assert_refused(guarded("exp/0005-forged", "add", "train.py", message=message), word)
+
+
+def test_an_agent_moves_its_own_branch_and_no_other_ref(guarded):
+    guarded.git("branch", "exp/0001-other")
+    guarded.git("checkout", "-qb", "exp/0006-mine")
+    agent = {"HARNESS_BRANCH": "exp/0006-mine"}
+    write(guarded, HONEST + "# more\n")
+    assert guarded.git("commit", "-qam", MESSAGE, **agent).returncode == 0
+    for forbidden in (
+        ("branch", "-f", "main", "HEAD"),
+        ("branch", "-D", "exp/0001-other"),
+        ("branch", "-m", "exp/0007-renamed"),
+        ("tag", "v1"),
+        ("notes", "--ref", "autoresearch", "add", "-m", "forged", "HEAD"),
+        ("update-ref", "-d", "refs/heads/exp/0006-mine"),
+    ):
+        before = guarded.git("for-each-ref").stdout
+        assert guarded.git(*forbidden, **agent).returncode != 0, forbidden
+        assert guarded.git("for-each-ref").stdout == before, forbidden
+    assert guarded.git("branch", "-D", "exp/0001-other").returncode == 0, "a person may"
+
+
+def test_hooks_that_were_there_before_go_on_working(repository):
+    folder = repository.folder / ".git" / "hooks"
+    folder.mkdir(exist_ok=True)
+    for name, text in (("pre-commit", "exit 3"), ("post-checkout", "touch checked-out")):
+        (folder / name).write_text(f"#!/bin/sh\necho the old {name} >&2; {text}\n")
+        (folder / name).chmod(0o755)
+    assert harness("init", cwd=repository.folder).returncode == 0
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    (repository.folder / "note").write_text("x")
+    subprocess.run(["git", "add", "note"], cwd=repository.folder, check=True)
+    done = subprocess.run(
+        ["git", "commit", "-m", "x"], cwd=repository.folder, env=env, capture_output=True, text=True
+    )
+    assert_refused(done, "the old pre-commit")
+    subprocess.run(["git", "checkout", "-qb", "mine"], cwd=repository.folder, env=env, check=True)
+    assert (repository.folder / "checked-out").exists()
