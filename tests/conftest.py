@@ -333,3 +333,10 @@ def repository(git, bench):
     git("add", "-A")
     git("commit", "-qm", "baseline")
     return git
+
+
+def assert_mistake(done, *words):
+    assert done.returncode == 1, done
+    assert MISTAKE.match(done.stderr), done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert done.stdout == ""

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HARNESS, MISTAKE, edit, harness
+from conftest import HARNESS, assert_mistake, edit, harness
 
 from harness import config as configs
 from harness.cli import COMMANDS
@@ -46,13 +46,6 @@ def test_an_unknown_command_is_a_usage_error():
 
 
 # ── a person's mistakes ───────────────────────────────────────────────────────────────────────
-
-
-def assert_mistake(done, *words):
-    assert done.returncode == 1, done
-    assert MISTAKE.match(done.stderr), done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
-    assert done.stdout == ""
 
 
 def test_outside_of_a_repository(tmp_path):

@@ -1,0 +1,182 @@
+"""Looking at 10,000 experiments is quick, and what is shown is what git has."""
+
+import csv
+import io
+import json
+import random
+import subprocess
+import time
+
+import pytest
+from conftest import HONEST, assert_mistake, harness
+
+from harness.ledger.experiments import Experiments
+from harness.ledger.message import Message
+from harness.ledger.repo import open_repository
+from harness.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
+
+MANY = 10_000
+WHO = "A Person <person@example.org>"
+
+
+def fill(folder, count, seed=0):
+    """A repository of `count` experiments, by `git fast-import`; returns what it holds, by number."""
+    subprocess.run(["git", "init", "-q", "-b", "main", folder], check=True)
+    chooser, best, tip, at = random.Random(seed), 2.0, 1, 1_750_000_000
+    made = {}
+
+    def data(text):
+        return f"data {len(text.encode())}\n{text}\n"
+
+    parts = [f"commit refs/heads/main\nmark :1\ncommitter {WHO} {at} +0000\n{data('baseline')}"
+             f"M 100644 inline train.py\n{data(HONEST)}"]  # fmt: skip
+    for number in range(1, count + 1):
+        at += 360
+        score = best + chooser.gauss(0.01, 0.01) * best
+        status = "keep" if score < best else chooser.choice(["discard"] * 8 + ["crash", "invalid"])
+        trailers = {"Status": status, "Incumbent": f"{tip:07d} {best:.6f}", "Peak-Vram-Mb": "2048"}
+        figure = status
+        if status in ("keep", "discard"):
+            trailers |= {"Val-Bpb": f"{score:.6f}", "Delta": f"{score - best:+.6f}"}
+            figure = f"val_bpb {score:.4f}, {score - best:+.4f}"
+        title = f"Change MATRIX_LR, try {number}"
+        trailers |= {"Program": f"{number:012x}", "Agent": "search/tpe"}
+        text = Message(f"{title} ({figure})", "it may help", trailers).text()
+        parts.append(
+            f"commit refs/heads/exp/{number:04d}-change-matrix-lr\nmark :{number + 1}\n"
+            f"author a/b <a@b.invalid> {at} +0000\ncommitter {WHO} {at} +0000\n{data(text)}from :{tip}\n"
+            f"M 100644 inline train.py\n{data(HONEST + f'# {number}')}"
+        )
+        if status == "keep":
+            best, tip = score, number + 1
+            parts.append(f"reset refs/heads/main\nfrom :{tip}\n\n")
+        made[number] = (status, score, title)
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=folder, input="".join(parts).encode(), check=True)
+    subprocess.run(["git", "checkout", "-q", "main"], cwd=folder, check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    return folder, fill(folder, MANY)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    return folder, fill(folder, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["log", "log --all", "log --near-miss", "status", "plot", "export"])
+def test_ten_thousand_experiments_are_shown_within_two_seconds(many, command):
+    took = []
+    for _ in range(2):  # the machine's own pauses are not ours
+        started = time.perf_counter()
+        done = harness(*command.split(), cwd=many[0])
+        took.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert min(took) < 2
+
+
+@pytest.mark.slow
+def test_the_harness_takes_under_a_second_for_an_experiment_among_ten_thousand(many):
+    experiments = Experiments(open_repository(many[0]))
+    took = []
+    for number in range(3):
+        started = time.perf_counter()
+        tip = experiments.tip
+        known = {experiment.program for experiment in experiments}
+        source = f"{HONEST}# new {number}".encode()
+        begun = experiments.begin(Proposal(f"Try {number}", "h", source, "a/b"), tip, f"new{number}")
+        trial = Trial(
+            begun.commit, 1, "ok", "", 9.0, Training("ok", ""), None, 1.0, "cpu", None, "d", "e", "none", 1.0
+        )
+        decision = Decision(DISCARD, "not lower", Incumbent(tip, 2.0), 9.0, 7.0)
+        experiments.complete(begun, (trial,), decision)
+        assert experiments.tip == tip
+        assert len(list(experiments)) > len(known)
+        took.append(time.perf_counter() - started)
+    assert min(took) < 1
+
+
+def test_log_shows_what_git_has(few):
+    folder, made = few
+    shown = [json.loads(line) for line in harness("log", "--all", "--json", cwd=folder).stdout.splitlines()]
+    assert [(e["number"], e["status"], e["title"]) for e in shown] == [
+        (number, status, title) for number, (status, _, title) in made.items()
+    ]
+    kept = harness("log", "--kept", cwd=folder).stdout.splitlines()
+    assert len(kept) == sum(status == "keep" for status, _, _ in made.values())
+    near = [
+        json.loads(x)
+        for x in harness("log", "--near-miss", "--json", "-n", "3", cwd=folder).stdout.splitlines()
+    ]
+    assert [e["delta"] for e in near] == sorted(e["delta"] for e in shown if e["status"] == "discard")[:3]
+    crashed = harness("log", "--crash", cwd=folder).stdout
+    assert "keep" not in crashed and "discard" not in crashed
+
+
+def test_export_has_the_references_five_columns_and_no_zero_for_what_is_not_known(few):
+    folder, made = few
+    text = harness("export", cwd=folder).stdout
+    rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    assert text.splitlines()[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
+    for row, (status, score, title) in zip(rows, made.values(), strict=True):
+        known = status in ("keep", "discard")
+        assert row["val_bpb"] == (f"{score:.6f}" if known else "")
+        assert (row["status"], row["description"], row["memory_gb"]) == (status, title, "2.0")
+
+
+def test_show_and_diff_name_one_experiment_in_every_way(few):
+    folder, _ = few
+    branch = "exp/0007-change-matrix-lr"
+    commit = subprocess.run(
+        ["git", "rev-parse", branch], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    answers = {harness("show", which, cwd=folder).stdout for which in ("7", "0007", branch, commit[:9])}
+    assert len(answers) == 1
+    assert "Hypothesis: it may help" in answers.pop()
+    assert "+# 7" in harness("diff", "7", cwd=folder).stdout
+    both = harness("diff", "7", "8", cwd=folder).stdout
+    assert "-# 7" in both and "+# 8" in both
+    assert_mistake(harness("show", "4711", cwd=folder), "no experiments are '4711'", "harness log --all")
+
+
+def test_plot_writes_a_picture_and_says_what_it_can_not_write(few, tmp_path):
+    folder, _ = few
+    assert harness("plot", "-o", str(tmp_path / "a.png"), cwd=folder).returncode == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert harness("plot", "-o", str(tmp_path / "a.svg"), cwd=folder).returncode == 0
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    assert_mistake(harness("plot", "-o", "a.pdf", cwd=folder), ".png nor .svg")
+    assert_mistake(harness("plot", "-o", "/nowhere/a.png", cwd=folder), "can't write")
+
+
+def test_status_names_what_is_best_and_that_nothing_runs(few):
+    folder, made = few
+    shown = harness("status", cwd=folder).stdout
+    assert "running  nothing" in shown
+    last = [title for status, _, title in made.values() if status == "keep"][-1]
+    assert last in next(line for line in shown.splitlines() if line.startswith("best"))
+    about = json.loads(harness("status", "--json", cwd=folder).stdout)
+    assert about["counts"]["keep"] == sum(status == "keep" for status, _, _ in made.values())
+
+
+def test_an_empty_repository_has_nothing_to_show_and_says_so(repository):
+    assert harness("log", cwd=repository.folder).stderr.startswith("none yet")
+    assert_mistake(harness("plot", cwd=repository.folder), "no scored experiment", "harness loop")
+    assert "nothing" in harness("status", cwd=repository.folder).stdout
+
+
+def test_clean_removes_run_folders_and_keeps_the_record(few):
+    folder, made = few
+    for name in ("20260101-000000-a", "20260102-000000-b"):
+        run = folder / ".autoresearch" / "runs" / name
+        run.mkdir(parents=True)
+        (run / "log.txt").write_text("x" * 1000)
+    assert "would remove 2" in harness("clean", "--dry-run", cwd=folder).stdout
+    assert "removed 1" in harness("clean", "--keep", "1", cwd=folder).stdout
+    assert [p.name for p in (folder / ".autoresearch" / "runs").iterdir()] == ["20260102-000000-b"]
+    assert len(harness("log", "--all", cwd=folder).stdout.splitlines()) == len(made)
