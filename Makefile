@@ -1,5 +1,6 @@
-# `make loop`: install, prepare the embedded corpus, run the main job.  `make test`: every check.
+# `make loop`: install, prepare the embedded corpus, run five experiments.  `make test`: every check.
 PYTHON ?= python3
+EXPERIMENTS ?= 5
 BIN := .venv/bin
 
 .PHONY: loop test lint
@@ -11,10 +12,12 @@ BIN := .venv/bin
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-loop: .venv/.installed
+loop:
+	@git var GIT_COMMITTER_IDENT >/dev/null  # what is kept is committed; ask before the long part
+	@$(MAKE) --no-print-directory .venv/.installed
 	@$(BIN)/harness init
 	@$(BIN)/harness prepare
-	@$(BIN)/harness run
+	@$(BIN)/harness loop --experiments $(EXPERIMENTS)
 	@echo 'Next: source .venv/bin/activate, then harness --help'
 
 lint: .venv/.installed

@@ -7,6 +7,7 @@ and the nearest valid one. Nothing here reads the environment or the machine.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,13 @@ def dump(config: Config) -> str:
 
 
 def with_budget(config: Config, seconds: float) -> Config:
-    """The same config with another training time."""
+    """The same config with another training time.
+
+    Raises:
+        HarnessError: it is no time.
+    """
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise HarnessError(f"a budget of {seconds:g} seconds", "--budget 20")
     return dataclasses.replace(config, trial=dataclasses.replace(config.trial, budget_seconds=seconds))
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HARNESS, assert_mistake, edit, harness
+from conftest import HARNESS, assert_mistake, edit, harness, make_text
 
 from harness import config as configs
 from harness.cli import COMMANDS
@@ -313,3 +313,57 @@ def test_prepare_prints_what_it_made(repository):
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["splits"]["train"]["tokens"] > 10_000
+
+
+# ── what new users stumbled over ──────────────────────────────────────────────────────────────
+
+
+def test_a_budget_that_is_no_time_is_one_line(repository):
+    for budget in ("nan", "inf"):
+        assert_mistake(harness("run", "--budget", budget, cwd=repository.folder), f"{budget} seconds")
+
+
+def test_a_cache_or_a_folder_that_can_not_be_made_is_one_line(repository):
+    done = harness("prepare", cwd=repository.folder, HARNESS_CACHE="/proc/nowhere")
+    assert_mistake(done, "can't make /proc/nowhere", "HARNESS_CACHE=")
+    assert_mistake(harness("init", "/proc/nowhere"), "can't make /proc/nowhere")
+
+
+def test_init_inside_of_another_repository_makes_nothing_and_names_it(repository):
+    inner = repository.folder / "a" / "b"
+    assert_mistake(harness("init", str(inner)), f"inside the repository {repository.folder}", "harness init")
+    assert not inner.parent.exists()
+
+
+def test_prepare_says_when_val_is_smaller_than_what_is_scored_and_leaves_no_ruins(repository, tmp_path):
+    text = tmp_path / "book.txt"
+    text.write_text("<|endoftext|>".join(make_text(1500, seed=1)))
+    cache = tmp_path / "cache"
+    done = harness("prepare", str(text), cwd=repository.folder, HARNESS_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    assert "are scored and val has" in done.stderr and "eval_tokens = " in done.stderr
+    text.write_text("")
+    done = harness(
+        "prepare", str(text), "--again", cwd=repository.folder, HARNESS_CACHE=str(tmp_path / "cache")
+    )
+    assert done.returncode == 1
+    assert [path.name for path in (tmp_path / "cache" / "data").iterdir() if "building" in path.name] == []
+
+
+def test_a_run_by_hand_that_is_interrupted_leaves_nothing(repository, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "train.py"], cwd=repository.folder, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    while "step" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "interrupted" in said and "Traceback" not in said and "without a score" not in said
+    assert list(tmp_path.glob("harness-byhand-*")) == []
+    seeded = subprocess.run(
+        [sys.executable, "train.py"], cwd=repository.folder, capture_output=True, text=True,
+        env={**os.environ, "SEED": "abc", "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert_mistake(seeded, "SEED is 'abc'")

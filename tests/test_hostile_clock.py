@@ -210,3 +210,73 @@ def test_lying_figures_do_not_break_the_record(train_only):
     assert training.reported.num_steps is None
     assert training.reported.total_tokens is None
     assert training.reported.flops_per_token is None
+
+
+STEALING = """
+import array, fcntl, json, os, sys, termios, time
+from harness import trial
+def load(c, d): pass
+def main():
+    run = trial.open()
+    sock = run._host._channel.socket
+    for tokens, targets in run.batches(8): time.sleep(0.02)
+    run._host.training_ended()
+    (run.checkpoint_dir / "w").write_bytes(b"x" * 1000)
+    fd = os.open(run.checkpoint_dir / "w", os.O_RDONLY)
+    back = os.open("/proc/self/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+    out = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK)
+    def queued():
+        b = array.array("i", [0]); fcntl.ioctl(sock, 0x5411, b); return b[0]
+    while queued(): pass
+    sock.setsockopt(1, 7, 1 << 20)
+    fcntl.fcntl(1, 1031, 1 << 20)
+    slow = json.dumps({"ask": "x", "j": [[]] * 15000}).encode()
+    for _ in range(3): sock.send(slow)
+    sock.sendmsg([b'{"ask": "submit", "names": ["w"]}'], [(1, 1, array.array("i", [fd]))])
+    os.write(out, b"!" * (3 * 65536 + 1))
+    while queued(): pass
+    try: os.read(back, 1 << 20)
+    except BlockingIOError: pass
+    time.sleep(12)
+    os.write(1, b"it trained on")
+    time.sleep(99)
+if __name__ == "__main__": main()
+"""
+
+LINGERING = """
+import array, socket, struct, time
+from harness import trial
+def load(c, d): pass
+def main():
+    run = trial.open()
+    server = socket.create_server(("127.0.0.1", 0))
+    one = socket.create_connection(server.getsockname()); two, _ = server.accept()
+    one.setblocking(False)
+    try:
+        while True: one.send(b"x" * 65536)
+    except BlockingIOError: pass
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+    wire = run._host._channel.socket
+    wire.sendmsg([MESSAGE], [(1, 1, array.array("i", [one.fileno()]))])
+    one.close()
+    time.sleep(1000)
+if __name__ == "__main__": main()
+"""
+
+
+def test_emptying_its_own_log_does_not_make_the_supervisor_wait(train_only):
+    started = time.monotonic()
+    training = train_only(STEALING)
+    assert time.monotonic() - started < 10, training
+    assert "it trained on" not in training.log
+
+
+LOG, SUBMISSION = b'{"ask": "log"}', b'{"ask": "submit", "names": ["w"]}'
+
+
+@pytest.mark.parametrize("message", [LOG, SUBMISSION])
+def test_a_socket_that_is_slow_to_close_holds_nobody_up(train_only, message):
+    started = time.monotonic()
+    training = train_only(LINGERING.replace("MESSAGE", repr(message)), startup_seconds=5.0)
+    assert training.status in (CRASH, INVALID), training
+    assert time.monotonic() - started < 10

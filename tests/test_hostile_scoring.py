@@ -171,7 +171,7 @@ def test_a_load_that_hangs_is_a_crash(scored):
 
 def test_a_forward_that_hangs_is_a_crash(scored):
     hang = edit((FORWARD, "        time.sleep(99)\n"))
-    assert_refused(scored(hang, scoring_seconds=2.0), CRASH, "did not answer in time")
+    assert_refused(scored(hang, scoring_seconds=2.0), CRASH, "scoring_seconds (2 s)")
 
 
 def test_a_train_py_without_load_is_a_crash(scored):

@@ -9,6 +9,7 @@ from conftest import HONEST, edit
 
 from harness import config as configs
 from harness.agents import NoProposal
+from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger.experiments import Experiments
@@ -212,3 +213,113 @@ def test_messages_survive_the_round_trip():
     assert made.title == "Halve it"
     with pytest.raises(HarnessError, match="Val-Bpb"):
         messages.check_agents("Title\n\nHypothesis: because\n\nVal-Bpb: 0.1\n")
+
+
+# ── a person's mistakes ───────────────────────────────────────────────────────────────────────
+
+
+def refused(folder, words):
+    with pytest.raises(HarnessError, match=words):
+        loop_in(folder, Script(("Break it", CRASHING)), experiments=1).run()
+    return True
+
+
+def test_a_checkout_where_main_can_not_be_followed_is_refused(research, tmp_path, monkeypatch):
+    research("switch", "-q", "--detach")
+    assert refused(research.folder, "detached.*git switch main")
+    research("switch", "-qc", "mine")
+    research("worktree", "add", "-q", str(tmp_path / "other"), "main")
+    assert refused(research.folder, f"main is checked out in {tmp_path}/other")
+    shallow = tmp_path / "shallow"
+    research("commit", "-q", "--allow-empty", "-m", "second")
+    subprocess.run(
+        ["git", "clone", "-q", "--depth", "1", f"file://{research.folder}", str(shallow)], check=True
+    )
+    assert refused(shallow, "shallow.*git fetch --unshallow")
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL"):
+        monkeypatch.delenv(name)
+    research("config", "user.useConfigOnly", "true")
+    assert refused(research.folder, "does not know who you are.*git config user.name")
+
+
+def test_a_branch_someone_made_by_hand_is_left_alone_and_its_number_is_not_used_again(research):
+    research("branch", "exp/0007-mine")
+    before = research("rev-parse", "exp/0007-mine")
+    summary, _ = night(research, ("Break it", CRASHING))
+    assert summary.measured == 1
+    assert research("rev-parse", "exp/0007-mine") == before
+    assert "exp/0008-break-it" in research("branch", "--list", "exp/*")
+
+
+def test_a_config_altered_into_nonsense_in_mid_loop_does_not_end_the_night(research):
+    path = research.folder / ".autoresearch" / "config.toml"
+
+    class Meddling(Script):
+        def propose(self, context):
+            path.write_text("this = [is no config")
+            return super().propose(context)
+
+    said = []
+    agent = Meddling(("Make it worse", WORSE), ("Break it", CRASHING))
+    summary = loop_in(research.folder, agent, lambda event: said.append(event.text), experiments=2).run()
+    assert summary.measured == 2
+    assert sum("the last good config" in line for line in said) == 1
+    assert path.read_text() == "this = [is no config"
+
+
+def test_changes_of_train_py_in_mid_loop_are_not_lost_and_main_follows_later(research):
+    class Meddling(Script):
+        def propose(self, context):
+            if len(self.answers) == 2:  # while the first one trains
+                (research.folder / "train.py").write_text("mine")
+            return super().propose(context)
+
+    base, said = research("rev-parse", "main"), []
+    crash = ("Break it", CRASHING)  # doesn't apply to the kept one at first, so it is asked for anew
+    agent = Meddling(("Sleep less", FASTER), crash, crash)
+    loop_in(research.folder, agent, lambda event: said.append(event.text), experiments=2).run()
+    kept, crashed = all_of(research)
+    assert kept.status == "keep"
+    assert research("rev-parse", "main") == base
+    assert (research.folder / "train.py").read_text() == "mine"
+    assert crashed.parent == kept.commit, "the next one did not start from the kept one"
+    assert any("uncommitted changes" in line for line in said)
+    research("checkout", "-q", "train.py")
+    with pytest.raises(HarnessError, match="nothing usable"):
+        night(research, experiments=1)
+    assert research("rev-parse", "main") == kept.commit
+
+
+def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):
+    import dataclasses
+
+    import harness.loop as module
+
+    real, spoilt = module.measure, []
+
+    def failing(*args):
+        trial = real(*args)
+        spoilt.append(trial)
+        return dataclasses.replace(trial, status="error", detail="the GPU fell off", val_bpb=None, score=None)
+
+    monkeypatch.setattr(module, "measure", failing)
+    night(research, ("Make it worse", WORSE))
+    assert all_of(research)[0].status == "error"
+    assert len(spoilt) == 3, "it was not repeated"
+    monkeypatch.setattr(module, "measure", real)
+    summary, _ = night(research, experiments=1)
+    (again,) = all_of(research)
+    assert (summary.measured, again.status) == (1, "discard")
+    assert "Reason" not in again.message.trailers
+
+
+def test_adopting_applies_an_old_change_to_main_and_measures_it(research):
+    night(research, ("Make it worse", WORSE))
+    (research.folder / "train.py").write_text(HONEST.replace("sleep(0.01)", "sleep(0.02)"))
+    research("commit", "-qam", "by hand")
+    known = Experiments(open_repository(research.folder))
+    loop_in(research.folder, Again([known.proposal(known.find("1"))]), experiments=1).run()
+    first, again = all_of(research)
+    assert again.parent == research("rev-parse", "main")
+    assert again.message.title == first.message.title
+    assert known.source(again.commit).decode() == WORSE.replace("sleep(0.01)", "sleep(0.02)")

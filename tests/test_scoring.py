@@ -125,3 +125,21 @@ def test_losses_are_the_cross_entropy_whatever_the_size_of_the_logits():
         logits, targets = torch.randn(700, 50) * scale, torch.randint(0, 50, (700,))
         exact = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
         assert torch.allclose(losses(logits, targets).double(), exact, rtol=1e-6, atol=2e-6 * (1 + scale))
+
+
+def test_shared_logits_are_copied_before_anything_is_looked_up_in_them():
+    """Which places are read first would tell a server the targets, and it could still write."""
+    seen = []
+
+    class Shared(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            seen.append(function.__name__)
+            with torch._C.DisableTorchFunctionSubclass():
+                result = function(*args, **(kwargs or {}))
+            sliced = function.__name__ == "__getitem__"
+            return result.as_subclass(cls) if sliced else result
+
+    logits, targets = torch.randn(700, 50), torch.randint(0, 50, (700,))
+    assert torch.equal(losses(logits.as_subclass(Shared), targets), losses(logits, targets))
+    assert set(seen) <= {"__get__", "__getitem__", "copy_"}, seen

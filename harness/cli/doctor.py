@@ -76,12 +76,7 @@ def _findings() -> Iterator[Finding]:
     if found:
         yield Finding("key", "ok", ", ".join(found))
     else:
-        yield Finding(
-            "key",
-            "warn",
-            "no model's API key is set; only agents that ask a model need one",
-            f"export {KEYS[0]}=...",
-        )
+        yield Finding("key", "ok", "none set; only agents that ask a model need one")
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
@@ -97,11 +92,10 @@ def _git(repository: Repository) -> Iterator[Finding]:
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
-    if not repository.has_identity:
-        yield Finding(
-            "git", "fail", "no identity to commit with",
-            "git config --global user.name NAME && git config --global user.email EMAIL",
-        )  # fmt: skip
+    try:
+        _ = repository.signature
+    except HarnessError as error:
+        yield Finding("git", "fail", error.message, error.fix)
 
 
 def _device(config: configs.Config) -> Finding:

@@ -28,9 +28,7 @@ def init(directory: Path | None, profile: str | None) -> None:
     Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
     run folders and points git at the hooks. What exists is left as it is.
     """
-    folder = (directory or Path.cwd()).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    repository = create_repository(folder)
+    repository = create_repository((directory or Path.cwd()).absolute())
     paths = repository.paths
     chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)

@@ -56,6 +56,13 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
             click.echo(
                 f"  {name:<8} {split['documents']:>9,} documents {split['tokens'] / 1e6:9.2f} M tokens"
             )
+    scored, val = data.eval_tokens, manifest["splits"]["val"]["tokens"]
+    if val < scored:
+        click.echo(
+            f"WARNING: {scored:,} tokens are scored and val has {val:,}, so some of them twice and more. "
+            f"More text mends it, or eval_tokens = {val // data.seq_len * data.seq_len} in {paths.config}",
+            err=True,
+        )
     if data != config.data:
         click.echo(
             f"To train on it, set source = {data.source!r} and shards = {data.shards} in {paths.config}",

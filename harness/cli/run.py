@@ -48,7 +48,7 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
         trial = measure(commit.source, commit.id, seed, bench, place, view.show, view.say)
         used, of = trial.training.training_seconds or 0.0, config.trial.budget_seconds
-        if trial.status == OK and used < 0.9 * of:
+        if trial.status == OK and used < min(0.9 * of, of - 1.0):
             view.say(f"WARNING: only {used:.1f} of {of:g} s were used for training")
     summary = trial.summary()
     if as_json:
@@ -59,6 +59,7 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     click.echo(f"record, log and loss curve: {place}", err=True)
     if trial.status == OK:
         return DONE
-    log = "log.txt" if trial.training.status != OK else "server.txt"
-    click.echo(f"harness: {trial.status}: {trial.detail} (see {log} there)", err=True)
+    log = place / ("log.txt" if trial.training.status != OK else "server.txt")
+    more = f" (see {log.name} there)" if log.exists() and log.stat().st_size else ""
+    click.echo(f"harness: {trial.status}: {trial.detail}{more}", err=True)
     return FAILED

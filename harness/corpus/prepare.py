@@ -6,7 +6,6 @@ tokenizer is used again (if its recipe is the same), encoding starts over.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,8 @@ from harness.corpus.hub import Progress
 from harness.corpus.packing import in_order_forever, pack, shuffled_forever
 from harness.corpus.sources import NAMED, Document, Source, open_source
 from harness.errors import HarnessError
-from harness.paths import data_dir, write_atomically
+from harness.lock import held
+from harness.paths import data_dir, lock_file, write_atomically
 
 TOKENIZER_CHARS = 1_000_000_000  # of the training split, as in the reference project
 TOKENIZER_DOCUMENT_CHARS = 10_000
@@ -68,18 +68,27 @@ def prepare(config: DataConfig, progress: Progress, again: bool = False) -> stor
         HarnessError: the source can't be read, holds too little text, or the disk is full.
     """
     folder = data_dir(config.source, config.vocab_size, config.seq_len)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second `prepare` waits, then finds it done
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock_file("").parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(
+            f"can't make {folder.parent}: {error.strerror}", "HARNESS_CACHE=/another/folder"
+        ) from None
+    # A second `prepare` waits, then finds it done.
+    with held(lock_file(f"prepare-{folder.name}"), lambda _: None):
         if not again and (folder / "manifest.json").exists() and _same_recipe(folder, config):
             return store.open_corpus(folder)
-        building = folder.with_suffix(".building")
+        building = folder.with_name(f"{folder.name}.building")
         if again:
             shutil.rmtree(building, ignore_errors=True)
         try:
             _build(config, building, progress)
             shutil.rmtree(folder, ignore_errors=True)
             building.rename(folder)
+        except HarnessError:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

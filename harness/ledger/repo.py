@@ -1,6 +1,7 @@
 """The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ import pygit2
 from pygit2.enums import FileMode
 
 from harness.errors import HarnessError
+from harness.ledger import refs
 from harness.paths import Paths, write_atomically
 
 TRAIN_BYTES = 256 * 1024
+IDENTITY = "git config user.name 'Your Name' && git config user.email you@example.org"
 
 
 @dataclass(frozen=True)
@@ -51,45 +54,57 @@ class Repository:
         return status not in (pygit2.enums.FileStatus.CURRENT, pygit2.enums.FileStatus.IGNORED)
 
     @property
-    def has_identity(self) -> bool:
-        """Whether git knows who commits here, by its environment or its config."""
-        config = self.git.config
-        return all(
-            os.environ.get(f"GIT_COMMITTER_{part}") or f"user.{part.lower()}" in config
-            for part in ("NAME", "EMAIL")
-        )
-
-    @property
     def signature(self) -> pygit2.Signature:
-        """The person, who commits; now.
+        """The person, who commits, as git itself finds them; now.
 
         Raises:
             HarnessError: git doesn't know who that is.
         """
-        config = self.git.config
-        name, email = (
-            os.environ.get(f"GIT_COMMITTER_{part.upper()}") or str(config[f"user.{part}"])
-            if f"user.{part}" in config or os.environ.get(f"GIT_COMMITTER_{part.upper()}")
-            else ""
-            for part in ("name", "email")
-        )
-        if not (name and email):
-            raise HarnessError(
-                "git does not know who you are",
-                "git config user.name 'Your Name' && git config user.email you@example.org",
-            )
-        return pygit2.Signature(name, email)
+        done = self._ask("var", "GIT_COMMITTER_IDENT")
+        found = re.fullmatch(r"(.+) <(.+)> \d+ [+-]\d{4}\s*", done.stdout)
+        if done.returncode or found is None:
+            raise HarnessError("git does not know who you are", IDENTITY)
+        return pygit2.Signature(found[1], found[2])
 
     def check_ready(self) -> None:
         """What a loop needs of the person's checkout.
 
         Raises:
-            HarnessError: no commit, no identity, or changes of train.py that a moving main would meet.
+            HarnessError: no commit, no identity, half a history, or `main` where it can't be moved.
         """
         self.commit("HEAD")
         _ = self.signature
+        if self.git.is_shallow:
+            raise HarnessError("this clone is shallow, its history is cut off", "git fetch --unshallow")
+        if self.git.head_is_detached:
+            raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
+        if (elsewhere := self._main_elsewhere()) is not None:
+            raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
         if self.train_is_dirty:
             raise HarnessError("train.py has uncommitted changes", "git commit -a, or git stash")
+
+    def _main_elsewhere(self) -> Path | None:
+        """The other work tree of this repository that has `main` checked out."""
+        done = self._ask("worktree", "list", "--porcelain")
+        for block in done.stdout.split("\n\n"):
+            lines = block.splitlines()
+            if f"branch {refs.MAIN}" in lines:
+                place = Path(lines[0].removeprefix("worktree "))
+                return place if place.resolve() != self.paths.root.resolve() else None
+        return None
+
+    def _ask(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        """The real git, for what libgit2 doesn't do.
+
+        Raises:
+            HarnessError: it isn't installed.
+        """
+        try:
+            return subprocess.run(
+                ["git", *args], cwd=self.paths.root, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            raise HarnessError("git is not installed", "apt install git") from None
 
     def move(self, ref: str, old: str, new: str) -> None:
         """Compare-and-swap of a ref.
@@ -131,8 +146,7 @@ class Repository:
 
     def tidy(self) -> None:
         """Have git pack what has gathered, if it thinks it is time: libgit2 never does."""
-        command = ["git", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"]
-        subprocess.run(command, cwd=self.paths.root, check=False, capture_output=True)
+        self._ask("-c", "gc.autoDetach=false", "gc", "--auto", "--quiet")
 
     @property
     def branch(self) -> str:
@@ -236,7 +250,20 @@ def open_repository(where: Path | None = None) -> Repository:
 
 
 def create_repository(folder: Path) -> Repository:
-    """`git init -b main`, or the repository that is there."""
-    if pygit2.discover_repository(str(folder)) is None:
+    """`git init -b main`, or the repository that is there.
+
+    Raises:
+        HarnessError: the folder can't be made, or would lie inside another repository.
+    """
+    known = next(path for path in (folder, *folder.parents) if path.exists())
+    found = pygit2.discover_repository(str(known))
+    if found is not None and known != folder:
+        root = pygit2.Repository(found).workdir or found
+        raise HarnessError(f"{folder} would lie inside the repository {root}", f"cd {root} && harness init")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(f"can't make {folder}: {error.strerror}", "another folder") from None
+    if found is None:
         pygit2.init_repository(str(folder), initial_head="main")
     return open_repository(folder)

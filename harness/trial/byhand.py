@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import config as configs
-from harness.errors import FAILED, HarnessError
+from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.paths import Paths
 from harness.records import OK, Failure, Reported, Training, Trial
 from harness.trial import score
@@ -34,10 +35,19 @@ class ByHand:
         self._first_batch_at: float | None = None
         self._ended_at: float | None = None
         self._echoed_at = 0.0
-        atexit.register(self._remind)
+        self._interrupted = False
+        atexit.register(self._leave)
+        signal.signal(signal.SIGINT, self._interrupt)
 
-    def _remind(self) -> None:
-        if self._ended_at is None:
+    def _interrupt(self, *_: object) -> None:
+        self._interrupted = True
+        raise SystemExit(INTERRUPTED)
+
+    def _leave(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._interrupted:
+            sys.stderr.write("interrupted\n")
+        elif self._ended_at is None:
             sys.stderr.write("harness: it ended without a score: run.submit(model) was not called\n")
 
     def training_tokens(self) -> int:
@@ -77,7 +87,6 @@ class ByHand:
             evaluator=score.fingerprint(bench.config), isolation="by hand",
             budget_seconds=bench.config.trial.budget_seconds,
         )  # fmt: skip
-        shutil.rmtree(self._folder, ignore_errors=True)
         if failure:
             raise SystemExit(f"{failure.status}: {failure.detail}")
         sys.stdout.write(trial.block() + "\n")
@@ -86,12 +95,19 @@ class ByHand:
 def open_run() -> Run:
     """The run of the train.py that is being executed, from the config of its repository."""
     source = Path(sys.argv[0]).absolute()
-    seed = int(os.environ.get("SEED", "1"))
     with _plainly():
+        seed = _seed(os.environ.get("SEED", "1"))
         config = configs.load(Paths(source.parent).config)
         bench = open_bench(config, source.parent)
     folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
     return Run(ByHand(bench, seed, source, folder), bench.spec(seed), folder / "checkpoint")
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise HarnessError(f"SEED is {text!r}, no number", "SEED=1") from None
 
 
 @contextlib.contextmanager

@@ -90,6 +90,22 @@ def measure(
         KeyboardInterrupt: everything that was started is dead by then.
     """
     folder.mkdir(parents=True)
+    try:
+        return _measure(source, commit, seed, bench, folder, observe, on_wait)
+    except BaseException:  # interrupted: there is no record that it would belong to
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _measure(
+    source: bytes,
+    commit: str,
+    seed: int,
+    bench: Bench,
+    folder: Path,
+    observe: Observer,
+    on_wait: Callable[[str], None],
+) -> Trial:
     script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
     script.write_bytes(source)
     config = bench.config

@@ -72,7 +72,7 @@ class Server:
 
     def load(self) -> float:
         """Hand over the buffers, have `load` called; returns its seconds."""
-        self._hear(START_SECONDS, "ready", "start")
+        self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
         rows, seq_len, _ = self._shape
         self._tokens = SharedArray.create((rows, seq_len), "int64")
         descriptors = [self._tokens.descriptor]
@@ -91,7 +91,8 @@ class Server:
         }  # fmt: skip
         started = time.monotonic()
         self._say(order, descriptors)
-        self._hear(self._request["load_seconds"], "loaded", "load the checkpoint")
+        within = f"load the checkpoint within load_seconds ({self._request['load_seconds']:g} s)"
+        self._hear(self._request["load_seconds"], "loaded", within)
         return time.monotonic() - started
 
     def forward(self, tokens: np.ndarray, deadline: float) -> torch.Tensor:
@@ -99,7 +100,8 @@ class Server:
         assert self._tokens is not None and self._logits is not None
         self._tokens.array[:] = tokens
         self._say({"forward": True})
-        self._hear(max(0.0, deadline - time.monotonic()), "done", "answer in time")
+        spent = f"answer all rows within scoring_seconds ({self._request['scoring_seconds']:g} s)"
+        self._hear(max(0.0, deadline - time.monotonic()), "done", spent)
         if isinstance(self._logits, CudaBuffer):
             return self._logits.tensor
         return torch.from_numpy(self._logits.array)
@@ -117,7 +119,7 @@ class Server:
         try:
             packet = self._channel.receive(timeout_seconds)
         except TimeoutError:
-            raise Refused(CRASH, f"the model server did not {what} ({timeout_seconds:.0f} s)") from None
+            raise Refused(CRASH, f"the model server did not {what}") from None
         except ProtocolError as error:
             raise Refused(INVALID, f"the model server sent {error}") from None
         if packet is None:
@@ -158,13 +160,10 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     found = torch.empty((len(targets), 1), device=logits.device)
     for at in range(0, len(targets), chunk):
         goal = targets[at : at + chunk, None]
-        part, theirs = own[: len(goal)], logits[at : at + chunk]
-        # One pass copies and shifts. By what a row is shifted cancels, so it may be read from theirs.
-        torch.sub(theirs, theirs.gather(1, goal), out=part)
-        logs = part.gather(1, goal) - part.exp_().sum(1, keepdim=True).log_()
-        if not logs.isfinite().all():  # beyond 88 nats the exponential overflows
-            logs = part.copy_(theirs).log_softmax(1).gather(1, goal)
-        found[at : at + chunk] = logs
+        # All of it is copied before any of it is looked at: which places are read would tell targets.
+        part = own[: len(goal)].copy_(logits[at : at + chunk])
+        torch.log_softmax(part, 1, out=part)
+        torch.gather(part, 1, goal, out=found[at : at + chunk])
     return -found[:, 0]
 
 
@@ -268,7 +267,6 @@ def main() -> None:
     if request["device"] == "cpu":
         # One thread: a second one would fight with those of the server, which spin after their work.
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
     if request["device"] == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -97,6 +97,7 @@ class Supervisor:
         tokens = readonly.open_file(self.tokens, self.isolation)
         channel, theirs = pair()
         reading, writing = os.pipe()
+        os.set_blocking(reading, False)  # it can be read from inside too: emptied before we get to it
         state = _State(time.monotonic())
         tail = Tail()
         process = None
@@ -116,7 +117,8 @@ class Supervisor:
             writing = -1
             code = self._watch(process, channel, reading, tail, state, tokens)
             process.kill()
-            self._drain(reading, tail)
+            for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
+                self._read(reading, tail)
             if state.failure is None and state.submitted_at is None:
                 state.failure = _ended_without_checkpoint(code, tail, state.booted)
             if state.failure is None:
@@ -155,9 +157,7 @@ class Supervisor:
                     self.observe(self._progress(state, now))
                 for key, _ in selector.select(min(deadline - now, 0.25)):
                     if key.fd == reading:
-                        if data := os.read(reading, 65536):
-                            tail.feed(data)
-                        else:
+                        if not self._read(reading, tail):
                             selector.unregister(reading)
                     elif not self._hear(channel, state, tokens):
                         selector.unregister(channel.fileno())
@@ -255,14 +255,14 @@ class Supervisor:
         )  # fmt: skip
 
     @staticmethod
-    def _drain(reading: int, tail: Tail) -> None:
-        """What was left in the pipe; bounded, should a survivor go on writing."""
-        os.set_blocking(reading, False)
+    def _read(reading: int, tail: Tail) -> bool:
+        """What is in the pipe now, never waiting for more; False at its end."""
         try:
-            for _ in range(DRAIN_READS):
-                tail.feed(os.read(reading, 65536))
+            data = os.read(reading, 65536)
         except BlockingIOError:
-            pass
+            return True
+        tail.feed(data)
+        return bool(data)
 
     # ── when it ended ─────────────────────────────────────────────────────────────────────────
 

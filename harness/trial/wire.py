@@ -10,7 +10,9 @@ import json
 import os
 import select
 import socket
+import stat
 import sys
+import threading
 import time
 from typing import Any
 
@@ -38,7 +40,8 @@ class Channel:
         return self.socket.fileno()
 
     def close(self) -> None:
-        self.socket.close()
+        """Closes what was sent and not received, too, so like `close_all` it never waits."""
+        threading.Thread(target=self.socket.close, daemon=True).start()
 
     def send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         """Send one object; blocks until there is room.
@@ -113,5 +116,12 @@ def _no_constant(name: str) -> None:
 
 
 def close_all(descriptors: list[int]) -> None:
+    """Close what was sent; never waits, which closing a stranger's socket can do (SO_LINGER)."""
+    strange = []
     for descriptor in descriptors:
-        os.close(descriptor)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+        else:
+            strange.append(descriptor)
+    for each in strange:
+        threading.Thread(target=os.close, args=(each,), daemon=True).start()
