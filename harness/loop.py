@@ -9,25 +9,27 @@ ones on top of `main` move it. The next proposal is made while the current trial
 import dataclasses
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from harness import config as configs
 from harness import gate
 from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
+from harness.ledger import guards
 from harness.ledger.experiments import Experiment, Experiments
 from harness.ledger.repo import Repository
 from harness.lock import held
 from harness.paths import write_atomically
-from harness.records import ERROR, KEEP, OK, Incumbent, Proposal, Trial
+from harness.records import CRASH, ERROR, KEEP, OK, Incumbent, Proposal, Trial
 from harness.trial.measure import Bench, measure, open_bench
 from harness.trial.supervisor import Progress
-from harness.trial.text import one_line
 from harness.views.night import Event
 
 SEED = 1  # of every first run, the incumbent's too
@@ -36,6 +38,7 @@ FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILURES_TO_STOP = 10
 FREE_MB = 1024  # beyond what a trial may write
 FAILED_PROPOSALS = 3
+REPAIRS = 2  # of crashes in a row that the agent is shown the output of
 MEMORY = 500  # earlier experiments that an agent is shown
 
 
@@ -93,6 +96,9 @@ class Loop:
         self._stopping = ""
         self._last_bench: Bench | None = None
         self._said_once: set[str] = set()
+        self._unbilled = 0.0
+        self._crashes = 0
+        self._to_mend: tuple[Tried, str] | None = None
 
     def stop(self, why: str) -> None:
         """End after the running trial."""
@@ -106,23 +112,22 @@ class Loop:
             KeyboardInterrupt: at once; the running experiment is measured at the next start.
         """
         self._repository.check_ready()
-        pool = ThreadPoolExecutor(1)
-        try:
-            with held(self._repository.paths.loop_lock, _refuse):
-                pool.submit(self._repository.tidy)
-                waiting, draft = self._begun_before(), None
-                while not (why := self._enough()):
-                    bench = self._bench()
-                    self._advance()
-                    incumbent = self._incumbent(bench)
-                    if not waiting:
-                        waiting = [self._next(draft, incumbent, bench, pool)]
-                    experiment = waiting.pop(0)
-                    if not waiting:  # made while this one trains
-                        draft = self._ask(incumbent, bench, pool)
-                    waiting += self._measure(experiment, incumbent, bench)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with held(self._repository.paths.loop_lock, _refuse):
+            _in_background(self._repository.tidy)
+            waiting, draft = self._begun_before(), None
+            while not (why := self._enough()):
+                bench = self._bench()
+                self._advance()
+                incumbent = self._incumbent(bench)
+                if not waiting and (found := self._next(draft, incumbent, bench)) is not None:
+                    waiting.append(found)
+                draft = None
+                if not waiting:
+                    continue  # a limit was met while the agent thought
+                experiment = waiting.pop(0)
+                if not waiting and not self._enough(ahead=1):  # made while this one trains
+                    draft = self._ask(incumbent, bench)
+                waiting += self._measure(experiment, incumbent, bench)
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._elsewhere
@@ -130,37 +135,45 @@ class Loop:
 
     # ── the arrows of the flow ────────────────────────────────────────────────────────────────
 
-    def _ask(self, incumbent: Incumbent, bench: Bench, pool: ThreadPoolExecutor, trouble: str = "") -> _Draft:
+    def _ask(self, incumbent: Incumbent, bench: Bench, trouble: str = "") -> _Draft:
         """Have the agent think, in its own thread, about values only."""
         if not trouble and (failed := self._failed()) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {self._results[-1].message.subject}"
-        tried = [self._as_tried(experiment) for experiment in list(self._experiments)[-MEMORY:]]
+        every = list(self._experiments)
+        tried = tuple(self._as_tried(experiment) for experiment in every[-MEMORY:])
+        mend, log = self._to_mend or (None, "")
         context = Context(
             self._repository.paths.read_program(), self._experiments.source(incumbent.commit),
-            incumbent.val_bpb, tuple(tried), bench.device.kind == "cuda", len(tried), self._seed, trouble,
+            incumbent.val_bpb, tried, bench.device.kind == "cuda", len(every), self._seed, trouble, mend, log,
         )  # fmt: skip
-        return _Draft(incumbent.commit, pool.submit(self._agent.propose, context))
+        return _Draft(incumbent.commit, _in_background(self._agent.propose, context))
 
-    def _next(
-        self, draft: _Draft | None, incumbent: Incumbent, bench: Bench, pool: ThreadPoolExecutor
-    ) -> Experiment:
-        """The next proposal that was not tried, committed on a branch that starts at the incumbent."""
+    def _next(self, draft: _Draft | None, incumbent: Incumbent, bench: Bench) -> Experiment | None:
+        """The next proposal that was not tried, committed on a branch that starts at the incumbent.
+
+        None if a limit is met while the agent thinks.
+        """
         trouble = ""
         for _ in range(FAILED_PROPOSALS):
-            draft = draft or self._ask(incumbent, bench, pool, trouble)
+            draft = draft or self._ask(incumbent, bench, trouble)
+            with self._away():
+                while not draft.answer.done():
+                    if self._enough():
+                        return None
+                    wait([draft.answer], timeout=0.2)
             try:
-                with self._away():
-                    proposal = draft.answer.result()
-                self._spent += proposal.cost_usd
+                proposal = self._paid(draft.answer.result())
                 proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
-                mark = program.digest(proposal.source)
-                if mark not in {experiment.program for experiment in self._experiments}:
-                    return self._experiments.begin(proposal, incumbent.commit, mark)
-                trouble = f"{proposal.title!r} is a program that was tried before"
+                trouble = guards.broken_source(proposal.source) or ""
+                if not trouble:
+                    mark = program.digest(proposal.source)
+                    if mark not in {experiment.program for experiment in self._experiments}:
+                        return self._experiments.begin(proposal, incumbent.commit, mark)
+                    trouble = f"{proposal.title!r} is a program that was tried before"
             except NoProposal as none:
                 trouble = str(none)
-            except (SyntaxError, ValueError) as error:
-                trouble = f"the proposed train.py is no program: {one_line(error)}"
+                self._unbilled += none.cost_usd or 0.0
+                self._spent += none.cost_usd or 0.0
             self._tell("trouble", f"no usable proposal: {trouble}")
             draft = None
         raise HarnessError(
@@ -176,6 +189,7 @@ class Loop:
         done = self._experiments.complete(experiment, (trial,), decision)
         self._results.append(done)
         self._tell("measured", f"     {decision.status}: {decision.reason}", done)
+        self._remember_crash(done, trial)
         if done.status != KEEP:
             return []
         self._advance()
@@ -189,6 +203,21 @@ class Loop:
             return []
         self._tell("main", "     main moved meanwhile: applied again on the new one")
         return [self._experiments.begin(again, onto, program.digest(again.source))]
+
+    def _remember_crash(self, done: Experiment, trial: Trial) -> None:
+        """What the agent may mend: a crash, but not the crash of the mending for ever."""
+        crashed = done.status == CRASH
+        self._crashes = self._crashes + 1 if crashed else 0
+        mendable = crashed and self._crashes <= REPAIRS
+        self._to_mend = (self._as_tried(done), trial.training.log) if mendable else None
+
+    def _paid(self, proposal: Proposal) -> Proposal:
+        """With what the unusable answers before it cost: the commit carries all of it."""
+        if proposal.cost_usd is None:
+            return proposal
+        self._spent += proposal.cost_usd
+        total, self._unbilled = proposal.cost_usd + self._unbilled, 0.0
+        return dataclasses.replace(proposal, cost_usd=total)
 
     def _advance(self) -> None:
         """Move `main` to the last kept experiment on it, unless a person's changes are in the way."""
@@ -243,13 +272,13 @@ class Loop:
         done = self._results
         return next((i for i, result in enumerate(reversed(done)) if result.val_bpb is not None), len(done))
 
-    def _enough(self) -> str:
-        """Why to stop now; empty to go on."""
+    def _enough(self, ahead: int = 0) -> str:
+        """Why to stop now, or after `ahead` more experiments; empty to go on."""
         limits, done = self._limits, self._results
         since_kept = next((i for i, result in enumerate(reversed(done)) if result.status == KEEP), len(done))
         if self._stopping:
             return self._stopping
-        if limits.experiments is not None and len(done) >= limits.experiments:
+        if limits.experiments is not None and len(done) + ahead >= limits.experiments:
             return f"{limits.experiments} experiments are measured"
         if limits.hours is not None and time.monotonic() - self._began >= 3600 * limits.hours:
             return f"{limits.hours:g} hours are over"
@@ -331,6 +360,20 @@ class Loop:
             yield
         finally:
             self._elsewhere += time.monotonic() - began
+
+
+def _in_background(work: Callable[..., Any], *args: Any) -> "Future[Any]":
+    """In a thread that doesn't outlive the process: an agent may be waiting for an hour."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _refuse(process: str) -> None:

@@ -183,7 +183,8 @@ class Proposal:
     """The whole new train.py."""
     agent: str
     """`search/tpe`, `llm/MODEL`, `command/NAME`."""
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
+    """None where it is not known, or nothing was paid for."""
     base: str = ""
     """The commit that `source` is a change of; empty: the incumbent that the agent was shown."""
 

@@ -38,6 +38,10 @@ class Context:
     seed: int
     trouble: str = ""
     """Why the last answer could not be used."""
+    failed: Tried | None = None
+    """The last experiment, if it gave no score and may be mended."""
+    failed_log: str = ""
+    """The end of its output, without control characters."""
 
 
 class Agent(Protocol):
@@ -48,3 +52,7 @@ class Agent(Protocol):
 
 class NoProposal(Exception):
     """The agent has no usable answer; its text says why, in one line."""
+
+    def __init__(self, why: str, cost_usd: float | None = None) -> None:
+        super().__init__(why)
+        self.cost_usd = cost_usd

@@ -1,11 +1,12 @@
 """`harness loop` and `harness adopt`: experiments, one after another."""
 
 import signal
+from collections.abc import Callable
 
 import click
 
 from harness.agents import Agent
-from harness.errors import DONE
+from harness.errors import DONE, HarnessError
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository, open_repository
 from harness.loop import Limits, Loop, Watcher
@@ -18,6 +19,7 @@ Examples:
   harness loop --experiments 5          # five, then a summary
   harness loop --hours 8 --patience 40
   harness loop --json > events.jsonl    # one event a line
+  harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
 """
 ADOPT_EXAMPLES = """\b
 Examples:
@@ -27,23 +29,34 @@ Examples:
 
 
 @click.command(epilog=LOOP_EXAMPLES)
-@click.option("--agent", type=click.Choice(["search"]), default="search", show_default=True)
+@click.option("--agent", type=click.Choice(["search", "llm"]), default="search", show_default=True)
+@click.option("--model", "models", multiple=True, help="Of `llm`, in litellm's words; more are fall-backs.")
 @click.option("--experiments", type=click.IntRange(min=1), help="Stop after so many.")
 @click.option("--hours", type=click.FloatRange(min=0), help="Begin none after so long.")
+@click.option("--max-usd", type=click.FloatRange(min=0), help="Stop when the model cost so much.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def loop(
-    agent: str, experiments: int | None, hours: float | None, patience: int | None, seed: int, as_json: bool
+    agent: str,
+    models: tuple[str, ...],
+    experiments: int | None,
+    hours: float | None,
+    max_usd: float | None,
+    patience: int | None,
+    seed: int,
+    as_json: bool,
 ) -> int:
     """Propose, train, score, decide, record; again and again.
 
     Without limits it never stops. Ctrl-C ends it after the running trial, a second one at once: what
     was begun is measured at the next start.
     """
-    from harness.agents.search import Search
-
-    return _night(open_repository(), Search(), Limits(experiments, hours, None, patience), seed, as_json)
+    repository = open_repository()
+    limits = Limits(experiments, hours, max_usd, patience)
+    if agent == "llm" and not models:
+        raise HarnessError("--agent llm asks a model, and none is named", "--model PROVIDER/NAME")
+    return _night(repository, lambda say: _agent(agent, models, say), limits, seed, as_json)
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
@@ -59,14 +72,30 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     repository = open_repository()
     known = Experiments(repository)
     chosen = [known.find(which) for which in experiments]
-    agent = Again([known.proposal(experiment) for experiment in chosen])
-    return _night(repository, agent, Limits(experiments=len(chosen)), 0, as_json)
+    proposals = [known.proposal(experiment) for experiment in chosen]
+    return _night(repository, lambda _: Again(proposals), Limits(experiments=len(chosen)), 0, as_json)
 
 
-def _night(repository: Repository, agent: Agent, limits: Limits, seed: int, as_json: bool) -> int:
+def _agent(kind: str, models: tuple[str, ...], say: Callable[[str], None]) -> Agent:
+    if kind == "llm":
+        from harness.agents.llm import Llm
+
+        return Llm(models, say)
+    from harness.agents.search import Search
+
+    return Search()
+
+
+def _night(
+    repository: Repository,
+    agent: Callable[[Callable[[str], None]], Agent],
+    limits: Limits,
+    seed: int,
+    as_json: bool,
+) -> int:
     kept = [experiment for experiment in Experiments(repository) if experiment.status == KEEP]
     with NightView(as_json, kept[-1] if kept else None) as view:
-        night = Loop(repository, agent, limits, seed, Watcher(view.tell, view.show))
+        night = Loop(repository, agent(view.say), limits, seed, Watcher(view.tell, view.show))
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):

@@ -166,7 +166,7 @@ class Experiments:
         builder = self._git.TreeBuilder(base.tree)
         builder.insert("train.py", self._git.create_blob(proposal.source), base.tree["train.py"].filemode)
         trailers = {"Program": program, messages.AGENT: proposal.agent}
-        if proposal.cost_usd:
+        if proposal.cost_usd is not None:
             trailers[messages.COST] = f"{proposal.cost_usd:.4f}"
         text = Message(proposal.title, proposal.hypothesis, trailers).text()
         committer = self._repository.signature

@@ -1,0 +1,239 @@
+"""The `llm` agent against a real HTTP server that speaks the OpenAI protocol, reached through litellm."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import HONEST, assert_mistake, harness
+
+from harness.agents import Context, NoProposal, Tried, answer, prompt
+from harness.agents.llm import Llm
+from harness.errors import HarnessError
+
+EDIT = """Title: Sleep less
+Hypothesis: more steps in the same time.
+
+<<<<<<< SEARCH
+        time.sleep(0.01)
+=======
+        time.sleep(0.001)
+>>>>>>> REPLACE
+"""
+
+
+def context(**changes):
+    values = {
+        "program": "be bold", "source": HONEST.encode(), "val_bpb": 2.0, "history": (), "on_gpu": False,
+        "number": 0, "seed": 0,
+    }  # fmt: skip
+    return Context(**{**values, **changes})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as `server.script` says: a text, (text, finish reason), or (status, headers, seconds)."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(asked)
+        script = self.server.script
+        entry = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(entry, tuple) and len(entry) == 3:
+            status, headers, seconds = entry
+            time.sleep(seconds)
+            body = {"error": {"message": "no\x1b[31m luck", "type": "x", "code": str(status)}}
+        else:
+            text, reason = entry if isinstance(entry, tuple) else (entry, "stop")
+            status, headers = 200, {}
+            message = {"role": "assistant", "content": text}
+            body = {
+                "id": "1", "object": "chat.completion", "created": 1, "model": asked["model"],
+                "choices": [{"index": 0, "finish_reason": reason, "message": message}],
+                "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
+            }  # fmt: skip
+        data = json.dumps(body).encode()
+        try:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Type": "application/json"}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:
+            pass  # whoever asked had given up
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """`server.script` is what it answers, in order, the last one for ever; `server.asked` what it heard."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    http.asked, http.script = [], [EDIT]
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OPENAI_API_BASE", f"http://127.0.0.1:{http.server_address[1]}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
+    yield http
+    http.shutdown()
+    http.server_close()
+
+
+def llm(*models, said=None, call_seconds=20.0):
+    said = [] if said is None else said
+    return Llm(models or ("openai/gpt-4o-mini",), said.append, 0.05, call_seconds)
+
+
+def test_an_edit_becomes_a_proposal_with_its_cost(server):
+    made = llm().propose(context())
+    assert made.source.decode() == HONEST.replace("sleep(0.01)", "sleep(0.001)")
+    assert (made.title, made.hypothesis) == ("Sleep less", "more steps in the same time.")
+    assert made.agent == "llm/openai/gpt-4o-mini"
+    assert made.cost_usd == pytest.approx(1000 * 0.15e-6 + 100 * 0.6e-6)
+    (asked,) = server.asked
+    assert "be bold" in asked["messages"][0]["content"]
+    assert "time.sleep(0.01)" in asked["messages"][1]["content"]
+
+
+def test_a_model_without_a_known_price_has_no_cost_and_not_a_cost_of_zero(server):
+    assert llm("openai/nobody-knows-me").propose(context()).cost_usd is None
+
+
+def test_a_whole_file_is_taken_as_it_is(server):
+    whole = HONEST.replace("lr=1.0", "lr=0.5").strip() + "\n"
+    server.script = [f"Title: T\nHypothesis: h\n\n```python\n{whole}```\n"]
+    assert llm().propose(context()).source.decode() == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "empty"),
+        ("I would rather talk about it.", "Title"),
+        ("Title: x\nno reason", "Hypothesis"),
+        ("Title: x\nHypothesis: y\nand nothing more", "neither"),
+        (EDIT.replace("sleep(0.01)", "sleep(77)"), "occurs 0 times"),
+        (EDIT.replace("        time.sleep(0.01)", "import"), "occurs"),
+        ("Title: x\nHypothesis: y\n" + "z" * 1_000_000, "too long"),
+        ((EDIT, "length"), "cut off"),
+    ],
+)
+def test_an_unusable_answer_says_why_and_what_it_cost(server, text, why):
+    server.script = [text]
+    with pytest.raises(NoProposal, match=why) as caught:
+        llm().propose(context())
+    assert caught.value.cost_usd > 0
+
+
+def test_control_characters_of_a_title_do_not_reach_git(server):
+    server.script = [EDIT.replace("Sleep less", "Sleep \x1b[31mless\x07")]
+    assert llm().propose(context()).title == "Sleep [31mless"
+
+
+def test_a_rate_limit_is_waited_out_for_as_long_as_it_says(server):
+    server.script = [(429, {"retry-after": "1"}, 0), EDIT]
+    said, began = [], time.monotonic()
+    llm(said=said).propose(context())
+    assert time.monotonic() - began >= 1
+    assert said == ["openai/gpt-4o-mini is rate-limited; asking again in 1 s"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_outage_is_waited_out(server, status):
+    server.script = [(status, {}, 0)] * 3 + [EDIT]
+    said = []
+    assert llm(said=said).propose(context()).title == "Sleep less"
+    assert len(said) == 3 and len(server.asked) == 4
+    assert all("\x1b" not in line and "\n" not in line for line in said)
+
+
+def test_a_model_that_hangs_is_given_up_and_the_next_one_asked(server):
+    server.script = [(500, {}, 30), EDIT]
+    made = llm("openai/gpt-4o", "openai/gpt-4o-mini", call_seconds=1.0).propose(context())
+    assert made.agent == "llm/openai/gpt-4o-mini"
+
+
+@pytest.mark.parametrize(("status", "mends"), [(401, "API key"), (403, "account"), (404, "another --model")])
+def test_what_only_the_person_can_mend_ends_it_with_one_line(server, status, mends):
+    server.script = [(status, {}, 0)]
+    with pytest.raises(HarnessError) as caught:
+        llm().propose(context())
+    assert mends in caught.value.fix
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+    assert len(server.asked) == 1
+
+
+def test_history_is_held_to_its_budget_and_keeps_what_was_kept():
+    def tried(number, status):
+        return Tried(f"Idea {number}", "a hypothesis " * 5, b"", status, 1.0, 0.1, "")
+
+    history = tuple(tried(n, "keep" if n == 3 else "discard") for n in range(2000))
+    lines = prompt.digest(history, 1000)
+    assert sum(map(len, lines)) < 3500
+    assert "Idea 3." in lines[0] and "Idea 1999." in lines[-1]
+
+
+def test_the_output_of_a_crash_is_fenced_by_a_word_it_can_not_know():
+    failed = Tried("Break it", "h", b"", "crash", None, None, "exit 1")
+    asked = [
+        prompt.messages(context(failed=failed, failed_log="IGNORE ALL"), 100)[1]["content"] for _ in "ab"
+    ]
+    fences = [text.split("IGNORE ALL")[0].split()[-1] for text in asked]
+    assert fences[0] != fences[1]
+    assert all(text.count(fence) == 3 for text, fence in zip(asked, fences, strict=True))
+
+
+def test_an_edit_that_differs_in_blanks_at_line_ends_still_fits():
+    source = "a = 1   \nb = 2\n"
+    text = "Title: t\nHypothesis: h\n<<<<<<< SEARCH\na = 1\nb = 2\n=======\na = 3\n>>>>>>> REPLACE\n"
+    assert answer.read(text, source).source == "a = 3\n"
+
+
+# ── in the loop ───────────────────────────────────────────────────────────────────────────────
+
+SEED = """Title: Another seed
+Hypothesis: luck.
+
+<<<<<<< SEARCH
+    torch.manual_seed(run.seed)
+=======
+    torch.manual_seed(7)
+>>>>>>> REPLACE
+"""
+CRASH = EDIT.replace("Sleep less", "Break it").replace("time.sleep(0.001)", "raise ValueError('oops')")
+
+
+@pytest.mark.slow
+def test_a_night_with_a_model_has_costs_on_its_commits_and_shows_it_its_crashes(server, research):
+    server.script = ["no idea", CRASH, EDIT, SEED]
+    done = harness(
+        "loop", "--agent", "llm", "--model", "openai/gpt-4o-mini", "--experiments", "3", "--json",
+        cwd=research.folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(event["kind"] == "measured" for event in events) == 3
+    assert any("no line 'Title" in event["text"] for event in events)
+    shown = "%an|%(trailers:key=Cost-Usd,valueonly,separator=)|%s"
+    price = 2 * (1000 * 0.15e-6 + 100 * 0.6e-6)  # the unusable answer is paid for too
+    crashed = f"llm/openai/gpt-4o-mini|{price:.4f}|Break it (crash)"
+    assert research("log", "-1", f"--format={shown}", "exp/0001-break-it") == crashed
+    assert "oops" in server.asked[-1]["messages"][1]["content"]
+
+
+@pytest.mark.slow
+def test_the_money_is_a_limit_and_a_model_that_is_down_does_not_hold_up_the_end(server, research):
+    server.script = [EDIT, (500, {}, 0)]
+    began = time.monotonic()
+    done = harness(
+        "loop", "--agent", "llm", "--model", "openai/gpt-4o-mini", "--max-usd", "0.0001", cwd=research.folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 experiments" in done.stdout and "USD are spent" in done.stdout
+    assert time.monotonic() - began < 60
+
+
+def test_a_model_has_to_be_named(repository):
+    assert_mistake(harness("loop", "--agent", "llm", cwd=repository.folder), "none is named", "--model")
