@@ -114,18 +114,19 @@ class Loop:
         self._repository.check_ready()
         with held(self._repository.paths.loop_lock, _refuse):
             _in_background(self._repository.tidy)
+            self._advance()  # an earlier loop may have been killed between the checkout and main
+            self._repository.check_clean()
             waiting, draft = self._begun_before(), None
             while not (why := self._enough()):
                 bench = self._bench()
                 self._advance()
                 incumbent = self._incumbent(bench)
-                if not waiting and (found := self._next(draft, incumbent, bench)) is not None:
-                    waiting.append(found)
-                draft = None
                 if not waiting:
-                    continue  # a limit was met while the agent thought
+                    if (found := self._next(draft, incumbent, bench)) is None:
+                        continue  # a limit was met while the agent thought
+                    waiting, draft = [found], None
                 experiment = waiting.pop(0)
-                if not waiting and not self._enough(ahead=1):  # made while this one trains
+                if not (waiting or draft or self._enough(ahead=1)):  # made while this one trains
                     draft = self._ask(incumbent, bench)
                 waiting += self._measure(experiment, incumbent, bench)
         seconds = time.monotonic() - self._began

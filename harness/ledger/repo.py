@@ -80,6 +80,13 @@ class Repository:
             raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
         if (elsewhere := self._main_elsewhere()) is not None:
             raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
+
+    def check_clean(self) -> None:
+        """Whether a moving `main` would meet no changes of a person.
+
+        Raises:
+            HarnessError: train.py has some.
+        """
         if self.train_is_dirty:
             raise HarnessError("train.py has uncommitted changes", "git commit -a, or git stash")
 
@@ -128,16 +135,15 @@ class Repository:
             return False
         if self.branch == ref.removeprefix("refs/heads/"):
             source = self.commit(new).source
-            if not self.train_is_dirty:
-                write_atomically(self.paths.train, source)
-                self.git.index.read()
-                self.git.index.add("train.py")
-                self.git.index.write()
-            elif self.paths.train.read_bytes() != source:
+            if self.train_is_dirty and self.paths.train.read_bytes() != source:
                 raise HarnessError(
                     "train.py has uncommitted changes, so main can't move to a kept experiment",
                     "git commit, or git stash",
                 )
+            write_atomically(self.paths.train, source)
+            self.git.index.read()
+            self.git.index.add("train.py")
+            self.git.index.write()
         try:
             reference.set_target(new)
         except pygit2.GitError:
