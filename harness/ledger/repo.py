@@ -135,7 +135,8 @@ class Repository:
             return False
         if self.branch == ref.removeprefix("refs/heads/"):
             source = self.commit(new).source
-            if self.train_is_dirty and self.paths.train.read_bytes() != source:
+            here = self.paths.train.read_bytes() if self.paths.train.exists() else b""
+            if self.train_is_dirty and here != source:
                 raise HarnessError(
                     "train.py has uncommitted changes, so main can't move to a kept experiment",
                     "git commit, or git stash",
