@@ -7,7 +7,8 @@ is scored, because a night of them fills a disk.
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,26 +91,10 @@ def measure(
         KeyboardInterrupt: everything that was started is dead by then.
     """
     folder.mkdir(parents=True)
-    try:
-        return _measure(source, commit, seed, bench, folder, observe, on_wait)
-    except BaseException:  # interrupted: there is no record that it would belong to
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _measure(
-    source: bytes,
-    commit: str,
-    seed: int,
-    bench: Bench,
-    folder: Path,
-    observe: Observer,
-    on_wait: Callable[[str], None],
-) -> Trial:
     script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
     script.write_bytes(source)
     config = bench.config
-    with exclusive(bench.device, on_wait):
+    with _whole_or_gone(folder), exclusive(bench.device, on_wait):
         started = time.monotonic()
         scored: Score | None = None
         try:
@@ -148,3 +133,13 @@ def _measure(
         )  # fmt: skip
     write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
     return trial
+
+
+@contextmanager
+def _whole_or_gone(folder: Path) -> Iterator[None]:
+    """An interrupted trial leaves no folder: there is no record that it would belong to."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
