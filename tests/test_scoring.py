@@ -116,7 +116,7 @@ def test_the_holdout_is_scored_by_the_same_rule(bench, checkpoint, tmp_path):
         tmp_path / "server.txt", lambda *_: None,
     )  # fmt: skip
     assert isinstance(result, Score)
-    assert result.tokens == 640 * 32
+    assert result.tokens == 1100 * 32
 
 
 def test_losses_are_the_cross_entropy_whatever_the_size_of_the_logits():

@@ -12,6 +12,7 @@ Not covered: the kernel's own attack surface (no seccomp filter), and side chann
 import functools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -159,6 +160,16 @@ def _extra_library_paths() -> list[Path]:
     return [p for p in entries if p.is_absolute() and p.is_dir() and not (p / ".git").exists()]
 
 
+def _block_bytes() -> int:
+    """The largest block that glibc may keep: before 2.35 it refuses to be told more than 32 MB."""
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        version = ""  # another C library, which doesn't read it anyway
+    found = re.match(r"glibc (\d+)\.(\d+)", version)
+    return 2**30 if found and (int(found[1]), int(found[2])) >= (2, 35) else 32 * 2**20
+
+
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The allow-listed part of ours, and `extra`. No name that smells of a secret passes."""
     passed = {
@@ -173,7 +184,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
         # glibc gives large blocks back to the kernel at once, and faults them in again at every step.
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_MMAP_THRESHOLD_": str(_block_bytes()),
         "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     }
     return {**passed, **fixed, **extra}

@@ -27,9 +27,9 @@ from harness.trial.sandbox import Isolation, Process
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
-BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 8192}
+BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 16384}
 # Tokens whose logits are copied and reduced at a time; on a CPU few enough to stay in its cache.
-CHUNK_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 512}
+CHUNK_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 256}
 START_SECONDS = 120.0
 PROGRESS_SECONDS = 0.25
 
