@@ -94,7 +94,7 @@ class Loop:
         self._elsewhere = 0.0  # seconds in trials and waiting for proposals
         self._spent = 0.0
         self._stopping = ""
-        self._last_bench: Bench | None = None
+        self._last_config: configs.Config | None = None
         self._said_once: set[str] = set()
         self._unbilled = 0.0
         self._crashes = 0
@@ -295,24 +295,28 @@ class Loop:
         """Config and program as they are now; the last good ones where a person is in the middle of them.
 
         Raises:
-            HarnessError: the first config is unusable, or the disk is full.
+            HarnessError: the first config is unusable, data or device are gone, or the disk is full.
         """
         paths = self._repository.paths
         if not paths.program.exists():
             self._tell_once("trouble", "no .autoresearch/program.md to tell the agent. Try: harness init")
         try:
-            self._last_bench = open_bench(configs.load(paths.config), paths.root)
+            config = configs.load(paths.config)
+            bench = open_bench(config, paths.root)
         except HarnessError as unusable:
-            if self._last_bench is None:
+            if self._last_config is None:
                 raise
+            config = self._last_config
+            bench = open_bench(config, paths.root)  # raises where data or device, not the config, is at fault
             self._tell_once("trouble", f"going on with the last good config: {unusable}")
-        wanted = self._last_bench.config.trial.disk_mb + FREE_MB
+        self._last_config = config
+        wanted = config.trial.disk_mb + FREE_MB
         if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
             raise HarnessError(
                 f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
                 "harness clean, or free some space",
             )
-        return self._last_bench
+        return bench
 
     def _as_tried(self, experiment: Experiment) -> Tried:
         message = experiment.message
