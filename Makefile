@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 loop:
 	@git var GIT_COMMITTER_IDENT >/dev/null  # what is kept is committed; ask before the long part
-	@$(MAKE) --no-print-directory .venv/.installed
+	@$(MAKE) -s --no-print-directory .venv/.installed
 	@$(BIN)/harness init
 	@$(BIN)/harness prepare
 	@$(BIN)/harness loop --experiments $(EXPERIMENTS)

@@ -145,7 +145,8 @@ class Loop:
         mend, log = self._to_mend or (None, "")
         context = Context(
             self._repository.paths.read_program(), self._experiments.source(incumbent.commit),
-            incumbent.val_bpb, tried, bench.device.kind == "cuda", len(every), self._seed, trouble, mend, log,
+            incumbent.val_bpb, incumbent.commit, tried, bench.device.kind == "cuda", len(every), self._seed,
+            trouble, mend, log,
         )  # fmt: skip
         return _Draft(incumbent.commit, _in_background(self._agent.propose, context))
 

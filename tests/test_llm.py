@@ -25,8 +25,8 @@ Hypothesis: more steps in the same time.
 
 def context(**changes):
     values = {
-        "program": "be bold", "source": HONEST.encode(), "val_bpb": 2.0, "history": (), "on_gpu": False,
-        "number": 0, "seed": 0,
+        "program": "be bold", "source": HONEST.encode(), "val_bpb": 2.0, "commit": "0" * 40,
+        "history": (), "on_gpu": False, "number": 0, "seed": 0,
     }  # fmt: skip
     return Context(**{**values, **changes})
 

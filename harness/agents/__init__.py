@@ -30,6 +30,8 @@ class Context:
     """The incumbent's train.py."""
     val_bpb: float
     """The incumbent's."""
+    commit: str
+    """The incumbent, 40 hex digits."""
     history: tuple[Tried, ...]
     """Earlier experiments, oldest first; the last few hundred."""
     on_gpu: bool

@@ -54,8 +54,12 @@ def _labelled(text: str, label: str, limit: int) -> str:
     found = re.search(rf"^\W*{label}\W*:\W*(.+)$", text, re.MULTILINE | re.IGNORECASE)
     if found is None:
         return ""
-    line = " ".join("".join(c if c.isprintable() else " " for c in found[1]).split()).strip("*_` ")
-    return line[:limit].rstrip()
+    return clean(found[1], limit).strip("*_` ")
+
+
+def clean(text: str, limit: int) -> str:
+    """One printable line of at most `limit` characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:limit].rstrip()
 
 
 def _replaced(source: str, old: str, new: str, number: int) -> str:

@@ -5,6 +5,7 @@ word that it can't know, and said to be data.
 """
 
 import secrets
+from collections.abc import Iterator
 
 from harness.agents import Context, Tried
 
@@ -27,22 +28,42 @@ or, for a large change, the whole new file in one ```python fence. Keep `load(ch
 the `if __name__ == "__main__":` guard. Do not repeat what was tried."""
 
 
+TASK = """You do machine-learning research. This is a git clone of the experiment, on a branch of your
+own, {branch}. Edit train.py and nothing else, then commit once:
+
+    what is changed, in the imperative, at most 70 characters
+
+    Hypothesis: one sentence on why it should lower val_bpb within the same wall time.
+
+Keep `load(checkpoint_dir, device)` and the `if __name__ == "__main__":` guard. Do not repeat what was tried:
+`git log --all` has every experiment. Do not train: there is no data and no GPU here, and your commit is
+measured by others. Be done within {minutes:g} minutes; what is not committed then is lost."""
+
+
 def messages(context: Context, history_tokens: int) -> list[dict[str, str]]:
     """The chat for one proposal; the digest of history fits into `history_tokens`."""
-    parts = [
-        f"The incumbent scores val_bpb {context.val_bpb:.6f} on {'a GPU' if context.on_gpu else 'a CPU'}. "
-        f"Its train.py:\n\n```python\n{context.source.decode('utf-8', 'replace')}\n```",
-    ]
-    if lines := digest(context.history, history_tokens):
-        parts.append("Tried so far, oldest first:\n" + "\n".join(lines))
-    if context.failed is not None:
-        parts.append(_failure(context.failed, context.failed_log))
-    if context.trouble:
-        parts.append(f"Your last answer could not be used: {context.trouble}")
+    source = f"Its train.py:\n\n```python\n{context.source.decode('utf-8', 'replace')}\n```"
     return [
         {"role": "system", "content": f"{RULES}\n\n{context.program}".strip()},
-        {"role": "user", "content": "\n\n".join(parts)},
+        {"role": "user", "content": "\n\n".join([*_known(context, source, history_tokens)])},
     ]
+
+
+def task(context: Context, branch: str, minutes: float, history_tokens: int) -> str:
+    """What a coding agent is told, which finds train.py itself."""
+    parts = [TASK.format(branch=branch, minutes=minutes), context.program.strip()]
+    return "\n\n".join(filter(None, [*parts, *_known(context, "", history_tokens)])) + "\n"
+
+
+def _known(context: Context, source: str, history_tokens: int) -> Iterator[str]:
+    device = "a GPU" if context.on_gpu else "a CPU"
+    yield f"The incumbent scores val_bpb {context.val_bpb:.6f} on {device}. {source}".strip()
+    if lines := digest(context.history, history_tokens):
+        yield "Tried so far, oldest first:\n" + "\n".join(lines)
+    if context.failed is not None:
+        yield _failure(context.failed, context.failed_log)
+    if context.trouble:
+        yield f"Your last answer could not be used: {context.trouble}"
 
 
 def digest(history: tuple[Tried, ...], tokens: int) -> list[str]:

@@ -20,6 +20,7 @@ Examples:
   harness loop --hours 8 --patience 40
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
+  harness loop --agent command --command 'claude -p --permission-mode acceptEdits'
 """
 ADOPT_EXAMPLES = """\b
 Examples:
@@ -29,8 +30,10 @@ Examples:
 
 
 @click.command(epilog=LOOP_EXAMPLES)
-@click.option("--agent", type=click.Choice(["search", "llm"]), default="search", show_default=True)
+@click.option("--agent", type=click.Choice(["search", "llm", "command"]), default="search", show_default=True)
 @click.option("--model", "models", multiple=True, help="Of `llm`, in litellm's words; more are fall-backs.")
+@click.option("--command", help="Of `command`: any coding agent's command line, its task on stdin.")
+@click.option("--minutes", default=15.0, show_default=True, help="What `command` may take for a proposal.")
 @click.option("--experiments", type=click.IntRange(min=1), help="Stop after so many.")
 @click.option("--hours", type=click.FloatRange(min=0), help="Begin none after so long.")
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Stop when the model cost so much.")
@@ -40,6 +43,8 @@ Examples:
 def loop(
     agent: str,
     models: tuple[str, ...],
+    command: str | None,
+    minutes: float,
     experiments: int | None,
     hours: float | None,
     max_usd: float | None,
@@ -56,7 +61,23 @@ def loop(
     limits = Limits(experiments, hours, max_usd, patience)
     if agent == "llm" and not models:
         raise HarnessError("--agent llm asks a model, and none is named", "--model PROVIDER/NAME")
-    return _night(repository, lambda say: _agent(agent, models, say), limits, seed, as_json)
+    if agent == "command" and not command:
+        raise HarnessError("--agent command runs a program, and none is named", "--command 'PROGRAM ...'")
+
+    def make(say: Callable[[str], None]) -> Agent:
+        if agent == "llm":
+            from harness.agents.llm import Llm
+
+            return Llm(models, say)
+        if agent == "command" and command:
+            from harness.agents.command import Command
+
+            return Command(command, repository, say, minutes)
+        from harness.agents.search import Search
+
+        return Search()
+
+    return _night(repository, make, limits, seed, as_json)
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
@@ -74,16 +95,6 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     chosen = [known.find(which) for which in experiments]
     proposals = [known.proposal(experiment) for experiment in chosen]
     return _night(repository, lambda _: Again(proposals), Limits(experiments=len(chosen)), 0, as_json)
-
-
-def _agent(kind: str, models: tuple[str, ...], say: Callable[[str], None]) -> Agent:
-    if kind == "llm":
-        from harness.agents.llm import Llm
-
-        return Llm(models, say)
-    from harness.agents.search import Search
-
-    return Search()
 
 
 def _night(

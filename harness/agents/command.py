@@ -1,0 +1,238 @@
+"""`command`: any coding agent's command line, at work in a clone of its own.
+
+The clone shares the repository's objects, so it costs nothing, and has a `.git` of its own, so that
+nothing done to it reaches the repository's. The repository's hooks tell the agent at once what a commit
+may be; what it committed is checked again here, because hooks can be skipped, and only its train.py and
+its message are taken over.
+"""
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from harness import config as configs
+from harness.agents import Context, NoProposal, answer, confine, prompt
+from harness.errors import HarnessError
+from harness.ledger import guards, message
+from harness.ledger.experiments import AGENT_EMAIL
+from harness.ledger.repo import TRAIN_BYTES, Change, Repository
+from harness.paths import HOOKS, starter
+from harness.records import Proposal
+
+BRANCH = "exp/draft"  # in the clone only
+MINUTES = 15.0
+HISTORY_TOKENS = 12_000
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 600.0
+ATTEMPTS = 15  # of a command that fails, with the waits above: almost two hours
+ASKING_SECONDS = 30.0
+LOG_BYTES = 2**20
+LONGEST_CHANGES = 65_536
+NOT_RUNNABLE = (126, 127)  # what a shell says of a command that it can't start
+
+
+class Command:
+    """See `harness.agents.Agent`."""
+
+    def __init__(
+        self,
+        command: str,
+        repository: Repository,
+        say: Callable[[str], None],
+        minutes: float = MINUTES,
+        first_wait_seconds: float = FIRST_WAIT_SECONDS,
+    ) -> None:
+        """`command` is for `sh -c`; it finds its task on standard input and in the file $HARNESS_PROMPT.
+
+        Raises:
+            HarnessError: the config requires a sandbox, and there is none.
+        """
+        self._command, self._say, self._minutes = command, say, minutes
+        self._first_wait_seconds = first_wait_seconds
+        self._name = f"command/{Path(command.split()[0]).name if command.split() else 'nothing'}"
+        self._repository = repository
+        self._clone = repository.paths.worktrees / "draft"
+        self._running: subprocess.Popen[bytes] | None = None
+        self._ended = False
+        self._confined = self._confinement()
+        atexit.register(self._end)
+
+    def _confinement(self) -> bool:
+        paths = self._repository.paths
+        wanted = configs.load(paths.config).trial.sandbox
+        self._clone.mkdir(parents=True, exist_ok=True)
+        why = "sandbox = 'none'" if wanted == "none" else confine.problem(self._prefix())
+        if why is not None and wanted == "require":
+            raise HarnessError(f"sandbox = 'require', but {why}", "harness doctor")
+        if why is not None:
+            self._say(f"WARNING: only hooks hold the agent, which it can go round: {why}")
+        return why is None
+
+    def _prefix(self) -> list[str]:
+        paths = self._repository.paths
+        source = Path(configs.load(paths.config).data.source).expanduser()
+        hide = ((source if source.is_dir() else source.parent),) if source.exists() else ()
+        return confine.prefix(paths.root, self._clone, hide)
+
+    def propose(self, context: Context) -> Proposal:
+        """What the command committed. One that fails is run again after a wait: its model may be out.
+
+        Raises:
+            NoProposal: there is no commit, or one that breaks a rule; says which.
+            HarnessError: there is no such command, or it fails for hours.
+        """
+        pause = self._first_wait_seconds
+        for _ in range(ATTEMPTS):
+            self._make_clone(context.commit)
+            try:
+                failure = self._run(prompt.task(context, BRANCH, self._minutes, HISTORY_TOKENS))
+                proposal = self._commit(context)
+            finally:
+                shutil.rmtree(self._clone, ignore_errors=True)
+            if proposal is not None:
+                return proposal
+            if not failure:
+                raise NoProposal("it ended without a commit")
+            self._say(f"{self._name}: {failure}; again in {pause:.0f} s")
+            threading.Event().wait(pause)
+            pause = min(2 * pause, LONGEST_WAIT_SECONDS)
+        raise HarnessError(f"{self._name} failed {ATTEMPTS} times: {failure}", "try its command line by hand")
+
+    def _make_clone(self, commit: str) -> None:
+        shutil.rmtree(self._clone, ignore_errors=True)  # of a loop that was killed
+        root, hooks = str(self._repository.paths.root), starter(HOOKS[0]).parent  # the installation's
+        clone = ["clone", "--quiet", "--shared", "--no-checkout", "-c", f"core.hooksPath={hooks}"]
+        switch = ["-C", str(self._clone), "switch", "-q", "-c", BRANCH, commit]
+        for args in ([*clone, root, str(self._clone)], switch):
+            done = subprocess.run(["git", *args], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise HarnessError(f"can't make a clone for the agent: {answer.clean(done.stderr, 200)}")
+
+    def _run(self, task: str) -> str:
+        """Run the command, kill what is left of it; what went wrong, in a line, if it failed."""
+        file = self._clone / ".git" / "harness-prompt.md"
+        file.write_text(task, encoding="utf-8")
+        name, email = self._name, AGENT_EMAIL
+        variables = {
+            "HARNESS_PROMPT": str(file), guards.AGENT_BRANCH: BRANCH,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email,
+            "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email,
+        }  # fmt: skip
+        with file.open("rb") as stdin:
+            process = self._start(["nice", "-n", "10", "sh", "-c", self._command], variables, stdin)
+        output = _Output(process)
+        try:
+            code = process.wait(60 * self._minutes)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._kill(process)
+        last = output.last_line()
+        log = self._repository.paths.runs / "agent.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(output.kept)
+        if code is None:
+            return f"it was not done after {self._minutes:g} minutes"
+        if code in NOT_RUNNABLE:
+            raise HarnessError(f"the agent's command does not start: {last}", "another --command")
+        return f"exit {code}: {last}" if code else ""
+
+    def _start(
+        self, command: list[str], variables: dict[str, str], stdin: int | IO[bytes]
+    ) -> "subprocess.Popen[bytes]":
+        if self._ended:
+            raise NoProposal("the loop has ended")
+        prefix = self._prefix() if self._confined else []
+        self._running = subprocess.Popen(
+            [*prefix, *command], cwd=self._clone, env={**os.environ, **variables}, stdin=stdin,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        return self._running
+
+    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # bubblewrap's other half dies with this one
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+    def _end(self) -> None:
+        """With the harness, wherever its thread is."""
+        self._ended = True
+        if self._running is not None:
+            self._kill(self._running)
+            shutil.rmtree(self._clone, ignore_errors=True)  # not where another loop may be using it
+
+    # ── what it committed, from a `.git` in which anything may stand ──────────────────────────
+
+    def _commit(self, context: Context) -> Proposal | None:
+        """The change of all its commits together, as one; None if there are none."""
+        if self._git("rev-parse", BRANCH).decode().strip() == context.commit:
+            if self._git("status", "--porcelain", "--", "train.py"):
+                raise NoProposal("train.py was changed, but not committed")
+            return None
+        raw = self._git("diff", "--raw", "-z", "--no-renames", "--abbrev=40", context.commit, BRANCH)
+        if len(raw) >= LONGEST_CHANGES:
+            raise NoProposal("an experiment may change train.py only, not a thousand files")
+        if broken := guards.broken_change(BRANCH, _changes(raw)):
+            raise NoProposal(broken)
+        text = self._git("log", "-1", "--format=%B", BRANCH).decode("utf-8", "replace")
+        try:
+            message.check_agents(text)
+        except HarnessError as problem:
+            raise NoProposal(str(problem)) from None
+        found = message.parse(text)
+        source = self._git("cat-file", "blob", f"{BRANCH}:train.py", limit=TRAIN_BYTES + 1)
+        title = answer.clean(found.subject, answer.TITLE_CHARS)
+        return Proposal(title, answer.clean(found.hypothesis, answer.LINE_CHARS), source, self._name)
+
+    def _git(self, *args: str, limit: int = LONGEST_CHANGES) -> bytes:
+        """What git says in the clone, where its config may start anything: confined like the agent."""
+        process = self._start(["git", *args], {}, subprocess.DEVNULL)
+        timer = threading.Timer(ASKING_SECONDS, self._kill, [process])
+        timer.start()
+        assert process.stdout is not None
+        said = process.stdout.read(limit)
+        timer.cancel()
+        self._kill(process)
+        process.stdout.close()
+        return said
+
+
+def _changes(raw: bytes) -> list[Change]:
+    """`git diff --raw -z`: `:old-mode new-mode old-id new-id letter`, NUL, path, NUL."""
+    fields = raw.decode("utf-8", "replace").split("\0")
+    found = []
+    for head, path in zip(fields[::2], fields[1::2], strict=False):
+        modes = head.lstrip(":").split(" ")
+        try:
+            found.append(Change(path, int(modes[0], 8), int(modes[1], 8)))
+        except (ValueError, IndexError):
+            raise NoProposal("its commit can't be read") from None
+    return found
+
+
+class _Output:
+    """Reads what a process prints to its end; keeps a bounded part."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        self.kept = b""
+        self._thread = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            while data := stream.read1(65536):  # type: ignore[attr-defined]
+                self.kept = (self.kept + data)[-LOG_BYTES:]
+
+    def last_line(self) -> str:
+        self._thread.join(ASKING_SECONDS)
+        lines = self.kept.decode("utf-8", "replace").strip().splitlines()
+        return answer.clean(lines[-1] if lines else "it said nothing", 200)

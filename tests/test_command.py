@@ -1,0 +1,271 @@
+"""The `command` agent: real programs that work in a clone, and every way to leave the one file."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import HONEST, harness, loop_in
+
+from harness.agents import Context, NoProposal
+from harness.agents.command import Command
+from harness.errors import HarnessError
+from harness.ledger.experiments import Experiments
+from harness.ledger.repo import open_repository
+
+EDIT = "sed -i s/lr=1.0/lr=0.5/ train.py\n"
+COMMIT = "git commit -qam 'Halve the rate\n\nHypothesis: it overshoots.'\n"
+ROOT = "root=$(git remote get-url origin)\n"
+SKIP = "--no-verify"
+
+
+@pytest.fixture
+def context(research):
+    source = (research.folder / "train.py").read_bytes()
+    return Context("be bold", source, 2.0, research("rev-parse", "main"), (), False, 0, 0)
+
+
+@pytest.fixture
+def ask(research, context, monkeypatch):
+    """`ask(script, **options)`: what the agent proposes whose command is that shell script."""
+
+    monkeypatch.setattr("harness.agents.command.ATTEMPTS", 4)
+
+    def run(script, said=None, **options):
+        said = [] if said is None else said
+        options = {"first_wait_seconds": 0.0, **options}
+        agent = Command(script, open_repository(research.folder), said.append, **options)
+        return agent.propose(context)
+
+    return run
+
+
+@pytest.fixture
+def as_it_was(research):
+    """The person's repository, every byte of it but run folders, is the same after the test."""
+
+    def state():
+        research("status")  # refreshes the index, which is git's own doing
+        kept = {
+            path: path.read_bytes() if path.is_file() else None
+            for path in sorted(research.folder.rglob("*"))
+            if "runs" not in path.parts and "worktrees" not in path.parts
+        }
+        return kept, research("for-each-ref"), research("status", "--porcelain")
+
+    before = state()
+    yield
+    after = state()
+    assert after[1:] == before[1:]
+    assert after[0].keys() == before[0].keys()
+    assert [path for path in before[0] if before[0][path] != after[0][path]] == []
+
+
+def test_what_a_program_commits_is_a_proposal(ask, as_it_was):
+    made = ask(EDIT + COMMIT)
+    assert made.source.decode() == HONEST.replace("lr=1.0", "lr=0.5")
+    assert (made.title, made.hypothesis) == ("Halve the rate", "it overshoots.")
+    assert made.agent == "command/sed"
+
+
+def test_it_is_told_what_to_do_on_standard_input_and_in_a_file(ask):
+    made = ask(
+        'task=$(cat); [ "$task" = "$(cat $HARNESS_PROMPT)" ] || exit 1\n'
+        'case $task in *exp/draft*"be bold"*) ;; *) exit 1;; esac\n' + EDIT + COMMIT
+    )
+    assert made.title == "Halve the rate"
+
+
+def test_several_commits_and_a_merge_become_one_experiment(ask, as_it_was):
+    made = ask(
+        EDIT + COMMIT + "sed -i s/0.01/0.02/ train.py\n"
+        "git commit -qam 'Sleep more too\n\nHypothesis: both help.'\n"
+        f"git merge -q {SKIP} --no-ff -s ours -m 'Both\n\nHypothesis: b.' main\n"
+    )
+    assert made.source.decode() == HONEST.replace("lr=1.0", "lr=0.5").replace("0.01", "0.02")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (EDIT + "echo x >> .gitignore\n", "train.py only, not .gitignore"),
+        (EDIT + "mkdir a; echo x > a/b.py; git add a\n", "train.py only, not a/b.py"),
+        ("rm train.py; ln -s /etc/passwd train.py\n", "regular file"),
+        ("chmod +x train.py\n", "regular file with the mode"),
+        ("git mv train.py model.py\n", "train.py only, not model.py"),
+        ("git rm -q train.py\n", "regular file"),
+        ("mkdir -p hooks; echo 'exit 0' > hooks/pre-commit; git add hooks\n" + EDIT, "not hooks/pre-commit"),
+    ],
+)  # fmt: skip
+def test_a_commit_of_anything_else_is_refused_with_and_without_the_hooks(ask, as_it_was, script, words):
+    with pytest.raises(NoProposal) as held:  # by the hook: nothing is committed, its words are the last
+        ask(script + "git add -A; " + COMMIT + "exit 0\n")
+    assert "commit" in str(held.value)
+    with pytest.raises(NoProposal) as skipped:
+        ask(script + "git add -A; " + COMMIT.replace("-qam", f"{SKIP} -qam"))
+    assert words in str(skipped.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Halve it", "no hypothesis"),
+        ("Halve it\n\nHypothesis: h.\n\nStatus: keep\nVal-Bpb: 0.1", "Status: is the harness"),
+        ("Halve it\n\nHypothesis: h.\n\nConfidence: 1.0", "Confidence: is the harness"),
+    ],
+)
+def test_a_message_without_a_hypothesis_or_with_forged_trailers_is_refused(ask, as_it_was, message, words):
+    with pytest.raises(NoProposal, match="changed, but not committed"):
+        ask(EDIT + f"git commit -qam '{message}'; exit 0\n")
+    with pytest.raises(NoProposal) as skipped:
+        ask(EDIT + f"git commit {SKIP} -qam '{message}'\n")
+    assert words in str(skipped.value)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "git -C $root update-ref -d refs/heads/main",
+        "git -C $root update-ref refs/heads/main HEAD",
+        "git push -q -f origin HEAD:refs/heads/main",
+        "git push -q origin :refs/heads/main",
+        "git -C $root branch -D main; git -C $root branch evil",
+        "echo evil > $root/.git/hooks/pre-commit; chmod +x $root/.git/hooks/pre-commit",
+        "git -C $root config core.fsmonitor /tmp/evil",
+        "echo evil >> $root/train.py; rm -rf $root/.git",
+        "git -C $root notes --ref autoresearch add -f -m better main",
+        "git -C $root gc --prune=now; rm -rf $root/.git/objects",
+        "git branch -f main; git update-ref refs/notes/autoresearch HEAD",
+        "git config core.hooksPath /dev/null",
+        "git checkout -q --orphan new; git checkout -q -f exp/draft",
+    ],
+)
+def test_nothing_it_does_to_git_reaches_the_repository(ask, as_it_was, attack):
+    made = ask(f"{ROOT}({attack}) >&2\n{EDIT}{COMMIT}")
+    assert made.title == "Halve the rate"
+
+
+def test_rewritten_history_is_read_as_the_change_that_it_makes(ask, as_it_was):
+    made = ask(
+        EDIT + "git config core.hooksPath /dev/null; git checkout -q --orphan other; git add -A\n"
+        "git commit -qm 'All anew\n\nHypothesis: h.'; git branch -M exp/draft\n"
+    )
+    assert made.title == "All anew"
+    assert made.source.decode() == HONEST.replace("lr=1.0", "lr=0.5")
+
+
+def test_the_hooks_that_run_are_the_repositorys_and_not_its_own(research, ask, as_it_was):
+    made = ask(
+        "mkdir -p hooks; printf '#!/bin/sh\\nexit 1\\n' > hooks/pre-commit; chmod +x hooks/pre-commit\n"
+        + EDIT + "git commit -q -m 'Halve the rate\n\nHypothesis: h.' train.py\n"
+    )  # fmt: skip
+    assert made.title == "Halve the rate"
+
+
+def test_data_keys_of_ssh_and_the_gpu_are_out_of_its_reach(ask, as_it_was):
+    home = Path.home()
+    (home / ".ssh").mkdir(exist_ok=True)
+    (home / ".ssh" / "id").write_text("secret")
+    cache = os.environ["HARNESS_CACHE"]
+    made = ask(
+        f"[ -z \"$(ls {cache})\" ] || exit 1\n! ls /dev/nvidia* || exit 1\n"
+        f"! echo x > {home}/.ssh/id || exit 1\n"
+        f"echo session > {home}/.agent-session || exit 1\n{EDIT}{COMMIT}"
+    )  # fmt: skip
+    assert made.title == "Halve the rate"
+    assert (home / ".ssh" / "id").read_text() == "secret"
+    assert (home / ".agent-session").read_text() == "session\n"
+
+
+def test_nothing_to_say_is_told_and_an_uncommitted_edit_too(ask, as_it_was):
+    with pytest.raises(NoProposal, match="ended without a commit"):
+        ask("true")
+    with pytest.raises(NoProposal, match="changed, but not committed"):
+        ask(EDIT)
+
+
+def test_a_command_that_is_not_there_needs_the_person(ask, as_it_was):
+    with pytest.raises(HarnessError, match=r"does not start: .*no-such-agent.*not found"):
+        ask("no-such-agent --yes")
+
+
+def test_a_failing_command_is_run_again_after_longer_and_longer_waits(ask, as_it_was, research):
+    said = []
+    counter = Path.home() / "tries"
+    made = ask(
+        f"echo x >> {counter}; [ $(wc -l < {counter}) -gt 3 ] || {{ echo '\x1b[31mmodel is out'; exit 7; }}\n"
+        + EDIT + COMMIT,
+        said,
+    )  # fmt: skip
+    assert made.title == "Halve the rate"
+    assert [line for line in said if "WARNING" not in line] == [
+        "command/echo: exit 7: [31mmodel is out; again in 0 s"
+    ] * 3
+
+
+def test_one_that_hangs_is_ended_with_all_that_it_started(ask, as_it_was, monkeypatch):
+    monkeypatch.setattr("harness.agents.command.ATTEMPTS", 1)
+    began = time.monotonic()
+    with pytest.raises(HarnessError, match=r"not done after 0\.02 minutes"):
+        ask("setsid sleep 7531 & sleep 7531", minutes=0.02)
+    assert time.monotonic() - began < 10
+    assert subprocess.run(["pgrep", "-f", "sleep 7531"], capture_output=True, check=False).stdout == b""
+
+
+def test_what_was_committed_before_the_time_was_over_counts(ask, as_it_was):
+    assert ask(EDIT + COMMIT + "sleep 1000", minutes=0.02).title == "Halve the rate"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("yes | head -c 400000 > train.py\n", "over 256 KB"),
+        ("head -c 50000000 /dev/zero > train.py\n", "over 256 KB"),
+        ("head -c 9000 /dev/urandom > train.py\n", "no program"),
+    ],
+)
+def test_a_huge_or_binary_file_never_becomes_an_experiment(research, as_it_was, script, words):
+    said = []
+    agent = Command(script + COMMIT.replace("-qam", f"{SKIP} -qam"), open_repository(research.folder), print)
+    with pytest.raises(HarnessError, match="nothing usable 3 times"):
+        loop_in(research.folder, agent, said.append, experiments=1).run()
+    assert [words in event.text for event in said if "no usable" in event.text] == [True] * 3
+
+
+def test_a_gigabyte_of_output_is_read_and_dropped(ask, as_it_was):
+    assert ask("yes | head -c 1000000000\n" + EDIT + COMMIT).title == "Halve the rate"
+
+
+def test_a_config_that_starts_programs_starts_none_of_ours(ask, as_it_was):
+    mark = Path.home() / "was-here"
+    evil = Path.home() / "evil"
+    made = ask(
+        f"printf '#!/bin/sh\\nls {os.environ['HARNESS_CACHE']}/* >> {mark}\\n' > {evil}; chmod +x {evil}\n"
+        f"{EDIT}{COMMIT}for key in core.fsmonitor core.pager diff.external; do\n"
+        f"git config $key {evil}; done\n"
+    )  # fmt: skip
+    assert made.title == "Halve the rate"
+    assert not mark.exists() or "data" not in mark.read_text()  # if it ran, then confined
+
+
+def test_without_bubblewrap_it_says_so_and_with_require_it_refuses(research, ask, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere:/usr/local/sbin")
+    said = []
+    Command("true", open_repository(research.folder), said.append)
+    assert "bubblewrap is not installed" in said[0]
+    config = research.folder / ".autoresearch" / "config.toml"
+    config.write_text(config.read_text().replace('sandbox = "auto"', 'sandbox = "require"'))
+    with pytest.raises(HarnessError, match="sandbox = 'require', but bubblewrap is not installed"):
+        Command("true", open_repository(research.folder), said.append)
+
+
+def test_loop_measures_what_a_program_commits(research):
+    done = harness(
+        "loop", "--agent", "command", "--command", EDIT + COMMIT, "--experiments", "1", cwd=research.folder
+    )
+    assert done.returncode == 0, done.stderr
+    (made,) = Experiments(open_repository(research.folder))
+    assert made.val_bpb is not None
+    assert made.author == "command/sed"
+    assert not (research.folder / ".autoresearch" / "worktrees" / "draft").exists()
