@@ -195,11 +195,15 @@ class Loop:
         if done.status != KEEP:
             return []
         self._advance()
-        onto = self._experiments.tip
-        if onto == done.commit:
+        return self._on_top(done)
+
+    def _on_top(self, kept: Experiment) -> list[Experiment]:
+        """A kept experiment that `main` passed by meanwhile, begun anew on what passed it."""
+        if self._experiments.holds(kept.commit):
             return []
+        onto = self._experiments.tip
         try:
-            again = self._reapplied(self._experiments.proposal(done), done.parent, onto)
+            again = self._reapplied(self._experiments.proposal(kept), kept.parent, onto)
         except NoProposal as conflict:
             self._tell("main", f"     main moved meanwhile: {conflict}")
             return []
@@ -264,7 +268,10 @@ class Loop:
 
     def _begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
-        found = [e for e in self._experiments if e.program and e.status in (None, ERROR)]
+        every = list(self._experiments)
+        found = [e for e in every if e.program and e.status in (None, ERROR)]
+        if not found and every and every[-1].status == KEEP:
+            return self._on_top(every[-1])  # it may have been stopped just before that
         for experiment in found:
             self._note(f"{experiment.name.number:04d} was begun and not measured: it goes first")
         return found

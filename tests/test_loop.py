@@ -125,7 +125,8 @@ def test_a_hand_made_commit_on_main_is_measured_first_and_becomes_the_incumbent(
     assert all_of(research)[1].parent == research("rev-parse", "main")
 
 
-def test_a_winner_is_applied_again_where_main_moved_meanwhile(research):
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_winner_is_applied_again_where_main_moved_meanwhile(research, monkeypatch, killed):
     class Meddling(Script):
         def propose(self, context):
             if not self.answers:  # while the first one trains
@@ -135,7 +136,11 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(research):
             return super().propose(context)
 
     agent = Meddling(("Sleep less", FASTER))
-    loop_in(research.folder, agent, experiments=2).run()
+    if killed:  # after the winner was recorded, before it was begun again
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Loop, "_on_top", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            loop_in(research.folder, agent, experiments=2).run()
+    loop_in(research.folder, agent, experiments=1 if killed else 2).run()
     first, again = all_of(research)
     assert first.status == again.status == "keep"
     assert research("rev-parse", "main") == again.commit
@@ -149,10 +154,25 @@ def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
         pytest.raises(HarnessError, match=f"another loop runs in this repository .process {os.getpid()}"),
     ):
         night(research, ("Make it worse", WORSE))
+    lock = open_repository(research.folder).paths.loop_lock
+    lock.write_text("4194304")  # of a dead process
     (research.folder / "train.py").write_text("mine")
     with pytest.raises(HarnessError, match="uncommitted changes"):
         night(research, ("Make it worse", WORSE))
     assert (research.folder / "train.py").read_text() == "mine"
+
+
+def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research):
+    folder = research.folder / ".git"
+    for name in ("refs/heads/main.lock", "packed-refs.lock", "index.lock"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(HarnessError, match=r"index.lock is there.*Try: rm .*index\.lock"):
+        night(research, ("Break it", CRASHING))
+    (folder / "index.lock").unlink()
+    night(research, ("Break it", CRASHING))
+    assert list(folder.rglob("*.lock")) == []
+    assert [e.status for e in all_of(research)] == ["crash"]
 
 
 def test_messages_survive_the_round_trip():

@@ -144,6 +144,11 @@ class Experiments:
             commit = min(children, key=lambda child: child.val_bpb or math.inf).commit
         return commit
 
+    def holds(self, commit: str) -> bool:
+        """Whether a commit is on the tip's line."""
+        tip = self.tip
+        return tip == commit or self._git.descendant_of(tip, commit)
+
     def incumbent(self, setting: Setting) -> Incumbent | None:
         """The tip, if it was measured in this setting; None otherwise."""
         commit = self.tip

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.ledger import refs
 from harness.paths import Paths, write_atomically
 
 TRAIN_BYTES = 256 * 1024
+LOCK_SECONDS = 3.0
 IDENTITY = "git config user.name 'Your Name' && git config user.email you@example.org"
 
 
@@ -70,8 +72,9 @@ class Repository:
         """What a loop needs of the person's checkout.
 
         Raises:
-            HarnessError: no commit, no identity, half a history, or `main` where it can't be moved.
+            HarnessError: no commit, no identity, half a history, `main` where it can't be moved, or a lock.
         """
+        self._check_locks()
         self.commit("HEAD")
         _ = self.signature
         if self.git.is_shallow:
@@ -80,6 +83,24 @@ class Repository:
             raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
         if (elsewhere := self._main_elsewhere()) is not None:
             raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
+
+    def _check_locks(self) -> None:
+        """Remove locks of refs that a killed process left; a living one holds them for a moment only.
+
+        Raises:
+            HarnessError: the index is locked, which an editor of `git commit` does for minutes.
+        """
+        ours = [refs.MAIN, refs.NOTES, "packed-refs"]
+        paths = [self._common / f"{name}.lock" for name in ours]
+        paths += (self._common / refs.EXPERIMENTS).glob("*.lock")
+        index = Path(self.git.path) / "index.lock"
+        for path in (*paths, index):
+            while path.exists() and time.time() - path.stat().st_mtime < LOCK_SECONDS:
+                time.sleep(0.1)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if index.exists():
+            raise HarnessError(f"{index} is there: another git is at work, or was killed", f"rm {index}")
 
     def check_clean(self) -> None:
         """Whether a moving `main` would meet no changes of a person.
@@ -176,9 +197,14 @@ class Repository:
     @property
     def own_hooks(self) -> Path:
         """Where git looks for hooks while `core.hooksPath` is not set."""
+        return self._common / "hooks"
+
+    @property
+    def _common(self) -> Path:
+        """What all work trees of this repository share."""
         folder = Path(self.git.path)
         pointer = folder / "commondir"  # there in a linked worktree
-        return (folder / pointer.read_text().strip() if pointer.exists() else folder) / "hooks"
+        return folder / pointer.read_text().strip() if pointer.exists() else folder
 
     @property
     def earlier_hooks(self) -> list[str]:
