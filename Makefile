@@ -27,4 +27,5 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not alone' -n 2 --dist worksteal
+	$(BIN)/pytest -m alone

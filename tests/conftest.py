@@ -89,6 +89,8 @@ def _isolated(tmp_path_factory):
         "HF_HUB_OFFLINE": "0",
         "COLUMNS": "120",
     }
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        fixed["OMP_NUM_THREADS"] = "1"  # two models of many threads on two cores wait for each other
     patch = pytest.MonkeyPatch()
     for name, value in fixed.items():
         patch.setenv(name, value)

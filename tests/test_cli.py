@@ -19,6 +19,7 @@ from harness.cli import COMMANDS
 # ── help ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.alone
 def test_help_is_quick_and_loads_neither_torch_nor_litellm_nor_git():
     code = "import sys; from harness.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'litellm', 'pygit2', 'numpy') if m in sys.modules])"
@@ -144,6 +145,7 @@ def test_user_namespaces_that_are_off_are_named(repository, tmp_path):
     assert_mistake(done, "No permissions", "user namespaces are off", "sysctl")
 
 
+@pytest.mark.alone
 def test_without_a_sandbox_a_daemon_dies_all_the_same(repository, tmp_path):
     fork = edit(
         (
@@ -212,6 +214,7 @@ def test_a_crash_is_a_status_and_exit_code_one(repository):
     assert "ValueError: no luck" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.alone
 def test_a_second_run_waits_for_the_device_and_says_so(repository):
     slow = [*HARNESS, "run", "--budget", "4", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -247,6 +250,7 @@ def read_until(terminal, words, seconds=60):
     return seen
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_and_a_usable_terminal(repository, kind):
     process, terminal = run_on_a_terminal(repository.folder, 50)
@@ -261,6 +265,7 @@ def test_an_interrupted_run_leaves_no_process_and_a_usable_terminal(repository, 
     assert alive("bwrap") == [] == alive("train.py")
 
 
+@pytest.mark.alone
 def test_a_killed_harness_takes_its_trial_with_it(repository):
     process, terminal = run_on_a_terminal(repository.folder, 50)
     assert "training" in read_until(terminal, "training ")
@@ -350,6 +355,7 @@ def test_prepare_says_when_val_is_smaller_than_what_is_scored_and_leaves_no_ruin
     assert [path.name for path in (tmp_path / "cache" / "data").iterdir() if "building" in path.name] == []
 
 
+@pytest.mark.alone
 def test_a_run_by_hand_that_is_interrupted_leaves_nothing(repository, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "train.py"], cwd=repository.folder, stderr=subprocess.PIPE, text=True,

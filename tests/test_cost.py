@@ -15,7 +15,7 @@ from harness.trial import score as scoring
 from harness.trial.measure import measure
 from harness.trial.scorer import BATCH_TOKENS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from conftest import HONEST, assert_failed, edit, processes_with
 
 from harness.records import CRASH, INVALID, OK
 
+pytestmark = pytest.mark.alone
+
 LOOP_END = "        time.sleep(0.01)\n"
 MAIN = "    run = trial.open()\n"
 SUBMIT = "    run.submit(model)\n"

@@ -69,6 +69,7 @@ def few(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("command", ["log", "log --all", "log --near-miss", "status", "plot", "export"])
 def test_ten_thousand_experiments_are_shown_within_two_seconds(many, command):
     took = []
@@ -81,6 +82,7 @@ def test_ten_thousand_experiments_are_shown_within_two_seconds(many, command):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_harness_takes_under_a_second_for_an_experiment_among_ten_thousand(many):
     experiments = Experiments(open_repository(many[0]))
     took = []

@@ -183,6 +183,16 @@ def test_messages_survive_the_round_trip():
         messages.check_agents("Title\n\nHypothesis: because\n\nVal-Bpb: 0.1\n")
 
 
+def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(research, monkeypatch):
+    monkeypatch.setattr("harness.loop.FAILURES_TO_TELL", 2)
+    monkeypatch.setattr("harness.loop.FAILURES_TO_STOP", 3)
+    answers = [(f"Break it {n}", CRASHING.replace("no luck", f"no luck {n}")) for n in range(4)]
+    summary, agent = night(research, *answers, experiments=9)
+    assert summary.measured == 3
+    assert "3 experiments in a row gave no score" in summary.why
+    assert any("the last 2 experiments gave no score" in context.trouble for context in agent.contexts)
+
+
 # ── a person's mistakes ───────────────────────────────────────────────────────────────────────
 
 
@@ -217,6 +227,14 @@ def test_a_branch_someone_made_by_hand_is_left_alone_and_its_number_is_not_used_
     assert summary.measured == 1
     assert research("rev-parse", "exp/0007-mine") == before
     assert "exp/0008-break-it" in research("branch", "--list", "exp/*")
+
+
+def test_a_full_disk_and_a_missing_program_are_said_in_one_line(research, monkeypatch):
+    said = []
+    night(research, ("Break it", CRASHING), said=said)
+    assert said.count("no .autoresearch/program.md to tell the agent. Try: harness init") == 1
+    monkeypatch.setattr("harness.loop.FREE_MB", 2**40)
+    assert refused(research.folder, r"only \d+ MB are free at .*, a trial may need .*Try: harness clean")
 
 
 def test_a_config_altered_into_nonsense_in_mid_loop_does_not_end_the_night(research):

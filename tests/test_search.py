@@ -1,6 +1,7 @@
 """The search agent: no network, no key, its state from history alone."""
 
 import ast
+import dataclasses
 
 import pytest
 from conftest import ROOT
@@ -26,6 +27,16 @@ def test_it_never_proposes_what_was_tried():
         history.append(tried(Search().propose(context(history))))
     digests = [program.digest(earlier.source) for earlier in history]
     assert len({*digests, program.digest(SOURCE)}) == len(history) + 1
+
+
+def test_an_edit_is_not_tried_again_on_every_new_incumbent_while_others_were_not_tried():
+    history, titles = [], []
+    for number in range(len(CATALOGUE)):
+        source = SOURCE + f"X = {number}\n".encode()  # an incumbent that moves every time
+        proposal = Search().propose(dataclasses.replace(context(history, source), number=3 * number + 2))
+        titles.append(proposal.title)
+        history.append(tried(proposal))
+    assert sorted(titles) == sorted(edit.title for edit in CATALOGUE)
 
 
 def test_the_same_history_and_seed_give_the_same_proposal():

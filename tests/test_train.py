@@ -10,6 +10,8 @@ from conftest import ROOT
 
 from harness.records import OK
 
+pytestmark = pytest.mark.alone
+
 SOURCE = (ROOT / "train.py").read_text()
 
 

@@ -39,7 +39,9 @@ class Search:
             tried.add(_digest(earlier.source))
         chooser = random.Random(f"{context.seed} {context.number}")
         if context.number % STRUCTURAL_EVERY == STRUCTURAL_EVERY - 1:
-            for edit in chooser.sample(CATALOGUE, len(CATALOGUE)):
+            titles = [earlier.title for earlier in context.history]
+            edits = chooser.sample(CATALOGUE, len(CATALOGUE))  # then those first that were tried least
+            for edit in sorted(edits, key=lambda edit: titles.count(edit.title)):
                 source = edit.applied(context.source.decode("utf-8", "replace"))
                 if source is not None and _digest(source.encode()) not in tried:
                     return Proposal(edit.title, edit.hypothesis, source.encode(), "search/catalogue")

@@ -116,8 +116,9 @@ def _night(
 
         earlier = signal.signal(signal.SIGINT, interrupt)
         summary = night.run()
+    spent = f"{summary.usd:.2f} USD, " if summary.usd else ""
     click.echo(
-        f"{summary.measured} experiments, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, "
+        f"{summary.measured} experiments, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}"
         f"{summary.own_seconds / max(1, summary.measured):.2f} s of the harness's own each ({summary.why}). "
         "See: harness log",
         err=as_json,

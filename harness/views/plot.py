@@ -1,6 +1,8 @@
 """The picture of a repository's research: every experiment a dot, the best so far a step line."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -10,8 +12,10 @@ from matplotlib import pyplot
 from harness.ledger.experiments import Experiment
 from harness.records import DISCARD, KEEP
 
-LABELS = 14  # of the largest improvements; more would cover each other
-TITLE_CHARS = 34
+LABELS = 20  # of the largest improvements
+TITLE_CHARS = 40
+SLANT_DEGREES = 28
+LINE_PIXELS = 15  # between two labels
 KEPT, TRIED, FAILED = "#1a7f4b", "#9aa0a6", "#c5362b"
 
 
@@ -42,16 +46,10 @@ def draw(experiments: list[Experiment], path: Path) -> None:
         axes.step(*zip(*steps, strict=True), where="post", color=KEPT, linewidth=1.4, label="best so far")
     if kept:
         axes.scatter([x for x, _, _ in kept], [y for _, y, _ in kept], s=size * 1.4, color=KEPT, zorder=3)
-    largest = sorted(kept, key=lambda item: item[2].delta or 0.0)[:LABELS]
-    for x, y, experiment in largest:
-        title = experiment.message.title
-        title = title if len(title) <= TITLE_CHARS else title[: TITLE_CHARS - 1] + "…"
-        axes.annotate(
-            title, (x, y), xytext=(4, -4), textcoords="offset points", rotation=-28, fontsize=7.5,
-            rotation_mode="anchor", ha="left", va="top", color=KEPT, annotation_clip=True,
-        )  # fmt: skip
-    room = 0.22 if largest else 0.06
+    room = 0.3 if kept else 0.06
     axes.set_ylim(low - room * (high - low), high + 0.04 * (high - low))
+    axes.set_xlim(-0.02 * len(experiments), 1.12 * len(experiments))
+    _label(axes, sorted(kept, key=lambda item: item[2].delta or 0.0))
     axes.set_xlabel("experiment")
     axes.set_ylabel("val_bpb (lower is better)")
     axes.set_title(f"{len(experiments)} experiments, {len(kept)} kept", loc="left")
@@ -61,6 +59,24 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
+    """Titles below their dots, slanted, the first ones first; what would cover another stays away."""
+    slope = math.radians(SLANT_DEGREES)
+    taken: list[float] = []
+    for x, y, experiment in kept:
+        across, up = axes.transData.transform((x, y))
+        line = across * math.sin(slope) + up * math.cos(slope)  # of the slanted lines, which one
+        if len(taken) == LABELS or any(abs(line - other) < LINE_PIXELS for other in taken):
+            continue
+        taken.append(line)
+        title = experiment.message.title
+        title = title if len(title) <= TITLE_CHARS else title[: TITLE_CHARS - 1] + "…"
+        axes.annotate(
+            title, (x, y), xytext=(4, -4), textcoords="offset points", rotation=-SLANT_DEGREES, fontsize=7.5,
+            rotation_mode="anchor", ha="left", va="top", color=KEPT, annotation_clip=True,
+        )  # fmt: skip
 
 
 def _beat(experiment: Experiment) -> bool:
