@@ -24,7 +24,8 @@ from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
 from harness.ledger import guards
 from harness.ledger.experiments import Experiment, Experiments
-from harness.ledger.repo import Repository
+from harness.ledger.repo import Moved, Repository
+from harness.limits import Limits, failed_in_a_row
 from harness.lock import held
 from harness.paths import write_atomically
 from harness.records import CRASH, ERROR, KEEP, OK, Incumbent, Proposal, Trial
@@ -35,22 +36,10 @@ from harness.views.night import Event
 SEED = 1  # of every first run, the incumbent's too
 REPEATS_OF_ERROR = 2
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
-FAILURES_TO_STOP = 10
 FREE_MB = 1024  # beyond what a trial may write
 FAILED_PROPOSALS = 3
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
 MEMORY = 500  # earlier experiments that an agent is shown
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Whichever comes first ends the loop; None never does."""
-
-    experiments: int | None = None
-    hours: float | None = None
-    usd: float | None = None
-    patience: int | None = None
-    """Experiments in a row that were not kept."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +127,10 @@ class Loop:
 
     def _ask(self, incumbent: Incumbent, bench: Bench, trouble: str = "") -> _Draft:
         """Have the agent think, in its own thread, about values only."""
-        if not trouble and (failed := self._failed()) >= FAILURES_TO_TELL:
+        if not trouble and (failed := failed_in_a_row(self._results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {self._results[-1].message.subject}"
         every = list(self._experiments)
-        tried = tuple(self._as_tried(experiment) for experiment in every[-MEMORY:])
+        tried = tuple(self._as_tried(experiment, bench) for experiment in every[-MEMORY:])
         mend, log = self._to_mend or (None, "")
         context = Context(
             self._repository.paths.read_program(), self._experiments.source(incumbent.commit),
@@ -168,7 +157,7 @@ class Loop:
                 proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
                 trouble = guards.broken_source(proposal.source) or ""
                 if not trouble:
-                    mark = program.digest(proposal.source)
+                    mark = _mark(proposal.source)
                     if mark not in {experiment.program for experiment in self._experiments}:
                         return self._experiments.begin(proposal, incumbent.commit, mark)
                     trouble = f"{proposal.title!r} is a program that was tried before"
@@ -188,10 +177,14 @@ class Loop:
         self._tell("begun", f"{experiment.name.number:04d} {title}", experiment)
         trial = self._trial(experiment.commit, bench)
         decision = gate.decide((trial,), incumbent)
-        done = self._experiments.complete(experiment, (trial,), decision)
+        try:
+            done = self._experiments.complete(experiment, (trial,), decision)
+        except Moved as moved:  # a person's doing, which says that this one is theirs
+            self._tell("trouble", f"     not recorded: {moved}")
+            return []
         self._results.append(done)
         self._tell("measured", f"     {decision.status}: {decision.reason}", done)
-        self._remember_crash(done, trial)
+        self._remember_crash(done, trial, bench)
         if done.status != KEEP:
             return []
         self._advance()
@@ -199,7 +192,7 @@ class Loop:
 
     def _on_top(self, kept: Experiment) -> list[Experiment]:
         """A kept experiment that `main` passed by meanwhile, begun anew on what passed it."""
-        if self._experiments.holds(kept.commit):
+        if self._experiments.holds(kept.commit) or self._experiments.taken_off(kept.commit):
             return []
         onto = self._experiments.tip
         try:
@@ -208,14 +201,14 @@ class Loop:
             self._tell("main", f"     main moved meanwhile: {conflict}")
             return []
         self._tell("main", "     main moved meanwhile: applied again on the new one")
-        return [self._experiments.begin(again, onto, program.digest(again.source))]
+        return [self._experiments.begin(again, onto, _mark(again.source))]
 
-    def _remember_crash(self, done: Experiment, trial: Trial) -> None:
+    def _remember_crash(self, done: Experiment, trial: Trial, bench: Bench) -> None:
         """What the agent may mend: a crash, but not the crash of the mending for ever."""
         crashed = done.status == CRASH
         self._crashes = self._crashes + 1 if crashed else 0
         mendable = crashed and self._crashes <= REPAIRS
-        self._to_mend = (self._as_tried(done), trial.training.log) if mendable else None
+        self._to_mend = (self._as_tried(done, bench), trial.training.log) if mendable else None
 
     def _paid(self, proposal: Proposal) -> Proposal:
         """With what the unusable answers before it cost: the commit carries all of it."""
@@ -239,14 +232,19 @@ class Loop:
     def _trial(self, commit: str, bench: Bench) -> Trial:
         """One trial; what the machine spoilt is repeated."""
         source = self._experiments.source(commit)
-        for _ in range(1 + REPEATS_OF_ERROR):
+        for attempt in range(1 + REPEATS_OF_ERROR):
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{commit[:7]}-s{SEED}"
             with self._away():
                 trial = measure(source, commit, SEED, bench, folder, self._watcher.show, self._note)
-            if trial.status != ERROR:
+            if trial.status == ERROR:
+                self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
+            elif trial.late and not attempt:
+                self._tell("trouble", f"     once more: {trial.detail}")
+            else:
                 break
-            self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
+        if trial.warning:
+            self._tell("trouble", f"     WARNING: {trial.warning}")
         return trial
 
     def _incumbent(self, bench: Bench) -> Incumbent:
@@ -276,28 +274,10 @@ class Loop:
             self._note(f"{experiment.name.number:04d} was begun and not measured: it goes first")
         return found
 
-    def _failed(self) -> int:
-        """The last experiments in a row that gave no score."""
-        done = self._results
-        return next((i for i, result in enumerate(reversed(done)) if result.val_bpb is not None), len(done))
-
     def _enough(self, ahead: int = 0) -> str:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""
-        limits, done = self._limits, self._results
-        since_kept = next((i for i, result in enumerate(reversed(done)) if result.status == KEEP), len(done))
-        if self._stopping:
-            return self._stopping
-        if limits.experiments is not None and len(done) + ahead >= limits.experiments:
-            return f"{limits.experiments} experiments are measured"
-        if limits.hours is not None and time.monotonic() - self._began >= 3600 * limits.hours:
-            return f"{limits.hours:g} hours are over"
-        if limits.usd is not None and self._spent >= limits.usd:
-            return f"{self._spent:.2f} USD are spent"
-        if limits.patience is not None and since_kept >= limits.patience:
-            return f"{since_kept} experiments in a row were not kept"
-        if (failed := self._failed()) >= FAILURES_TO_STOP:
-            return f"{failed} experiments in a row gave no score, the last: {done[-1].message.subject}"
-        return ""
+        seconds = time.monotonic() - self._began
+        return self._stopping or self._limits.reached(self._results, seconds, self._spent, ahead)
 
     def _bench(self) -> Bench:
         """Config and program as they are now; the last good ones where a person is in the middle of them.
@@ -326,11 +306,14 @@ class Loop:
             )
         return bench
 
-    def _as_tried(self, experiment: Experiment) -> Tried:
+    def _as_tried(self, experiment: Experiment, bench: Bench) -> Tried:
+        """As the agent sees it: what was scored in another setting has no score that compares."""
         message = experiment.message
+        comparable = experiment.setting in (None, bench.setting)
         return Tried(
-            message.title, message.hypothesis, self._experiments.source(experiment.commit),
-            experiment.status, experiment.val_bpb, experiment.delta, message.trailers.get("Reason", ""),
+            message.title, message.hypothesis, self._experiments.source_or_nothing(experiment.commit),
+            experiment.status, experiment.val_bpb if comparable else None,
+            experiment.delta if comparable else None, message.trailers.get("Reason", ""),
         )  # fmt: skip
 
     def _reapplied(self, proposal: Proposal, base: str, onto: str) -> Proposal:
@@ -373,6 +356,18 @@ class Loop:
             yield
         finally:
             self._elsewhere += time.monotonic() - began
+
+
+def _mark(source: bytes) -> str:
+    """The digest of a program.
+
+    Raises:
+        NoProposal: it is nested too deeply, or has numbers too long, to be read.
+    """
+    try:
+        return program.digest(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NoProposal(f"its train.py can't be read: {type(error).__name__}") from None
 
 
 def _in_background(work: Callable[..., Any], *args: Any) -> "Future[Any]":

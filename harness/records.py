@@ -20,6 +20,7 @@ KEEP = "keep"
 DISCARD = "discard"
 CRASH = "crash"  # the experiment's fault
 INVALID = "invalid"  # it broke a rule
+LATE = "past its budget"  # part of such a detail
 ERROR = "error"  # ours or the machine's fault: repeat it, never hold it against the idea
 
 
@@ -131,6 +132,18 @@ class Trial:
     @property
     def setting(self) -> "Setting":
         return Setting(self.device, self.data, self.evaluator, self.budget_seconds)
+
+    @property
+    def warning(self) -> str:
+        """What to know of a score that was measured under odd conditions; empty mostly."""
+        used, of = self.training.training_seconds or 0.0, self.budget_seconds
+        odd = self.status == OK and used < min(0.9 * of, of - 1.0)
+        return f"only {used:.1f} of {of:g} s were used for training" if odd else ""
+
+    @property
+    def late(self) -> bool:
+        """Whether it overran its budget, as an honest one may on a busy machine, once."""
+        return self.status == INVALID and LATE in self.detail
 
     @property
     def mfu_percent(self) -> float | None:

@@ -22,7 +22,8 @@ from harness.agents import NoProposal
 from harness.corpus.prepare import prepare
 from harness.errors import HarnessError
 from harness.ledger.repo import open_repository
-from harness.loop import Limits, Loop, Watcher
+from harness.limits import Limits
+from harness.loop import Loop, Watcher
 from harness.records import Failure, Proposal, Training, Trial
 from harness.trial import device, sandbox
 from harness.trial import score as scoring

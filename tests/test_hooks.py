@@ -53,6 +53,21 @@ def test_an_experiment_may_change_train_py_and_nothing_else(guarded):
     assert done.returncode == 0, "a person may do as they like"
 
 
+def test_what_commit_dash_a_takes_along_is_seen_too(guarded):
+    """It has an index of its own, of which only the environment tells."""
+    git = guarded.git
+    git("checkout", "-qB", "exp/0001-x")
+    write(guarded, HONEST + "# more\n")
+    (guarded.folder / ".gitignore").write_text("x\n")
+    assert_refused(git("commit", "-qam", MESSAGE), "train.py only, not .gitignore")
+    assert_refused(git("commit", "-qm", MESSAGE, "--", ".gitignore"), "train.py only, not .gitignore")
+    git("checkout", "-q", ".gitignore")
+    write(guarded, "def load(:")
+    assert_refused(git("commit", "-qam", MESSAGE), "no program")
+    write(guarded, HONEST + "# more\n")
+    assert git("commit", "-qam", MESSAGE).returncode == 0
+
+
 def test_train_py_must_stay_a_regular_file(guarded):
     (guarded.folder / "train.py").unlink()
     (guarded.folder / "train.py").symlink_to("/etc/passwd")

@@ -1,10 +1,11 @@
 """The loop in git: a branch per hypothesis, `main` only forward and only on improvement, nothing lost."""
 
+import dataclasses
 import os
 import subprocess
 
 import pytest
-from conftest import HONEST, Script, edit, loop_in
+from conftest import HONEST, Script, edit, harness, loop_in
 
 from harness.agents import NoProposal
 from harness.agents.again import Again
@@ -12,8 +13,9 @@ from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import open_repository
+from harness.limits import Limits
 from harness.lock import held
-from harness.loop import Limits, Loop, Watcher
+from harness.loop import Loop, Watcher
 from harness.records import Proposal
 
 pytestmark = pytest.mark.slow
@@ -175,6 +177,71 @@ def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research)
     assert [e.status for e in all_of(research)] == ["crash"]
 
 
+def test_a_lock_in_mid_loop_is_waited_for_and_then_named(research, monkeypatch):
+    lock = research.folder / ".git" / "refs" / "notes" / "autoresearch.lock"
+
+    class Meddling(Script):
+        def propose(self, context):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+            return super().propose(context)
+
+    agent = Meddling(("Break it", CRASHING))
+    with pytest.raises(HarnessError, match="git can't write here"):
+        loop_in(research.folder, agent, experiments=1).run()
+    night(research, experiments=1)
+    assert [e.status for e in all_of(research)] == ["crash"]
+
+
+def test_a_kept_experiment_that_a_person_took_off_main_stays_off(research):
+    base = research("rev-parse", "main")
+    night(research, ("Sleep less", FASTER))
+    research("reset", "-q", "--hard", base)
+    night(research, ("Break it", CRASHING))
+    assert research("rev-parse", "main") == base
+    assert all_of(research)[1].parent == base
+
+
+def test_a_branch_that_was_deleted_while_it_trained_does_not_end_the_night(research):
+    class Meddling(Script):
+        def propose(self, context):
+            if len(self.answers) == 2:  # while the first one trains
+                research("branch", "-D", "exp/0001-make-it-worse")
+            return super().propose(context)
+
+    said = []
+    again = ("Break it again", CRASHING.replace("no luck", "bad luck"))
+    agent = Meddling(("Make it worse", WORSE), ("Break it", CRASHING), again)
+    loop_in(research.folder, agent, lambda event: said.append(event.text), experiments=2).run()
+    assert [e.message.title for e in all_of(research)] == ["Break it", "Break it again"]
+    assert any("not recorded" in line for line in said)
+
+
+def test_odd_refs_and_notes_of_others_stop_nothing(research):
+    night(research, ("Make it worse", WORSE))
+    folder, (worse,) = research.folder, all_of(research)
+    research("symbolic-ref", "refs/heads/exp/0009-x", "refs/heads/nowhere")
+    research("branch", "exp/00012-odd", worse.commit)
+    tree = research("hash-object", "-t", "tree", "-w", "/dev/null")
+    empty = research("commit-tree", tree, "-p", "main", "-m", "no file")
+    research("branch", "exp/0010-empty", empty)
+    (folder / ".git" / "refs" / "heads" / "exp" / "0011-gone").write_text("1" * 40 + "\n")
+    for number, text in enumerate(('{"trials": 5}', '{"trials": [{}, 3]}', "[" * 99999), 20):
+        commit = research("commit-tree", f"{worse.commit}^{{tree}}", "-p", "main", "-m", f"mine {number}")
+        research("branch", f"exp/00{number}-mine", commit)
+        subprocess.run(
+            ["git", "notes", "--ref", "autoresearch", "add", "-F", "-", commit],
+            cwd=folder, input=text, text=True, check=True,
+        )  # fmt: skip
+    known = Experiments(open_repository(folder))
+    assert {e.name.number for e in known} == {1, 10, 20, 21, 22}
+    assert [known.trials(known.find(n).commit) for n in ("20", "21", "22")] == [[], [{}], []]
+    night(research, ("Break it", CRASHING))
+    assert known.find("23").status == "crash"
+    for command in ("log", "status", "plot", "export"):
+        assert harness(command, cwd=folder).returncode == 0
+
+
 def test_messages_survive_the_round_trip():
     made = messages.Message("Halve it (val_bpb 0.9860, -0.0119)", "more steps", {"Status": "keep"})
     assert messages.parse(made.text()) == made
@@ -185,7 +252,7 @@ def test_messages_survive_the_round_trip():
 
 def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(research, monkeypatch):
     monkeypatch.setattr("harness.loop.FAILURES_TO_TELL", 2)
-    monkeypatch.setattr("harness.loop.FAILURES_TO_STOP", 3)
+    monkeypatch.setattr("harness.limits.FAILURES_TO_STOP", 3)
     answers = [(f"Break it {n}", CRASHING.replace("no luck", f"no luck {n}")) for n in range(4)]
     summary, agent = night(research, *answers, experiments=9)
     assert summary.measured == 3
@@ -277,8 +344,6 @@ def test_changes_of_train_py_in_mid_loop_are_not_lost_and_main_follows_later(res
 
 
 def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):
-    import dataclasses
-
     import harness.loop as module
 
     real, spoilt = module.measure, []
@@ -297,6 +362,52 @@ def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(resea
     (again,) = all_of(research)
     assert (summary.measured, again.status) == (1, "discard")
     assert "Reason" not in again.message.trailers
+
+
+def test_one_that_was_late_is_measured_once_more_and_then_it_counts(research, monkeypatch):
+    import harness.loop as module
+
+    real, late = module.measure, []
+
+    def slow(*args):
+        trial = real(*args)
+        late.append(trial)
+        return dataclasses.replace(
+            trial, status="invalid", detail="trained 1.3 s past its budget", score=None
+        )
+
+    monkeypatch.setattr(module, "measure", slow)
+    night(research, ("Make it worse", WORSE))
+    assert [e.status for e in all_of(research)] == ["invalid"]
+    assert len(late) == 2
+
+
+def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot(research):
+    night(research, ("Make it worse", WORSE))
+    config = research.folder / ".autoresearch" / "config.toml"
+    config.write_text(config.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    _, agent = night(research, ("Break it", CRASHING))
+    (earlier,) = agent.contexts[0].history
+    assert earlier.status == "discard" and earlier.val_bpb is None and earlier.delta is None
+    night(research, ("Sleep less", FASTER))
+    known = Experiments(open_repository(research.folder))
+    assert [e.message.title for e in known.comparable()] == ["Break it", "Sleep less"]
+
+
+def test_adopting_what_does_not_apply_says_so_once(research):
+    night(research, ("Make it worse", WORSE))
+    forward = "self.head(self.table(tokens))"
+    (research.folder / "train.py").write_text(HONEST.replace(forward, f"1.0 * {forward}"))
+    research("commit", "-qam", "by hand")
+    known, said = Experiments(open_repository(research.folder)), []
+    proposal = known.proposal(known.find("1"))
+    with pytest.raises(
+        HarnessError, match=r"'Make it worse' doesn't apply to the new incumbent.*cherry-pick"
+    ):
+        loop_in(
+            research.folder, Again([proposal]), lambda event: said.append(event.text), experiments=1
+        ).run()
+    assert sum("doesn't apply" in line for line in said) == 1
 
 
 def test_adopting_applies_an_old_change_to_main_and_measures_it(research):

@@ -1,6 +1,7 @@
 """Proposals that exist already: experiments whose change a person wants on today's incumbent."""
 
-from harness.agents import Context, NoProposal
+from harness.agents import Context
+from harness.errors import HarnessError
 from harness.records import Proposal
 
 
@@ -14,8 +15,8 @@ class Again:
         """The next one; it is applied to the incumbent by whoever asked.
 
         Raises:
-            NoProposal: all were given.
+            HarnessError: all were given, and the last could not be used.
         """
         if not self._left:
-            raise NoProposal(context.trouble or "all of them were tried")
+            raise HarnessError(context.trouble or "all of them were tried", "git cherry-pick, by hand")
         return self._left.pop(0)

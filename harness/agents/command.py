@@ -8,8 +8,6 @@ its message are taken over.
 
 import atexit
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +21,7 @@ from harness.errors import HarnessError
 from harness.ledger import guards, message
 from harness.ledger.experiments import AGENT_EMAIL
 from harness.ledger.repo import TRAIN_BYTES, Change, Repository
+from harness.namespace import Namespace
 from harness.paths import HOOKS, starter
 from harness.records import Proposal
 
@@ -46,9 +45,13 @@ class Command:
         repository: Repository,
         say: Callable[[str], None],
         minutes: float = MINUTES,
+        writable: tuple[Path, ...] = (),
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
     ) -> None:
         """`command` is for `sh -c`; it finds its task on standard input and in the file $HARNESS_PROMPT.
+
+        Args:
+            writable: folders besides its clone that it may write to.
 
         Raises:
             HarnessError: the config requires a sandbox, and there is none.
@@ -57,16 +60,20 @@ class Command:
         self._first_wait_seconds = first_wait_seconds
         self._name = f"command/{Path(command.split()[0]).name if command.split() else 'nothing'}"
         self._repository = repository
-        self._clone = repository.paths.worktrees / "draft"
-        self._running: subprocess.Popen[bytes] | None = None
+        self._paths, self._clone = repository.paths, repository.paths.worktrees / "draft"
+        self._writable = writable
+        self._hide: tuple[Path, ...] = ()
+        confine.check_writable(writable, self._paths)
+        self._running: Namespace | None = None
         self._ended = False
+        self._last_words = ""
+        for folder in (self._clone, self._paths.runs):
+            folder.mkdir(parents=True, exist_ok=True)
         self._confined = self._confinement()
         atexit.register(self._end)
 
     def _confinement(self) -> bool:
-        paths = self._repository.paths
-        wanted = configs.load(paths.config).trial.sandbox
-        self._clone.mkdir(parents=True, exist_ok=True)
+        wanted = configs.load(self._paths.config).trial.sandbox
         why = "sandbox = 'none'" if wanted == "none" else confine.problem(self._prefix())
         if why is not None and wanted == "require":
             raise HarnessError(f"sandbox = 'require', but {why}", "harness doctor")
@@ -75,10 +82,12 @@ class Command:
         return why is None
 
     def _prefix(self) -> list[str]:
-        paths = self._repository.paths
-        source = Path(configs.load(paths.config).data.source).expanduser()
-        hide = ((source if source.is_dir() else source.parent),) if source.exists() else ()
-        return confine.prefix(paths.root, self._clone, hide)
+        try:
+            source = Path(configs.load(self._paths.config).data.source).expanduser()
+            self._hide = (source,) if source.exists() else ()
+        except HarnessError:
+            pass  # a person is in the middle of it
+        return confine.prefix(self._paths, self._clone, self._writable, self._hide)
 
     def propose(self, context: Context) -> Proposal:
         """What the command committed. One that fails is run again after a wait: its model may be out.
@@ -93,26 +102,33 @@ class Command:
             try:
                 failure = self._run(prompt.task(context, BRANCH, self._minutes, HISTORY_TOKENS))
                 proposal = self._commit(context)
+            except NoProposal as none:
+                raise NoProposal(f"{none} (its last words: {self._last_words})") from None
             finally:
-                shutil.rmtree(self._clone, ignore_errors=True)
+                self._remove_clone()
             if proposal is not None:
                 return proposal
             if not failure:
-                raise NoProposal("it ended without a commit")
+                raise NoProposal(f"it ended without a commit (its last words: {self._last_words})")
             self._say(f"{self._name}: {failure}; again in {pause:.0f} s")
             threading.Event().wait(pause)
             pause = min(2 * pause, LONGEST_WAIT_SECONDS)
         raise HarnessError(f"{self._name} failed {ATTEMPTS} times: {failure}", "try its command line by hand")
 
     def _make_clone(self, commit: str) -> None:
-        shutil.rmtree(self._clone, ignore_errors=True)  # of a loop that was killed
-        root, hooks = str(self._repository.paths.root), starter(HOOKS[0]).parent  # the installation's
+        self._remove_clone()  # of a loop that was killed
+        root, hooks = str(self._paths.root), starter(HOOKS[0]).parent  # the installation's
         clone = ["clone", "--quiet", "--shared", "--no-checkout", "-c", f"core.hooksPath={hooks}"]
         switch = ["-C", str(self._clone), "switch", "-q", "-c", BRANCH, commit]
         for args in ([*clone, root, str(self._clone)], switch):
-            done = subprocess.run(["git", *args], capture_output=True, text=True, check=False)
+            done = subprocess.run(["git", *args], capture_output=True, check=False)
             if done.returncode:
-                raise HarnessError(f"can't make a clone for the agent: {answer.clean(done.stderr, 200)}")
+                raise HarnessError(f"can't make a clone for the agent: {_line(done.stderr)}")
+
+    def _remove_clone(self) -> None:
+        """With the real rm, which neither read-only folders nor a thousand levels of them stop."""
+        for tool in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            subprocess.run([*tool, "--", str(self._clone)], capture_output=True, check=False)
 
     def _run(self, task: str) -> str:
         """Run the command, kill what is left of it; what went wrong, in a line, if it failed."""
@@ -121,22 +137,23 @@ class Command:
         name, email = self._name, AGENT_EMAIL
         variables = {
             "HARNESS_PROMPT": str(file), guards.AGENT_BRANCH: BRANCH,
+            "TMPDIR": "/tmp", "XDG_CACHE_HOME": "/tmp/cache",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email,
             "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email,
         }  # fmt: skip
         with file.open("rb") as stdin:
-            process = self._start(["nice", "-n", "10", "sh", "-c", self._command], variables, stdin)
-        output = _Output(process)
+            running = self._start(
+                ["nice", "-n", "10", "sh", "-c", self._command], variables, stdin, subprocess.STDOUT
+            )
+        output = _Output(running.process)
         try:
-            code = process.wait(60 * self._minutes)
+            code = running.process.wait(60 * self._minutes)
         except subprocess.TimeoutExpired:
             code = None
-        self._kill(process)
-        last = output.last_line()
-        log = self._repository.paths.runs / "agent.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(output.kept)
+        running.kill()
+        self._last_words = last = output.last_line()
+        (self._paths.runs / "agent.log").write_bytes(output.kept)
         if code is None:
             return f"it was not done after {self._minutes:g} minutes"
         if code in NOT_RUNNABLE:
@@ -144,36 +161,28 @@ class Command:
         return f"exit {code}: {last}" if code else ""
 
     def _start(
-        self, command: list[str], variables: dict[str, str], stdin: int | IO[bytes]
-    ) -> "subprocess.Popen[bytes]":
+        self, command: list[str], variables: dict[str, str], stdin: int | IO[bytes], errors: int
+    ) -> Namespace:
         if self._ended:
             raise NoProposal("the loop has ended")
-        prefix = self._prefix() if self._confined else []
-        self._running = subprocess.Popen(
-            [*prefix, *command], cwd=self._clone, env={**os.environ, **variables}, stdin=stdin,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        self._running = Namespace(
+            self._prefix() if self._confined else [], command, environment={**os.environ, **variables},
+            folder=self._clone, stdin=stdin, output=subprocess.PIPE, errors=errors,
         )  # fmt: skip
         return self._running
-
-    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # bubblewrap's other half dies with this one
-        except ProcessLookupError:
-            pass
-        process.wait()
 
     def _end(self) -> None:
         """With the harness, wherever its thread is."""
         self._ended = True
         if self._running is not None:
-            self._kill(self._running)
-            shutil.rmtree(self._clone, ignore_errors=True)  # not where another loop may be using it
+            self._running.kill()
+            self._remove_clone()  # not where another loop may be using it
 
     # ── what it committed, from a `.git` in which anything may stand ──────────────────────────
 
     def _commit(self, context: Context) -> Proposal | None:
         """The change of all its commits together, as one; None if there are none."""
-        if self._git("rev-parse", BRANCH).decode().strip() == context.commit:
+        if self._git("rev-parse", BRANCH).decode("ascii", "replace").strip() == context.commit:
             if self._git("status", "--porcelain", "--", "train.py"):
                 raise NoProposal("train.py was changed, but not committed")
             return None
@@ -190,18 +199,21 @@ class Command:
         found = message.parse(text)
         source = self._git("cat-file", "blob", f"{BRANCH}:train.py", limit=TRAIN_BYTES + 1)
         title = answer.clean(found.subject, answer.TITLE_CHARS)
-        return Proposal(title, answer.clean(found.hypothesis, answer.LINE_CHARS), source, self._name)
+        hypothesis = answer.clean(found.hypothesis, answer.LINE_CHARS)
+        if not (title and hypothesis):
+            raise NoProposal("its title or its hypothesis is empty")
+        return Proposal(title, hypothesis, source, self._name)
 
     def _git(self, *args: str, limit: int = LONGEST_CHANGES) -> bytes:
         """What git says in the clone, where its config may start anything: confined like the agent."""
-        process = self._start(["git", *args], {}, subprocess.DEVNULL)
-        timer = threading.Timer(ASKING_SECONDS, self._kill, [process])
+        running = self._start(["git", *args], {}, subprocess.DEVNULL, subprocess.DEVNULL)
+        timer = threading.Timer(ASKING_SECONDS, running.kill)
         timer.start()
-        assert process.stdout is not None
-        said = process.stdout.read(limit)
+        assert running.process.stdout is not None
+        with running.process.stdout as stream:
+            said = stream.read(limit)
         timer.cancel()
-        self._kill(process)
-        process.stdout.close()
+        running.kill()
         return said
 
 
@@ -234,5 +246,10 @@ class _Output:
 
     def last_line(self) -> str:
         self._thread.join(ASKING_SECONDS)
-        lines = self.kept.decode("utf-8", "replace").strip().splitlines()
-        return answer.clean(lines[-1] if lines else "it said nothing", 200)
+        return _line(self.kept)
+
+
+def _line(said: bytes) -> str:
+    """The last line of what was printed, fit for a message."""
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return answer.clean(lines[-1] if lines else "nothing", 200)

@@ -1,9 +1,10 @@
-"""What a coding agent's command may touch: its clone, its owner's home and the network.
+"""What a coding agent's command may touch: its clone, the folders it is given, and the network.
 
-Everything else is read-only, the repository and the installed harness first of all; prepared data and
-validation text are out of sight, and so is the GPU, on which a trial runs. Home stays writable because
-agents keep their sessions there, except for what other programs start from: git's and the shells' own
-files, ssh's keys. Without bubblewrap only the hooks hold an agent, and an agent can go round those.
+All else is read-only, home included, so that nothing which the harness or its owner starts later can be
+planted. Prepared data, validation text, run folders (a model under test could print there what it is
+scored on), sockets of other programs and the GPU, on which a trial runs, are out of sight. Not covered:
+abstract sockets, and secrets of home, which an agent with a network could send away as it could when
+run by hand. Without bubblewrap only the hooks hold an agent, and it can go round those.
 """
 
 import shutil
@@ -12,41 +13,71 @@ import sys
 from pathlib import Path
 
 from harness.corpus.sources import hidden_dirs
-from harness.paths import cache_dir
+from harness.errors import HarnessError
+from harness.paths import Paths, cache_dir
 
-STARTUP_FILES = (
-    ".gitconfig", ".config/git", ".ssh", ".gnupg", ".netrc", ".profile", ".bashrc", ".bash_profile",
-    ".zshrc", ".zshenv", ".zprofile", ".config/fish", ".config/autostart", ".config/systemd",
-)  # fmt: skip
+# Where well-known agents keep their sessions, below home; writable where they are.
+SESSIONS = (".claude", ".codex", ".gemini", ".config/opencode", ".local/share/opencode", ".aider")
+NAMES = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")  # what resolv.conf may point to
 
 
-def prefix(repository: Path, clone: Path, hide: tuple[Path, ...] = ()) -> list[str]:
+def check_writable(folders: tuple[Path, ...], paths: Paths) -> None:
+    """Whether an agent may be given these folders.
+
+    Raises:
+        HarnessError: one holds, or lies in, something that has to stay as it is.
+    """
+    fixed = {paths.root, cache_dir(), Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent}
+    for folder in folders:
+        if not folder.is_dir():
+            raise HarnessError(f"{folder} is no folder", "--writable FOLDER")
+        for path in (path.resolve() for path in fixed):
+            if path.is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(path):
+                raise HarnessError(f"an agent can't be given {folder}: {path} must stay as it is")
+
+
+def prefix(paths: Paths, clone: Path, writable: tuple[Path, ...], hide: tuple[Path, ...]) -> list[str]:
     """What stands before a command line that is confined to `clone`.
 
     Args:
-        repository: its folder that holds `.git`, and every other folder that must stay as it is.
-        hide: the person's own texts, if trials train on those.
+        writable: further folders that it may write to.
+        hide: files and folders out of sight: the person's own texts, if trials train on those.
     """
-    home = Path.home()
-    fixed = [home / name for name in STARTUP_FILES]
-    fixed += [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parent.parent.parent, repository]
     args = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session"]
     args += ["--cap-drop", "ALL", "--ro-bind", "/", "/"]
-    args += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
-    args += ["--bind", str(home), str(home)]
-    for path in sorted({path.resolve() for path in fixed if path.exists()}):
-        args += ["--ro-bind", str(path), str(path)]
-    for path in {cache_dir(), *hidden_dirs(), *hide}:
-        if path.is_dir():
-            args += ["--tmpfs", str(path)]
-    return [*args, "--bind", str(clone), str(clone), "--chdir", str(clone), "--"]
+    args += ["--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    args += ["--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger"]
+    # Those of /tmp and /run first: what lies in them and is needed is mounted on top again.
+    args += ["--tmpfs", "/tmp", "--tmpfs", "/run"]
+    for name in NAMES:
+        args += ["--ro-bind-try", name, name]
+    for path in sorted(
+        {_real(p) for p in (paths.root, Path.home(), Path(sys.prefix), Path(sys.base_prefix))}
+    ):
+        if path.is_relative_to("/tmp") or path.is_relative_to("/run"):
+            args += ["--ro-bind", str(path), str(path)]
+    sessions = [path for name in SESSIONS if (path := Path.home() / name).is_dir()]
+    for path in (*sessions, *writable):
+        args += ["--bind", str(_real(path)), str(_real(path))]
+    root = _real(paths.root)
+    for path in sorted({_real(p) for p in (cache_dir(), *hidden_dirs(), *hide) if p.exists()} - {root}):
+        args += ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", "/dev/null", str(path)]
+        if root.is_relative_to(path):
+            args += ["--ro-bind", str(root), str(root)]
+    args += ["--tmpfs", str(_real(paths.runs))]
+    return [*args, "--bind", str(_real(clone)), str(_real(clone)), "--chdir", str(_real(clone))]
 
 
-def problem(command: list[str]) -> str | None:
-    """One line on why `command` (from `prefix`) can't be used here; None if it can."""
-    if shutil.which(command[0]) is None:
+def _real(path: Path) -> Path:
+    """Without links: bubblewrap mounts on no link."""
+    return path.resolve()
+
+
+def problem(bwrap: list[str]) -> str | None:
+    """One line on why these options (from `prefix`) can't be used here; None if they can."""
+    if shutil.which(bwrap[0]) is None:
         return "bubblewrap is not installed (apt install bubblewrap)"
-    tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run([*bwrap, "--", "true"], capture_output=True, text=True, check=False)
     if tried.returncode == 0:
         return None
     return f"bubblewrap does not work here: {(tried.stderr.strip().splitlines() or ['no reason given'])[-1]}"

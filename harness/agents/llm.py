@@ -129,10 +129,11 @@ def _retry_after(error: Any) -> float:
 
 def _short(error: Exception) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    return text.split("litellm.", 1)[-1][:200]
+    text = text.split("litellm.", 1)[-1]
+    return text if len(text) <= 240 else text[:240].rsplit(" ", 1)[0] + " …"
 
 
 def _mend(status: int) -> str:
     if status == 401:
         return "export the provider's API key, then harness doctor"
-    return "the provider's account page" if status in (402, 403) else "another --model"
+    return "the provider's account page" if status in (402, 403) else "another --model PROVIDER/NAME"

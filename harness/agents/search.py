@@ -97,7 +97,7 @@ def _good(count: int) -> int:
 def _digest(source: bytes) -> str:
     try:
         return program.digest(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
 
 

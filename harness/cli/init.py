@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from harness import config as configs
+from harness.errors import HarnessError
 from harness.ledger.repo import create_repository
 from harness.paths import HOOKS, Paths, starter
 from harness.trial import device
 
-IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/")
+IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/", "/progress.png")
 EXAMPLES = """\b
 Examples:
   harness init                     # here; touches nothing that is there
@@ -28,7 +29,10 @@ def init(directory: Path | None, profile: str | None) -> None:
     Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
     run folders and points git at the hooks. What exists is left as it is.
     """
-    repository = create_repository((directory or Path.cwd()).absolute())
+    folder = (directory or Path.cwd()).absolute()
+    if folder == Path.home() and not (folder / ".git").exists():
+        raise HarnessError("this is your home folder, not a place for a repository", "harness init DIR")
+    repository = create_repository(folder)
     paths = repository.paths
     chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)

@@ -43,11 +43,11 @@ def status(as_json: bool) -> int:
     process = holder(repository.paths.loop_lock)
     state = _state(repository.paths.loop_state) if process else {}
     counts = {s: sum(e.status == s for e in experiments) for s in (KEEP, DISCARD, CRASH, INVALID, ERROR)}
-    kept = [e for e in experiments if e.status == KEEP]
+    best = known.best()
     if as_json:
         about = {
             "process": process, "loop": state or None, "main": known.main, "counts": counts,
-            "best": table.record(kept[-1]) if kept else None,
+            "best": table.record(best) if best else None,
             "last": [table.record(e) for e in experiments[-LAST:]],
         }  # fmt: skip
         click.echo(json.dumps(about))
@@ -59,9 +59,10 @@ def status(as_json: bool) -> int:
     else:
         click.echo("running  nothing (harness loop)")
     click.echo(f"main     {known.main[:7]}")
-    click.echo(f"tried    {len(experiments)}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n))
-    if kept:
-        click.echo(f"best     {table.styled(kept[-1], _width() - 9)}")
+    figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
+    if best:
+        click.echo(f"best     {table.styled(best, _width() - 9)}")
     for experiment in experiments[-LAST:]:
         click.echo(f"         {table.styled(experiment, _width() - 9)}")
     return DONE
@@ -188,9 +189,13 @@ def plot(output: Path) -> int:
     from harness.views.plot import draw
 
     known = Experiments(open_repository())
-    found = list(known)
+    found = known.comparable()
     if not any(e.val_bpb is not None for e in found):
         raise HarnessError("there is no scored experiment to plot", "harness loop")
+    if others := len(list(known)) - len(found):
+        click.echo(
+            f"left out: {others} scored in another setting (device, data, budget, evaluator)", err=True
+        )
     try:
         draw(found, output)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -9,10 +10,12 @@ from harness.agents import Agent
 from harness.errors import DONE, HarnessError
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository, open_repository
-from harness.loop import Limits, Loop, Watcher
-from harness.records import KEEP
+from harness.limits import Limits
+from harness.loop import Loop, Watcher
 from harness.views.night import NightView
 
+FOLDER = click.Path(path_type=Path)
+MINUTES = click.FloatRange(min=0, min_open=True)
 LOOP_EXAMPLES = """\b
 Examples:
   harness loop                          # search, until Ctrl-C
@@ -33,7 +36,10 @@ Examples:
 @click.option("--agent", type=click.Choice(["search", "llm", "command"]), default="search", show_default=True)
 @click.option("--model", "models", multiple=True, help="Of `llm`, in litellm's words; more are fall-backs.")
 @click.option("--command", help="Of `command`: any coding agent's command line, its task on stdin.")
-@click.option("--minutes", default=15.0, show_default=True, help="What `command` may take for a proposal.")
+@click.option(
+    "--minutes", default=15.0, show_default=True, type=MINUTES, help="What `command` may take for a proposal."
+)
+@click.option("--writable", multiple=True, type=FOLDER, help="Of `command`: a folder that it may write to.")
 @click.option("--experiments", type=click.IntRange(min=1), help="Stop after so many.")
 @click.option("--hours", type=click.FloatRange(min=0), help="Begin none after so long.")
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Stop when the model cost so much.")
@@ -45,6 +51,7 @@ def loop(
     models: tuple[str, ...],
     command: str | None,
     minutes: float,
+    writable: tuple[Path, ...],
     experiments: int | None,
     hours: float | None,
     max_usd: float | None,
@@ -64,6 +71,10 @@ def loop(
     if agent == "command" and not command:
         raise HarnessError("--agent command runs a program, and none is named", "--command 'PROGRAM ...'")
 
+    for option, given, kind in (("--model", models, "llm"), ("--command", command, "command")):
+        if given and agent != kind:
+            raise click.UsageError(f"{option} is for --agent {kind}")
+
     def make(say: Callable[[str], None]) -> Agent:
         if agent == "llm":
             from harness.agents.llm import Llm
@@ -72,7 +83,7 @@ def loop(
         if agent == "command" and command:
             from harness.agents.command import Command
 
-            return Command(command, repository, say, minutes)
+            return Command(command, repository, say, minutes, writable)
         from harness.agents.search import Search
 
         return Search()
@@ -104,8 +115,7 @@ def _night(
     seed: int,
     as_json: bool,
 ) -> int:
-    kept = [experiment for experiment in Experiments(repository) if experiment.status == KEEP]
-    with NightView(as_json, kept[-1] if kept else None) as view:
+    with NightView(as_json, Experiments(repository).best()) as view:
         night = Loop(repository, agent(view.say), limits, seed, Watcher(view.tell, view.show))
 
         def interrupt(number: int, frame: object) -> None:
@@ -116,9 +126,10 @@ def _night(
 
         earlier = signal.signal(signal.SIGINT, interrupt)
         summary = night.run()
+    count = f"{summary.measured} experiment{'s' * (summary.measured != 1)}"
     spent = f"{summary.usd:.2f} USD, " if summary.usd else ""
     click.echo(
-        f"{summary.measured} experiments, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}"
+        f"{count}, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}"
         f"{summary.own_seconds / max(1, summary.measured):.2f} s of the harness's own each ({summary.why}). "
         "See: harness log",
         err=as_json,

@@ -47,9 +47,8 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
         trial = measure(commit.source, commit.id, seed, bench, place, view.show, view.say)
-        used, of = trial.training.training_seconds or 0.0, config.trial.budget_seconds
-        if trial.status == OK and used < min(0.9 * of, of - 1.0):
-            view.say(f"WARNING: only {used:.1f} of {of:g} s were used for training")
+        if trial.warning:
+            view.say(f"WARNING: {trial.warning}")
     summary = trial.summary()
     if as_json:
         extra = {"status": trial.status, "detail": trial.detail, "commit": trial.commit}

@@ -19,7 +19,7 @@ from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
-from harness.ledger.repo import Repository
+from harness.ledger.repo import Repository, patiently
 from harness.records import KEEP, OK, Decision, Incumbent, Proposal, Setting, Trial
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
@@ -51,6 +51,14 @@ class Experiment:
         return _figure(self.message.trailers.get("Delta"))
 
     @property
+    def setting(self) -> Setting | None:
+        """In which it was measured; None where its message doesn't say."""
+        said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))
+        if budget is None:
+            return None
+        return Setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
+
+    @property
     def program(self) -> str:
         """Digest of its syntax tree: what was tried before is not trained again."""
         return self.message.trailers.get("Program", "")
@@ -73,7 +81,10 @@ class Experiments:
             if (name := refs.parse(reference.name)) is None:
                 continue
             key = (reference.name, str(reference.target))
-            found = self._known.get(key) or self._read(name, reference.peel(pygit2.Commit))
+            try:
+                found = self._known.get(key) or self._read(name, reference.peel(pygit2.Commit))
+            except (pygit2.GitError, KeyError, ValueError):
+                continue  # it leads nowhere: somebody's own
             if found is not None:
                 seen[key] = found
         self._known = seen
@@ -84,9 +95,11 @@ class Experiments:
             return None  # what else is on such a branch is somebody's own
         text = commit.raw_message.decode("utf-8", "replace")
         parent = str(commit.parent_ids[0])
-        return Experiment(
-            name, str(commit.id), parent, commit.commit_time, commit.author.name, messages.parse(text)
-        )
+        try:
+            author = commit.author.name
+        except (pygit2.GitError, AttributeError):
+            author = "?"
+        return Experiment(name, str(commit.id), parent, commit.commit_time, author, messages.parse(text))
 
     def find(self, which: str) -> Experiment:
         """By number (`7`, `0007`), name, branch or the beginning of its commit.
@@ -104,6 +117,16 @@ class Experiments:
             raise HarnessError(f"{len(found) or 'no'} experiments are {which!r}", "harness log --all")
         return found[0]
 
+    def comparable(self) -> list[Experiment]:
+        """Those of the setting that the last scored one has, and those that were never scored."""
+        every = list(self)
+        now = next((e.setting for e in reversed(every) if e.val_bpb is not None), None)
+        return [e for e in every if e.val_bpb is None or e.setting == now]
+
+    def best(self) -> Experiment | None:
+        """The last kept one of the setting that was measured last."""
+        return next((e for e in reversed(self.comparable()) if e.status == KEEP), None)
+
     @property
     def main(self) -> str:
         """The commit of `main`.
@@ -120,6 +143,13 @@ class Experiments:
         """train.py in a commit."""
         return self._repository.commit(commit).source
 
+    def source_or_nothing(self, commit: str) -> bytes:
+        """The same; empty where a commit made by hand has none that could be used."""
+        try:
+            return self.source(commit)
+        except HarnessError:
+            return b""
+
     def proposal(self, experiment: Experiment) -> Proposal:
         """What it proposed, to be tried again elsewhere."""
         message = experiment.message
@@ -130,19 +160,25 @@ class Experiments:
 
     def trials(self, commit: str) -> list[dict[str, Any]]:
         """The records of a commit's trials; empty where it was never measured."""
-        return (notes.read(self._git, commit) or {}).get("trials", [])
+        found = (notes.read(self._git, commit) or {}).get("trials", [])
+        return [trial for trial in found if isinstance(trial, dict)] if isinstance(found, list) else []
 
     @property
     def tip(self) -> str:
         """`main`, or the kept experiment on top of it that `main` could not move to yet."""
         commit = self.main
+        left = self._repository.been_at(refs.MAIN)  # where it was and is no more, a person moved it
         after: dict[str, list[Experiment]] = {}
         for experiment in self:
-            if experiment.status == KEEP:
+            if experiment.status == KEEP and experiment.commit not in left:
                 after.setdefault(experiment.parent, []).append(experiment)
         while children := after.get(commit):
             commit = min(children, key=lambda child: child.val_bpb or math.inf).commit
         return commit
+
+    def taken_off(self, commit: str) -> bool:
+        """Whether `main` was there once and a person moved it elsewhere."""
+        return commit in self._repository.been_at(refs.MAIN)
 
     def holds(self, commit: str) -> bool:
         """Whether a commit is on the tip's line."""
@@ -155,12 +191,15 @@ class Experiments:
         scores = [
             trial["val_bpb"]
             for trial in self.trials(commit)
-            if trial["status"] == OK and {key: trial.get(key) for key in asdict(setting)} == asdict(setting)
+            if trial.get("status") == OK
+            and isinstance(trial.get("val_bpb"), float)
+            and {key: trial.get(key) for key in asdict(setting)} == asdict(setting)
         ]
         return Incumbent(commit, sum(scores) / len(scores)) if scores else None
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────
 
+    @patiently
     def begin(self, proposal: Proposal, parent: str, program: str) -> Experiment:
         """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet."""
         base = self._git[parent]
@@ -187,6 +226,7 @@ class Experiments:
         assert experiment is not None
         return experiment
 
+    @patiently
     def complete(self, experiment: Experiment, trials: tuple[Trial, ...], decision: Decision) -> Experiment:
         """Put what was measured into the commit's message and its note, and move the branch to it."""
         old = self._git[experiment.commit]
@@ -205,6 +245,7 @@ class Experiments:
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
         return self._made(experiment.name, made)
 
+    @patiently
     def baseline(self, commit: str, trials: tuple[Trial, ...]) -> None:
         """Note the measurement of a commit whose message is not ours to complete."""
         earlier = self.trials(commit)
@@ -228,6 +269,7 @@ class Experiments:
         builder.insert("train.py", self._git.create_blob(source), FileMode.BLOB)
         return builder.write()
 
+    @patiently
     def advance(self, old: str, new: str) -> bool:
         """Fast-forward `main` from `old` to a kept experiment on it; False if it isn't at `old` any more.
 
@@ -275,6 +317,7 @@ def _text(value: float | None, decimals: int) -> str | None:
 
 def _figure(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        figure = float(text) if text else math.nan
     except ValueError:
         return None
+    return figure if math.isfinite(figure) else None

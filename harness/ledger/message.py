@@ -21,7 +21,7 @@ MEASURED = (
 PROPOSED = ("Program", AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
 LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(.*)")
-FIGURE = re.compile(r" \((?:val_bpb [^()]*|crash|invalid|error|discard)\)$")
+FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")
 
 
 @dataclass(frozen=True)

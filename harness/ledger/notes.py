@@ -24,7 +24,7 @@ def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
         if isinstance(entry, pygit2.Blob):
             try:
                 found = json.loads(entry.data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
             return found if isinstance(found, dict) else None
     return None
@@ -50,4 +50,7 @@ def write(git: pygit2.Repository, commit: str, record: dict[str, Any], signature
 
 def _tree(git: pygit2.Repository) -> pygit2.Tree | None:
     reference = git.references.get(NOTES)
-    return reference.peel(pygit2.Tree) if reference is not None else None
+    try:
+        return reference.peel(pygit2.Tree) if reference is not None else None
+    except (pygit2.GitError, KeyError, ValueError):
+        return None  # no notes of ours

@@ -36,7 +36,8 @@ class Name:
 def parse(ref: str) -> Name | None:
     """The experiment that a full ref name means; None for every other ref, hand-made ones included."""
     match = NAME.fullmatch(ref.removeprefix(EXPERIMENTS)) if ref.startswith(EXPERIMENTS) else None
-    return Name(int(match[1]), match[2]) if match else None
+    name = Name(int(match[1]), match[2]) if match else None
+    return name if name and name.ref == ref else None  # 00012 is no number of ours
 
 
 def name_for(number: int, title: str) -> Name:

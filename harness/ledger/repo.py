@@ -1,11 +1,14 @@
 """The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
 
+import functools
 import os
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pygit2
 from pygit2.enums import FileMode
@@ -16,6 +19,8 @@ from harness.paths import Paths, write_atomically
 
 TRAIN_BYTES = 256 * 1024
 LOCK_SECONDS = 3.0
+P = ParamSpec("P")
+T = TypeVar("T")
 IDENTITY = "git config user.name 'Your Name' && git config user.email you@example.org"
 
 
@@ -37,6 +42,27 @@ class Change:
     path: str
     old_mode: int
     new_mode: int
+
+
+class Moved(HarnessError):
+    """A ref isn't where it was left: somebody else moved it."""
+
+
+def patiently(write: Callable[P, T]) -> Callable[P, T]:
+    """A writer of refs that waits for other gits' locks, then says so in one line."""
+
+    @functools.wraps(write)
+    def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return write(*args, **kwargs)
+            except (OSError, pygit2.GitError) as error:
+                if time.monotonic() > deadline:
+                    raise HarnessError(f"git can't write here: {error}", "harness loop, then") from None
+                time.sleep(0.1)
+
+    return waiting
 
 
 class Repository:
@@ -142,8 +168,15 @@ class Repository:
         """
         reference = self.git.references.get(ref)
         if reference is None or str(reference.target) != old:
-            raise HarnessError(f"{ref} was moved by somebody else", "harness loop")
+            raise Moved(f"{ref} was moved by somebody else", "harness loop")
         reference.set_target(new)  # libgit2 compares again with what it read above, under its lock
+
+    def been_at(self, ref: str) -> set[str]:
+        """Commits that a branch was at in this clone, where it is now left out."""
+        reference = self.git.references.get(ref)
+        if reference is None:
+            return set()
+        return {str(entry.oid_new) for entry in reference.log()} - {str(reference.target)}
 
     def fast_forward(self, ref: str, old: str, new: str) -> bool:
         """Move a branch from `old` to its child `new`, and the checkout with it where there is one.
@@ -214,12 +247,18 @@ class Repository:
         found = (path for path in self.own_hooks.iterdir() if path.suffix != ".sample")
         return sorted(path.name for path in found if os.access(path, os.X_OK))
 
+    @property
+    def _index(self) -> pygit2.Index:
+        """The index of a commit that is being made: `git commit -a` has one of its own."""
+        other = os.environ.get("GIT_INDEX_FILE")
+        return pygit2.Index(str(self.paths.root / other)) if other else self.git.index
+
     def staged(self) -> list[Change]:
         """What the index would change in HEAD, renames not folded."""
         base = None if self.git.head_is_unborn else self.git.head.peel(pygit2.Tree)
         if base is None:
             return []
-        difference = self.git.index.diff_to_tree(base, flags=pygit2.enums.DiffOption.REVERSE)
+        difference = base.diff_to_index(self._index)
         return [
             Change(delta.new_file.path, delta.old_file.mode, delta.new_file.mode)
             for delta in difference.deltas
@@ -228,7 +267,7 @@ class Repository:
     def staged_source(self) -> bytes:
         """train.py as the index has it; empty where it is not there."""
         try:
-            blob = self.git[self.git.index["train.py"].id]
+            blob = self.git[self._index["train.py"].id]
         except KeyError:
             return b""
         return blob.data if isinstance(blob, pygit2.Blob) else b""

@@ -13,7 +13,6 @@ import functools
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from typing import IO
 
 from harness.corpus.sources import hidden_dirs
 from harness.errors import HarnessError
+from harness.namespace import DEATH_SECONDS, Namespace
 from harness.paths import cache_dir
 
 LIBRARY = "/harness-lib"
@@ -38,7 +38,6 @@ PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CC", "
 PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "NCCL_")
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
 SMALL_BYTES = 64 * 2**20
-DEATH_SECONDS = 10.0
 FATAL = {
     signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV,
     signal.SIGTERM,
@@ -217,8 +216,6 @@ class Process:
         self._gone = False
         self._mark = uuid.uuid4().hex
         self._folder: Path | None = None
-        self._inside: int | None = None  # pidfd of the sandbox's init
-        passed = dict(descriptors)
         env = {
             **variables,
             **{name: str(number) for name, number in descriptors.items()},
@@ -231,15 +228,12 @@ class Process:
             binds = []
             for name, path in files.items():
                 binds += ["--ro-bind", str(path), f"{WORK}/{name}"]
-            reading, writing = os.pipe()
             program = shutil.which("bwrap") or "bwrap"
-            flags = ["--info-fd", str(writing)]
-            command = [*_bwrap(program, disk_mb * 2**20, binds, isolation.hide), *flags, "--", *python]
-            passed["info"] = writing
+            bwrap = _bwrap(program, disk_mb * 2**20, binds, isolation.hide)
             env |= {"HOME": WORK, "TMPDIR": "/tmp", "PYTHONPATH": ":".join([LIBRARY, *extra])}
             folder = None
         else:
-            command = python
+            bwrap = []
             self._folder = folder = Path(tempfile.mkdtemp(prefix="harness-trial-"))
             for name, path in files.items():
                 copy = shutil.copytree if path.is_dir() else shutil.copyfile
@@ -250,22 +244,14 @@ class Process:
                 "TMPDIR": str(folder),
                 "PYTHONPATH": ":".join([home, *extra]),
             }
-        self._process = subprocess.Popen(
-            command, cwd=folder, env=environment(env), stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, pass_fds=list(passed.values()), start_new_session=True,
+        self._namespace = Namespace(
+            bwrap, python, environment=environment(env), descriptors=list(descriptors.values()),
+            folder=folder, output=output,
         )  # fmt: skip
-        if isolation.kind == "bwrap":
-            os.close(writing)
-            with os.fdopen(reading, "rb") as info:
-                text = info.read()
-            try:
-                self._inside = os.pidfd_open(json.loads(text)["child-pid"])
-            except (ValueError, KeyError, ProcessLookupError):
-                pass  # it ended before we could look: then nothing is left to wait for
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
-        code = self._process.poll()
+        code = self._namespace.process.poll()
         # bwrap passes a signal on as 128 + its number, which a plain exit code can be too.
         return 128 - code if code is not None and code - 128 in FATAL else code
 
@@ -274,21 +260,7 @@ class Process:
         if self._gone:
             return
         self._gone = True
-        if self._inside is not None:
-            # Directly too: what runs inside can free its init from dying with bwrap. And the init is
-            # only gone when every process of the namespace is.
-            try:
-                signal.pidfd_send_signal(self._inside, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            select.select([self._inside], [], [], DEATH_SECONDS)
-            os.close(self._inside)
-            self._inside = None
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self._process.wait()
+        self._namespace.kill()
         if self._folder and sys.platform == "linux":
             self._sweep()
         if self._folder:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import TrialConfig
-from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
+from harness.records import CRASH, ERROR, INVALID, LATE, OK, Failure, Point, Reported, Training
 from harness.trial import limits, readonly
 from harness.trial.sandbox import Isolation, Process
 from harness.trial.text import Tail, one_line
@@ -273,7 +273,7 @@ class Supervisor:
             return Failure(INVALID, "submitted without training: it never asked for a batch")
         late = state.saving_at - first - self.config.budget_seconds
         if late > LATE_SECONDS:
-            return Failure(INVALID, f"trained {late:.1f} s past its budget (on a busy machine, run it again)")
+            return Failure(INVALID, f"trained {late:.1f} s {LATE} (on a busy machine, run it again)")
         if not state.checkpoint:
             return Failure(CRASH, "submitted an empty checkpoint")
         if not len(state.names) == len(set(state.names)) == len(state.checkpoint):

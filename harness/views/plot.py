@@ -30,11 +30,15 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     failed = [e.name.number for e in experiments if e.val_bpb is None and e.status is not None]
     figure, axes = pyplot.subplots(figsize=(11, 5.5), dpi=130)
     low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept])
-    shown = [(x, min(y, high)) for x, y, e in scored if e.status == DISCARD]
-    across, up = [x for x, _ in shown], [y for _, y in shown]
     size = 22 if len(scored) < 300 else 5
-    if shown:
+    discarded = [(x, y) for x, y, e in scored if e.status == DISCARD]
+    if shown := [(x, y) for x, y in discarded if y <= high]:
+        across, up = zip(*shown, strict=True)
         axes.scatter(across, up, s=size, color=TRIED, linewidths=0, label="not kept")
+    if above := [x for x, y in discarded if y > high]:
+        axes.scatter(
+            above, [high] * len(above), s=size, marker="^", color=TRIED, linewidths=0, label="far above"
+        )
     if failed:
         top = [high] * len(failed)
         axes.scatter(failed, top, s=size, marker="x", color=FAILED, linewidths=1, label="no score")

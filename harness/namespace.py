@@ -1,0 +1,70 @@
+"""Processes under bubblewrap, and making sure that all of them end."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+DEATH_SECONDS = 10.0
+
+
+class Namespace:
+    """A command in a session of its own; under bubblewrap, in a process namespace that dies as a whole."""
+
+    def __init__(
+        self,
+        bwrap: Sequence[str],
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        descriptors: Sequence[int] = (),
+        folder: Path | None = None,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        output: int | IO[bytes],
+        errors: int | IO[bytes] = subprocess.STDOUT,
+    ) -> None:
+        """Start it.
+
+        Args:
+            bwrap: bubblewrap and its options, or nothing.
+            descriptors: those that it inherits.
+        """
+        self._inside: int | None = None  # pidfd of the namespace's init
+        info, said = os.pipe() if bwrap else (None, None)
+        options = ["--info-fd", str(said), "--"] if bwrap else []
+        passed = [*descriptors, *([said] if said is not None else [])]
+        self.process = subprocess.Popen(
+            [*bwrap, *options, *command], cwd=folder, env=dict(environment), stdin=stdin, stdout=output,
+            stderr=errors, pass_fds=passed, start_new_session=True,
+        )  # fmt: skip
+        if info is None or said is None:
+            return
+        os.close(said)
+        with os.fdopen(info, "rb") as stream:
+            text = stream.read()
+        try:
+            self._inside = os.pidfd_open(json.loads(text)["child-pid"])
+        except (ValueError, KeyError, ProcessLookupError):
+            pass  # it ended before we could look: then nothing is left to wait for
+
+    def kill(self) -> None:
+        """Kill everything that it started, and wait until the kernel says that all is gone."""
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            # Directly too: what runs inside can free its init from dying with bwrap. And the init is
+            # only gone when every process of the namespace is.
+            try:
+                signal.pidfd_send_signal(inside, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            select.select([inside], [], [], DEATH_SECONDS)
+            os.close(inside)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
