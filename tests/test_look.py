@@ -39,6 +39,8 @@ def fill(folder, count, seed=0):
         if status in ("keep", "discard"):
             trailers |= {"Val-Bpb": f"{score:.6f}", "Delta": f"{score - best:+.6f}"}
             figure = f"val_bpb {score:.4f}, {score - best:+.4f}"
+        if number % 7 == 0 and "Val-Bpb" in trailers:
+            trailers["Val-Bpb-Runs"] = f"{score - 0.004:.6f} {score:.6f} {score + 0.004:.6f}"
         title = f"Change MATRIX_LR, try {number}"
         trailers |= {"Program": f"{number:012x}", "Agent": "search/tpe"}
         text = Message(f"{title} ({figure})", "it may help", trailers).text()
@@ -73,7 +75,7 @@ def few(tmp_path_factory):
 @pytest.mark.parametrize("command", ["log", "log --all", "log --near-miss", "status", "plot", "export"])
 def test_ten_thousand_experiments_are_shown_within_two_seconds(many, command):
     took = []
-    for _ in range(2):  # the machine's own pauses are not ours
+    for _ in range(3):  # the machine's own pauses are not ours
         started = time.perf_counter()
         done = harness(*command.split(), cwd=many[0])
         took.append(time.perf_counter() - started)

@@ -11,7 +11,7 @@ from harness.agents import NoProposal
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.ledger import message as messages
-from harness.ledger.experiments import Experiments
+from harness.ledger.experiments import Experiments, comparable
 from harness.ledger.repo import open_repository
 from harness.limits import Limits
 from harness.lock import held
@@ -391,7 +391,7 @@ def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot
     assert earlier.status == "discard" and earlier.val_bpb is None and earlier.delta is None
     night(research, ("Sleep less", FASTER))
     known = Experiments(open_repository(research.folder))
-    assert [e.message.title for e in known.comparable()] == ["Break it", "Sleep less"]
+    assert [e.message.title for e in comparable(list(known))] == ["Break it", "Sleep less"]
 
 
 def test_adopting_what_does_not_apply_says_so_once(research):

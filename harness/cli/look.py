@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.ledger.experiments import Experiment, Experiments
+from harness.ledger.experiments import Experiment, Experiments, best, comparable
 from harness.ledger.repo import open_repository
 from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
@@ -43,11 +43,11 @@ def status(as_json: bool) -> int:
     process = holder(repository.paths.loop_lock)
     state = _state(repository.paths.loop_state) if process else {}
     counts = {s: sum(e.status == s for e in experiments) for s in (KEEP, DISCARD, CRASH, INVALID, ERROR)}
-    best = known.best()
+    kept = best(experiments)
     if as_json:
         about = {
             "process": process, "loop": state or None, "main": known.main, "counts": counts,
-            "best": table.record(best) if best else None,
+            "best": table.record(kept) if kept else None,
             "last": [table.record(e) for e in experiments[-LAST:]],
         }  # fmt: skip
         click.echo(json.dumps(about))
@@ -61,8 +61,8 @@ def status(as_json: bool) -> int:
     click.echo(f"main     {known.main[:7]}")
     figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
-    if best:
-        click.echo(f"best     {table.styled(best, _width() - 9)}")
+    if kept:
+        click.echo(f"best     {table.styled(kept, _width() - 9)}")
     for experiment in experiments[-LAST:]:
         click.echo(f"         {table.styled(experiment, _width() - 9)}")
     return DONE
@@ -188,11 +188,11 @@ def plot(output: Path) -> int:
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
     from harness.views.plot import draw
 
-    known = Experiments(open_repository())
-    found = known.comparable()
+    every = list(Experiments(open_repository()))
+    found = comparable(every)
     if not any(e.val_bpb is not None for e in found):
         raise HarnessError("there is no scored experiment to plot", "harness loop")
-    if others := len(list(known)) - len(found):
+    if others := len(every) - len(found):
         click.echo(
             f"left out: {others} scored in another setting (device, data, budget, evaluator)", err=True
         )

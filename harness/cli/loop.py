@@ -8,7 +8,7 @@ import click
 
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
-from harness.ledger.experiments import Experiments
+from harness.ledger.experiments import Experiments, best
 from harness.ledger.repo import Repository, open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
@@ -115,7 +115,7 @@ def _night(
     seed: int,
     as_json: bool,
 ) -> int:
-    with NightView(as_json, Experiments(repository).best()) as view:
+    with NightView(as_json, best(list(Experiments(repository)))) as view:
         night = Loop(repository, agent(view.say), limits, seed, Watcher(view.tell, view.show))
 
         def interrupt(number: int, frame: object) -> None:

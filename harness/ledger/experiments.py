@@ -47,6 +47,12 @@ class Experiment:
         return _figure(self.message.trailers.get("Val-Bpb"))
 
     @property
+    def runs(self) -> list[float]:
+        """The scores that `val_bpb` is the mean of, where there are several."""
+        figures = map(_figure, self.message.trailers.get("Val-Bpb-Runs", "").split())
+        return [figure for figure in figures if figure is not None]
+
+    @property
     def delta(self) -> float | None:
         return _figure(self.message.trailers.get("Delta"))
 
@@ -62,6 +68,17 @@ class Experiment:
     def program(self) -> str:
         """Digest of its syntax tree: what was tried before is not trained again."""
         return self.message.trailers.get("Program", "")
+
+
+def comparable(experiments: list[Experiment]) -> list[Experiment]:
+    """Those of the setting that the last scored one has, and those that were never scored."""
+    now = next((e.setting for e in reversed(experiments) if e.val_bpb is not None), None)
+    return [e for e in experiments if e.val_bpb is None or e.setting == now]
+
+
+def best(experiments: list[Experiment]) -> Experiment | None:
+    """The last kept one of the setting that was measured last."""
+    return next((e for e in reversed(comparable(experiments)) if e.status == KEEP), None)
 
 
 class Experiments:
@@ -116,16 +133,6 @@ class Experiments:
         if len(found) != 1:
             raise HarnessError(f"{len(found) or 'no'} experiments are {which!r}", "harness log --all")
         return found[0]
-
-    def comparable(self) -> list[Experiment]:
-        """Those of the setting that the last scored one has, and those that were never scored."""
-        every = list(self)
-        now = next((e.setting for e in reversed(every) if e.val_bpb is not None), None)
-        return [e for e in every if e.val_bpb is None or e.setting == now]
-
-    def best(self) -> Experiment | None:
-        """The last kept one of the setting that was measured last."""
-        return next((e for e in reversed(self.comparable()) if e.status == KEEP), None)
 
     @property
     def main(self) -> str:

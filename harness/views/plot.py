@@ -4,10 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from harness.ledger.experiments import Experiment
 from harness.records import DISCARD, KEEP
@@ -28,7 +25,8 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     scored = [(e.name.number, e.val_bpb, e) for e in experiments if e.val_bpb is not None]
     kept = [(x, y, e) for x, y, e in scored if e.status == KEEP]
     failed = [e.name.number for e in experiments if e.val_bpb is None and e.status is not None]
-    figure, axes = pyplot.subplots(figsize=(11, 5.5), dpi=130)
+    figure = Figure(figsize=(11, 5.5), dpi=130)  # without pyplot, which takes longer to load than to draw
+    axes = figure.subplots()
     low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept])
     size = 22 if len(scored) < 300 else 5
     discarded = [(x, y) for x, y, e in scored if e.status == DISCARD]
@@ -50,7 +48,13 @@ def draw(experiments: list[Experiment], path: Path) -> None:
         axes.step(*zip(*steps, strict=True), where="post", color=KEPT, linewidth=1.4, label="best so far")
     if kept:
         axes.scatter([x for x, _, _ in kept], [y for _, y, _ in kept], s=size * 1.4, color=KEPT, zorder=3)
-    room = 0.3 if kept else 0.06
+    for color, group in ((TRIED, [e for e in scored if e[2].status == DISCARD]), (KEPT, kept)):
+        repeated = [(x, y, e.runs) for x, y, e in group if len(e.runs) > 1 and y <= high]
+        if repeated:
+            reach = [[y - min(runs) for _, y, runs in repeated], [max(runs) - y for _, y, runs in repeated]]
+            places, middles = [x for x, _, _ in repeated], [y for _, y, _ in repeated]
+            axes.errorbar(places, middles, yerr=reach, fmt="none", color=color, capsize=2, linewidth=1)
+    room = 0.34 if kept else 0.06
     axes.set_ylim(low - room * (high - low), high + 0.04 * (high - low))
     axes.set_xlim(-0.02 * len(experiments), 1.12 * len(experiments))
     _label(axes, sorted(kept, key=lambda item: item[2].delta or 0.0))
@@ -60,9 +64,8 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right", fontsize=8)
-    figure.tight_layout()
+    figure.subplots_adjust(left=0.075, right=0.985, top=0.93, bottom=0.1)  # tight_layout draws it all twice
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
