@@ -51,9 +51,9 @@ def prefix(paths: Paths, clone: Path, writable: tuple[Path, ...], hide: tuple[Pa
     args += ["--tmpfs", "/tmp", "--tmpfs", "/run"]
     for name in NAMES:
         args += ["--ro-bind-try", name, name]
-    for path in sorted(
-        {_real(p) for p in (paths.root, Path.home(), Path(sys.prefix), Path(sys.base_prefix))}
-    ):
+    package = Path(__file__).parent.parent.parent
+    needed = (paths.root, Path.home(), Path(sys.prefix), Path(sys.base_prefix), package)
+    for path in sorted({_real(path) for path in needed}):
         if path.is_relative_to("/tmp") or path.is_relative_to("/run"):
             args += ["--ro-bind", str(path), str(path)]
     sessions = [path for name in SESSIONS if (path := Path.home() / name).is_dir()]
