@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.gate import belief as beliefs
+from harness.gate.belief import believe
 from harness.gate.noise import Noise, pooled
-from harness.gate.policy import AGAIN, main_may_move, verdict
-from harness.records import KEEP
+from harness.gate.policy import CALIBRATION_RUNS
+from harness.gate.standing import Believing
+from harness.records import AGAIN, KEEP, Measured
 
 TRIALS = 126
 SD = 0.0009
@@ -75,8 +76,7 @@ class Campaign:
         self._effects = np.random.default_rng([seed, 0])
         self._noise = np.random.default_rng([seed, 1])
         self.world, self.spent = world, 0
-        self.main = self.tip = 0.0
-        self._lower: list[float] = []
+        self.main = 0.0
         self.moves = self.true_moves = 0
         self.history: list[float] = []
 
@@ -84,47 +84,39 @@ class Campaign:
     def left(self) -> int:
         return TRIALS - self.spent
 
-    def hypothesis(self) -> float:
-        """The true value of a new experiment on the tip; to be handed back, not looked at."""
-        return self.tip + self.world.effect(self._effects)
+    def hypothesis(self, parent: float) -> float:
+        """The true value of a new experiment on one that has this; to be handed back, not looked at."""
+        return parent + self.world.effect(self._effects)
 
     def measure(self, value: float) -> float:
         self.spent += 1
         self.history.append(self.main)
         return value + self.world.noise(self._noise)
 
-    def keep(self, value: float) -> None:
-        self._lower.append(self.tip)
-        self.tip = value
-
-    def drop(self) -> None:
-        self.tip = self._lower.pop()
-
-    def move_main(self) -> None:
+    def move_main(self, value: float) -> None:
         self.moves += 1
-        self.true_moves += self.tip < self.main - 1e-15
-        self.main, self._lower = self.tip, []
+        self.true_moves += value < self.main - 1e-15
+        self.main = value
 
 
 def greedy(campaign: Campaign) -> float:
     """The reference project's: one run each, what is lower is kept."""
-    best = first = campaign.measure(campaign.tip)
+    best = first = campaign.measure(campaign.main)
     while campaign.left:
-        value = campaign.hypothesis()
+        value = campaign.hypothesis(campaign.main)
         score = campaign.measure(value)
         if score < best:
             best = score
-            campaign.keep(value)
-            campaign.move_main()
+            campaign.move_main(value)
     return best - first
 
 
 def until_sure(campaign: Campaign) -> float:
     """Runs until a test at 5% is sure, up to four; the noise is pooled over every repeat so far."""
-    first = best = [campaign.measure(campaign.tip) for _ in range(2)]
+    first = best = [campaign.measure(campaign.main) for _ in range(2)]
     groups = [best]
     while campaign.left:
-        value = campaign.hypothesis()
+        value = campaign.hypothesis(campaign.main)
         scores: list[float] = []
         chance = 0.3
         while campaign.left and len(scores) < 4 and 0.05 < chance < 0.5:
@@ -138,41 +130,38 @@ def until_sure(campaign: Campaign) -> float:
         groups.append(scores)
         if chance <= 0.05:
             best = scores
-            campaign.keep(value)
-            campaign.move_main()
+            campaign.move_main(value)
     return statistics.fmean(best) - statistics.fmean(first)
 
 
 def ours(campaign: Campaign, calibrate: int = 0) -> float:
     """The gate. With `calibrate`, that many first runs of the baseline are all it knows of the noise."""
-    scores = [campaign.measure(campaign.tip) for _ in range(max(1, calibrate))]
+    truth = {"main": campaign.main}
+    scores = tuple(campaign.measure(campaign.main) for _ in range(max(1, calibrate)))
     known = Noise(campaign.world.believed_sd or campaign.world.sd, 7)
-    belief = beliefs.begin(scores, (pooled([scores]) if calibrate else None) or known)
-    first = belief.main.mean
+    noise = pooled([scores])
+    baseline = Measured("main", "", scores, kept=True)
+    belief = believe("main", [baseline], noise.sd) if noise else believe("main", [baseline], known.sd, known)
+    standing = Believing(belief)
+    first = standing.incumbent.val_bpb
     while campaign.left:
-        value = campaign.hypothesis()
-        scores = []
-        decision = AGAIN
-        while decision == AGAIN and campaign.left:
-            scores.append(campaign.measure(value))
-            decision = verdict(beliefs.judge(belief, scores), belief.noise, len(scores))
-        if decision == KEEP:
-            campaign.keep(value)
-            belief = beliefs.kept(belief, scores)
-        else:
-            belief = beliefs.left(belief, scores)
-        while (lower := beliefs.without_tip(belief)) is not None:
-            belief = lower
-            campaign.drop()
-        if campaign.tip != campaign.main and main_may_move(belief):
-            belief = beliefs.moved(belief)
-            campaign.move_main()
-    return belief.main.mean - first
+        parent, name = standing.incumbent.commit, str(campaign.spent)
+        truth[name] = campaign.hypothesis(truth[parent])
+        found: list[float] = []
+        status = AGAIN
+        while status == AGAIN and campaign.left:
+            found.append(campaign.measure(truth[name]))
+            status = standing.decide(found, shorter=False).status
+        standing = standing.after(Measured(name, parent, tuple(found), kept=status == KEEP))
+        if (move := standing.move()) is not None:
+            standing = standing.moved()
+            campaign.move_main(truth[move.new])
+    return standing.belief.estimate(standing.belief.main).mean - first
 
 
 def ours_calibrating(campaign: Campaign) -> float:
-    """The gate in a new setting: its first three runs, of the baseline, are part of the campaign."""
-    return ours(campaign, 3)
+    """The gate in a new setting: its first runs, of the baseline, are part of the campaign."""
+    return ours(campaign, CALIBRATION_RUNS)
 
 
 POLICIES: dict[str, Callable[[Campaign], float]] = {

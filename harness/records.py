@@ -21,6 +21,7 @@ DISCARD = "discard"
 CRASH = "crash"  # the experiment's fault
 INVALID = "invalid"  # it broke a rule
 LATE = "past its budget"  # part of such a detail
+AGAIN = "again"  # no status: one more run is wanted before there is one
 ERROR = "error"  # ours or the machine's fault: repeat it, never hold it against the idea
 
 
@@ -209,6 +210,22 @@ class Incumbent:
     commit: str
     """40 hex digits."""
     val_bpb: float
+    """What its true value is believed to be; its score, where nothing but that is known."""
+    sd: float | None = None
+    """How sure that is; None under the greedy rule."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A commit and its scores, all of one setting: what the gate knows of git."""
+
+    commit: str
+    parent: str
+    scores: tuple[float, ...]
+    kept: bool = False
+    """Whether it may be built on: kept by the gate, or put on `main` by a person."""
+    shorter: bool = False
+    """Whether its train.py has fewer lines than its parent's."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,7 @@ class Decision:
     """What became of an experiment, with its evidence."""
 
     status: str
+    """An experiment's, or `again`: one more run is wanted first."""
     reason: str
     """One line for a person."""
     incumbent: Incumbent
@@ -223,5 +241,29 @@ class Decision:
     """Mean over the runs; None where there is no score."""
     delta: float | None = None
     """`val_bpb` minus the incumbent's; below 0 is better."""
+    effect: float | None = None
+    """What is believed of the change: smaller than `delta`, since the best of many is partly luck."""
+    effect_sd: float | None = None
     confidence: float | None = None
-    """Probability that it is truly better; None where nobody computed it."""
+    """Probability that the change truly helps; None where nobody computed it."""
+    noise_sd: float | None = None
+    """What two runs of one program differ by, as it was believed then."""
+    shorter: bool = False
+    """Whether ties were decided for it because its program has fewer lines."""
+
+    @property
+    def claim(self) -> float | None:
+        """The gain that is believed, or what one run showed where nothing more is known."""
+        return self.effect if self.effect is not None else self.delta
+
+
+@dataclass(frozen=True)
+class Move:
+    """`main` went from one commit to another."""
+
+    old: str
+    new: str
+    confidence: float | None
+    """Probability that `new` is truly better than `old`; None under the greedy rule."""
+    gain: float
+    """By how much, as believed; below 0 is better."""

@@ -80,10 +80,10 @@ def test_what_was_tried_on_a_lucky_tip_shows_that_it_was_luck():
 
 def test_a_kept_one_that_later_scores_speak_against_is_taken_off_again():
     belief = beliefs.kept(begun(1.0, 1.0, 1.0), [1.0 - 1.5 * SD])
-    assert beliefs.without_tip(belief) is None
+    assert beliefs.tip_is_worse(belief) is None
     for _ in range(4):
         belief = beliefs.again(belief, 1.0 + 2 * SD)
-    lower = beliefs.without_tip(belief)
+    lower = beliefs.tip_is_worse(belief)
     assert lower is not None and lower.below is None
     assert lower.tip.mean == pytest.approx(1.0, abs=SD)
 
@@ -121,7 +121,7 @@ def test_a_decision_takes_under_50_milliseconds_whatever_is_behind_it():
     for _ in range(9):
         began = time.perf_counter()
         beliefs.judge(belief, [1.0])
-        beliefs.without_tip(beliefs.left(belief, [1.0]))
+        beliefs.tip_is_worse(beliefs.left(belief, [1.0]))
         main_may_move(beliefs.kept(belief, [0.99]))
         took.append(time.perf_counter() - began)
     assert statistics.median(took) < 0.05

@@ -1,36 +1,54 @@
-"""What all scores so far say of `main` and of the tip: probabilities on a grid, exact up to its step.
+"""What all scores so far say of every commit: probabilities on a grid, exact up to its step.
 
-Unknown is the true val_bpb of every commit, the mean over endless seeds; a score of it is off by the
-noise. A commit's true value is its parent's plus the effect of its change. What effects there are (how
-many help, and by how much), and how large the noise is, is not known either: several suppositions of
-both stand side by side, and scores shift the weight between them. All the rest is Bayes' rule:
+Unknown is the true val_bpb of a commit, the mean over endless seeds; a score of it is off by the noise.
+A commit's true value is its parent's plus the effect of its change. What effects there are (how many
+help, and by how much), and how large the noise is, is not known either: several suppositions of both
+stand side by side, and scores shift the weight between them. All the rest is Bayes' rule on the tree
+of commits (belief propagation, exact on a tree: J. Pearl, 1982):
 
 - an experiment that is left aside still says something of its parent: if everything tried on top of a
   commit looks bad, then that commit's own score was luck;
-- a kept one becomes the tip, and the belief below it is held on to: where later scores speak against
-  it, `without_tip` goes back;
-- `main` and the tip are known *together*, so that the probability that the one is better counts what
-  both have in common once.
+- the tip, on which the next experiment is built, is the kept commit that is believed lowest. Where later
+  scores speak against one, the tip is another by that alone;
+- `main` and the tip are known *together*: what both have in common counts once.
 
-Lengths on the grid are in units of the estimated noise, so the numbers here hold for any setting.
+The order in which scores came doesn't matter. Lengths are in units of the estimated noise, so the
+numbers here hold for any setting.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.gate.noise import Noise
+from harness.records import Measured
 
 Array = NDArray[np.floating]
-POINTS, STEP = 96, 0.4  # of the grid; the step in units of noise
+POINTS, STEP = 96, 0.4  # of a commit's grid; the step in units of noise
 EDGE = 4  # points at each end that no score is placed on
-FAR = 12.0  # units; a lower score than that by one change can't be put on one grid with its parent
+NEAR = 16  # points: a commit shares its parent's grid if it has a score no further off than that
 TINY = 1e-30
-# What the true noise may be, as multiples of its estimate.
-SPREADS = np.array([0.5, 0.71, 1.0, 1.41, 2.0, 2.83])
+UNLIKELY = 1e-4  # suppositions with less weight are left out of what costs time
+BACK = 64  # links below `main` that still say something of it
+NEWEST = 200  # experiments left aside on one commit that are looked at; more say nothing new
+TIE = 0.25  # units of noise: what a program with fewer lines may seem to cost
+FAR = 12.0  # units; what is lower by more is a jump
+# What the noise may be: its scale in multiples of its estimate, and its tails: Gaussian, or Student's t
+# with 3 degrees of freedom, because a busy machine gives a score now and then that is far off.
+GAUSSIAN, HEAVY_TAILED = (0.5, 0.71, 1.0, 1.41, 2.0, 2.83), (0.5, 0.85, 1.4)
+HEAVY_SHARE = 0.15  # how likely heavy tails are before anything is seen
+SPREADS = np.array(GAUSSIAN + HEAVY_TAILED)
+FREEDOM = np.array([1e6] * len(GAUSSIAN) + [3.0] * len(HEAVY_TAILED))
+SPREAD_SHARES = np.array(
+    [(1 - HEAVY_SHARE) / len(GAUSSIAN)] * len(GAUSSIAN) + [HEAVY_SHARE / len(HEAVY_TAILED)] * len(HEAVY_TAILED)
+)
+# Under heavy tails a score looks ever more like an accident the lower it is. What is lower must not look
+# worse, so a deep score is also judged as if it were less deep, by steps of so many units.
+DEEP = 4.0
 
 
 @dataclass(frozen=True)
@@ -53,72 +71,14 @@ SUPPOSED = (
     (Effects(0.01, 1.3, 0.94, 2.0), 0.15),
 )
 BROKEN_SHARE = 0.05  # of changes that may cost anything: how bad they are says nothing of their parent
+JUMP_SHARE = 0.0005  # of changes that mend something broken, and may gain anything
+ANYTHING = 30.0  # units, the mean of such an effect
 
 
 @dataclass(frozen=True)
 class Estimate:
     mean: float
     sd: float
-
-
-@dataclass(frozen=True, eq=False)
-class Belief:
-    """Of `main` and the tip, at one moment. Arrays are (spreads, suppositions, ...)."""
-
-    unit: float
-    """val_bpb of one unit: the estimated noise."""
-    center: float
-    """val_bpb in the middle of the grid."""
-    log_weights: Array
-    joint: Array
-    """(S, H, POINTS, POINTS): the probability of main's value (rows) and the tip's (columns)."""
-    evidence: Array
-    """(S, H, POINTS): what was seen of the tip since it was put there, as a likelihood of its value."""
-    below: "Belief | None" = None
-    """As it was before the tip was put on top; None where the tip is `main`."""
-
-    @property
-    def weights(self) -> Array:
-        weights = np.exp(self.log_weights - self.log_weights.max())
-        return weights / weights.sum()
-
-    @property
-    def tip(self) -> Estimate:
-        return self._estimate(self._together.sum(0))
-
-    @property
-    def main(self) -> Estimate:
-        return self._estimate(self._together.sum(1))
-
-    @property
-    def noise(self) -> float:
-        """The sd of a score, in val_bpb, as it is believed now."""
-        return float(self.weights.sum(1) @ SPREADS) * self.unit
-
-    @property
-    def tip_is_better(self) -> float:
-        """The probability that the tip's true value is below main's; equal is not below."""
-        return float((self._together * _below()).sum())
-
-    @functools.cached_property
-    def _together(self) -> Array:
-        """(POINTS, POINTS): the joint probability, over all suppositions."""
-        return np.tensordot(self.weights.astype(np.float32), self.joint, 2)
-
-    def _estimate(self, marginal: Array) -> Estimate:
-        mean = float(marginal @ _values())
-        variance = float(marginal @ (_values() - mean) ** 2)
-        return Estimate(self.center + mean * self.unit, variance**0.5 * self.unit)
-
-    def _likelihood(self, scores: Sequence[float]) -> tuple[Array, Array]:
-        """(S, 1, POINTS) of a value, given its scores, and (S, 1) the logarithm of what it was divided by."""
-        edge = _values()[-EDGE]
-        # Far out is far out: beyond the grid a score says no more than at its edge.
-        places = np.clip((np.asarray(scores, float) - self.center) / self.unit, -edge, edge)
-        off = (places[:, None, None] - _values()) / SPREADS[:, None]
-        log = -0.5 * (off**2).sum(0) - len(scores) * np.log(SPREADS)[:, None]
-        top = log.max(-1, keepdims=True)
-        return np.exp(log - top, dtype=np.float32)[:, None, :], top
 
 
 @dataclass(frozen=True)
@@ -131,187 +91,309 @@ class Judgement:
     """The probability that the effect is below 0."""
     worth_of_a_run: float
     """By how much one more run would better the decision, on average, in val_bpb."""
+    jump: bool = False
+    """Whether it looks so much better that an accident would explain it as well."""
 
 
-def begin(scores: Sequence[float], noise: Noise) -> Belief:
-    """Of a `main` that has these scores, and nothing on top."""
-    spread = -noise.freedom * (np.log(SPREADS) + 0.5 / SPREADS**2)
-    log_weights = spread[:, None] + np.log([share for _, share in SUPPOSED])
-    shape = (len(SPREADS), len(SUPPOSED), POINTS)
-    nothing = Belief(noise.sd, float(np.mean(scores)), log_weights, np.empty(0), np.ones(shape, np.float32))
-    likelihood, _ = nothing._likelihood(scores)
-    value = np.broadcast_to(likelihood / likelihood.sum(-1, keepdims=True), shape)
-    return replace(nothing, joint=_diagonal(value))
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A commit in the tree. Arrays are logarithms over (spreads, suppositions, POINTS)."""
+
+    of: Measured
+    center: int
+    """Of its grid, in steps from the belief's origin."""
+    evidence: Array
+    """Of its value: its own scores, and all that is above it."""
+    message: Array
+    """Of its parent's value, on the parent's grid: all that it and what is above it say."""
 
 
-def judge(belief: Belief, scores: Sequence[float]) -> Judgement:
-    """An experiment on top of the tip that has these scores.
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """Of all commits of one setting, at one moment. Adding to it makes another one."""
 
-    The suppositions are weighed as before these scores, which makes a lower score never look worse: none
-    gains weight from the very score that it explains.
+    unit: float
+    """val_bpb of one unit: the estimated noise."""
+    origin: float
+    """val_bpb that centers count from."""
+    prior: Array
+    """(S, H): logarithms of the suppositions' weights before anything was seen."""
+    nodes: Mapping[str, Node]
+    main: str
+
+    # ── what is asked of it ───────────────────────────────────────────────────────────────────
+
+    @functools.cached_property
+    def tip(self) -> str:
+        """`main`, or the kept commit above it that is believed lowest; a shorter one may seem a bit worse."""
+        allowed = TIE * self.noise
+
+        def seems(commit: str) -> float:
+            return self.estimate(commit).mean - allowed * self.nodes[commit].of.shorter * (commit != self.main)
+
+        return min(self._kept_from(self.main), key=seems)
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """Commits from `main` to the tip."""
+        line = [self.tip]
+        while line[0] != self.main:
+            line.insert(0, self.nodes[line[0]].of.parent)
+        return tuple(line)
+
+    def estimate(self, commit: str) -> Estimate:
+        """A commit's true value, in val_bpb."""
+        return self._placed(self.nodes[commit].center, self._posterior(commit).sum((0, 1)))
+
+    @functools.cached_property
+    def noise(self) -> float:
+        """The sd of a score, in val_bpb, as it is believed now."""
+        return float(self._weights.sum(1) @ SPREADS) * self.unit
+
+    @functools.cached_property
+    def tip_is_better(self) -> float:
+        """The probability that the tip's true value is below main's; equal is not below."""
+        line = self.line
+        keep = self._weights > UNLIKELY
+        spread, supposed = np.nonzero(keep)
+        first, nodes = self._above(self.main)[keep], [self.nodes[commit] for commit in line]
+        for node, following in zip(nodes, [*nodes[1:], None], strict=True):
+            seen = node.evidence[keep] - (following.message[keep] if following else 0.0)
+            if node is nodes[0]:
+                joint = np.zeros((len(spread), POINTS, POINTS), np.float32)
+                points = np.arange(POINTS)
+                joint[:, points, points] = _from_log(first + seen)
+            else:
+                joint = joint @ _transitions(node.center - center)[supposed] * _from_log(seen)[:, None]
+            joint /= joint.sum((1, 2), keepdims=True)
+            center = node.center
+        below = np.arange(POINTS)[None, :] + nodes[-1].center < np.arange(POINTS)[:, None] + nodes[0].center
+        weights = self._weights[keep] / self._weights[keep].sum()
+        return float(weights @ (joint * below).sum((1, 2)))
+
+    def judge(self, scores: Sequence[float]) -> Judgement:
+        """An experiment on top of the tip that has these scores."""
+        tip = self.estimate(self.tip).mean
+        floors = [tip - DEEP * self.unit * step for step in range(1, 1 + round(FAR / DEEP))]
+        capped = [[max(score, floor) for score in scores] for floor in floors if min(scores) < floor]
+        best = min((self._judge(each) for each in (scores, *capped)), key=lambda found: found.effect.mean)
+        return replace(best, jump=float(np.mean(scores)) < tip - FAR * self.unit)
+
+    def _judge(self, scores: Sequence[float]) -> Judgement:
+        """The suppositions are weighed as before these scores: else the very score that one of them
+        explains would give it weight, and a lower score could look worse."""
+        center, likelihood = self._likelihood(self.tip, scores)
+        away = center - self.nodes[self.tip].center
+        keep = self._weights > UNLIKELY
+        spread, supposed = np.nonzero(keep)
+        tip = self._posterior(self.tip)[keep].astype(np.float32)  # (N, POINTS)
+        seen = _from_log(likelihood)[spread]
+        total = (tip * (_transitions(away)[supposed] @ seen[..., None])[..., 0]).sum(-1, keepdims=True)
+        parents = self._weights[keep][:, None] * tip / (total + TINY)
+        pair = np.zeros((POINTS, POINTS))
+        for number, transition in enumerate(_transitions(away)):
+            of = supposed == number
+            pair += (parents[of].T @ seen[of]) * transition
+        pair /= pair.sum()
+        effects = (np.arange(POINTS)[None, :] - np.arange(POINTS)[:, None] + away) * STEP
+        mean = float((pair * effects).sum())
+        sd = float((pair * (effects - mean) ** 2).sum()) ** 0.5
+        worth = _worth(mean, sd, self.noise / self.unit)
+        return Judgement(
+            Estimate(mean * self.unit, sd * self.unit), float(pair[effects < 0].sum()), worth * self.unit
+        )
+
+    # ── how it grows ──────────────────────────────────────────────────────────────────────────
+
+    def with_one(self, experiment: Measured) -> "Belief":
+        """After one more experiment, on a commit that is known here."""
+        node = self._node(experiment, ())
+        nodes = {**self.nodes, experiment.commit: node}
+        at, change = experiment.parent, node.message
+        while at in nodes:
+            old = nodes[at]
+            evidence = old.evidence + change
+            parent = nodes.get(old.of.parent)
+            message = _message(evidence, old.center - parent.center) if parent else old.message
+            nodes[at] = replace(old, evidence=evidence, message=message)
+            at, change = old.of.parent, message - old.message
+        return replace(self, nodes=nodes)
+
+    def moved(self) -> "Belief":
+        """`main` is where the tip is."""
+        return replace(self, main=self.tip)
+
+    def _node(self, of: Measured, above: Iterable[Node], root: bool = False) -> Node:
+        center, likelihood = self._likelihood(of.parent, of.scores)
+        evidence = np.repeat(likelihood[:, None], len(SUPPOSED), 1)
+        for child in above:
+            evidence = evidence + child.message
+        if root:
+            return Node(of, center, evidence, np.zeros_like(evidence))
+        return Node(of, center, evidence, _message(evidence, center - self.nodes[of.parent].center))
+
+    def _likelihood(self, parent: str, scores: Sequence[float]) -> tuple[int, Array]:
+        """The center of a grid for these scores of a child of `parent`, and (S, POINTS) of its value."""
+        places = (np.asarray(scores, float) - self.origin) / self.unit / STEP
+        start = self.nodes[parent].center if parent in self.nodes else 0
+        off = places[np.argmin(abs(places - start))] - start
+        center = start + (0 if abs(off) <= NEAR else round(off))
+        # Far out is far out: beyond the grid a score says no more than at its edge.
+        places = np.clip(places - center, EDGE - POINTS // 2, POINTS // 2 - EDGE)
+        away = (places[:, None, None] - (np.arange(POINTS) - POINTS // 2)) * STEP
+        return center, _log_density(away).sum(0)
+
+    # ── what it says inside ───────────────────────────────────────────────────────────────────
+
+    def _kept_from(self, commit: str) -> Iterator[str]:
+        """A commit, and what was kept above it without a gap."""
+        above: dict[str, list[str]] = {}
+        for node in self.nodes.values():
+            if node.of.kept:
+                above.setdefault(node.of.parent, []).append(node.of.commit)
+        waiting = [commit]
+        while waiting:
+            yield (found := waiting.pop())
+            waiting += above.get(found, [])
+
+    def _above(self, commit: str) -> Array:
+        """The logarithm of what everything but a commit's own side of the tree says of its value."""
+        if commit not in self._known:
+            node = self.nodes[commit]
+            parent = self.nodes.get(node.of.parent)
+            if parent is None:
+                self._known[commit] = np.repeat(self.prior[..., None], POINTS, 2)
+            else:
+                others = self._above(node.of.parent) + parent.evidence - node.message
+                self._known[commit] = _message(others, parent.center - node.center, downwards=True)
+        return self._known[commit]
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Array]:
+        return {}
+
+    def _posterior(self, commit: str) -> Array:
+        """(S, H, POINTS), of sum 1."""
+        return _normal(self._above(commit) + self.nodes[commit].evidence)
+
+    @functools.cached_property
+    def _weights(self) -> Array:
+        """(S, H): the suppositions' weights now; the same seen from any commit."""
+        return self._posterior(self.main).sum(-1)
+
+    def _placed(self, center: int, marginal: Array) -> Estimate:
+        values = (np.arange(POINTS) - POINTS // 2 + center) * STEP
+        mean = float(marginal @ values)
+        sd = float(marginal @ (values - mean) ** 2) ** 0.5
+        return Estimate(self.origin + mean * self.unit, sd * self.unit)
+
+
+def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noise | None = None) -> Belief:
+    """What these experiments say together.
+
+    Args:
+        main: one of them.
+        measured: of one setting, each commit once, oldest first. Those that don't hang together with
+            `main` don't count.
+        unit: an estimate of the noise, in val_bpb; these scores may be part of it.
+        elsewhere: what repeats of programs that are not in this tree said of the noise.
     """
-    likelihood, _ = belief._likelihood(scores)
-    tip = belief.joint.sum(-2)
-    total = (tip * _seen_from_below(likelihood)).sum(-1)
-    parents = (belief.weights / (total + TINY))[..., None] * tip  # (S, H, POINTS)
-    pair = np.einsum("shi,sj,hij->ij", parents, likelihood[:, 0], _transitions(), optimize=True)
-    pair /= pair.sum()
-    effects = _values()[None, :] - _values()[:, None]
-    mean = float((pair * effects).sum())
-    sd = float((pair * (effects - mean) ** 2).sum()) ** 0.5
-    noise = belief.noise / belief.unit
-    return Judgement(
-        Estimate(mean * belief.unit, sd * belief.unit), float((pair * _below()).sum()),
-        _worth(mean, sd, noise) * belief.unit,
-    )  # fmt: skip
-
-
-def left(belief: Belief, scores: Sequence[float]) -> Belief:
-    """After an experiment on top of the tip that is left aside: it still says something of the tip."""
-    likelihood, top = belief._likelihood(scores)
-    return _seen(belief, _seen_from_below(likelihood), top)
-
-
-def kept(belief: Belief, scores: Sequence[float]) -> Belief:
-    """After an experiment that becomes the tip."""
-    likelihood, top = belief._likelihood(scores)
-    log_weights = _weighed(belief, _seen_from_below(likelihood), top)
-    evidence = np.broadcast_to(likelihood, belief.evidence.shape)
-    if np.mean(scores) < belief.tip.mean - FAR * belief.unit:  # what is so much better is a new beginning
-        lower = replace(belief, center=float(np.mean(scores)), log_weights=log_weights, below=None)
-        value, _ = lower._likelihood(scores)
-        joint = np.zeros_like(belief.joint)
-        joint[..., -1, :] = value / value.sum(-1, keepdims=True)
-        return replace(lower, joint=joint, evidence=np.ones_like(evidence))
-    joint = _normal((belief.joint @ _transitions()) * likelihood[..., None, :])
-    return _centered(Belief(belief.unit, belief.center, log_weights, joint, evidence, belief))
-
-
-def again(belief: Belief, score: float) -> Belief:
-    """After one more run of the tip."""
-    likelihood, top = belief._likelihood([score])
-    return _seen(belief, likelihood, top)
-
-
-def without_tip(belief: Belief) -> Belief | None:
-    """The belief with the tip taken off, if what is below it is the better one by now; else None."""
-    below = belief.below
-    if below is None:
-        return None
-    message = _seen_from_below(belief.evidence)
-    parent = below.joint.sum(-2) * message
-    parent = np.tensordot(belief.weights, parent / (parent.sum(-1, keepdims=True) + TINY), 2)
-    if below.center + float(parent @ _values()) * below.unit >= belief.tip.mean:
-        return None
-    return replace(_seen(below, message, np.zeros(1)), log_weights=belief.log_weights)
-
-
-def moved(belief: Belief) -> Belief:
-    """`main` is where the tip is."""
-    value = belief.joint.sum(-2)
-    there = replace(belief, joint=_diagonal(value), evidence=np.ones_like(belief.evidence), below=None)
-    return _centered(there, within=0)
+    every = {each.commit: each for each in measured}
+    line = [main]
+    while every[line[-1]].parent in every and len(line) <= BACK:
+        line.append(every[line[-1]].parent)
+    root = line[-1]
+    above: dict[str, list[str]] = {}
+    aside: dict[str, list[str]] = {}
+    for each in every.values():
+        of = above if each.kept or each.commit in line else aside
+        of.setdefault(each.parent, []).append(each.commit)
+    for parent, commits in aside.items():
+        above.setdefault(parent, []).extend(commits[-NEWEST:])
+    order = [root]  # parents first
+    for commit in order:
+        order += above.get(commit, [])
+    prior = np.log(SPREAD_SHARES)[:, None] + np.log([share for _, share in SUPPOSED])
+    if elsewhere is not None:
+        ratio = elsewhere.sd / unit / SPREADS
+        prior = prior + (elsewhere.freedom * (np.log(ratio) - ratio**2 / 2))[:, None]
+    nodes: dict[str, Node] = {}
+    belief = Belief(unit, float(np.mean(every[root].scores)), prior, nodes, main)
+    for commit in order:  # centers first, which only parents decide; then what is above, from the leaves on
+        center, _ = belief._likelihood(every[commit].parent, every[commit].scores)
+        nodes[commit] = Node(every[commit], center, np.empty(0), np.empty(0))
+    for commit in reversed(order):
+        children = (nodes[child] for child in above.get(commit, []))
+        nodes[commit] = belief._node(every[commit], children, root=commit == root)
+    return belief
 
 
 # ── the grid ──────────────────────────────────────────────────────────────────────────────────
 
 
-@functools.cache
-def _values() -> Array:
-    return (np.arange(POINTS) - POINTS // 2) * STEP
+@functools.lru_cache(128)
+def _transitions(away: int) -> Array:
+    """(H, POINTS, POINTS): the probability of a child's value (columns), given its parent's (rows).
 
-
-@functools.cache
-def _below() -> Array:
-    """1 where the column's value is below the row's."""
-    return np.tril(np.ones((POINTS, POINTS)), -1)
-
-
-@functools.cache
-def _transitions() -> Array:
-    """(H, POINTS, POINTS): the probability of a child's value (columns), given its parent's (rows)."""
+    Args:
+        away: points from the center of the parent's grid to that of the child's.
+    """
     count = 2 * POINTS - 1
-    edges = (np.arange(count + 1) - count / 2) * STEP
+    edges = (np.arange(count + 1) - count / 2 + away) * STEP
     gain, loss = np.minimum(edges, 0), np.maximum(edges, 0)
     found = []
     for effects, _ in SUPPOSED:
         loss_share = 1 - effects.help_share - effects.null_share
         share = effects.help_share * np.diff(np.exp(gain / effects.mean_gain))
-        share += loss_share * np.diff(1 - np.exp(-loss / effects.mean_loss))
-        share[POINTS - 1] += effects.null_share
-        share *= 1 - BROKEN_SHARE
-        share[POINTS:] += BROKEN_SHARE / (POINTS - 1)
+        share += loss_share * np.diff(-np.exp(-loss / effects.mean_loss))
+        share[abs(edges[:-1] + STEP / 2) < STEP / 2] += effects.null_share
+        share *= 1 - BROKEN_SHARE - JUMP_SHARE
+        share += BROKEN_SHARE * np.diff(-np.exp(-loss / ANYTHING))
+        share += JUMP_SHARE * np.diff(np.exp(gain / ANYTHING))
         found.append([share[POINTS - 1 - row : count - row] for row in range(POINTS)])
     return np.array(found, np.float32)
 
 
-def _seen_from_below(likelihood: Array) -> Array:
-    """Of a parent's value, given that of a child's."""
-    return (_transitions() @ likelihood[..., None])[..., 0] + TINY
+def _message(log: Array, away: int, downwards: bool = False) -> Array:
+    """What is known of one end of a link, said of the other end; logarithms over (S, H, POINTS).
+
+    Args:
+        away: points from the center of the other end's grid to this one's.
+    """
+    top = log.max(-1, keepdims=True)
+    here = np.exp(log - top).astype(np.float32).swapaxes(0, 1)  # (H, S, POINTS)
+    there = here @ (_transitions(-away) if downwards else _transitions(away).swapaxes(-1, -2))
+    return np.log(there.swapaxes(0, 1) + TINY) + top
 
 
-def _weighed(belief: Belief, likelihood: Array, top: Array) -> Array:
-    """The suppositions' weights after something was seen that has this likelihood of the tip's value."""
-    total = (belief.joint.sum(-2) * likelihood).sum(-1)
-    log_weights = belief.log_weights + np.log(total + TINY) + top
-    return log_weights - log_weights.max()
+def _log_density(off: Array) -> Array:
+    """(..., S, POINTS) of scores that are `off` by so many units, given as (..., 1, POINTS)."""
+    freedom, spread = FREEDOM[:, None], SPREADS[:, None]
+    return _log_scale()[:, None] - (freedom + 1) / 2 * np.log1p((off / spread) ** 2 / freedom)
 
 
-def _seen(belief: Belief, likelihood: Array, top: Array) -> Belief:
-    """After something was seen that has this likelihood of the tip's value."""
-    total = (belief.joint.sum(-2) * likelihood).sum(-1, keepdims=True) + TINY
-    return replace(
-        belief, log_weights=_weighed(belief, likelihood, top),
-        joint=belief.joint * (likelihood / total)[..., None, :],
-        evidence=_scaled(belief.evidence * likelihood),
-    )  # fmt: skip
+@functools.cache
+def _log_scale() -> Array:
+    """(S,): the densities' factors, without the root of two pi that all of them have."""
+    gammas = [math.lgamma((f + 1) / 2) - math.lgamma(f / 2) - 0.5 * math.log(f / 2) for f in FREEDOM]
+    return np.array(gammas) - np.log(SPREADS)
 
 
-def _diagonal(value: Array) -> Array:
-    joint = np.zeros((*value.shape, POINTS), np.float32)
-    points = np.arange(POINTS)
-    joint[..., points, points] = value / value.sum(-1, keepdims=True)
-    return joint
+def _from_log(log: Array) -> Array:
+    """Up to a factor for each row."""
+    return np.exp(log - log.max(-1, keepdims=True)).astype(np.float32)
 
 
-def _normal(joint: Array) -> Array:
-    return joint / (joint.sum((-2, -1), keepdims=True) + TINY)
-
-
-def _scaled(likelihood: Array) -> Array:
-    return likelihood / likelihood.max(-1, keepdims=True)
-
-
-def _centered(belief: Belief, within: int = POINTS // 4) -> Belief:
-    """The same belief with its tip near the middle of the grid, all that is below it too."""
-    off = round((belief.tip.mean - belief.center) / belief.unit / STEP)
-    return _shifted(belief, off) if abs(off) > within else belief
-
-
-def _shifted(belief: Belief, points: int) -> Belief:
-    return replace(
-        belief, center=belief.center + points * STEP * belief.unit,
-        joint=_normal(_rolled(_rolled(belief.joint, points, -1), points, -2) + TINY),
-        evidence=_rolled(belief.evidence, points, -1) + TINY,
-        below=None if belief.below is None else _shifted(belief.below, points),
-    )  # fmt: skip
-
-
-def _rolled(array: Array, points: int, axis: int) -> Array:
-    """Moved towards the beginning, what falls off lost."""
-    moved = np.roll(array, -points, axis)
-    lost = [slice(None)] * array.ndim
-    lost[axis] = slice(POINTS - points, None) if points > 0 else slice(0, -points)
-    moved[tuple(lost)] = 0
-    return moved
+def _normal(log: Array) -> Array:
+    found = np.exp(log - log.max())
+    return found / found.sum()
 
 
 def _worth(mean: float, sd: float, noise: float) -> float:
     """The value of one more run: how often, and by how much, it would turn a decision at 0 around."""
-    from math import erf, exp, pi, sqrt
-
-    spread = sd**2 / sqrt(sd**2 + noise**2) if sd > 0 else 0.0
+    spread = sd**2 / math.hypot(sd, noise) if sd > 0 else 0.0
     if spread <= 0:
         return 0.0
     z = abs(mean) / spread
-    return spread * (exp(-z * z / 2) / sqrt(2 * pi) - z * (1 - erf(z / sqrt(2))) / 2)
+    tail = 0.5 * math.erfc(z / math.sqrt(2))
+    return spread * (math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - z * tail)

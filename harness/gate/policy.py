@@ -3,27 +3,28 @@
 The figures here are those that did best in `benchmarks/gate.py`, which shows what others would give.
 """
 
-from harness.gate.belief import Belief, Judgement
-from harness.records import DISCARD, KEEP
+from harness.gate.belief import TIE, Belief, Judgement
+from harness.records import AGAIN, DISCARD, KEEP
 
-AGAIN = "again"
-SURE = 0.99  # that the tip is better, for `main` to move
-PRICE = 0.2  # of a run, in units of noise: what the same time would gain by trying something else
+SURE = 0.985  # that the tip is better, for `main` to move
+PRICE = 0.3  # of a run, in units of noise: what the same time would gain by trying something else
 MOST_RUNS = 3
-TIE = 0.25  # units of noise: what a program with fewer lines may seem to cost
+CALIBRATION_RUNS = 4  # of the first `main` of a setting, before anything is judged
 
 
-def verdict(judgement: Judgement, noise: float, runs: int, lines: int = 0) -> str:
+def verdict(judgement: Judgement, noise: float, runs: int, shorter: bool = False) -> str:
     """`keep`, `discard` or `again`.
 
     Args:
         noise: sd of a score, in val_bpb.
         runs: how many the experiment has had.
-        lines: by how many the change makes train.py longer.
+        shorter: whether its train.py has fewer lines: ties go to the simpler program.
     """
+    if judgement.jump and runs == 1:
+        return AGAIN
     if runs < MOST_RUNS and judgement.worth_of_a_run > PRICE * noise:
         return AGAIN
-    allowed = TIE * noise if lines < 0 else 0.0
+    allowed = TIE * noise if shorter else 0.0
     return KEEP if judgement.effect.mean < allowed else DISCARD
 
 

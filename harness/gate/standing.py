@@ -1,0 +1,124 @@
+"""Where the research stands: the line of kept commits from `main` to the tip, and what is believed of it.
+
+Two rules, one interface. `Believing` is the gate: winners stack on the tip, and `main` follows once the
+stack is almost surely better. `Greedy` is the reference project's: what scored lower once is better.
+Both are rebuilt from what git has, in any order, and go on step by step from there.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.gate.belief import Belief
+from harness.gate.policy import main_may_move, verdict
+from harness.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
+
+
+class Standing(Protocol):
+    """What is known after so many experiments. All methods are pure."""
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """Commits from `main` to the tip."""
+
+    @property
+    def incumbent(self) -> Incumbent:
+        """The tip: the commit to beat."""
+
+    def decide(self, scores: Sequence[float], shorter: bool) -> Decision:
+        """Of an experiment on the tip that had these scores so far."""
+
+    def after(self, experiment: Measured) -> "Standing":
+        """An experiment on the tip was decided; the tip may change, to one below it too."""
+
+    def move(self) -> Move | None:
+        """What `main` may do now."""
+
+    def moved(self) -> "Standing":
+        """`main` is where the tip is."""
+
+
+@dataclass(frozen=True)
+class Believing:
+    belief: Belief
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        return self.belief.line
+
+    @property
+    def incumbent(self) -> Incumbent:
+        tip = self.belief.estimate(self.belief.tip)
+        return Incumbent(self.belief.tip, tip.mean, tip.sd)
+
+    def decide(self, scores: Sequence[float], shorter: bool) -> Decision:
+        judged, noise = self.belief.judge(scores), self.belief.noise
+        mean, incumbent, effect = statistics.fmean(scores), self.incumbent, judged.effect
+        status = verdict(judged, noise, len(scores), shorter)
+        tie = status == KEEP and effect.mean >= 0
+        runs = f" over {len(scores)} runs" if len(scores) > 1 else ""
+        words = {AGAIN: "; one more run", DISCARD: "", KEEP: "; shorter at no cost" if tie else ""}
+        reason = (
+            f"{mean:.4f}{runs} against {incumbent.val_bpb:.4f}; believed {effect.mean:+.4f} ± {effect.sd:.4f}, "
+            f"helps with {judged.helps:.0%}{words[status]}"
+        )
+        return Decision(
+            status, reason, incumbent, mean, mean - incumbent.val_bpb, effect.mean, effect.sd, judged.helps,
+            noise, tie,
+        )  # fmt: skip
+
+    def after(self, experiment: Measured) -> "Believing":
+        return Believing(self.belief.with_one(experiment))
+
+    def move(self) -> Move | None:
+        belief = self.belief
+        if belief.tip == belief.main or not main_may_move(belief):
+            return None
+        gain = belief.estimate(belief.tip).mean - belief.estimate(belief.main).mean
+        return Move(belief.main, belief.tip, belief.tip_is_better, gain)
+
+    def moved(self) -> "Believing":
+        return Believing(self.belief.moved())
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """One run each, and what is lower is kept. Its claims are too good: the best of many is luck."""
+
+    line: tuple[str, ...]
+    scores: tuple[float, ...]
+    """Of the line's commits."""
+
+    @property
+    def incumbent(self) -> Incumbent:
+        return Incumbent(self.line[-1], self.scores[-1])
+
+    def decide(self, scores: Sequence[float], shorter: bool) -> Decision:
+        mean, incumbent = statistics.fmean(scores), self.incumbent
+        delta = mean - incumbent.val_bpb
+        word = "lower" if delta < 0 else "not lower"
+        reason = f"{mean:.4f} is {word} than {incumbent.val_bpb:.4f}"
+        return Decision(KEEP if delta < 0 else DISCARD, reason, incumbent, mean, delta)
+
+    def after(self, experiment: Measured) -> "Greedy":
+        if not experiment.kept:
+            return self
+        score = statistics.fmean(experiment.scores)
+        return Greedy((*self.line, experiment.commit), (*self.scores, score))
+
+    def move(self) -> Move | None:
+        gain = self.scores[-1] - self.scores[0]
+        return Move(self.line[0], self.line[-1], None, gain) if len(self.line) > 1 else None
+
+    def moved(self) -> "Greedy":
+        return Greedy(self.line[-1:], self.scores[-1:])
+
+
+def greedy(main: str, measured: Iterable[Measured]) -> Greedy:
+    """What a repository's experiments say: the lowest of what was kept, link after link."""
+    nodes = {each.commit: each for each in measured}
+    found = Greedy((main,), (statistics.fmean(nodes[main].scores),))
+    while children := [node for node in nodes.values() if node.kept and node.parent == found.line[-1]]:
+        found = found.after(min(children, key=lambda child: statistics.fmean(child.scores)))
+    return found
