@@ -151,7 +151,7 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
         status = AGAIN
         while status == AGAIN and campaign.left:
             found.append(campaign.measure(truth[name]))
-            status = standing.decide(found, shorter=False).status
+            status = standing.decide(parent, found, shorter=False).status
         standing = standing.after(Measured(name, parent, tuple(found), kept=status == KEEP))
         if (move := standing.move()) is not None:
             standing = standing.moved()

@@ -61,10 +61,19 @@ class TrialConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """How it is decided what is better."""
+
+    policy: str
+    """`belief`: the gate; `greedy`: the reference project's rule, what scored lower once is better."""
+
+
+@dataclass(frozen=True)
 class Config:
     profile: str
     data: DataConfig
     trial: TrialConfig
+    gate: GateConfig = GateConfig("belief")
 
 
 GPU = Config(
@@ -87,9 +96,13 @@ CPU = Config(
 )  # fmt: skip
 PROFILES = {"gpu": GPU, "cpu": CPU}
 
-CHOICES = {"device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none")}
+CHOICES = {
+    "device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none"),
+    "policy": ("belief", "greedy"),
+}  # fmt: skip
 MAY_BE_ZERO = {"memory_gb", "save_seconds"}
-T = TypeVar("T", DataConfig, TrialConfig)
+T = TypeVar("T", DataConfig, TrialConfig, GateConfig)
+SECTIONS = {"data": DataConfig, "trial": TrialConfig, "gate": GateConfig}
 HEADER = """\
 # What every trial in this repository runs under. Keys left out take their profile's default;
 # `harness doctor` checks the file. Scores compare only between equal settings.
@@ -118,12 +131,13 @@ def from_table(table: dict[str, Any], where: str = "config") -> Config:
         raise HarnessError(f"{where}: profile must be one of cpu, gpu, not {profile!r}")
     base = PROFILES[profile]
     for key in table:
-        if key not in ("profile", "data", "trial"):
-            raise _unknown(where, key, ["data", "trial", *_all_keys()])
+        if key not in ("profile", *SECTIONS):
+            raise _unknown(where, key, [*SECTIONS, *_all_keys()])
     return Config(
         profile=profile,
         data=_section(base.data, table.get("data", {}), "data", where),
         trial=_section(base.trial, table.get("trial", {}), "trial", where),
+        gate=_section(base.gate, table.get("gate", {}), "gate", where),
     )
 
 
@@ -144,8 +158,7 @@ def with_budget(config: Config, seconds: float) -> Config:
 
 
 def _all_keys() -> list[str]:
-    sections = {"data": DataConfig, "trial": TrialConfig}
-    keys = [f"{name}.{f.name}" for name, kind in sections.items() for f in dataclasses.fields(kind)]
+    keys = [f"{name}.{f.name}" for name, kind in SECTIONS.items() for f in dataclasses.fields(kind)]
     return ["profile", *keys]
 
 

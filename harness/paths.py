@@ -75,6 +75,11 @@ class Paths:
         return self.home / "runs"
 
     @property
+    def kept(self) -> Path:
+        """Run folders of kept experiments that `main` may move to, by commit."""
+        return self.runs / "kept"
+
+    @property
     def loop_lock(self) -> Path:
         return self.runs / "loop.lock"
 

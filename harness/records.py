@@ -201,6 +201,8 @@ class Proposal:
     """None where it is not known, or nothing was paid for."""
     base: str = ""
     """The commit that `source` is a change of; empty: the incumbent that the agent was shown."""
+    origin: str = ""
+    """The experiment's commit that this is once more, on another parent; empty for what is new."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class Measured:
     kept: bool = False
     """Whether it may be built on: kept by the gate, or put on `main` by a person."""
     shorter: bool = False
-    """Whether its train.py has fewer lines than its parent's."""
+    """Whether its train.py has fewer lines than its parent's: ties go to the simpler program."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,7 @@ class Decision:
     noise_sd: float | None = None
     """What two runs of one program differ by, as it was believed then."""
     shorter: bool = False
-    """Whether ties were decided for it because its program has fewer lines."""
+    """Whether train.py has fewer lines than the incumbent's."""
 
     @property
     def claim(self) -> float | None:
@@ -258,8 +260,17 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Holdout:
+    """One checkpoint on the tokens that no decision uses, beside its score on those that do."""
+
+    val_bpb: float
+    holdout_bpb: float
+    setting: Setting
+
+
+@dataclass(frozen=True)
 class Move:
-    """`main` went from one commit to another."""
+    """`main` may go from one commit to another."""
 
     old: str
     new: str

@@ -373,11 +373,15 @@ def loop_in(folder, agent, tell=lambda _: None, **limits):
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory, bench):
-    """A research repository with the small config and an honest baseline that was measured."""
+    """A research repository with the small config and an honest baseline that was measured.
+
+    With the greedy rule: what these tests are about takes one trial then. `believing` has the gate's.
+    """
     folder = tmp_path_factory.mktemp("measured")
     (folder / "train.py").write_text(HONEST)
     (folder / ".autoresearch").mkdir()
-    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(bench.config))
+    config = dataclasses.replace(bench.config, gate=configs.GateConfig("greedy"))
+    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(config))
     (folder / ".gitignore").write_text("/.autoresearch/*\n!/.autoresearch/config.toml\n")
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "baseline"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
@@ -386,10 +390,7 @@ def measured(tmp_path_factory, bench):
     return folder
 
 
-@pytest.fixture
-def research(measured, tmp_path):
-    """A copy of it: `research("log")` runs git there, `research.folder` is it."""
-    folder = tmp_path / "research"
+def copy_of(measured, folder):
     shutil.copytree(measured, folder)
 
     def run(*args):
@@ -398,3 +399,19 @@ def research(measured, tmp_path):
 
     run.folder = folder
     return run
+
+
+@pytest.fixture
+def research(measured, tmp_path):
+    """A copy of it: `research("log")` runs git there, `research.folder` is it."""
+    return copy_of(measured, tmp_path / "research")
+
+
+@pytest.fixture
+def believing(measured, tmp_path):
+    """The same under the gate's rule; the noise isn't known yet."""
+    found = copy_of(measured, tmp_path / "believing")
+    path = found.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('policy = "greedy"', 'policy = "belief"'))
+    found("commit", "-qam", "under the gate's rule")
+    return found

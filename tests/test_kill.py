@@ -22,7 +22,7 @@ import os, signal, sys
 sys.path.insert(0, TESTS)
 from conftest import Script, loop_in
 from pathlib import Path
-from harness import loop
+from harness import lab, loop
 from harness.ledger import experiments, notes, repo
 from harness.trial import supervisor
 
@@ -42,7 +42,7 @@ loop_in(Path(FOLDER), Script(("Sleep less", Path(SOURCE).read_text())), experime
 ARROWS = {
     "before the commit": "before(experiments.Experiments, 'begin')",
     "after its branch": "after(experiments.Experiments, 'begin')",
-    "before the training": "before(loop, 'measure')",
+    "before the training": "before(lab, 'measure')",
     "in the training": "before(supervisor.Supervisor, '_note')",
     "before the score": "before(__import__('harness.trial.score').trial.score, 'score')",
     "before the decision": "before(loop.gate, 'decide')",

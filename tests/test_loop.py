@@ -9,13 +9,12 @@ from conftest import HONEST, Script, edit, harness, loop_in
 
 from harness.agents import NoProposal
 from harness.agents.again import Again
+from harness.drafts import Drafts
 from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger.experiments import Experiments, comparable
 from harness.ledger.repo import open_repository
-from harness.limits import Limits
 from harness.lock import held
-from harness.loop import Loop, Watcher
 from harness.records import Proposal
 
 pytestmark = pytest.mark.slow
@@ -99,7 +98,7 @@ def test_the_next_proposal_is_made_while_the_trial_trains(research):
             return super().propose(context)
 
     agent = Watching(("Make it worse", WORSE), ("Break it", CRASHING))
-    Loop(open_repository(research.folder), agent, Limits(2), 0, Watcher(lambda _: None, lambda _: None)).run()
+    loop_in(research.folder, agent, experiments=2).run()
     assert seen[1] == [None], "the running experiment was not known as running"
 
 
@@ -140,7 +139,7 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(research, monkeypa
     agent = Meddling(("Sleep less", FASTER))
     if killed:  # after the winner was recorded, before it was begun again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Loop, "_on_top", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Drafts, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             loop_in(research.folder, agent, experiments=2).run()
     loop_in(research.folder, agent, experiments=1 if killed else 2).run()
     first, again = all_of(research)
@@ -251,7 +250,7 @@ def test_messages_survive_the_round_trip():
 
 
 def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(research, monkeypatch):
-    monkeypatch.setattr("harness.loop.FAILURES_TO_TELL", 2)
+    monkeypatch.setattr("harness.drafts.FAILURES_TO_TELL", 2)
     monkeypatch.setattr("harness.limits.FAILURES_TO_STOP", 3)
     answers = [(f"Break it {n}", CRASHING.replace("no luck", f"no luck {n}")) for n in range(4)]
     summary, agent = night(research, *answers, experiments=9)
@@ -300,7 +299,7 @@ def test_a_full_disk_and_a_missing_program_are_said_in_one_line(research, monkey
     said = []
     night(research, ("Break it", CRASHING), said=said)
     assert said.count("no .autoresearch/program.md to tell the agent. Try: harness init") == 1
-    monkeypatch.setattr("harness.loop.FREE_MB", 2**40)
+    monkeypatch.setattr("harness.lab.FREE_MB", 2**40)
     assert refused(research.folder, r"only \d+ MB are free at .*, a trial may need .*Try: harness clean")
 
 
@@ -344,7 +343,7 @@ def test_changes_of_train_py_in_mid_loop_are_not_lost_and_main_follows_later(res
 
 
 def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):
-    import harness.loop as module
+    import harness.lab as module
 
     real, spoilt = module.measure, []
 
@@ -365,7 +364,7 @@ def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(resea
 
 
 def test_one_that_was_late_is_measured_once_more_and_then_it_counts(research, monkeypatch):
-    import harness.loop as module
+    import harness.lab as module
 
     real, late = module.measure, []
 

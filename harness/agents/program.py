@@ -40,6 +40,15 @@ def digest(source: bytes) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
 
 
+def lines(source: bytes) -> int:
+    """How long a program is: in lines of one statement each, whatever its comments and formatting.
+
+    Raises:
+        SyntaxError: it is no program.
+    """
+    return len(ast.unparse(_Normal().visit(ast.parse(source))).splitlines())
+
+
 class _Normal(ast.NodeTransformer):
     """Docstrings out, constants folded, locals of functions numbered."""
 

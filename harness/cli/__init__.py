@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": ("doctor", "Check device, sandbox, data, git and keys; say what mends what."),
     "prepare": ("prepare", "Make the corpus: download, tokenizer, token files."),
     "loop": ("loop", "Experiment after experiment, until a limit or Ctrl-C."),
+    "calibrate": ("calibrate", "Repeat the incumbent: the noise, and how small a gain shows."),
     "run": ("run", "Train and score one commit's train.py."),
     "status": ("look", "What runs now, the best so far, the last results."),
     "log": ("look", "Experiments: all, kept, near misses, crashes."),

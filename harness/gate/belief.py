@@ -22,57 +22,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.gate.noise import Noise
+from harness.gate.prior import POINTS, SPREAD_SHARES, SPREADS, STEP, SUPPOSED, Array, log_density, transitions
 from harness.records import Measured
 
-Array = NDArray[np.floating]
-POINTS, STEP = 96, 0.4  # of a commit's grid; the step in units of noise
 EDGE = 4  # points at each end that no score is placed on
 NEAR = 16  # points: a commit shares its parent's grid if it has a score no further off than that
-TINY = 1e-30
 UNLIKELY = 1e-4  # suppositions with less weight are left out of what costs time
 BACK = 64  # links below `main` that still say something of it
 NEWEST = 200  # experiments left aside on one commit that are looked at; more say nothing new
 TIE = 0.25  # units of noise: what a program with fewer lines may seem to cost
 FAR = 12.0  # units; what is lower by more is a jump
-# What the noise may be: its scale in multiples of its estimate, and its tails: Gaussian, or Student's t
-# with 3 degrees of freedom, because a busy machine gives a score now and then that is far off.
-GAUSSIAN, HEAVY_TAILED = (0.5, 0.71, 1.0, 1.41, 2.0, 2.83), (0.5, 0.85, 1.4)
-HEAVY_SHARE = 0.15  # how likely heavy tails are before anything is seen
-SPREADS = np.array(GAUSSIAN + HEAVY_TAILED)
-FREEDOM = np.array([1e6] * len(GAUSSIAN) + [3.0] * len(HEAVY_TAILED))
-SPREAD_SHARES = np.array(
-    [(1 - HEAVY_SHARE) / len(GAUSSIAN)] * len(GAUSSIAN) + [HEAVY_SHARE / len(HEAVY_TAILED)] * len(HEAVY_TAILED)
-)
+TINY = np.float32(1e-30)
 # Under heavy tails a score looks ever more like an accident the lower it is. What is lower must not look
 # worse, so a deep score is also judged as if it were less deep, by steps of so many units.
 DEEP = 4.0
-
-
-@dataclass(frozen=True)
-class Effects:
-    """A supposition about the changes that an agent proposes; sizes in units of noise, exponential."""
-
-    help_share: float
-    mean_gain: float
-    null_share: float
-    mean_loss: float
-
-
-# The first is what five-minute trainings looked like (design: sd 0.0009, gains of mean 0.0012 in 15% of the
-# hypotheses, losses of mean 0.002 in half of them); the others are what else a campaign may meet.
-SUPPOSED = (
-    (Effects(0.15, 1.33, 0.35, 2.2), 0.5),
-    (Effects(0.03, 1.33, 0.47, 2.2), 0.15),
-    (Effects(0.30, 1.33, 0.30, 2.2), 0.1),
-    (Effects(0.10, 5.0, 0.40, 6.0), 0.1),
-    (Effects(0.01, 1.3, 0.94, 2.0), 0.15),
-)
-BROKEN_SHARE = 0.05  # of changes that may cost anything: how bad they are says nothing of their parent
-JUMP_SHARE = 0.0005  # of changes that mend something broken, and may gain anything
-ANYTHING = 30.0  # units, the mean of such an effect
 
 
 @dataclass(frozen=True)
@@ -129,7 +94,8 @@ class Belief:
         allowed = TIE * self.noise
 
         def seems(commit: str) -> float:
-            return self.estimate(commit).mean - allowed * self.nodes[commit].of.shorter * (commit != self.main)
+            shorter = self.nodes[commit].of.shorter and commit != self.main
+            return self.estimate(commit).mean - (allowed if shorter else 0.0)
 
         return min(self._kept_from(self.main), key=seems)
 
@@ -153,45 +119,51 @@ class Belief:
     @functools.cached_property
     def tip_is_better(self) -> float:
         """The probability that the tip's true value is below main's; equal is not below."""
-        line = self.line
         keep = self._weights > UNLIKELY
-        spread, supposed = np.nonzero(keep)
-        first, nodes = self._above(self.main)[keep], [self.nodes[commit] for commit in line]
-        for node, following in zip(nodes, [*nodes[1:], None], strict=True):
-            seen = node.evidence[keep] - (following.message[keep] if following else 0.0)
-            if node is nodes[0]:
-                joint = np.zeros((len(spread), POINTS, POINTS), np.float32)
-                points = np.arange(POINTS)
-                joint[:, points, points] = _from_log(first + seen)
+        supposed = np.nonzero(keep)[1]
+        first, *above = (self.nodes[commit] for commit in self.line)
+        seen = self._above(self.main)[keep] + first.evidence[keep]
+        below = first
+        joint: Array = np.ones((len(supposed), POINTS, 1), np.float32)  # (N, main's value, the tip's)
+        for node in above:
+            if below is first:  # main's own value, without what the tip's side says of it
+                step = _from_log(seen - node.message[keep])[..., None]
             else:
-                joint = joint @ _transitions(node.center - center)[supposed] * _from_log(seen)[:, None]
+                step = _from_log(below.evidence[keep] - node.message[keep])[:, None]
+            links = transitions(node.center - below.center)[supposed]
+            joint = step * links if below is first else (joint * step) @ links
             joint /= joint.sum((1, 2), keepdims=True)
-            center = node.center
-        below = np.arange(POINTS)[None, :] + nodes[-1].center < np.arange(POINTS)[:, None] + nodes[0].center
+            below = node
+        joint = joint * _from_log(below.evidence[keep])[:, None]
+        joint /= joint.sum((1, 2), keepdims=True)
+        places = np.arange(POINTS)
+        better = places[None, :] + below.center < places[:, None] + first.center
         weights = self._weights[keep] / self._weights[keep].sum()
-        return float(weights @ (joint * below).sum((1, 2)))
+        return float(weights @ (joint * better).sum((1, 2))) if above else 0.0
 
-    def judge(self, scores: Sequence[float]) -> Judgement:
-        """An experiment on top of the tip that has these scores."""
-        tip = self.estimate(self.tip).mean
-        floors = [tip - DEEP * self.unit * step for step in range(1, 1 + round(FAR / DEEP))]
+    def judge(self, parent: str, scores: Sequence[float]) -> Judgement:
+        """An experiment on top of `parent` that has these scores."""
+        value = self.estimate(parent).mean
+        floors = [value - DEEP * self.unit * step for step in range(1, 1 + round(FAR / DEEP))]
         capped = [[max(score, floor) for score in scores] for floor in floors if min(scores) < floor]
-        best = min((self._judge(each) for each in (scores, *capped)), key=lambda found: found.effect.mean)
-        return replace(best, jump=float(np.mean(scores)) < tip - FAR * self.unit)
+        best = min(
+            (self._judge(parent, each) for each in (scores, *capped)), key=lambda found: found.effect.mean
+        )
+        return replace(best, jump=float(np.mean(scores)) < value - FAR * self.unit)
 
-    def _judge(self, scores: Sequence[float]) -> Judgement:
+    def _judge(self, parent: str, scores: Sequence[float]) -> Judgement:
         """The suppositions are weighed as before these scores: else the very score that one of them
         explains would give it weight, and a lower score could look worse."""
-        center, likelihood = self._likelihood(self.tip, scores)
-        away = center - self.nodes[self.tip].center
+        center, likelihood = self._likelihood(parent, scores)
+        away = center - self.nodes[parent].center
         keep = self._weights > UNLIKELY
         spread, supposed = np.nonzero(keep)
-        tip = self._posterior(self.tip)[keep].astype(np.float32)  # (N, POINTS)
+        value = self._posterior(parent)[keep].astype(np.float32)  # (N, POINTS)
         seen = _from_log(likelihood)[spread]
-        total = (tip * (_transitions(away)[supposed] @ seen[..., None])[..., 0]).sum(-1, keepdims=True)
-        parents = self._weights[keep][:, None] * tip / (total + TINY)
+        total = (value * (transitions(away)[supposed] @ seen[..., None])[..., 0]).sum(-1, keepdims=True)
+        parents = self._weights[keep][:, None] * value / (total + TINY)
         pair = np.zeros((POINTS, POINTS))
-        for number, transition in enumerate(_transitions(away)):
+        for number, transition in enumerate(transitions(away)):
             of = supposed == number
             pair += (parents[of].T @ seen[of]) * transition
         pair /= pair.sum()
@@ -241,7 +213,7 @@ class Belief:
         # Far out is far out: beyond the grid a score says no more than at its edge.
         places = np.clip(places - center, EDGE - POINTS // 2, POINTS // 2 - EDGE)
         away = (places[:, None, None] - (np.arange(POINTS) - POINTS // 2)) * STEP
-        return center, _log_density(away).sum(0)
+        return center, log_density(away).sum(0)
 
     # ── what it says inside ───────────────────────────────────────────────────────────────────
 
@@ -328,32 +300,6 @@ def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noi
     return belief
 
 
-# ── the grid ──────────────────────────────────────────────────────────────────────────────────
-
-
-@functools.lru_cache(128)
-def _transitions(away: int) -> Array:
-    """(H, POINTS, POINTS): the probability of a child's value (columns), given its parent's (rows).
-
-    Args:
-        away: points from the center of the parent's grid to that of the child's.
-    """
-    count = 2 * POINTS - 1
-    edges = (np.arange(count + 1) - count / 2 + away) * STEP
-    gain, loss = np.minimum(edges, 0), np.maximum(edges, 0)
-    found = []
-    for effects, _ in SUPPOSED:
-        loss_share = 1 - effects.help_share - effects.null_share
-        share = effects.help_share * np.diff(np.exp(gain / effects.mean_gain))
-        share += loss_share * np.diff(-np.exp(-loss / effects.mean_loss))
-        share[abs(edges[:-1] + STEP / 2) < STEP / 2] += effects.null_share
-        share *= 1 - BROKEN_SHARE - JUMP_SHARE
-        share += BROKEN_SHARE * np.diff(-np.exp(-loss / ANYTHING))
-        share += JUMP_SHARE * np.diff(np.exp(gain / ANYTHING))
-        found.append([share[POINTS - 1 - row : count - row] for row in range(POINTS)])
-    return np.array(found, np.float32)
-
-
 def _message(log: Array, away: int, downwards: bool = False) -> Array:
     """What is known of one end of a link, said of the other end; logarithms over (S, H, POINTS).
 
@@ -361,27 +307,14 @@ def _message(log: Array, away: int, downwards: bool = False) -> Array:
         away: points from the center of the other end's grid to this one's.
     """
     top = log.max(-1, keepdims=True)
-    here = np.exp(log - top).astype(np.float32).swapaxes(0, 1)  # (H, S, POINTS)
-    there = here @ (_transitions(-away) if downwards else _transitions(away).swapaxes(-1, -2))
+    here = np.exp((log - top).astype(np.float32)).swapaxes(0, 1)  # (H, S, POINTS)
+    there = here @ (transitions(-away) if downwards else transitions(away).swapaxes(-1, -2))
     return np.log(there.swapaxes(0, 1) + TINY) + top
-
-
-def _log_density(off: Array) -> Array:
-    """(..., S, POINTS) of scores that are `off` by so many units, given as (..., 1, POINTS)."""
-    freedom, spread = FREEDOM[:, None], SPREADS[:, None]
-    return _log_scale()[:, None] - (freedom + 1) / 2 * np.log1p((off / spread) ** 2 / freedom)
-
-
-@functools.cache
-def _log_scale() -> Array:
-    """(S,): the densities' factors, without the root of two pi that all of them have."""
-    gammas = [math.lgamma((f + 1) / 2) - math.lgamma(f / 2) - 0.5 * math.log(f / 2) for f in FREEDOM]
-    return np.array(gammas) - np.log(SPREADS)
 
 
 def _from_log(log: Array) -> Array:
     """Up to a factor for each row."""
-    return np.exp(log - log.max(-1, keepdims=True)).astype(np.float32)
+    return np.exp((log - log.max(-1, keepdims=True)).astype(np.float32))
 
 
 def _normal(log: Array) -> Array:

@@ -6,8 +6,8 @@ The figures here are those that did best in `benchmarks/gate.py`, which shows wh
 from harness.gate.belief import TIE, Belief, Judgement
 from harness.records import AGAIN, DISCARD, KEEP
 
-SURE = 0.985  # that the tip is better, for `main` to move
-PRICE = 0.3  # of a run, in units of noise: what the same time would gain by trying something else
+SURE = 0.99  # that the tip is better, for `main` to move
+PRICE = 0.4  # of a run, in units of noise: what the same time would gain by trying something else
 MOST_RUNS = 3
 CALIBRATION_RUNS = 4  # of the first `main` of a setting, before anything is judged
 

@@ -26,11 +26,14 @@ class Standing(Protocol):
     def incumbent(self) -> Incumbent:
         """The tip: the commit to beat."""
 
-    def decide(self, scores: Sequence[float], shorter: bool) -> Decision:
-        """Of an experiment on the tip that had these scores so far."""
+    def knows(self, parent: str) -> bool:
+        """Whether an experiment on this commit can be decided; else it is compared with the tip."""
+
+    def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
+        """Of an experiment on `parent` that had these scores so far."""
 
     def after(self, experiment: Measured) -> "Standing":
-        """An experiment on the tip was decided; the tip may change, to one below it too."""
+        """An experiment on a commit that is known was decided; the tip may change, to one below it too."""
 
     def move(self) -> Move | None:
         """What `main` may do now."""
@@ -49,23 +52,30 @@ class Believing:
 
     @property
     def incumbent(self) -> Incumbent:
-        tip = self.belief.estimate(self.belief.tip)
-        return Incumbent(self.belief.tip, tip.mean, tip.sd)
+        return self._incumbent(self.belief.tip)
 
-    def decide(self, scores: Sequence[float], shorter: bool) -> Decision:
-        judged, noise = self.belief.judge(scores), self.belief.noise
-        mean, incumbent, effect = statistics.fmean(scores), self.incumbent, judged.effect
+    def _incumbent(self, commit: str) -> Incumbent:
+        value = self.belief.estimate(commit)
+        return Incumbent(commit, value.mean, value.sd)
+
+    def knows(self, parent: str) -> bool:
+        return parent in self.belief.nodes
+
+    def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
+        incumbent = self._incumbent(parent if self.knows(parent) else self.belief.tip)
+        judged, noise = self.belief.judge(incumbent.commit, scores), self.belief.noise
+        mean, effect = statistics.fmean(scores), judged.effect
         status = verdict(judged, noise, len(scores), shorter)
         tie = status == KEEP and effect.mean >= 0
         runs = f" over {len(scores)} runs" if len(scores) > 1 else ""
         words = {AGAIN: "; one more run", DISCARD: "", KEEP: "; shorter at no cost" if tie else ""}
         reason = (
-            f"{mean:.4f}{runs} against {incumbent.val_bpb:.4f}; believed {effect.mean:+.4f} ± {effect.sd:.4f}, "
-            f"helps with {judged.helps:.0%}{words[status]}"
+            f"{mean:.4f}{runs} against {incumbent.val_bpb:.4f}; believed {effect.mean:+.4f} ± "
+            f"{effect.sd:.4f}, helps with {judged.helps:.0%}{words[status]}"
         )
         return Decision(
             status, reason, incumbent, mean, mean - incumbent.val_bpb, effect.mean, effect.sd, judged.helps,
-            noise, tie,
+            noise, shorter,
         )  # fmt: skip
 
     def after(self, experiment: Measured) -> "Believing":
@@ -94,12 +104,15 @@ class Greedy:
     def incumbent(self) -> Incumbent:
         return Incumbent(self.line[-1], self.scores[-1])
 
-    def decide(self, scores: Sequence[float], shorter: bool) -> Decision:
+    def knows(self, parent: str) -> bool:
+        return parent == self.line[-1]
+
+    def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
         mean, incumbent = statistics.fmean(scores), self.incumbent
         delta = mean - incumbent.val_bpb
         word = "lower" if delta < 0 else "not lower"
         reason = f"{mean:.4f} is {word} than {incumbent.val_bpb:.4f}"
-        return Decision(KEEP if delta < 0 else DISCARD, reason, incumbent, mean, delta)
+        return Decision(KEEP if delta < 0 else DISCARD, reason, incumbent, mean, delta, shorter=shorter)
 
     def after(self, experiment: Measured) -> "Greedy":
         if not experiment.kept:

@@ -20,9 +20,10 @@ from harness.ledger import notes, refs
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
 from harness.ledger.repo import Repository, patiently
-from harness.records import KEEP, OK, Decision, Incumbent, Proposal, Setting, Trial
+from harness.records import ERROR, KEEP, OK, Decision, Holdout, Measured, Proposal, Setting, Trial
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
+HISTORY = 100  # commits of `main` that are looked back at
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Experiment:
 
     @property
     def delta(self) -> float | None:
-        return _figure(self.message.trailers.get("Delta"))
+        """What its change is believed to do, or what one run showed where nothing more is known."""
+        effect = self.message.trailers.get("Effect", "").split()
+        return _figure(effect[0] if effect else self.message.trailers.get("Delta"))
 
     @property
     def setting(self) -> Setting | None:
@@ -162,47 +165,68 @@ class Experiments:
         message = experiment.message
         return Proposal(
             message.title, message.hypothesis, self.source(experiment.commit),
-            message.trailers.get(messages.AGENT, "?"), base=experiment.parent,
+            message.trailers.get(messages.AGENT, "?"), base=experiment.parent, origin=experiment.commit,
         )  # fmt: skip
+
+    def record(self, commit: str) -> dict[str, Any]:
+        """The full record of a commit: `trials`, `decision`, `proven`, `holdout`, where there are such."""
+        return notes.read(self._git, commit) or {}
 
     def trials(self, commit: str) -> list[dict[str, Any]]:
         """The records of a commit's trials; empty where it was never measured."""
-        found = (notes.read(self._git, commit) or {}).get("trials", [])
+        found = self.record(commit).get("trials", [])
         return [trial for trial in found if isinstance(trial, dict)] if isinstance(found, list) else []
 
-    @property
-    def tip(self) -> str:
-        """`main`, or the kept experiment on top of it that `main` could not move to yet."""
-        commit = self.main
-        left = self._repository.been_at(refs.MAIN)  # where it was and is no more, a person moved it
-        after: dict[str, list[Experiment]] = {}
+    def scores(self, commit: str, setting: Setting) -> tuple[float, ...]:
+        """Of its trials in this setting."""
+        return tuple(
+            trial["val_bpb"] for trial in self.trials(commit)
+            if trial.get("status") == OK and isinstance(trial.get("val_bpb"), float)
+            and _of(trial, setting)
+        )  # fmt: skip
+
+    def measured(self, setting: Setting) -> list[Measured]:
+        """Every commit that has a score in this setting, oldest first: all that the gate knows."""
+        gone = self._repository.been_at(refs.MAIN)  # where it was and is no more, a person moved it
+        found = {}
         for experiment in self:
-            if experiment.status == KEEP and experiment.commit not in left:
-                after.setdefault(experiment.parent, []).append(experiment)
-        while children := after.get(commit):
-            commit = min(children, key=lambda child: child.val_bpb or math.inf).commit
-        return commit
+            commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
+            if kept:  # it may have been run again since, which its message can't say any more
+                scores = self.scores(commit, setting)
+            elif experiment.setting == setting and experiment.val_bpb is not None:
+                scores = tuple(experiment.runs) or (experiment.val_bpb,)
+            else:
+                continue
+            if scores:
+                shorter = kept and bool((self.record(commit).get("decision") or {}).get("shorter"))
+                found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
+        by_hand = []
+        for commit, parent in self.history:
+            if commit not in found and (scores := self.scores(commit, setting)):
+                by_hand.append(Measured(commit, parent, scores, kept=True))
+        return [*reversed(by_hand), *found.values()]
 
-    def taken_off(self, commit: str) -> bool:
-        """Whether `main` was there once and a person moved it elsewhere."""
-        return commit in self._repository.been_at(refs.MAIN)
+    @property
+    def history(self) -> Iterator[tuple[str, str]]:
+        """Commits of `main` and the first parent of each, empty for the first one; newest first."""
+        commit = self.main
+        for _ in range(HISTORY):
+            found = self._git[commit]
+            assert isinstance(found, pygit2.Commit)
+            parent = str(found.parent_ids[0]) if found.parent_ids else ""
+            yield commit, parent
+            if not parent:
+                return
+            commit = parent
 
-    def holds(self, commit: str) -> bool:
-        """Whether a commit is on the tip's line."""
-        tip = self.tip
-        return tip == commit or self._git.descendant_of(tip, commit)
-
-    def incumbent(self, setting: Setting) -> Incumbent | None:
-        """The tip, if it was measured in this setting; None otherwise."""
-        commit = self.tip
-        scores = [
-            trial["val_bpb"]
-            for trial in self.trials(commit)
-            if trial.get("status") == OK
-            and isinstance(trial.get("val_bpb"), float)
-            and {key: trial.get(key) for key in asdict(setting)} == asdict(setting)
-        ]
-        return Incumbent(commit, sum(scores) / len(scores)) if scores else None
+    def holdouts(self, setting: Setting) -> list[Holdout]:
+        """What `main`'s commits scored on the holdout, oldest first. For the person only."""
+        found = []
+        for commit, _ in self.history:
+            said = self.record(commit).get("holdout")
+            if isinstance(said, dict) and _of(said.get("setting") or {}, setting):
+                found.append(Holdout(said["val_bpb"], said["holdout_bpb"], setting))
+        return found[::-1]
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────
 
@@ -217,6 +241,8 @@ class Experiments:
         builder = self._git.TreeBuilder(base.tree)
         builder.insert("train.py", self._git.create_blob(proposal.source), base.tree["train.py"].filemode)
         trailers = {"Program": program, messages.AGENT: proposal.agent}
+        if proposal.origin:
+            trailers[messages.ORIGIN] = proposal.origin
         if proposal.cost_usd is not None:
             trailers[messages.COST] = f"{proposal.cost_usd:.4f}"
         text = Message(proposal.title, proposal.hypothesis, trailers).text()
@@ -234,30 +260,38 @@ class Experiments:
         return experiment
 
     @patiently
-    def complete(self, experiment: Experiment, trials: tuple[Trial, ...], decision: Decision) -> Experiment:
-        """Put what was measured into the commit's message and its note, and move the branch to it."""
+    def complete(self, experiment: Experiment, trial: Trial, decision: Decision) -> Experiment:
+        """Put what was measured into the commit's message and its note, and move the branch to it.
+
+        Args:
+            trial: the last one; earlier runs are noted already.
+        """
         old = self._git[experiment.commit]
         assert isinstance(old, pygit2.Commit)
         known = experiment.message
         figure = f"{known.title} ({_verdict(decision)})"
         kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
-        trailers = {**kept, **_trailers(trials, decision)}
-        text = Message(figure, known.hypothesis, trailers).text()
+        runs = [*self.trials(experiment.commit), trial.to_json()]
+        counted = [run for run in runs if _of(run, trial.setting) and run.get("status") != ERROR] or [
+            runs[-1]
+        ]
+        text = Message(figure, known.hypothesis, {**kept, **_trailers(trial, counted, decision)}).text()
         made = self._git.create_commit(
             None, old.author, self._repository.signature, text, old.tree_id, old.parent_ids
         )
-        records = [*self.trials(experiment.commit), *(trial.to_json() for trial in trials)]
-        record = {"trials": records, "decision": asdict(decision)}
-        notes.write(self._git, str(made), record, self._repository.signature)
+        record = {"trials": runs, "decision": asdict(decision)}
+        notes.write(self._git, str(made), record, self._repository.signature, experiment.commit)
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
         return self._made(experiment.name, made)
 
     @patiently
-    def baseline(self, commit: str, trials: tuple[Trial, ...]) -> None:
-        """Note the measurement of a commit whose message is not ours to complete."""
-        earlier = self.trials(commit)
-        records = [*earlier, *(trial.to_json() for trial in trials)]
-        notes.write(self._git, commit, {"trials": records}, self._repository.signature)
+    def note(self, commit: str, **about: Any) -> None:
+        """Add to the record of a commit whose message stays as it is: one more trial, or anything else."""
+        trial = about.pop("trial", None)
+        known = self.record(commit)
+        if trial is not None:
+            known["trials"] = [*self.trials(commit), trial.to_json()]
+        notes.write(self._git, commit, {**known, **about}, self._repository.signature)
 
     def reapplied(self, source: bytes, base: str, onto: str) -> bytes | None:
         """The change from `base`'s train.py to `source`, made to `onto`'s; None where they conflict."""
@@ -287,15 +321,19 @@ class Experiments:
 
 
 def _verdict(decision: Decision) -> str:
-    if decision.val_bpb is None or decision.delta is None:
+    if decision.val_bpb is None or decision.claim is None:
         return decision.status
-    return f"val_bpb {decision.val_bpb:.4f}, {decision.delta:+.4f}"
+    return f"val_bpb {decision.val_bpb:.4f}, {decision.claim:+.4f}"
 
 
-def _trailers(trials: tuple[Trial, ...], decision: Decision) -> dict[str, str]:
-    last = trials[-1]
+def _of(about: dict[str, Any], setting: Setting) -> bool:
+    """Whether a record is of this setting."""
+    return {key: about.get(key) for key in asdict(setting)} == asdict(setting)
+
+
+def _trailers(last: Trial, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
     training, said = last.training, last.training.reported
-    scores = [trial.val_bpb for trial in trials if trial.val_bpb is not None]
+    scores = [run["val_bpb"] for run in runs if isinstance(run.get("val_bpb"), float)]
     figures = {
         "Status": decision.status,
         "Reason": decision.reason if decision.val_bpb is None else None,
@@ -303,8 +341,11 @@ def _trailers(trials: tuple[Trial, ...], decision: Decision) -> dict[str, str]:
         "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
         "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",
         "Delta": f"{decision.delta:+.6f}" if decision.delta is not None else None,
+        "Effect": f"{decision.effect:+.6f} {decision.effect_sd or 0.0:.6f}"
+        if decision.effect is not None
+        else None,
         "Confidence": _text(decision.confidence, 3),
-        "Seeds": " ".join(str(trial.seed) for trial in trials),
+        "Seeds": " ".join(str(run.get("seed")) for run in runs),
         "Train-Seconds": _text(training.training_seconds, 1),
         "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
         "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),

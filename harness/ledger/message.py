@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from harness.errors import HarnessError
 
 HYPOTHESIS = "Hypothesis"
-AGENT, COST = "Agent", "Cost-Usd"
+AGENT, COST, ORIGIN = "Agent", "Cost-Usd", "Origin"
 # Only the harness writes these, in this order.
 MEASURED = (
-    "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Confidence", "Seeds",
-    "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
+    "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Effect", "Confidence",
+    "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
     "Evaluator", "Isolation",
 )  # fmt: skip
-PROPOSED = ("Program", AGENT, COST)  # the harness's too, known before a trial
+PROPOSED = ("Program", ORIGIN, AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
 LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(.*)")
 FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")

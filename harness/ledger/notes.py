@@ -30,22 +30,45 @@ def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
     return None
 
 
-def write(git: pygit2.Repository, commit: str, record: dict[str, Any], signature: pygit2.Signature) -> None:
-    """Put a commit's record, replacing what was there. One commit on the notes ref."""
+def write(
+    git: pygit2.Repository,
+    commit: str,
+    record: dict[str, Any],
+    signature: pygit2.Signature,
+    instead_of: str = "",
+) -> None:
+    """Put a commit's record, replacing what was there, or what the commit was before. One commit on the
+    notes ref."""
     blob = git.create_blob(json.dumps(record, separators=(",", ":")).encode())
     root = _tree(git)
-    builder = git.TreeBuilder(root) if root is not None else git.TreeBuilder()
-    inner = root[commit[:2]] if root is not None and commit[:2] in root else None
-    folder = git.TreeBuilder(inner) if isinstance(inner, pygit2.Tree) else git.TreeBuilder()
-    folder.insert(commit[2:], blob, FileMode.BLOB)
-    builder.insert(commit[:2], folder.write(), FileMode.TREE)
+    for name, content in ((instead_of, None), (commit, blob)):
+        if name and (content is not None or read(git, name) is not None):
+            root = _with(git, root, name, content)
+    assert root is not None
     reference = git.references.get(NOTES)
     parents = [reference.target] if reference is not None else []
-    made = git.create_commit(None, signature, signature, "Notes by harness\n", builder.write(), parents)
+    made = git.create_commit(None, signature, signature, "Notes by harness\n", root.id, parents)
     if reference is None:
         git.references.create(NOTES, made)
     else:
         reference.set_target(made)  # compare-and-swap against the value read above
+
+
+def _with(
+    git: pygit2.Repository, root: pygit2.Tree | None, commit: str, blob: pygit2.Oid | None
+) -> pygit2.Tree:
+    """The tree with one note more, or one less."""
+    builder = git.TreeBuilder(root) if root is not None else git.TreeBuilder()
+    inner = root[commit[:2]] if root is not None and commit[:2] in root else None
+    folder = git.TreeBuilder(inner) if isinstance(inner, pygit2.Tree) else git.TreeBuilder()
+    if blob is not None:
+        folder.insert(commit[2:], blob, FileMode.BLOB)
+    elif folder.get(commit[2:]) is not None:
+        folder.remove(commit[2:])
+    builder.insert(commit[:2], folder.write(), FileMode.TREE)
+    made = git[builder.write()]
+    assert isinstance(made, pygit2.Tree)
+    return made
 
 
 def _tree(git: pygit2.Repository) -> pygit2.Tree | None:

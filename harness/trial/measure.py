@@ -1,7 +1,7 @@
 """One trial from end to end: hold the device, train, score, put it into a record.
 
-The run folder keeps the exported train.py, the log and the record; the checkpoint goes as soon as it
-is scored, because a night of them fills a disk.
+The run folder keeps the exported train.py, the log and the record. Whoever asked for the trial takes
+the checkpoint or has it removed, because a night of them fills a disk.
 """
 
 import json
@@ -17,7 +17,7 @@ from harness.config import Config
 from harness.corpus.prepare import open_prepared
 from harness.corpus.store import Corpus
 from harness.paths import write_atomically
-from harness.records import ERROR, OK, Failure, Score, Setting, Training, Trial
+from harness.records import ERROR, OK, Failure, Holdout, Score, Setting, Training, Trial
 from harness.trial import score
 from harness.trial.device import Device, exclusive, resolve
 from harness.trial.sandbox import Isolation, choose
@@ -78,6 +78,7 @@ def measure(
     folder: Path,
     observe: Observer,
     on_wait: Callable[[str], None],
+    keep_checkpoint: bool = False,
 ) -> Trial:
     """Train and score one train.py.
 
@@ -86,6 +87,7 @@ def measure(
         folder: made for this trial; must not exist.
         observe: told of progress a few times a second.
         on_wait: told once if another trial holds the device.
+        keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
 
     Raises:
         KeyboardInterrupt: everything that was started is dead by then.
@@ -108,21 +110,13 @@ def measure(
         log.write_text(training.log, encoding="utf-8")
         status, detail = training.status, training.detail
         if status == OK:
-            began = time.monotonic()
-
-            def told(phase: str, done: int, of: int) -> None:
-                observe(Progress(phase, time.monotonic() - began, 0.0, step=done, tokens=of))
-
-            told("scoring", 0, 0)
-            result = score.score(
-                script, checkpoint, bench.corpus, "val", config, bench.device, bench.isolation,
-                folder / "server.txt", told,
-            )  # fmt: skip
+            result = _score(folder, "val", bench, observe)
             if isinstance(result, Failure):
                 status, detail = result.status, result.detail
             else:
                 scored = result
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        if not keep_checkpoint or scored is None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
         trial = Trial(
             commit=commit, seed=seed, status=status, detail=detail,
             val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
@@ -133,6 +127,33 @@ def measure(
         )  # fmt: skip
     write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
     return trial
+
+
+def measure_holdout(
+    folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None]
+) -> Holdout | None:
+    """Score a checkpoint that was kept on the tokens that no decision uses; None if that gives no score.
+
+    Args:
+        folder: of the trial.
+        val_bpb: of the same checkpoint.
+    """
+    with exclusive(bench.device, on_wait):
+        result = _score(folder, "holdout", bench, observe)
+    return None if isinstance(result, Failure) else Holdout(val_bpb, result.val_bpb, bench.setting)
+
+
+def _score(folder: Path, split: str, bench: Bench, observe: Observer) -> Score | Failure:
+    began = time.monotonic()
+
+    def told(phase: str, done: int, of: int) -> None:
+        observe(Progress(phase, time.monotonic() - began, 0.0, step=done, tokens=of))
+
+    told("scoring", 0, 0)
+    return score.score(
+        folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
+        bench.isolation, folder / "server.txt", told,
+    )  # fmt: skip
 
 
 @contextmanager

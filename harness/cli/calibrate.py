@@ -1,0 +1,79 @@
+"""`harness calibrate`: how far two runs of one program lie apart here."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from harness.errors import DONE
+from harness.gate.noise import Noise
+from harness.gate.policy import MOST_RUNS
+from harness.lab import Lab
+from harness.ledger.repo import open_repository
+from harness.lock import held
+from harness.loop import refuse
+from harness.trial.text import one_line
+from harness.views.live import TrialView
+
+RUNS = 4
+EXAMPLES = """\b
+Examples:
+  harness calibrate            # four runs more of the incumbent
+  harness calibrate -n 12      # a night before the night
+  harness calibrate -n 0       # what is known already
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("-n", "count", default=RUNS, show_default=True, type=click.IntRange(min=0), help="Runs to add.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def calibrate(count: int, as_json: bool) -> int:
+    """Run the incumbent again with fresh seeds: how large the noise is, and how small a gain shows.
+
+    The incumbent is `main`, or the kept experiment on top of it that `main` may move to. Each run is
+    recorded, counts in every later decision, and may be what moves `main`.
+    """
+    repository = open_repository()
+    repository.check_ready()
+    with TrialView() as view, held(repository.paths.loop_lock, refuse):
+        lab = Lab(repository, lambda _, text: view.say(text.strip()), view.show)
+        bench = lab.bench()
+        known = lab.known(bench)
+        commit = known.incumbent.commit if known is not None else repository.commit("main").id
+        subject = one_line(repository.commit(commit).subject)
+        for number in range(count):
+            view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")
+            view.say(f"     {lab.again(commit, bench).val_bpb:.4f}")
+        if (now := lab.known(bench)) is not None:
+            lab.advance(now, bench)
+    noise, runs = lab.noise(bench), len(lab.experiments.scores(commit, bench.setting))
+    if as_json:
+        click.echo(json.dumps(_about(commit, noise, runs)))
+    else:
+        click.echo("\n".join(_words(commit, noise, runs)))
+    return DONE
+
+
+def _about(commit: str, noise: Noise | None, runs: int) -> dict:
+    if noise is None:
+        return {"commit": commit, "runs": runs, "noise": None}
+    gains = {n: noise.least_gain(n, runs) for n in range(1, MOST_RUNS + 1)}
+    return {
+        "commit": commit, "runs": runs, "noise": {**asdict(noise), "interval": noise.interval()},
+        "least_gain": gains,
+    }  # fmt: skip
+
+
+def _words(commit: str, noise: Noise | None, runs: int) -> list[str]:
+    times = f"{runs} run{'s' * (runs != 1)}"
+    if noise is None:
+        return [f"{commit[:7]} had {times}: the noise is not known yet. Try: harness calibrate"]
+    low, high = noise.interval()
+    lines = [
+        f"noise    sd {noise.sd:.5f} (90% between {low:.5f} and {high:.5f}), from {noise.freedom} repeats of "
+        "all programs",
+        f"tells apart from {commit[:7]}, which had {times}, four times of five:",
+    ]
+    for count in range(1, MOST_RUNS + 1):
+        lines.append(f"         {noise.least_gain(count, runs):.5f} in {count} run{'s' * (count > 1)}")
+    return lines

@@ -1,0 +1,192 @@
+"""From an agent's answer to an experiment: asked for ahead, checked, committed on a branch of its own.
+
+Guarantees: what is committed parses, was not tried before, and is a change of the incumbent; the next
+proposal is made while the current trial trains. What an answer cost is counted, used or not.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from harness.agents import Agent, Context, NoProposal, Tried, program
+from harness.errors import HarnessError
+from harness.lab import Lab
+from harness.ledger import guards
+from harness.ledger.experiments import Experiment
+from harness.limits import failed_in_a_row
+from harness.records import CRASH, Incumbent, Proposal, Trial
+from harness.trial.measure import Bench
+
+FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
+FAILED_PROPOSALS = 3
+REPAIRS = 2  # of crashes in a row that the agent is shown the output of
+MEMORY = 500  # earlier experiments that an agent is shown
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposal on its way, and the commit that it was made for."""
+
+    base: str
+    answer: "Future[Proposal]"
+
+
+class Drafts:
+    """One night's proposals.
+
+    Attributes:
+        spent_usd: so far.
+    """
+
+    def __init__(
+        self, lab: Lab, agent: Agent, seed: int, program_text: Callable[[], str],
+        tell: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        self._lab, self._agent, self._seed, self._tell = lab, agent, seed, tell
+        self._experiments = lab.experiments
+        self._program_text = program_text
+        self.spent_usd = 0.0
+        self._unbilled_usd = 0.0
+        self._ahead: Draft | None = None
+        self._crashes = 0
+        self._to_mend: tuple[Tried, str] | None = None
+
+    def ask_ahead(self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment]) -> None:
+        """Have the next one made while something trains, if it isn't yet."""
+        self._ahead = self._ahead or self._ask(incumbent, bench, results)
+
+    def next(
+        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], enough: Callable[[], str]
+    ) -> Experiment | None:
+        """The next proposal that was not tried, committed on a branch that starts at the incumbent.
+
+        None if there is enough while the agent thinks.
+
+        Raises:
+            HarnessError: the agent gave nothing usable several times.
+        """
+        trouble = ""
+        for _ in range(FAILED_PROPOSALS):
+            draft, self._ahead = self._ahead or self._ask(incumbent, bench, results, trouble), None
+            with self._lab.away():
+                while not draft.answer.done():
+                    if enough():
+                        return None
+                    wait([draft.answer], timeout=0.2)
+            try:
+                proposal = self._paid(draft.answer.result())
+                proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
+                trouble = guards.broken_source(proposal.source) or ""
+                if not trouble:
+                    mark = _mark(proposal.source)
+                    if mark not in {experiment.program for experiment in self._experiments}:
+                        return self._experiments.begin(proposal, incumbent.commit, mark)
+                    trouble = f"{proposal.title!r} is a program that was tried before"
+            except NoProposal as none:
+                trouble = str(none)
+                self._unbilled_usd += none.cost_usd or 0.0
+                self.spent_usd += none.cost_usd or 0.0
+            self._tell("trouble", f"no usable proposal: {trouble}")
+        raise HarnessError(
+            f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}", "another --agent"
+        )
+
+    def begin_again(self, kept: Experiment, base: str, onto: str) -> list[Experiment]:
+        """A kept experiment that `main` passed by, begun anew there: all that it has on top of `base`.
+
+        Nothing where it doesn't apply, or a person took it over by hand.
+        """
+        proposal = self._experiments.proposal(kept)
+        if kept.parent != base:
+            proposal = dataclasses.replace(proposal, title=f"{proposal.title}, and what it stood on")
+        try:
+            again = self._reapplied(proposal, base, onto)
+            if again.source == self._experiments.source(onto):
+                return []
+            self._tell("main", "     main moved meanwhile: applied again on the new one")
+            return [self._experiments.begin(again, onto, _mark(again.source))]
+        except NoProposal as conflict:
+            self._tell("main", f"     main moved meanwhile: {conflict}")
+            return []
+
+    def learn(self, done: Experiment, trial: Trial, bench: Bench) -> None:
+        """What the agent may mend: a crash, but not the crash of the mending for ever."""
+        crashed = done.status == CRASH
+        self._crashes = self._crashes + 1 if crashed else 0
+        mendable = crashed and self._crashes <= REPAIRS
+        self._to_mend = (self._as_tried(done, bench), trial.training.log) if mendable else None
+
+    def _ask(
+        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], trouble: str = ""
+    ) -> Draft:
+        """Have the agent think, in its own thread, about values only."""
+        if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
+            trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
+        every = list(self._experiments)
+        tried = tuple(self._as_tried(experiment, bench) for experiment in every[-MEMORY:])
+        mend, log = self._to_mend or (None, "")
+        context = Context(
+            self._program_text(), self._experiments.source(incumbent.commit), incumbent.val_bpb,
+            incumbent.commit, tried, bench.device.kind == "cuda", len(every), self._seed, trouble, mend, log,
+        )  # fmt: skip
+        return Draft(incumbent.commit, in_background(self._agent.propose, context))
+
+    def _as_tried(self, experiment: Experiment, bench: Bench) -> Tried:
+        """As the agent sees it: what was scored in another setting has no score that compares."""
+        message = experiment.message
+        comparable = experiment.setting in (None, bench.setting)
+        return Tried(
+            message.title, message.hypothesis, self._experiments.source_or_nothing(experiment.commit),
+            experiment.status, experiment.val_bpb if comparable else None,
+            experiment.delta if comparable else None, message.trailers.get("Reason", ""),
+        )  # fmt: skip
+
+    def _reapplied(self, proposal: Proposal, base: str, onto: str) -> Proposal:
+        """The same change on another commit.
+
+        Raises:
+            NoProposal: the two changes touch the same lines.
+        """
+        if base == onto:
+            return proposal
+        source = self._experiments.reapplied(proposal.source, base, onto)
+        if source is None:
+            raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent")
+        return dataclasses.replace(proposal, source=source)
+
+    def _paid(self, proposal: Proposal) -> Proposal:
+        """With what the unusable answers before it cost: the commit carries all of it."""
+        if proposal.cost_usd is None:
+            return proposal
+        self.spent_usd += proposal.cost_usd
+        total, self._unbilled_usd = proposal.cost_usd + self._unbilled_usd, 0.0
+        return dataclasses.replace(proposal, cost_usd=total)
+
+
+def _mark(source: bytes) -> str:
+    """The digest of a program.
+
+    Raises:
+        NoProposal: it is nested too deeply, or has numbers too long, to be read.
+    """
+    try:
+        return program.digest(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NoProposal(f"its train.py can't be read: {type(error).__name__}") from None
+
+
+def in_background(work: Callable[..., Any], *args: Any) -> "Future[Any]":
+    """In a thread that doesn't outlive the process: an agent may be waiting for an hour."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

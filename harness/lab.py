@@ -1,0 +1,256 @@
+"""Where trials of commits are run, and where their scores go: into notes, into the gate, to `main`.
+
+What the loop and `harness calibrate` share. Guarantees: what was measured is noted before anything
+else happens; `main` is measured, and the noise known, before anything is decided; the holdout is scored
+when `main` is about to move, and no decision sees it.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from harness import config as configs
+from harness.errors import HarnessError
+from harness.gate.belief import believe
+from harness.gate.noise import Noise, pooled
+from harness.gate.policy import CALIBRATION_RUNS
+from harness.gate.standing import Believing, Standing, greedy
+from harness.ledger.experiments import Experiment, Experiments
+from harness.ledger.repo import Repository
+from harness.records import ERROR, OK, Measured, Trial
+from harness.trial.measure import Bench, measure, measure_holdout, open_bench
+from harness.trial.supervisor import Progress
+
+REPEATS_OF_ERROR = 2
+FREE_MB = 1024  # beyond what a trial may write
+SEEDS_EACH = 10  # experiment 7 has seeds 71, 72, ...: no two programs share their luck
+UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
+
+
+class Lab:
+    """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress."""
+
+    def __init__(
+        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress], None]
+    ) -> None:
+        self._repository, self._tell, self._show = repository, tell, show
+        self.experiments = Experiments(repository)
+        self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
+        self._last_config: configs.Config | None = None
+        self._said: set[str] = set()
+        self._kept = repository.paths.kept
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Time that isn't the harness's own."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - began
+
+    def tell_once(self, kind: str, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(kind, text)
+
+    def bench(self) -> Bench:
+        """Config and program as they are now; the last good ones where a person is in the middle of them.
+
+        Raises:
+            HarnessError: the first config is unusable, data or device are gone, or the disk is full.
+        """
+        paths = self._repository.paths
+        if not paths.program.exists():
+            self.tell_once("trouble", "no .autoresearch/program.md to tell the agent. Try: harness init")
+        try:
+            config = configs.load(paths.config)
+            bench = open_bench(config, paths.root)
+        except HarnessError as unusable:
+            if self._last_config is None:
+                raise
+            config = self._last_config
+            bench = open_bench(config, paths.root)  # raises where data or device, not the config, is at fault
+            self.tell_once("trouble", f"going on with the last good config: {unusable}")
+        self._last_config = config
+        wanted = config.trial.disk_mb + FREE_MB
+        if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
+            raise HarnessError(
+                f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
+                "harness clean, or free some space",
+            )
+        return bench
+
+    # ── trials ────────────────────────────────────────────────────────────────────────────────
+
+    def trial(self, commit: str, bench: Bench, number: int = 0) -> tuple[Trial, Path]:
+        """One trial with a seed of its own, and its folder; what the machine spoilt is repeated.
+
+        Args:
+            number: of the experiment; 0 for what a person made.
+        """
+        source = self.experiments.source(commit)
+        used = [run["seed"] for run in self.experiments.trials(commit) if isinstance(run.get("seed"), int)]
+        seed = max(used, default=SEEDS_EACH * number) + 1
+        for attempt in range(1 + REPEATS_OF_ERROR):
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            folder = self._repository.paths.runs / f"{stamp}-{commit[:7]}-s{seed}"
+            with self.away():
+                trial = measure(source, commit, seed, bench, folder, self._show, self._note, True)
+            if trial.status == ERROR:
+                self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
+            elif trial.late and not attempt:
+                self._tell("trouble", f"     once more: {trial.detail}")
+            else:
+                break
+        if trial.warning:
+            self._tell("trouble", f"     WARNING: {trial.warning}")
+        return trial, folder
+
+    def again(self, commit: str, bench: Bench) -> Trial:
+        """One more trial of a commit that stays as it is, noted.
+
+        Raises:
+            HarnessError: it gave no score.
+        """
+        trial, folder = self.trial(commit, bench)
+        if trial.status != OK:
+            self.forget(folder)
+            raise HarnessError(f"main's train.py gives no score: {trial.status}: {trial.detail}")
+        self.experiments.note(commit, trial=trial)
+        self.keep(folder, commit)
+        return trial
+
+    def keep(self, folder: Path, commit: str) -> None:
+        """Hold on to a checkpoint: `main` may move to its commit."""
+        place = self._kept / commit
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("train.py", "checkpoint"):
+            if (folder / name).exists():
+                shutil.move(folder / name, place / name)
+
+    def forget(self, folder: Path) -> None:
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+    # ── what is known ─────────────────────────────────────────────────────────────────────────
+
+    def known(self, bench: Bench, main: str = "") -> Standing | None:
+        """What git says of this setting; None if `main`, or the commit that is to stand for it, has no
+        score there."""
+        main = main or self.experiments.main
+        measured = self.experiments.measured(bench.setting)
+        scored = {each.commit: each for each in measured}
+        if main not in scored:
+            return None
+        if main != self.experiments.main:  # what a person put on top of it isn't a kept experiment
+            numbered = {experiment.commit for experiment in self.experiments}
+            measured = [each for each in measured if each.commit in numbered or each.commit == main]
+        if bench.config.gate.policy == "greedy":
+            return greedy(main, measured)
+        noise = pooled(each.scores for each in measured)
+        level = noise.sd if noise else UNKNOWN_NOISE * abs(scored[main].scores[0])
+        return Believing(believe(main, measured, level, _elsewhere(main, measured)))
+
+    def standing(self, bench: Bench) -> Standing:
+        """What is known, `main` and the noise measured first if nobody did in this setting.
+
+        Raises:
+            HarnessError: main's train.py gives no score.
+        """
+        main, wanted = self.experiments.main, 1
+        if bench.config.gate.policy != "greedy" and self._freedom(bench) < CALIBRATION_RUNS - 1:
+            wanted = CALIBRATION_RUNS
+        scores = self.experiments.scores(main, bench.setting)
+        if not scores:
+            self._tell("begun", f"{main[:7]} main was not measured in this setting: it goes first")
+        while len(scores) < wanted and (len(scores) < 1 or self._freedom(bench) < CALIBRATION_RUNS - 1):
+            run = f", run {len(scores) + 1} of {wanted} for the noise" if scores else ""
+            trial = self.again(main, bench)
+            self._tell("measured", f"     baseline: {trial.val_bpb:.4f}{run}")
+            if not scores and trial.val_bpb is not None:
+                self._score_holdout(main, trial.val_bpb, bench)
+            scores = self.experiments.scores(main, bench.setting)
+        found = self.known(bench)
+        assert found is not None
+        return found
+
+    def noise(self, bench: Bench) -> Noise | None:
+        """Pooled over every repeat in this setting."""
+        return pooled(each.scores for each in self.experiments.measured(bench.setting))
+
+    def _freedom(self, bench: Bench) -> int:
+        return sum(len(each.scores) - 1 for each in self.experiments.measured(bench.setting))
+
+    # ── main ──────────────────────────────────────────────────────────────────────────────────
+
+    def advance(self, standing: Standing, bench: Bench) -> Standing:
+        """Move `main` to the tip if the gate says so, unless a person's changes are in the way."""
+        move = standing.move()
+        if move is None:
+            return standing
+        known = self.experiments.record(move.new)
+        if (known.get("proven") or {}).get("old") != move.old:  # noted first: killed after it, main follows
+            self.experiments.note(move.new, proven=asdict(move))
+        score = next((run["val_bpb"] for run in reversed(self.experiments.trials(move.new))), None)
+        if "holdout" not in known and isinstance(score, float):
+            self._score_holdout(move.new, score, bench)
+        try:
+            if not self.experiments.advance(move.old, move.new):
+                return standing
+        except HarnessError as in_the_way:
+            self.tell_once("trouble", f"     the loop goes on from {move.new[:7]}: {in_the_way}")
+            return standing
+        sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
+        self._tell("main", f"     main is at {move.new[:7]}{sure}")
+        for place in self._kept.glob("*"):  # of what it passed
+            shutil.rmtree(place, ignore_errors=True)
+        return standing.moved()
+
+    def _score_holdout(self, commit: str, val_bpb: float, bench: Bench) -> None:
+        """With the checkpoint of its last run, if that is still there; for the person only."""
+        folder = self._kept / commit
+        if not (folder / "checkpoint").is_dir():
+            return
+        with self.away():
+            found = measure_holdout(folder, val_bpb, bench, self._show, self._note)
+        if found is not None:
+            self.experiments.note(commit, holdout=asdict(found))
+
+    def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
+        """The tip that stood on what was `main` before a person put a commit there, and that commit;
+        None if there is none, or it was begun anew already."""
+        every = {experiment.commit: experiment for experiment in self.experiments}
+        if self.experiments.main in every:
+            return None
+        for commit, parent in self.experiments.history:
+            if commit in every or not parent:
+                return None
+            below = self.known(bench, parent)
+            if below is not None:
+                tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
+                done = tip and any(
+                    experiment.message.trailers.get("Origin") == tip.commit for experiment in every.values()
+                )
+                return (tip, parent) if tip and not done else None
+        return None
+
+    def _note(self, text: str) -> None:
+        self._tell("note", text)
+
+
+def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:
+    """The noise that repeats of commits show which don't hang together with `main`."""
+    every = {each.commit: each for each in measured}
+
+    def root(commit: str) -> str:
+        while every[commit].parent in every:
+            commit = every[commit].parent
+        return commit
+
+    own = root(main)
+    return pooled(each.scores for each in measured if root(each.commit) != own)
