@@ -1,111 +1,204 @@
 """The gate: what scores say of a change, of the tip, and whether `main` may move."""
 
+import dataclasses
 import statistics
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.gate import belief as beliefs
+from harness.gate.belief import believe
 from harness.gate.noise import Noise, pooled
-from harness.gate.policy import AGAIN, MOST_RUNS, main_may_move, verdict
-from harness.records import DISCARD, KEEP
+from harness.gate.policy import AGAIN, MOST_RUNS, verdict
+from harness.gate.standing import Believing, Greedy, greedy
+from harness.records import DISCARD, KEEP, Measured
 
 SD = 0.001
-NOISE = Noise(SD, 8)
-scores = st.floats(0.96, 1.04)
 ORDER = [DISCARD, AGAIN, KEEP]
+few = st.lists(st.floats(0.99, 1.01), max_size=5)
 
 
-def begun(*first):
-    return beliefs.begin(first or [1.0], NOISE)
+def begun(*first, unit=SD):
+    """Of a main that was calibrated, with these scores or four usual ones."""
+    scores = first or (1.0 - SD, 1.0, 1.0, 1.0 + SD)
+    return Believing(believe("main", [Measured("main", "", tuple(scores), True)], unit, Noise(unit, 8)))
+
+
+def tried(standing, *scores, kept=None, shorter=False, name=None):
+    """After one more experiment on the tip, kept by the gate's own rule if not said otherwise."""
+    parent = standing.incumbent.commit
+    if kept is None:
+        kept = standing.decide(parent, scores, shorter).status == KEEP
+    name = name or f"{parent}.{len(standing.belief.nodes)}"
+    return standing.after(Measured(name, parent, tuple(scores), kept, shorter))
+
+
+def judged(standing, *scores):
+    return standing.belief.judge(standing.incumbent.commit, scores)
 
 
 def after(events):
-    """A belief that has seen a few experiments, kept by the gate's own rule."""
-    belief = begun()
+    standing = begun()
     for score in events:
-        keep = beliefs.judge(belief, [score]).effect.mean < 0
-        belief = (beliefs.kept if keep else beliefs.left)(belief, [score])
-    return belief
+        standing = tried(standing, score)
+    return standing
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0.99, 1.01), max_size=4), scores, scores)
-def test_a_lower_score_never_turns_keep_into_discard(events, one, other):
-    belief = after(events)
-    low, high = sorted((one, other))
-    effects = [beliefs.judge(belief, [score]).effect.mean for score in (low, high)]
-    assert effects[0] <= effects[1] + 1e-4 * SD
-    decisions = [verdict(beliefs.judge(belief, [score]), belief.noise, MOST_RUNS) for score in (low, high)]
-    assert ORDER.index(decisions[0]) >= ORDER.index(decisions[1])
+@settings(max_examples=60, deadline=None)
+@given(few, st.lists(st.tuples(st.floats(0.95, 1.04), st.floats(0, 0.05)), min_size=1, max_size=3))
+def test_a_lower_score_never_turns_keep_into_discard(events, pairs):
+    standing = after(events)
+    higher, lower = [score for score, _ in pairs], [score - less for score, less in pairs]
+    for runs in (len(pairs), MOST_RUNS):
+        found = [verdict(judged(standing, *each), standing.belief.noise, runs) for each in (lower, higher)]
+        assert not (found[1] == KEEP and found[0] == DISCARD), found
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.floats(0.995, 1.01), min_size=2, max_size=4), st.randoms())
-def test_the_order_of_runs_and_of_what_was_left_aside_does_not_matter(found, chooser):
-    other = list(found)
-    chooser.shuffle(other)
-    one, two = begun(), begun()
-    assert beliefs.judge(one, found).effect.mean == pytest.approx(beliefs.judge(two, other).effect.mean)
-    for score, of_other in zip(found, other, strict=True):
-        one, two = beliefs.left(one, [score]), beliefs.left(two, [of_other])
-    assert one.tip.mean == pytest.approx(two.tip.mean, abs=1e-3 * SD)
-    assert one.tip.sd == pytest.approx(two.tip.sd, rel=1e-2)
+def test_a_lower_score_never_turns_keep_into_discard_under_heavy_tails_either():
+    chooser = np.random.default_rng(0)
+    standing = begun(*(1 + SD * chooser.standard_t(3, size=8)))
+    for _ in range(60):
+        standing = tried(standing, 1 + 1.5 * SD + SD * chooser.standard_t(2), kept=False)
+    tip = standing.incumbent.val_bpb
+    for others in ([], [tip + 0.5 * SD] * 2):
+        effects = [judged(standing, tip - depth * SD, *others).effect.mean for depth in range(40)]
+        first = next((i for i, effect in enumerate(effects) if effect < 0), len(effects))
+        assert all(effect < 0 for effect in effects[first:]), effects
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0.99, 1.008), min_size=2, max_size=6), st.randoms())
+def test_what_is_believed_does_not_depend_on_the_order_of_experiments_nor_of_runs(found, chooser):
+    one = begun()
+    for number, score in enumerate(found):
+        one = tried(one, score, score + SD, name=str(number))
+    nodes = list(one.belief.nodes.values())
+    shuffled = [
+        dataclasses.replace(node.of, scores=tuple(chooser.sample(node.of.scores, len(node.of.scores))))
+        for node in chooser.sample(nodes, len(nodes))
+    ]
+    two = Believing(believe("main", shuffled, SD, Noise(SD, 8)))
+    assert two.line == one.line
+    assert two.incumbent.val_bpb == pytest.approx(one.incumbent.val_bpb, abs=1e-5 * SD)
+    assert two.belief.tip_is_better == pytest.approx(one.belief.tip_is_better, abs=1e-4)
+
+
+def test_a_night_that_is_read_from_git_again_believes_what_it_believed():
+    chooser = np.random.default_rng(1)
+    standing, value = begun(), {"main": 1.0}
+    for number in range(80):
+        parent, name = standing.incumbent.commit, f"e{number}"
+        value[name] = value[parent] + SD * chooser.choice([-1.5, 0.0, 2.0])
+        standing = tried(standing, value[name] + SD * chooser.normal(), name=name)
+        if standing.move() is not None:
+            standing = standing.moved()
+    every = [node.of for node in standing.belief.nodes.values()]
+    again = Believing(believe(standing.line[0], every, SD, Noise(SD, 8)))
+    assert len(every) > 60 and again.line == standing.line
+    assert again.incumbent.val_bpb == pytest.approx(standing.incumbent.val_bpb, abs=1e-6 * SD)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.floats(-8, 8), st.floats(1e-4, 10))
 def test_only_differences_in_units_of_noise_count(off, scale):
-    small = beliefs.judge(beliefs.begin([1.0], Noise(SD, 8)), [1.0 + off * SD])
-    large = beliefs.judge(beliefs.begin([50.0], Noise(scale, 8)), [50.0 + off * scale])
+    def of(unit, at):
+        standing = begun(*(at + unit * x for x in (-1, 0, 0, 1)), unit=unit)
+        return judged(standing, at + off * unit)
+
+    small, large = of(SD, 1.0), of(scale, 50.0)
     assert small.effect.mean / SD == pytest.approx(large.effect.mean / scale, rel=1e-2, abs=1e-2)
     assert small.helps == pytest.approx(large.helps, abs=1e-2)
 
 
 def test_a_lucky_run_is_believed_by_half_and_a_repeated_one_more():
-    once = beliefs.judge(begun(), [1.0 - 3 * SD]).effect.mean
-    thrice = beliefs.judge(begun(), [1.0 - 3 * SD] * 3).effect.mean
+    once = judged(begun(), 1.0 - 3 * SD).effect.mean
+    thrice = judged(begun(), *[1.0 - 3 * SD] * 3).effect.mean
     assert -3 * SD < thrice < once < -0.5 * SD
 
 
 def test_what_was_tried_on_a_lucky_tip_shows_that_it_was_luck():
     lucky = begun(1.0 - 2 * SD)
-    before = lucky.tip.mean
+    before = lucky.incumbent.val_bpb
     for _ in range(12):
-        lucky = beliefs.left(lucky, [1.0 + 0.3 * SD])
-    assert lucky.tip.mean > before + 0.5 * SD
+        lucky = tried(lucky, 1.0 + 0.3 * SD, kept=False)
+    assert lucky.incumbent.val_bpb > before + 0.5 * SD
 
 
-def test_a_kept_one_that_later_scores_speak_against_is_taken_off_again():
-    belief = beliefs.kept(begun(1.0, 1.0, 1.0), [1.0 - 1.5 * SD])
-    assert beliefs.tip_is_worse(belief) is None
-    for _ in range(4):
-        belief = beliefs.again(belief, 1.0 + 2 * SD)
-    lower = beliefs.tip_is_worse(belief)
-    assert lower is not None and lower.below is None
-    assert lower.tip.mean == pytest.approx(1.0, abs=SD)
+def test_a_kept_one_that_later_scores_speak_against_is_the_tip_no_more_and_may_be_again():
+    standing = tried(begun(), 1.0 - 1.5 * SD, kept=True, name="lucky")
+    assert standing.line == ("main", "lucky")
+    while standing.incumbent.commit == "lucky" and len(standing.belief.nodes) < 12:
+        standing = tried(standing, 1.0 + 2 * SD, kept=False)
+    assert standing.line == ("main",)
+    for _ in range(12):  # now it is main that looks bad
+        standing = tried(standing, 1.0 + 4 * SD, kept=False)
+        if standing.incumbent.commit == "lucky":
+            break
+    assert standing.line == ("main", "lucky")
 
 
-def test_main_moves_for_what_is_large_or_repeated_and_not_for_one_small_gain():
-    small = beliefs.kept(begun(), [1.0 - 1.5 * SD])
-    assert not main_may_move(small)
-    assert main_may_move(beliefs.kept(begun(1.0, 1.0), [1.0 - 8 * SD] * 2))
-    assert main_may_move(beliefs.kept(begun(), [1.0 - 100 * SD]))
-    assert not main_may_move(beliefs.kept(begun(), [1.0]))
-    moved = beliefs.moved(beliefs.kept(begun(), [1.0 - 100 * SD]))
-    assert moved.main.mean == pytest.approx(1.0 - 100 * SD, abs=SD)
-    assert moved.tip_is_better == 0
+def test_main_moves_for_what_is_large_or_stacked_and_not_for_one_small_gain():
+    small = tried(begun(), 1.0 - 1.5 * SD, kept=True)
+    assert small.move() is None
+    stacked = small
+    for step in range(2, 6):
+        stacked = tried(stacked, 1.0 - 1.5 * step * SD, kept=True)
+    assert stacked.move() is not None and stacked.move().old == "main"
+    large = tried(begun(), *[1.0 - 8 * SD] * 2, kept=True)
+    assert large.move().confidence >= 0.99 and large.move().gain < -4 * SD
+    assert tried(begun(), 1.0, kept=True).move() is None
+    moved = large.moved()
+    assert moved.line == (large.line[-1],) and moved.move() is None
 
 
-def test_ties_go_to_the_shorter_program():
-    nothing = beliefs.judge(begun(1.0, 1.0), [1.0 + 0.3 * SD] * MOST_RUNS)
-    assert nothing.effect.mean > 0
-    assert verdict(nothing, SD, MOST_RUNS, lines=0) == DISCARD
-    assert verdict(nothing, SD, MOST_RUNS, lines=-3) == KEEP
-    worse = beliefs.judge(begun(1.0, 1.0), [1.0 + 4 * SD] * MOST_RUNS)
-    assert verdict(worse, SD, MOST_RUNS, lines=-3) == DISCARD
+def test_a_jump_is_run_again_before_it_is_believed_and_then_it_is():
+    standing = begun()
+    assert standing.decide("main", [1.0 - 100 * SD], False).status == AGAIN
+    twice = standing.decide("main", [1.0 - 100 * SD, 1.0 - 101 * SD], False)
+    assert twice.status == KEEP and twice.effect < -12 * SD
+    kept = tried(standing, 1.0 - 100 * SD, 1.0 - 101 * SD, kept=True)
+    assert kept.incumbent.val_bpb == pytest.approx(1.0 - 100.5 * SD, abs=SD)
+    assert kept.move() is not None
+
+
+def test_harmless_changes_do_not_move_main():
+    chooser = np.random.default_rng(2)
+    for _ in range(20):
+        standing = begun(*(1.0 + SD * chooser.normal(size=4)))
+        for _ in range(20):
+            standing = tried(standing, 1.0 + SD * chooser.normal())
+            assert standing.move() is None
+
+
+def test_ties_go_to_the_shorter_program_and_it_stays_the_tip():
+    standing = begun()
+    parent = standing.incumbent.commit
+    same = [1.0 + 0.3 * SD] * MOST_RUNS
+    assert standing.decide(parent, same, shorter=False).status == DISCARD
+    decision = standing.decide(parent, same, shorter=True)
+    assert decision.status == KEEP and "shorter" in decision.reason and decision.effect > 0
+    kept = tried(standing, *same, kept=True, shorter=True, name="shorter")
+    assert kept.line == ("main", "shorter") and kept.move() is None
+    assert tried(standing, *same, kept=True, name="longer").line == ("main",)
+    assert standing.decide(parent, [1.0 + 4 * SD] * MOST_RUNS, shorter=True).status == DISCARD
+
+
+def test_experiments_that_do_not_hang_together_with_main_decide_nothing():
+    main = Measured("main", "", (1.0, 1.0 + SD), True)
+    strange = [Measured("x", "elsewhere", (0.5,), True), Measured("y", "x", (0.4,), True)]
+    alone, beside = believe("main", [main], SD), believe("main", [main, *strange], SD)
+    assert beside.tip == "main" and set(beside.nodes) == {"main"}
+    assert alone.judge("main", [0.99]) == beside.judge("main", [0.99])
+
+
+def test_greedy_is_the_references_rule():
+    standing = greedy("main", [Measured("main", "", (1.0,), True), Measured("a", "main", (0.9,), True)])
+    assert standing == Greedy(("main", "a"), (1.0, 0.9))
+    assert standing.decide("a", [0.8999], False).status == KEEP
+    assert standing.decide("a", [0.9], True).status == DISCARD
+    assert standing.move().new == "a" and standing.move().confidence is None
 
 
 def test_noise_is_pooled_over_every_repeat_and_unknown_without_any():
@@ -114,14 +207,31 @@ def test_noise_is_pooled_over_every_repeat_and_unknown_without_any():
     assert found == Noise(pytest.approx(((2 + 6) / 3) ** 0.5), 3)
 
 
+def test_the_interval_of_the_noise_is_the_chi_squared_one_and_more_runs_tell_smaller_gains_apart():
+    low, high = Noise(1.0, 10).interval()  # sqrt(10 / 18.307), sqrt(10 / 3.940): any table of chi squared
+    assert (low, high) == (pytest.approx(0.739, abs=0.002), pytest.approx(1.593, abs=0.002))
+    noise = Noise(SD, 10)
+    assert noise.least_gain(1, 4) > noise.least_gain(3, 4) > noise.least_gain(3, 8) > SD
+
+
 @pytest.mark.alone
-def test_a_decision_takes_under_50_milliseconds_whatever_is_behind_it():
-    belief = after([1.0 + 0.1 * SD * i for i in range(-5, 40)])
+def test_a_decision_takes_under_50_milliseconds_with_10_000_experiments_behind_it():
+    chooser = np.random.default_rng(0)
+    every, main, value = [Measured("main", "", (1.0, 1.0 + SD, 1.0 - SD, 1.0), True)], "main", 1.0
+    for number in range(10_000):
+        kept = number % 200 == 199  # main moves 50 times
+        score = value + SD * (-3 if kept else abs(chooser.normal()))
+        every.append(Measured(str(number), main, (score,), kept))
+        main, value = (str(number), score) if kept else (main, value)
+    began = time.perf_counter()
+    standing = Believing(believe(main, every, SD))
+    assert time.perf_counter() - began < 5
+    assert len(standing.belief.nodes) > 9000
     took = []
-    for _ in range(9):
+    for number in range(9):
         began = time.perf_counter()
-        beliefs.judge(belief, [1.0])
-        beliefs.tip_is_worse(beliefs.left(belief, [1.0]))
-        main_may_move(beliefs.kept(belief, [0.99]))
+        decision = standing.decide(standing.incumbent.commit, [1.0], False)
+        standing = tried(standing, 1.0, kept=decision.status == KEEP, name=f"new {number}")
+        standing.move()
         took.append(time.perf_counter() - began)
     assert statistics.median(took) < 0.05

@@ -6,18 +6,21 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from harness.errors import DONE, HarnessError
+from harness.gate.noise import pooled
 from harness.ledger.experiments import Experiment, Experiments, best, comparable
 from harness.ledger.repo import open_repository
 from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
-from harness.views import table
+from harness.views import table, words
 
 LAST = 5
+PARTS = ("decision", "proven")  # of a record, that `show` puts into words
 
 
 def _width() -> int:
@@ -42,12 +45,15 @@ def status(as_json: bool) -> int:
     experiments = list(known)
     process = holder(repository.paths.loop_lock)
     state = _state(repository.paths.loop_state) if process else {}
+    setting = next((e.setting for e in reversed(experiments) if e.setting is not None), None)
+    holdouts = known.holdouts(setting) if setting else []
     counts = {s: sum(e.status == s for e in experiments) for s in (KEEP, DISCARD, CRASH, INVALID, ERROR)}
     kept = best(experiments)
     if as_json:
         about = {
             "process": process, "loop": state or None, "main": known.main, "counts": counts,
             "best": table.record(kept) if kept else None,
+            "holdout": [asdict(found) for found in holdouts],
             "last": [table.record(e) for e in experiments[-LAST:]],
         }  # fmt: skip
         click.echo(json.dumps(about))
@@ -59,6 +65,12 @@ def status(as_json: bool) -> int:
     else:
         click.echo("running  nothing (harness loop)")
     click.echo(f"main     {known.main[:7]}")
+    if ahead := _ahead(kept, experiments, known.main):
+        click.echo(f"ahead    {ahead} kept: main follows once they are proven better together")
+    if holdouts and setting:
+        noise = pooled(each.scores for each in known.measured(setting))
+        for line in words.holdout(holdouts, noise.sd if noise else None):
+            click.echo(f"holdout  {line}")
     figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
@@ -66,6 +78,17 @@ def status(as_json: bool) -> int:
     for experiment in experiments[-LAST:]:
         click.echo(f"         {table.styled(experiment, _width() - 9)}")
     return DONE
+
+
+def _ahead(kept: Experiment | None, experiments: list[Experiment], main: str) -> int:
+    """How many kept experiments stand on `main`, the last kept one being the upper end."""
+    every, count = {experiment.commit: experiment for experiment in experiments}, 0
+    while kept is not None and kept.commit != main:
+        count, below = count + 1, kept.parent
+        if below == main:
+            return count
+        kept = every.get(below)
+    return 0
 
 
 def _state(path: Path) -> dict:
@@ -132,15 +155,18 @@ Examples:
 @click.argument("experiment")
 @click.option("--json", "as_json", is_flag=True, help="The full record as one JSON object.")
 def show(experiment: str, as_json: bool) -> int:
-    """One experiment: its message, loss curve, and the end of its log."""
+    """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
     known = Experiments(open_repository())
     found = known.find(experiment)
-    trials = known.trials(found.commit)
+    record, trials = known.record(found.commit), known.trials(found.commit)
     if as_json:
-        click.echo(json.dumps({**table.record(found), "trials": trials}))
+        click.echo(json.dumps({**table.record(found), **record, "trials": trials}))
         return DONE
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
+    decision, proven = (part if isinstance(part, dict) else {} for part in map(record.get, PARTS))
+    if why := words.explain(decision, proven, known.on_main(found.commit)):
+        click.echo("\n".join(why) + "\n")
     for trial in trials:
         training = trial.get("training") or {}
         curve = [point["loss"] for point in training.get("curve") or [] if point["loss"] is not None]

@@ -28,7 +28,7 @@ from harness.gate.prior import POINTS, SPREAD_SHARES, SPREADS, STEP, SUPPOSED, A
 from harness.records import Measured
 
 EDGE = 4  # points at each end that no score is placed on
-NEAR = 16  # points: a commit shares its parent's grid if it has a score no further off than that
+NEAR = 16  # points: a commit shares its parent's grid if its scores are no further off than that
 UNLIKELY = 1e-4  # suppositions with less weight are left out of what costs time
 BACK = 64  # links below `main` that still say something of it
 NEWEST = 200  # experiments left aside on one commit that are looked at; more say nothing new
@@ -206,9 +206,9 @@ class Belief:
 
     def _likelihood(self, parent: str, scores: Sequence[float]) -> tuple[int, Array]:
         """The center of a grid for these scores of a child of `parent`, and (S, POINTS) of its value."""
-        places = (np.asarray(scores, float) - self.origin) / self.unit / STEP
+        places = (np.sort(scores) - self.origin) / self.unit / STEP
         start = self.nodes[parent].center if parent in self.nodes else 0
-        off = places[np.argmin(abs(places - start))] - start
+        off = places[len(places) // 2] - start  # of the middle one: no accident decides where to look
         center = start + (0 if abs(off) <= NEAR else round(off))
         # Far out is far out: beyond the grid a score says no more than at its edge.
         places = np.clip(places - center, EDGE - POINTS // 2, POINTS // 2 - EDGE)

@@ -219,6 +219,11 @@ class Experiments:
                 return
             commit = parent
 
+    def on_main(self, commit: str) -> bool:
+        """Whether `main` is there or went on from there."""
+        main = self.main
+        return main == commit or self._git.descendant_of(main, commit)
+
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""
         found = []

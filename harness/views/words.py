@@ -1,0 +1,102 @@
+"""A decision in words that a tired person understands, from what git has recorded of it.
+
+Notes can be anybody's: what isn't there, or isn't a number, is left out.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.records import DISCARD, KEEP, Holdout
+
+SEEN = 0.5  # of a gain on val that the holdout must show, or it is said aloud
+
+
+def explain(decision: Mapping[str, Any], proven: Mapping[str, Any], on_main: bool) -> list[str]:
+    """Why an experiment was kept or not, and whether `main` may follow.
+
+    Args:
+        decision, proven: of its record; see `records.Decision` and `records.Move`.
+        on_main: whether `main` holds it by now.
+    """
+    lines = [*_decided(decision)]
+    if decision.get("status") == KEEP:
+        lines += _moved(proven, on_main, decision.get("effect") is None)
+    return lines
+
+
+def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
+    status, mean, delta = decision.get("status"), _figure(decision, "val_bpb"), _figure(decision, "delta")
+    incumbent = decision.get("incumbent")
+    against = _figure(incumbent, "val_bpb") if isinstance(incumbent, Mapping) else None
+    if status not in (KEEP, DISCARD) or mean is None or delta is None or against is None:
+        return
+    effect, sd = _figure(decision, "effect"), _figure(decision, "effect_sd")
+    helps, noise = _figure(decision, "confidence"), _figure(decision, "noise_sd")
+    if effect is None or sd is None or helps is None or noise is None:
+        rule = "lower once is better, by the greedy rule: this may be luck"
+        yield f"It scored {mean:.4f}, the incumbent {against:.4f}: {rule}."
+        return
+    side = "below" if delta < 0 else "above"
+    yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's believed {against:.4f}."
+    yield (
+        f"Two runs of one program differ by about {noise:.4f} here, so {_size(delta, noise)}; all in all "
+        f"we believe that the change {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
+    )
+    odds = f"That it truly helps has a probability of {_percent(helps)}"
+    if status == DISCARD:
+        yield f"{odds}: not enough to build on."
+    elif effect >= 0:
+        yield f"{odds}. It was kept for being shorter, at no cost that shows."
+    else:
+        yield f"{odds}: enough to build on, for the time being."
+
+
+def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[str]:
+    old, sure, gain = str(proven.get("old", ""))[:7], _figure(proven, "confidence"), _figure(proven, "gain")
+    where = "main is there" if on_main else "main follows when it can"
+    if old and sure is not None and gain is not None:
+        yield (
+            f"With what stands below it, it is better than {old} with {_percent(sure)}, by {abs(gain):.4f} "
+            f"as we believe: {where}."
+        )
+    elif not greedy:
+        beyond = "It is on main's line" if on_main else "main has not followed"
+        yield f"{beyond}: by itself it was not proven better, a later stack may be."
+
+
+def holdout(found: Sequence[Holdout], noise_sd: float | None) -> list[str]:
+    """What `main` gained on the holdout since the first commit that was scored there; a warning where the
+    gain on val isn't seen."""
+    if not found:
+        return []
+    first, last = found[0], found[-1]
+    lines = [f"{last.holdout_bpb:.4f} ({last.val_bpb:.4f} on val)"]
+    if len(found) > 1:
+        val, seen = last.val_bpb - first.val_bpb, last.holdout_bpb - first.holdout_bpb
+        lines[0] += f", {seen:+.4f} since the first ({val:+.4f} on val)"
+        if val < -2 * (noise_sd or 0.0) and seen > SEEN * val:
+            lines.append("WARNING: most of the gain on val is not seen on the holdout: it may fit val alone")
+    return lines
+
+
+def _size(delta: float, noise: float) -> str:
+    times = abs(delta) / noise if noise > 0 else math.inf
+    if times < 1:
+        return "this difference is within the noise"
+    if times < 3:
+        return "much of such a difference can be luck"
+    return "this is far more than luck"
+
+
+def _does(effect: float) -> str:
+    return "gains" if effect < 0 else "costs"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%" if share < 0.999 else "over 99.9%"
+
+
+def _figure(of: Mapping[str, Any], name: str) -> float | None:
+    value = of.get(name)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

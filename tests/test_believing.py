@@ -1,0 +1,277 @@
+"""The loop under the gate's rule: it knows its noise, repeats what is close, moves main when it is sure."""
+
+import json
+import subprocess
+
+import pytest
+from conftest import HONEST, Script, assert_mistake, edit, harness, loop_in
+
+import harness.lab as lab
+from harness.config import load
+from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
+from harness.ledger.experiments import Experiments
+from harness.ledger.repo import open_repository
+from harness.records import OK, Holdout, Setting, Training, Trial
+from harness.trial.measure import open_bench
+from harness.views import words
+
+SD = 0.01
+BASELINE = [2.0 - SD, 2.0, 2.0 + SD, 2.0]
+MUCH_BETTER = [2.0 - 15 * SD, 2.0 - 15.5 * SD, 2.0 - 15.2 * SD]
+
+
+PLACES = "".join(f"\n# place {n}\n\nPLACE_{n} = 0\n" for n in range(21))
+
+
+def program(*numbers):
+    """A program of its own that does what HONEST does; its changes don't touch those of others."""
+    return edit(*((f"PLACE_{n} = 0\n", f"PLACE_{n} = 1\n") for n in numbers), source=HONEST + PLACES)
+
+
+class Bench:
+    """In place of the bench of trials: a score for every run, by its commit's title; no time is spent."""
+
+    def __init__(self, git):
+        self._git = git
+        self.scores = {"baseline": list(BASELINE)}
+        self.ran, self.held_out = [], []
+
+    def measure(self, source, commit, seed, bench, folder, observe, on_wait, keep_checkpoint):
+        self.ran.append((commit, seed))
+        title = self._git("log", "-1", "--format=%s", commit).split(" (val_bpb")[0]
+        value = self.scores[title].pop(0)
+        if isinstance(value, BaseException):
+            raise value
+        (folder / "checkpoint").mkdir(parents=True)
+        (folder / "train.py").write_bytes(source)
+        training = Training(OK, "", 1.0, bench.config.trial.budget_seconds, 0.0)
+        setting = bench.setting
+        return Trial(
+            commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
+            setting.evaluator, "bwrap", setting.budget_seconds,
+        )  # fmt: skip
+
+    def measure_holdout(self, folder, val_bpb, bench, observe, on_wait):
+        assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
+        self.held_out.append(val_bpb)
+        return Holdout(val_bpb, val_bpb + 0.5, bench.setting)
+
+
+@pytest.fixture
+def told(repository, monkeypatch):
+    made = Bench(repository)
+    monkeypatch.setattr(lab, "measure", made.measure)
+    monkeypatch.setattr(lab, "measure_holdout", made.measure_holdout)
+    return made
+
+
+def night(repository, told, *answers, said=None, **limits):
+    """A loop of these (title, number of the place that it changes, scores)."""
+    for title, _, scores in answers:
+        told.scores[title] = list(scores)
+    on_main = [n for n in range(21) if f"PLACE_{n} = 1" in (repository.folder / "train.py").read_text()]
+    agent = Script(*((title, program(*on_main, number)) for title, number, _ in answers))
+    limits.setdefault("experiments", len(answers))
+    tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
+    return loop_in(repository.folder, agent, tell, **limits).run(), agent
+
+
+def known(repository):
+    return Experiments(open_repository(repository.folder))
+
+
+@pytest.fixture
+def fresh(repository, told):
+    """A repository in which nothing was measured."""
+    (repository.folder / "train.py").write_text(program())
+    (repository.folder / ".gitignore").write_text("/.autoresearch/runs/\n")
+    repository("add", "-A")
+    repository("commit", "-qm", "baseline")
+    return repository
+
+
+def test_the_noise_is_measured_before_anything_is_decided_and_only_once(fresh, told):
+    said = []
+    night(fresh, told, ("Try it", 1, [2.0 + 3 * SD] * 3), said=said)
+    main = fresh("rev-parse", "main")
+    assert [seed for commit, seed in told.ran if commit == main] == list(range(1, 1 + CALIBRATION_RUNS))
+    assert sum("for the noise" in line for line in said) == CALIBRATION_RUNS - 1
+    night(fresh, told, ("Try that", 2, [2.0 + 3 * SD] * 3))
+    assert len([1 for commit, _ in told.ran if commit == main]) == CALIBRATION_RUNS
+
+
+def test_what_seems_too_good_is_run_again_with_a_fresh_seed_and_what_is_clear_is_not(fresh, told):
+    lucky, bad = [2.0 - 30 * SD, 2.0 + SD, 2.0], [2.0 + 20 * SD]
+    night(fresh, told, ("Too good", 1, lucky), ("Bad", 2, bad))
+    one, two = known(fresh)
+    assert one.message.trailers["Seeds"] in ("11 12", "11 12 13") and two.message.trailers["Seeds"] == "21"
+    assert len(one.runs) == len(one.message.trailers["Seeds"].split()) <= MOST_RUNS
+    assert one.val_bpb == pytest.approx(sum(one.runs) / len(one.runs), abs=1e-6)
+    assert [run["seed"] for run in known(fresh).trials(one.commit)] == [
+        int(seed) for seed in one.message.trailers["Seeds"].split()
+    ]
+    assert told.held_out == [BASELINE[0]], "main moved for an accident"
+    assert two.status == "discard" and float(two.message.trailers["Confidence"]) < 0.01
+
+
+def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told):
+    base = fresh("rev-parse", "main")
+    small, more = [2.0 - 2.5 * SD] * 3, [2.0 - 12 * SD] * 3
+    night(fresh, told, ("A bit", 1, small))
+    (first,) = known(fresh)
+    assert first.status == "keep" and first.delta > -2.5 * SD, "a lucky run was believed at its word"
+    assert fresh("rev-parse", "main") == base
+    assert "1 kept: main follows" in harness("status", cwd=fresh.folder).stdout
+    night(fresh, told, ("Much", 2, more))
+    _, second = known(fresh)
+    assert second.parent == first.commit
+    assert fresh("rev-parse", "main") == second.commit
+    assert fresh("rev-parse", "main~2") == base
+    assert fresh("status", "--porcelain") == ""
+
+
+def test_twenty_harmless_changes_never_move_main(fresh, told):
+    base, luck = fresh("rev-parse", "main"), [-1.1, 0.2, 0.9, -0.4, 1.6, -1.9, 0.1, -0.7, 0.5, 1.2]
+    tries = [
+        (f"Rename it, {n}", n, [2.0 + SD * luck[(n + 3 * run) % 10] for run in range(MOST_RUNS)])
+        for n in range(20)
+    ]
+    summary, _ = night(fresh, told, *tries)
+    assert summary.measured == 20 and fresh("rev-parse", "main") == base
+
+
+def test_the_holdout_is_scored_when_main_moves_and_no_agent_hears_of_it(fresh, told):
+    _, agent = night(fresh, told, ("Much", 1, MUCH_BETTER), ("Bad", 2, [2.5]), ("Worse", 3, [2.6]))
+    kept = known(fresh).find("1")
+    assert fresh("rev-parse", "main") == kept.commit
+    assert told.held_out == [BASELINE[0], kept.runs[-1]]
+    record = known(fresh).record(kept.commit)
+    assert record["holdout"]["holdout_bpb"] == pytest.approx(kept.runs[-1] + 0.5)
+    assert record["proven"]["confidence"] >= 0.99
+    assert "holdout" not in str(agent.contexts) and str(kept.runs[-1] + 0.5)[:6] not in str(agent.contexts)
+    assert "holdout  2.3" in harness("status", cwd=fresh.folder).stdout
+    assert list((fresh.folder / ".autoresearch" / "runs").rglob("checkpoint")) == []
+
+
+def test_a_run_that_was_interrupted_is_made_again_and_those_before_it_count(fresh, told):
+    much = [MUCH_BETTER[0], KeyboardInterrupt(), *MUCH_BETTER[1:]]
+    with pytest.raises(KeyboardInterrupt):
+        night(fresh, told, ("Much", 1, much))
+    (begun,) = known(fresh)
+    assert begun.status is None
+    assert [run["val_bpb"] for run in known(fresh).trials(begun.commit)] == much[:1]
+    loop_in(fresh.folder, Script(), experiments=1).run()
+    (done,) = known(fresh)
+    assert done.runs[0] == much[0] and len(done.runs) >= 2
+    assert [seed for commit, seed in told.ran if commit == begun.commit][:3] == [11, 12, 12]
+    assert known(fresh).trials(begun.commit) == [], "the record is there twice"
+
+
+def test_no_score_of_another_setting_is_part_of_a_decision(fresh, told):
+    night(fresh, told, ("Much", 1, MUCH_BETTER))
+    moved = fresh("rev-parse", "main")
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    told.scores["Much"] = [1.0 - SD, 1.0, 1.0 + SD, 1.0]  # main's, all anew
+    night(fresh, told, ("Worse here", 2, [1.5]))
+    worse = known(fresh).find("2")
+    assert worse.status == "discard" and fresh("rev-parse", "main") == moved
+    setting = open_bench(load(path), fresh.folder).setting
+    assert {each.scores for each in known(fresh).measured(setting)} == {
+        (1.0 - SD, 1.0, 1.0 + SD, 1.0), (1.5,)
+    }  # fmt: skip
+    assert worse.message.trailers["Incumbent"].split()[1].startswith(("0.99", "1.00"))
+
+
+def test_what_a_person_put_on_main_is_measured_and_the_stack_beside_it_applied_again(fresh, told):
+    night(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3))
+    (first,) = known(fresh)
+    (fresh.folder / "train.py").write_text(program() + "# by hand\n")
+    fresh("commit", "-qam", "by hand")
+    told.scores |= {"by hand": [2.0, 2.0 + SD], "A bit": [2.0 - 2.5 * SD] * 3}
+    loop_in(fresh.folder, Script(), experiments=1).run()
+    again = known(fresh).find("2")
+    assert again.parent == fresh("rev-parse", "main")
+    assert again.message.trailers["Origin"] == first.commit
+    with pytest.raises(Exception, match="nothing usable"):  # and only once
+        loop_in(fresh.folder, Script(), experiments=1).run()
+
+
+def test_the_greedy_rule_is_one_word_in_the_config(fresh, told):
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('policy = "belief"', 'policy = "greedy"'))
+    night(fresh, told, ("Luck", 1, [BASELINE[0] - 0.1 * SD]))
+    (lucky,) = known(fresh)
+    assert lucky.status == "keep" and fresh("rev-parse", "main") == lucky.commit
+    assert "Effect" not in lucky.message.trailers
+    assert "this may be luck" in harness("show", "1", cwd=fresh.folder).stdout
+
+
+def test_show_says_why_in_words(fresh, told):
+    night(
+        fresh, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 9 * SD]),
+        ("Much", 3, MUCH_BETTER),
+    )  # fmt: skip
+    bit, bad, much = (harness("show", str(n), cwd=fresh.folder).stdout for n in (1, 2, 3))
+    assert "Two runs of one program differ by about 0.0" in bit
+    assert "by itself it was not proven better" in bit and "enough to build on, for the time being" in bit
+    assert "this is far more than luck" in bad and "not enough to build on" in bad
+    assert "it is better than" in much and "main is there" in much
+    about = json.loads(harness("show", "3", "--json", cwd=fresh.folder).stdout)
+    assert about["decision"]["confidence"] > 0.9 and about["proven"]["new"] == about["commit"]
+
+
+def test_a_gain_that_the_holdout_does_not_show_is_said_aloud():
+    setting = Setting("d", "c", "e", 1.0)
+    start = Holdout(2.0, 2.1, setting)
+    (fine,) = words.holdout([start, Holdout(1.9, 2.02, setting)], SD)
+    assert "-0.0800 since the first (-0.1000 on val)" in fine
+    _, warning = words.holdout([start, Holdout(1.9, 2.08, setting)], SD)
+    assert warning.startswith("WARNING") and "not seen on the holdout" in warning
+    assert len(words.holdout([start, Holdout(1.99, 2.1, setting)], SD)) == 1, "a gain within the noise"
+    assert words.holdout([], SD) == []
+
+
+@pytest.mark.slow
+def test_calibrate_adds_runs_to_the_incumbent_and_says_what_can_be_told_apart(repository):
+    nothing = harness("calibrate", "-n", "0", cwd=repository.folder)
+    assert "the noise is not known yet" in nothing.stdout
+    done = harness("calibrate", "-n", "3", "--json", cwd=repository.folder)
+    assert done.returncode == 0, done.stderr
+    about = json.loads(done.stdout)
+    trials = known(repository).trials(repository("rev-parse", "main"))
+    scores = [trial["val_bpb"] for trial in trials]
+    assert [trial["seed"] for trial in trials] == [1, 2, 3] and about["runs"] == 3
+    mean = sum(scores) / 3
+    assert about["noise"]["sd"] == pytest.approx((sum((s - mean) ** 2 for s in scores) / 2) ** 0.5)
+    assert about["least_gain"]["1"] > about["least_gain"]["3"]
+    words = harness("calibrate", "-n", "0", cwd=repository.folder).stdout
+    assert "from 2 repeats" in words and "in 3 runs" in words
+    (repository.folder / "train.py").write_text("raise ValueError('no luck')\n")
+    repository("commit", "-qam", "broken")
+    assert_mistake_of_main = harness("calibrate", "-n", "1", cwd=repository.folder)
+    assert assert_mistake_of_main.returncode == 1 and "gives no score" in assert_mistake_of_main.stderr
+
+
+@pytest.mark.slow
+def test_a_real_gain_moves_main_and_its_real_checkpoint_is_scored_on_the_holdout(believing):
+    (believing.folder / "train.py").write_text(edit(("lr=1.0", "lr=0.001")))
+    believing("commit", "-qam", "a rate that is far too low")
+    loop_in(believing.folder, Script(("Put the rate back", HONEST)), experiments=1).run()
+    (kept,) = known(believing)
+    assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit
+    record = known(believing).record(kept.commit)
+    held = record["holdout"]
+    assert held["val_bpb"] == record["trials"][-1]["val_bpb"]
+    assert held["holdout_bpb"] != held["val_bpb"] and abs(held["holdout_bpb"] - held["val_bpb"]) < 0.5
+    shown = subprocess.run(
+        ["git", "log", "-1", "--format=%(trailers:key=Effect,valueonly,separator=)", "main"],
+        cwd=believing.folder, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert float(shown[0]) < 0 < float(shown[1])
+
+
+def test_a_config_without_such_a_rule_is_refused(repository):
+    path = repository.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('policy = "belief"', 'policy = "hope"'))
+    assert_mistake(harness("run", cwd=repository.folder), "gate.policy must be one of belief, greedy")
