@@ -82,9 +82,12 @@ class Drafts:
                 trouble = guards.broken_source(proposal.source) or ""
                 if not trouble:
                     mark = _mark(proposal.source)
-                    if mark not in {experiment.program for experiment in self._experiments}:
+                    if mark == _mark(self._experiments.source(incumbent.commit)):
+                        trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
+                    elif mark in {experiment.program for experiment in self._experiments}:
+                        trouble = f"{proposal.title!r} is a program that was tried before"
+                    else:
                         return self._experiments.begin(proposal, incumbent.commit, mark)
-                    trouble = f"{proposal.title!r} is a program that was tried before"
             except NoProposal as none:
                 trouble = str(none)
                 self._unbilled_usd += none.cost_usd or 0.0

@@ -28,6 +28,7 @@ from harness.trial.supervisor import Progress
 REPEATS_OF_ERROR = 2
 FREE_MB = 1024  # beyond what a trial may write
 SEEDS_EACH = 10  # experiment 7 has seeds 71, 72, ...: no two programs share their luck
+CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
 
 
@@ -120,7 +121,7 @@ class Lab:
         trial, folder = self.trial(commit, bench)
         if trial.status != OK:
             self.forget(folder)
-            raise HarnessError(f"main's train.py gives no score: {trial.status}: {trial.detail}")
+            raise HarnessError(f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}")
         self.experiments.note(commit, trial=trial)
         self.keep(folder, commit)
         return trial
@@ -133,9 +134,18 @@ class Lab:
         for name in ("train.py", "checkpoint"):
             if (folder / name).exists():
                 shutil.move(folder / name, place / name)
+        newest = sorted(self._kept.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in newest[CHECKPOINTS:]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def forget(self, folder: Path) -> None:
+        """Remove a trial's checkpoint."""
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove checkpoints that a killed loop left in the folders of finished trials."""
+        for record in self._repository.paths.runs.glob("*/trial.json"):
+            self.forget(record.parent)
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 
@@ -156,8 +166,9 @@ class Lab:
         level = noise.sd if noise else UNKNOWN_NOISE * abs(scored[main].scores[0])
         return Believing(believe(main, measured, level, _elsewhere(main, measured)))
 
-    def standing(self, bench: Bench) -> Standing:
-        """What is known, `main` and the noise measured first if nobody did in this setting.
+    def standing(self, bench: Bench, enough: Callable[[], str]) -> Standing | None:
+        """What is known, `main` and the noise measured first if nobody did in this setting; None if there
+        is enough before that.
 
         Raises:
             HarnessError: main's train.py gives no score.
@@ -168,16 +179,16 @@ class Lab:
         scores = self.experiments.scores(main, bench.setting)
         if not scores:
             self._tell("begun", f"{main[:7]} main was not measured in this setting: it goes first")
-        while len(scores) < wanted and (len(scores) < 1 or self._freedom(bench) < CALIBRATION_RUNS - 1):
+        while len(scores) < wanted:
+            if enough():
+                return None
             run = f", run {len(scores) + 1} of {wanted} for the noise" if scores else ""
             trial = self.again(main, bench)
             self._tell("measured", f"     baseline: {trial.val_bpb:.4f}{run}")
             if not scores and trial.val_bpb is not None:
                 self._score_holdout(main, trial.val_bpb, bench)
             scores = self.experiments.scores(main, bench.setting)
-        found = self.known(bench)
-        assert found is not None
-        return found
+        return self.known(bench)
 
     def noise(self, bench: Bench) -> Noise | None:
         """Pooled over every repeat in this setting."""

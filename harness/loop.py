@@ -83,10 +83,12 @@ class Loop:
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
                 self._lab.advance(known, bench)  # between the checkout and main
             self._repository.check_clean()
+            self._lab.sweep()
             waiting = self._begun_before()
             while not (why := self._enough()):
                 bench = self._lab.bench()
-                standing = self._stand(bench, waiting)
+                if (standing := self._stand(bench, waiting)) is None:
+                    continue  # a limit was met while the noise was measured
                 if not waiting:
                     incumbent = standing.incumbent
                     found = self._drafts.next(incumbent, bench, self._results, self._enough)
@@ -104,11 +106,13 @@ class Loop:
 
     # ── the arrows of the flow ────────────────────────────────────────────────────────────────
 
-    def _stand(self, bench: Bench, waiting: list[Experiment]) -> Standing:
+    def _stand(self, bench: Bench, waiting: list[Experiment]) -> Standing | None:
         """Where the research stands, `main` moved as far as it may; read from git where somebody else
         moved it, or the setting is another."""
         if self._standing is None or self._stands_on != self._ground(bench):
-            self._standing = self._lab.standing(bench)
+            self._standing = self._lab.standing(bench, self._enough)
+            if self._standing is None:
+                return None
             if (passed := self._lab.passed_by(bench)) is not None:
                 waiting += self._drafts.begin_again(*passed, self._standing.incumbent.commit)
         return self._advance(self._standing, bench)
@@ -138,6 +142,8 @@ class Loop:
             self._lab.forget(folder)
             self._experiments.note(experiment.commit, trial=trial)
             self._tell("note", f"     {decision.reason}")
+            if self._stopping:
+                return []  # it goes on at the next start
         done = self._record(experiment, trial, decision, bench)
         if done is None or done.status != KEEP:
             self._lab.forget(folder)

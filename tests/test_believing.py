@@ -167,6 +167,39 @@ def test_a_run_that_was_interrupted_is_made_again_and_those_before_it_count(fres
     assert known(fresh).trials(begun.commit) == [], "the record is there twice"
 
 
+def test_a_stop_is_heard_between_the_runs_of_one_experiment_and_of_the_calibration(fresh, told):
+    def stopping_at(count, title):
+        told.ran.clear()
+        stopped = loop_in(
+            fresh.folder,
+            Script((title, program(1))),
+            lambda _: len(told.ran) >= count and stopped.stop("now"),
+        )
+        return stopped
+
+    told.scores["Much"] = list(MUCH_BETTER)
+    stopping_at(2, "Much").run()
+    assert len(told.ran) == 2 and list(known(fresh)) == []
+    stopping_at(3, "Much").run()
+    (begun,) = known(fresh)
+    assert begun.status is None and len(known(fresh).trials(begun.commit)) == 1
+    loop_in(fresh.folder, Script(), experiments=1).run()
+    assert known(fresh).find("1").runs == MUCH_BETTER[:2]
+
+
+def test_checkpoints_are_bounded_and_what_a_killed_loop_left_is_removed(fresh, told, monkeypatch):
+    monkeypatch.setattr(lab, "CHECKPOINTS", 2)
+    runs = fresh.folder / ".autoresearch" / "runs"
+    (runs / "20260101-killed" / "checkpoint").mkdir(parents=True)
+    (runs / "20260101-killed" / "trial.json").write_text("{}")
+    (runs / "20260102-by-hand" / "checkpoint").mkdir(parents=True)  # being scored by somebody
+    night(fresh, told, *((f"A bit {n}", n, [2.0 - 0.4 * n * SD]) for n in range(1, 5)))
+    assert len(list(runs.glob("kept/*/checkpoint"))) <= 2
+    assert [path.parent.name for path in runs.glob("*/checkpoint")] == ["20260102-by-hand"]
+    assert "removed" in harness("clean", cwd=fresh.folder).stdout
+    assert list(runs.glob("kept/*/checkpoint")) != [], "the tip's is gone"
+
+
 def test_no_score_of_another_setting_is_part_of_a_decision(fresh, told):
     night(fresh, told, ("Much", 1, MUCH_BETTER))
     moved = fresh("rev-parse", "main")

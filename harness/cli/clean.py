@@ -19,11 +19,14 @@ Examples:
 @click.option("--keep", default=0, show_default=True, type=click.IntRange(min=0), help="The newest so many.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def clean(keep: int, dry_run: bool) -> int:
-    """Remove the run folders of finished trials. Branches and notes stay: they are the record."""
+    """Remove the run folders of finished trials. Branches and notes stay: they are the record.
+
+    A few checkpoints of kept experiments stay too, until main has moved on to them or past them.
+    """
     paths = open_repository().paths
     if process := holder(paths.loop_lock):
         raise HarnessError(f"a loop runs here (process {process})", "Ctrl-C there, then harness clean")
-    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir())
+    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir() and path != paths.kept)
     going = folders[: len(folders) - keep]
     size = sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     if not dry_run:

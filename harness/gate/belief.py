@@ -29,7 +29,7 @@ from harness.records import Measured
 
 EDGE = 4  # points at each end that no score is placed on
 NEAR = 16  # points: a commit shares its parent's grid if its scores are no further off than that
-UNLIKELY = 1e-4  # suppositions with less weight are left out of what costs time
+UNLIKELY = 1e-3  # suppositions with less weight are left out of what costs time
 BACK = 64  # links below `main` that still say something of it
 NEWEST = 200  # experiments left aside on one commit that are looked at; more say nothing new
 TIE = 0.25  # units of noise: what a program with fewer lines may seem to cost
@@ -180,16 +180,20 @@ class Belief:
     def with_one(self, experiment: Measured) -> "Belief":
         """After one more experiment, on a commit that is known here."""
         node = self._node(experiment, ())
-        nodes = {**self.nodes, experiment.commit: node}
+        nodes, still = {**self.nodes, experiment.commit: node}, {}
         at, change = experiment.parent, node.message
         while at in nodes:
+            if at in self._known:  # nothing new is said from that side
+                still[at] = self._known[at]
             old = nodes[at]
             evidence = old.evidence + change
             parent = nodes.get(old.of.parent)
             message = _message(evidence, old.center - parent.center) if parent else old.message
             nodes[at] = replace(old, evidence=evidence, message=message)
             at, change = old.of.parent, message - old.message
-        return replace(self, nodes=nodes)
+        grown = replace(self, nodes=nodes)
+        grown._known.update(still)
+        return grown
 
     def moved(self) -> "Belief":
         """`main` is where the tip is."""
@@ -242,6 +246,7 @@ class Belief:
 
     @functools.cached_property
     def _known(self) -> dict[str, Array]:
+        """What `_above` found already."""
         return {}
 
     def _posterior(self, commit: str) -> Array:

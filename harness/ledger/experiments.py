@@ -60,6 +60,13 @@ class Experiment:
         return _figure(effect[0] if effect else self.message.trailers.get("Delta"))
 
     @property
+    def believed(self) -> float | None:
+        """Its true val_bpb as it was believed when it was decided; its score, where nothing else is known."""
+        effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
+        of_incumbent = _figure((self.message.trailers.get("Incumbent", "").split() or [""])[-1])
+        return self.val_bpb if effect is None or of_incumbent is None else of_incumbent + effect
+
+    @property
     def setting(self) -> Setting | None:
         """In which it was measured; None where its message doesn't say."""
         said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))

@@ -1,4 +1,4 @@
-"""The picture of a repository's research: every experiment a dot, the best so far a step line."""
+"""The picture of a repository's research: every experiment a dot, the best so far, as believed, a line."""
 
 import math
 from pathlib import Path
@@ -42,10 +42,16 @@ def draw(experiments: list[Experiment], path: Path) -> None:
         axes.scatter(failed, top, s=size, marker="x", color=FAILED, linewidths=1, label="no score")
     start = next((float(e.message.trailers["Incumbent"].split()[1]) for _, _, e in scored if _beat(e)), None)
     steps = [(0, start)] if start is not None else []
-    steps += [(x, y) for x, y, _ in kept]
+    steps += [(x, e.believed) for x, _, e in kept if e.believed is not None]
     if steps:
         steps.append((experiments[-1].name.number, steps[-1][1]))
-        axes.step(*zip(*steps, strict=True), where="post", color=KEPT, linewidth=1.4, label="best so far")
+        axes.step(
+            *zip(*steps, strict=True),
+            where="post",
+            color=KEPT,
+            linewidth=1.4,
+            label="best so far, as believed",
+        )
     if kept:
         axes.scatter([x for x, _, _ in kept], [y for _, y, _ in kept], s=size * 1.4, color=KEPT, zorder=3)
     for color, group in ((TRIED, [e for e in scored if e[2].status == DISCARD]), (KEPT, kept)):
