@@ -12,12 +12,20 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from harness import trial
 
+try:  # the fused kernels; without it, or on another GPU than they are for, plain PyTorch does the same
+    import triton
+    import triton.language as tl
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:
+    triton = None
+
 ON_GPU = torch.cuda.is_available()
+HAS_KERNELS = triton is not None and ON_GPU and torch.cuda.get_device_capability()[0] == 9  # Hopper
 
 # ── hyperparameters ───────────────────────────────────────────────────────────────────────────
 
@@ -40,6 +48,7 @@ MLP_RATIO = 4
 WINDOW_PATTERN = "SSSL"  # repeated over the layers; S short, L the whole row; the last is always L
 VALUE_EMBEDDING_EVERY = 2  # layers, counted back from the last one; 0 for none
 LOGIT_CAP = 15.0
+DROPOUT = 0.0  # of what a layer adds to the stream; for data that is seen many times
 ROTARY_BASE = 10000.0
 
 MATRIX_LR = 0.03
@@ -53,6 +62,133 @@ WARMUP = 0.0  # part of the budget
 WARMDOWN = 0.5  # part of the budget, at its end
 FINAL_LR = 0.0  # where the warm-down ends, as a part of the full rate
 MAX_STEPS = None  # stop after so many steps, for runs that must be the same to the bit
+
+
+# ── fused kernels ─────────────────────────────────────────────────────────────────────────────
+#
+# Two places where reading and writing a large tensor once more costs more than what is computed on
+# it: the widest activations of a block, and the logits. Both have a plain twin, `MLP` and
+# `GPT.forward`, which says what they compute.
+
+if HAS_KERNELS:
+
+    @triton.jit
+    def relu_squared_matmul_kernel(
+        a, b, out, activations, rows, columns,
+        inner: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
+        PROGRAMS: tl.constexpr, BACKWARD: tl.constexpr,
+    ):  # fmt: skip
+        across = tl.cdiv(columns, COLUMNS)
+        tiles = tl.cdiv(rows, ROWS) * across
+        half: tl.constexpr = COLUMNS // 2
+        for tile in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=True):
+            row, column = tile // across * ROWS, tile % across * COLUMNS
+            sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for k in range(0, inner, INNER):
+                sums = tl.dot(a.load([row, k]), b.load([column, k]).T, sums)
+            # Stored by halves: what a store holds in shared memory is half as large.
+            left, right = tl.split(tl.permute(tl.reshape(sums, (ROWS, 2, half)), (0, 2, 1)))
+            if BACKWARD:
+                left *= 2 * tl.sqrt(activations.load([row, column]).to(tl.float32))
+                right *= 2 * tl.sqrt(activations.load([row, column + half]).to(tl.float32))
+            else:
+                left, right = tl.maximum(left, 0.0), tl.maximum(right, 0.0)
+                left, right = left * left, right * right
+            out.store([row, column], left.to(tl.bfloat16))
+            out.store([row, column + half], right.to(tl.bfloat16))
+
+    def relu_squared_matmul(a, b, activations=None):
+        """relu(a @ b.T) ** 2, or its gradient through `activations`; all bf16, (N, K) by (M, K)."""
+        (rows, inner), columns = a.shape, len(b)
+        out = a.new_empty(rows, columns)
+        block_rows, block_columns, block_inner = 128, 256, 64  # the fastest of 11 on an H200
+        programs = torch.cuda.get_device_properties(a.device).multi_processor_count
+        describe = TensorDescriptor.from_tensor
+        relu_squared_matmul_kernel[(programs,)](
+            describe(a, [block_rows, block_inner]),
+            describe(b, [block_columns, block_inner]),
+            describe(out, [block_rows, block_columns // 2]),
+            describe(out if activations is None else activations, [block_rows, block_columns // 2]),
+            rows, columns, inner, block_rows, block_columns, block_inner, programs,
+            activations is not None, num_stages=3, num_warps=8,
+        )  # fmt: skip
+        return out
+
+    @triton.jit
+    def cross_entropy_kernel(logits, targets, losses, cap, vocab_size, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.arange(0, BLOCK)
+        inside = at < vocab_size
+        place = logits + row * vocab_size + at
+        tanh = 1 - 2 / (1 + tl.exp(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2 / cap)))
+        # No maximum to subtract: a capped logit can't overflow.
+        exps = tl.where(inside, tl.exp(cap * tanh), 0.0)
+        total = tl.sum(exps, 0)
+        hit = at == tl.load(targets + row)
+        tl.store(losses + row, tl.log(total) - cap * tl.sum(tl.where(hit, tanh, 0.0), 0))
+        grad = (exps / total - tl.where(hit, 1.0, 0.0)) * (1 - tanh * tanh)
+        tl.store(place, grad.to(logits.dtype.element_ty), mask=inside)
+
+    def capped_cross_entropy_(logits, targets, cap):
+        """Losses (N,) of raw logits (N, V), which are overwritten with their gradients."""
+        losses = torch.empty(len(logits), device=logits.device)
+        block = triton.next_power_of_2(logits.size(1))
+        warps = min(32, max(4, block // 1024))
+        cross_entropy_kernel[(len(logits),)](
+            logits, targets, losses, cap, logits.size(1), block, num_warps=warps
+        )
+        return losses
+
+
+# Custom operators and not autograd functions: the compiler's cache on disk refuses those by default, and
+# a warm start compiles for 6.5 s in place of 8 to 12.
+
+
+@torch.library.custom_op("train::mlp", mutates_args=())
+def fused_mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) by (F, C) and (C, F), all bf16; also h, the only wide tensor that is kept."""
+    h = relu_squared_matmul(x, up)
+    return h @ down.T, h
+
+
+@torch.library.custom_op("train::mlp_inner_grad", mutates_args=())
+def fused_mlp_inner_grad(grad: Tensor, down: Tensor, h: Tensor) -> Tensor:
+    return relu_squared_matmul(grad.contiguous(), down.T.contiguous(), h)
+
+
+@torch.library.custom_op("train::cross_entropy", mutates_args=())
+def fused_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """Losses (N,) of capped logits, and the logits' gradients (N, V), made in the logits' memory."""
+    logits = x @ weight.T
+    return capped_cross_entropy_(logits, targets, cap), logits
+
+
+def mlp_backward(ctx, grad, _):
+    x, up, down, h = ctx.saved_tensors
+    inner = fused_mlp_inner_grad(grad, down, h)
+    return inner @ up, inner.T @ x, grad.T @ h
+
+
+def cross_entropy_backward(ctx, grad, _):
+    x, weight, logit_grads = ctx.saved_tensors
+    grad = grad.unsqueeze(-1)
+    to_x = ((logit_grads @ weight) * grad).to(x.dtype)
+    return to_x, logit_grads.T @ (x * grad).to(x.dtype), None, None
+
+
+fused_mlp.register_fake(lambda x, up, down: (torch.empty_like(x), x.new_empty(len(x), len(up))))
+fused_mlp_inner_grad.register_fake(lambda grad, down, h: torch.empty_like(h))
+fused_cross_entropy.register_fake(
+    lambda x, weight, targets, cap: (x.new_empty(len(x), dtype=torch.float), x.new_empty(len(x), len(weight)))
+)
+fused_mlp.register_autograd(
+    mlp_backward,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1]),
+)
+fused_cross_entropy.register_autograd(
+    cross_entropy_backward,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], output[1]),
+)
 
 
 # ── model ─────────────────────────────────────────────────────────────────────────────────────
@@ -72,6 +208,7 @@ class Config:
     value_embedding_every: int = VALUE_EMBEDDING_EVERY
     mlp_ratio: int = MLP_RATIO
     logit_cap: float = LOGIT_CAP
+    dropout: float = DROPOUT
     rotary_base: float = ROTARY_BASE
 
     def window(self, layer: int) -> int:
@@ -84,7 +221,7 @@ class Config:
         return every > 0 and (self.depth - 1 - layer) % every == 0
 
 
-def norm(x: torch.Tensor) -> torch.Tensor:
+def norm(x: Tensor) -> Tensor:
     """RMSNorm without a gain: https://arxiv.org/abs/1910.07467."""
     return F.rms_norm(x, (x.size(-1),))
 
@@ -95,7 +232,7 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -105,14 +242,15 @@ class Rotary(nn.Module):
     def __init__(self, head_width: int, seq_len: int, base: float) -> None:
         super().__init__()
         rates = base ** -(torch.arange(0, head_width, 2).float() / head_width)
-        angles = torch.outer(torch.arange(seq_len).float(), rates)  # (T, D / 2)
-        self.register_buffer("cos", angles.cos()[None, :, None], persistent=False)
-        self.register_buffer("sin", angles.sin()[None, :, None], persistent=False)
+        angles = torch.outer(torch.arange(seq_len).float(), rates)[:, None]  # (T, 1, D / 2)
+        cos, sin = angles.cos(), angles.sin()
+        self.register_buffer("cos", torch.cat([cos, cos], dim=-1), persistent=False)
+        self.register_buffer("sin", torch.cat([sin, -sin], dim=-1), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, H, D)
-        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, H, D)
+        # Halves swapped by a flip and not by torch.cat: the compiler then makes one kernel of all this.
+        swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        return (x * self.cos + swapped * self.sin).to(x.dtype)
 
 
 def window_mask(seq_len: int, window: int, device: torch.device):
@@ -151,12 +289,13 @@ class Attention(nn.Module):
     def forward(self, x, value_embedding, rotary, mask):  # (B, T, C)
         batch, seq_len, width = x.shape
         shape = (batch, seq_len, self.heads, self.head_width)
-        q, k, v = self.query(x).view(shape), self.key(x).view(shape), self.value(x).view(shape)
+        # One product for the three, which reads x once; as weights they stay apart, for Muon's sake.
+        qkv = torch.cat([self.query.weight, self.key.weight, self.value.weight]).to(x.dtype)
+        q, k, v = F.linear(x, qkv).view(batch, seq_len, 3, self.heads, self.head_width).unbind(2)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H)
             v = v + gate.unsqueeze(-1) * value_embedding.view(shape)
-        # Normalised queries and keys: https://arxiv.org/abs/2010.04245.
-        q, k = norm(rotary(q)), norm(rotary(k))
+        q, k = rotary(norm(q)), rotary(norm(k))  # normalised: https://arxiv.org/abs/2010.04245
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if mask is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -173,7 +312,10 @@ class MLP(nn.Module):
         self.up = Linear(config.width, config.mlp_ratio * config.width)
         self.down = Linear(config.mlp_ratio * config.width, config.width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        if HAS_KERNELS and x.dtype == torch.bfloat16:
+            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
+            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)
         return self.down(F.relu(self.up(x)).square())  # ReLU squared: https://arxiv.org/abs/2109.08668
 
 
@@ -184,12 +326,22 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         # Weights of the stream and of the embedding it began as, after KellerJordan/modded-nanogpt.
         self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.dropout = config.dropout
 
     def forward(self, x, first, value_embedding, rotary, mask):
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * first
-        x = x + self.attention(norm(x), value_embedding, rotary, mask)
-        return x + self.mlp(norm(x))
+        x = x + self.thin(self.attention(norm(x), value_embedding, rotary, mask))
+        return x + self.thin(self.mlp(norm(x)))
+
+    def thin(self, x):  # (B, T, C)
+        """Dropout with one mask for all positions of a row, which needs few random numbers.
+
+        Source: https://arxiv.org/abs/1512.05287.
+        """
+        if not self.dropout or not self.training:
+            return x
+        return x * F.dropout(x.new_ones(len(x), 1, x.size(-1)), self.dropout)
 
 
 class GPT(nn.Module):
@@ -237,7 +389,7 @@ class GPT(nn.Module):
                 bound = (3 / self.config.width) ** 0.5
                 weight.uniform_(-bound, bound)
 
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) in float32, or the mean loss if `targets` are given; tokens are (B, T)."""
         x = first = norm(self.embedding(tokens))
         for layer, block in enumerate(self.blocks):
@@ -245,9 +397,12 @@ class GPT(nn.Module):
                 self.value_embeddings[str(layer)](tokens) if self.config.has_value_embedding(layer) else None
             )
             x = block(x, first, values, self.rotary, self.masks[layer])
-        logits = self.head(norm(x)).float()
+        x, cap = norm(x), self.config.logit_cap
+        if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:
+            weight = self.head.weight.to(x.dtype)
+            return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()
         # Soft cap: Gemma 2, https://arxiv.org/abs/2408.00118.
-        logits = self.config.logit_cap * torch.tanh(logits / self.config.logit_cap)
+        logits = cap * torch.tanh(self.head(x).float() / cap)
         if targets is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -263,7 +418,7 @@ class GPT(nn.Module):
 # ── optimizer ─────────────────────────────────────────────────────────────────────────────────
 
 
-def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: a quintic Newton-Schulz iteration.
 
     Source: K. Jordan et al., "Muon", https://kellerjordan.github.io/posts/muon/.
@@ -310,7 +465,7 @@ class Muon(torch.optim.Optimizer):
             state = self.state[params[0]]
             if "velocity" not in state:
                 state["velocity"] = torch.zeros_like(gradients)
-            rate = torch.tensor(group["lr"], device=weights.device)
+            rate = torch.tensor(group["lr"])  # stays on the CPU: to copy it would wait for the GPU
             new = self.update(weights, gradients, state["velocity"], rate, self.momentum, self.weight_decay)
             torch._foreach_copy_([p.data for p in params], list(new.unbind()))
 
@@ -346,7 +501,7 @@ def lr_scale(progress: float) -> float:
 # ── training ──────────────────────────────────────────────────────────────────────────────────
 
 
-def train_step(model, optimizers, tokens, targets, scale: float) -> torch.Tensor:
+def train_step(model, optimizers, tokens, targets, scale: float) -> Tensor:
     """One optimizer step on (B, T) tokens in micro-batches; returns the mean loss, on the device."""
     total = torch.zeros((), device=tokens.device)
     parts = len(tokens) // MICRO_BATCH_ROWS
@@ -367,7 +522,7 @@ def load(checkpoint_dir: Path, device: torch.device) -> GPT:
     config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
     model = GPT(config).prepare(device)
     load_model(model, str(checkpoint_dir / "model.safetensors"))
-    return model
+    return model.eval()
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.agents import Context, NoProposal
+from harness.agents import Context
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import open_repository
 from harness.limits import Limits
@@ -29,42 +29,49 @@ from harness.records import Proposal
 
 RESULTS = Path(__file__).parent / "results"
 RATE, BAD_RATE = "MATRIX_LR = 0.03", "MATRIX_LR = 0.003"
+CONSTANTS = {
+    "MLP_RATIO", "WINDOW_PATTERN", "VALUE_EMBEDDING_EVERY", "LOGIT_CAP", "ROTARY_BASE", "MATRIX_LR",
+    "EMBEDDING_LR", "HEAD_LR", "SCALAR_LR", "WEIGHT_DECAY", "MOMENTUM", "WARMUP", "WARMDOWN", "FINAL_LR",
+}  # fmt: skip
 NAMES = ("scale", "first", "mask", "rotary", "mlp", "matrices", "gate", "blocks", "masks", "embedding")
 
 
-class Planted:
-    """An agent; see `harness.agents.Agent`."""
+class Harmless:
+    """An agent; see `harness.agents.Agent`. By turns a name is changed, and the order of constants."""
 
-    def __init__(self, tries: int) -> None:
-        self._left, self._chooser = tries, random.Random(0)
-        self._names = list(NAMES)
+    def __init__(self) -> None:
+        self._count, self._chooser, self._names = 0, random.Random(0), list(NAMES)
 
     def propose(self, context: Context) -> Proposal:
-        source = context.source.decode()
-        self._left -= 1
-        if self._left >= 0 and self._left % 2 and self._names:
+        source, self._count = context.source.decode(), self._count + 1
+        if self._count % 2 and self._names:
             name = self._names.pop()
-            return self._harmless(f"Rename {name}", re.sub(rf"\b{name}\b", f"the_{name}", source))
-        if self._left >= 0:
-            return self._harmless("Put constants in another order", reordered(source, self._chooser))
-        if BAD_RATE not in source:
-            raise NoProposal("the rate is back already")
-        return Proposal("Put the rate back", "it is a tenth of what it should be",
-                        source.replace(BAD_RATE, RATE).encode(), "planted")  # fmt: skip
+            title, source = f"Rename {name}", re.sub(rf"\b{name}\b", f"the_{name}", source)
+        else:
+            title, source = "Put constants in another order", reordered(source, self._chooser)
+        return Proposal(f"{title} ({self._count})", "does nothing", source.encode(), "planted")
 
-    def _harmless(self, title: str, source: str) -> Proposal:
-        return Proposal(f"{title} ({self._left} left)", "does nothing", source.encode(), "planted")
+
+class Gain:
+    """An agent that has one thing to say."""
+
+    def propose(self, context: Context) -> Proposal:
+        source = context.source.decode().replace(BAD_RATE, RATE)
+        return Proposal("Put the rate back", "it is a tenth of what it should be", source.encode(), "planted")
 
 
 def reordered(source: str, chooser: random.Random) -> str:
-    """The constants from MLP_RATIO on, which don't depend on each other, shuffled."""
-    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    start = next(node.lineno for node in nodes if "MLP_RATIO" in ast.unparse(node.targets[0]))
-    end = max(node.end_lineno or 0 for node in nodes if "MAX_STEPS" in ast.unparse(node))
+    """The constants of one line that don't depend on each other, from MLP_RATIO on, shuffled."""
+    places = [
+        node.lineno - 1 for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in CONSTANTS
+    ]  # fmt: skip
     lines = source.splitlines(keepends=True)
-    block = [line for line in lines[start - 1 : end] if line.strip()]
+    block = [lines[place] for place in places]
     chooser.shuffle(block)
-    return "".join([*lines[: start - 1], *block, *lines[end:]])
+    for place, line in zip(places, block, strict=True):
+        lines[place] = line
+    return "".join(lines)
 
 
 def main() -> None:
@@ -94,9 +101,9 @@ def main() -> None:
     os.chdir(folder)
     watcher = Watcher(lambda event: tell(event.text), lambda _: None)
     limits = Limits(experiments=options.tries)
-    Loop(open_repository(folder), (agent := Planted(options.tries)), limits, 0, watcher).run()
+    Loop(open_repository(folder), Harmless(), limits, 0, watcher).run()
     harmless = run("git", "rev-parse", "main")
-    Loop(open_repository(folder), agent, Limits(experiments=1), 0, watcher).run()
+    Loop(open_repository(folder), Gain(), Limits(experiments=1), 0, watcher).run()
     every = list(Experiments(open_repository(folder)))
     real = every[-1]
     still, went = harmless == base, run("git", "rev-parse", "main") == real.commit
