@@ -1,6 +1,6 @@
 """Policies side by side: campaigns of random hypotheses, in which the truth is known.
 
-    python benchmarks/gate.py                  # 1,000 campaigns a row; about half an hour on two cores
+    python benchmarks/gate.py                  # 1,000 campaigns a row; about an hour on two cores
     python benchmarks/gate.py --campaigns 50   # a quick look
     python benchmarks/gate.py --only design,null
 
@@ -12,6 +12,7 @@ went to something truly better. Writes benchmarks/results/gate.md and gate.png.
 
 import argparse
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -272,9 +273,13 @@ def main() -> None:
                 print(lines[-1], flush=True)
             if world == "design":
                 draw({policy: row.curve for policy, row in rows.items()}, RESULTS / "gate.png")
-    minutes = (time.monotonic() - began) / 60
-    head = f"`python benchmarks/gate.py --campaigns {options.campaigns}`: {minutes:.0f} minutes.\n\n"
-    (RESULTS / "gate.md").write_text(head + "\n".join(lines) + "\n")
+            minutes = (time.monotonic() - began) / 60
+            head = (
+                f"`python benchmarks/gate.py --campaigns {options.campaigns}`, {minutes:.0f} minutes on "
+                f"{os.cpu_count()} cores; {options.campaigns} campaigns of {TRIALS} trials a row, ± is one "
+                f"standard error. Noise sd {SD} unless said.\n\n"
+            )
+            (RESULTS / "gate.md").write_text(head + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

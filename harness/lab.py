@@ -116,14 +116,14 @@ class Lab:
         """One more trial of a commit that stays as it is, noted.
 
         Raises:
-            HarnessError: it gave no score.
+            HarnessError: it gave no score, and none did before.
         """
         trial, folder = self.trial(commit, bench)
-        if trial.status != OK:
-            self.forget(folder)
-            raise HarnessError(f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}")
         self.experiments.note(commit, trial=trial)
-        self.keep(folder, commit)
+        if trial.status == OK:
+            self.keep(folder, commit)
+        elif not self.experiments.scores(commit, bench.setting):
+            raise HarnessError(f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}")
         return trial
 
     def keep(self, folder: Path, commit: str) -> None:
@@ -176,18 +176,18 @@ class Lab:
         main, wanted = self.experiments.main, 1
         if bench.config.gate.policy != "greedy" and self._freedom(bench) < CALIBRATION_RUNS - 1:
             wanted = CALIBRATION_RUNS
-        scores = self.experiments.scores(main, bench.setting)
-        if not scores:
+        had = len(self.experiments.scores(main, bench.setting))
+        if not had:
             self._tell("begun", f"{main[:7]} main was not measured in this setting: it goes first")
-        while len(scores) < wanted:
+        for number in range(had + 1, wanted + 1):  # one that fails is not made again: the night goes on
             if enough():
                 return None
-            run = f", run {len(scores) + 1} of {wanted} for the noise" if scores else ""
             trial = self.again(main, bench)
-            self._tell("measured", f"     baseline: {trial.val_bpb:.4f}{run}")
-            if not scores and trial.val_bpb is not None:
+            run = f", run {number} of {wanted} for the noise" if number > 1 else ""
+            found = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
+            self._tell("measured", f"     baseline: {found}{run}")
+            if number == 1 and trial.val_bpb is not None:
                 self._score_holdout(main, trial.val_bpb, bench)
-            scores = self.experiments.scores(main, bench.setting)
         return self.known(bench)
 
     def noise(self, bench: Bench) -> Noise | None:

@@ -48,6 +48,8 @@ ARROWS = {
     "before the decision": "before(loop.gate, 'decide')",
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",
+    "before what is proven is noted": "before(experiments.Experiments, 'note')",
+    "before the holdout": "before(lab, 'measure_holdout')",
     "between the branch and main": "before(repo.Repository, 'fast_forward')",
     "between the checkout and main": "after(repo, 'write_atomically')",
 }
@@ -70,6 +72,10 @@ def test_a_loop_that_was_killed_is_finished_by_the_next(research, tmp_path, arro
     assert kept.status == "keep" and kept.parent == base
     assert research("rev-parse", "main") == kept.commit
     assert len(known.trials(kept.commit)) == 1
+    assert known.record(kept.commit)["proven"]["old"] == base
+    if arrow in ("before what is proven is noted", "before the holdout"):
+        held_out = known.record(kept.commit)["holdout"]
+        assert held_out["val_bpb"] == pytest.approx(kept.val_bpb, abs=1e-6)
     assert research("status", "--porcelain") == ""
     assert (research.folder / "train.py").read_text() == FASTER
     assert research("worktree", "list").count("\n") == 0

@@ -43,7 +43,12 @@ def calibrate(count: int, as_json: bool) -> int:
         subject = one_line(repository.commit(commit).subject)
         for number in range(count):
             view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")
-            view.say(f"     {lab.again(commit, bench).val_bpb:.4f}")
+            trial = lab.again(commit, bench)
+            view.say(
+                f"     {trial.status}: {trial.detail}"
+                if trial.val_bpb is None
+                else f"     {trial.val_bpb:.4f}"
+            )
         if (now := lab.known(bench)) is not None:
             lab.advance(now, bench)
     noise, runs = lab.noise(bench), len(lab.experiments.scores(commit, bench.setting))
