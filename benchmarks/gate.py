@@ -154,7 +154,9 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
             found.append(campaign.measure(truth[name]))
             status = standing.decide(parent, found, shorter=False).status
         standing = standing.after(Measured(name, parent, tuple(found), kept=status == KEEP))
-        if (move := standing.move()) is not None:
+        while standing.move() is not None and standing.wants_proof and campaign.left:
+            standing = standing.after_run(campaign.measure(truth[standing.incumbent.commit]))
+        if (move := standing.move()) is not None and not standing.wants_proof:
             standing = standing.moved()
             campaign.move_main(truth[move.new])
     return standing.belief.estimate(standing.belief.main).mean - first

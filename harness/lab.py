@@ -29,6 +29,8 @@ REPEATS_OF_ERROR = 2
 FREE_MB = 1024  # beyond what a trial may write
 SEEDS_EACH = 10  # experiment 7 has seeds 71, 72, ...: no two programs share their luck
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
+MOST_PROOFS = 4  # trials of a tip, after which it is not run again for proof: some of them failed
+LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
 UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
 
 
@@ -44,6 +46,7 @@ class Lab:
         self._last_config: configs.Config | None = None
         self._said: set[str] = set()
         self._kept = repository.paths.kept
+        self._held_out: set[str] = set()
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -130,6 +133,8 @@ class Lab:
         """Hold on to a checkpoint: `main` may move to its commit."""
         place = self._kept / commit
         shutil.rmtree(place, ignore_errors=True)
+        if place.is_file():
+            place.unlink()
         place.mkdir(parents=True, exist_ok=True)
         for name in ("train.py", "checkpoint"):
             if (folder / name).exists():
@@ -162,8 +167,8 @@ class Lab:
             measured = [each for each in measured if each.commit in numbered or each.commit == main]
         if bench.config.gate.policy == "greedy":
             return greedy(main, measured)
-        noise = pooled(each.scores for each in measured)
-        level = noise.sd if noise else UNKNOWN_NOISE * abs(scored[main].scores[0])
+        noise, usual = pooled(each.scores for each in measured), UNKNOWN_NOISE * scored[main].scores[0]
+        level = noise.sd if noise and noise.sd > LEAST_NOISE * usual else usual
         return Believing(believe(main, measured, level, _elsewhere(main, measured)))
 
     def standing(self, bench: Bench, enough: Callable[[], str]) -> Standing | None:
@@ -186,8 +191,7 @@ class Lab:
             run = f", run {number} of {wanted} for the noise" if number > 1 else ""
             found = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
             self._tell("measured", f"     baseline: {found}{run}")
-            if number == 1 and trial.val_bpb is not None:
-                self._score_holdout(main, trial.val_bpb, bench)
+            self._score_holdout(main, bench)
         return self.known(bench)
 
     def noise(self, bench: Bench) -> Noise | None:
@@ -199,17 +203,26 @@ class Lab:
 
     # ── main ──────────────────────────────────────────────────────────────────────────────────
 
-    def advance(self, standing: Standing, bench: Bench) -> Standing:
-        """Move `main` to the tip if the gate says so, unless a person's changes are in the way."""
-        move = standing.move()
-        if move is None:
+    def advance(self, standing: Standing, bench: Bench, proof: bool = True) -> Standing:
+        """Move `main` to the tip if the gate says so, unless a person's changes are in the way.
+
+        Args:
+            proof: whether there is time to run the tip again, where that is wanted first.
+        """
+        while standing.move() is not None and standing.wants_proof:
+            if not proof or len(self.experiments.trials(standing.line[-1])) > MOST_PROOFS:
+                return standing
+            tip = standing.line[-1]
+            self._tell("note", f"     {tip[:7]} seems better than main: run again before main moves")
+            trial = self.again(tip, bench)
+            self._tell("note", f"     {trial.detail if trial.val_bpb is None else f'{trial.val_bpb:.4f}'}")
+            if trial.val_bpb is not None:
+                standing = standing.after_run(trial.val_bpb)
+        if (move := standing.move()) is None:
             return standing
-        known = self.experiments.record(move.new)
-        if (known.get("proven") or {}).get("old") != move.old:  # noted first: killed after it, main follows
-            self.experiments.note(move.new, proven=asdict(move))
-        score = next((run["val_bpb"] for run in reversed(self.experiments.trials(move.new))), None)
-        if "holdout" not in known and isinstance(score, float):
-            self._score_holdout(move.new, score, bench)
+        if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
+            self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
+        self._score_holdout(move.new, bench)
         try:
             if not self.experiments.advance(move.old, move.new):
                 return standing
@@ -222,15 +235,19 @@ class Lab:
             shutil.rmtree(place, ignore_errors=True)
         return standing.moved()
 
-    def _score_holdout(self, commit: str, val_bpb: float, bench: Bench) -> None:
-        """With the checkpoint of its last run, if that is still there; for the person only."""
-        folder = self._kept / commit
-        if not (folder / "checkpoint").is_dir():
+    def _score_holdout(self, commit: str, bench: Bench) -> None:
+        """With the checkpoint of its last run, once, if that is still there; for the person only."""
+        folder, scores = self._kept / commit, self.experiments.scores(commit, bench.setting)
+        known = self.experiments.holdout(commit, bench.setting) is not None or commit in self._held_out
+        if known or not scores or not (folder / "checkpoint").is_dir():
             return
+        self._held_out.add(commit)
         with self.away():
-            found = measure_holdout(folder, val_bpb, bench, self._show, self._note)
+            found = measure_holdout(folder, scores[-1], bench, self._show, self._note)
         if found is not None:
-            self.experiments.note(commit, holdout=asdict(found))
+            noted = self.experiments.record(commit).get("holdout")
+            earlier = noted if isinstance(noted, list) else []
+            self.experiments.note(commit, holdout=[*earlier, asdict(found)])
 
     def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
         """The tip that stood on what was `main` before a person put a commit there, and that commit;

@@ -81,7 +81,7 @@ class Loop:
             in_background(self._repository.tidy)
             bench = self._lab.bench()
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
-                self._lab.advance(known, bench)  # between the checkout and main
+                self._lab.advance(known, bench, proof=False)  # between the checkout and main
             self._repository.check_clean()
             self._lab.sweep()
             waiting = self._begun_before()
@@ -119,7 +119,7 @@ class Loop:
 
     def _advance(self, standing: Standing, bench: Bench) -> Standing:
         """Move `main` as far as it may."""
-        self._standing = standing = self._lab.advance(standing, bench)
+        self._standing = standing = self._lab.advance(standing, bench, proof=not self._stopping)
         self._stands_on = self._ground(bench)
         return standing
 
@@ -170,6 +170,7 @@ class Loop:
         except Moved as moved:
             self._tell("trouble", f"     not recorded: {moved}")
             return None
+        self._experiments.forget(experiment.commit)
         self._results.append(done)
         self._tell("measured", f"     {decision.status}: {decision.reason}", done)
         self._drafts.learn(done, trial, bench)

@@ -146,7 +146,7 @@ def test_the_holdout_is_scored_when_main_moves_and_no_agent_hears_of_it(fresh, t
     assert fresh("rev-parse", "main") == kept.commit
     assert told.held_out == [BASELINE[0], kept.runs[-1]]
     record = known(fresh).record(kept.commit)
-    assert record["holdout"]["holdout_bpb"] == pytest.approx(kept.runs[-1] + 0.5)
+    assert record["holdout"][0]["holdout_bpb"] == pytest.approx(kept.runs[-1] + 0.5)
     assert record["proven"]["confidence"] >= 0.99
     assert "holdout" not in str(agent.contexts) and str(kept.runs[-1] + 0.5)[:6] not in str(agent.contexts)
     assert "holdout  2.3" in harness("status", cwd=fresh.folder).stdout
@@ -294,7 +294,7 @@ def test_a_real_gain_moves_main_and_its_real_checkpoint_is_scored_on_the_holdout
     (kept,) = known(believing)
     assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit
     record = known(believing).record(kept.commit)
-    held = record["holdout"]
+    (held,) = record["holdout"]
     assert held["val_bpb"] == record["trials"][-1]["val_bpb"]
     assert held["holdout_bpb"] != held["val_bpb"] and abs(held["holdout_bpb"] - held["val_bpb"]) < 0.5
     shown = subprocess.run(

@@ -74,7 +74,7 @@ def test_a_loop_that_was_killed_is_finished_by_the_next(research, tmp_path, arro
     assert len(known.trials(kept.commit)) == 1
     assert known.record(kept.commit)["proven"]["old"] == base
     if arrow in ("before what is proven is noted", "before the holdout"):
-        held_out = known.record(kept.commit)["holdout"]
+        (held_out,) = known.record(kept.commit)["holdout"]
         assert held_out["val_bpb"] == pytest.approx(kept.val_bpb, abs=1e-6)
     assert research("status", "--porcelain") == ""
     assert (research.folder / "train.py").read_text() == FASTER

@@ -60,7 +60,7 @@ def calibrate(count: int, as_json: bool) -> int:
 
 
 def _about(commit: str, noise: Noise | None, runs: int) -> dict:
-    if noise is None:
+    if noise is None or not runs:
         return {"commit": commit, "runs": runs, "noise": None}
     gains = {n: noise.least_gain(n, runs) for n in range(1, MOST_RUNS + 1)}
     return {
@@ -71,14 +71,17 @@ def _about(commit: str, noise: Noise | None, runs: int) -> dict:
 
 def _words(commit: str, noise: Noise | None, runs: int) -> list[str]:
     times = f"{runs} run{'s' * (runs != 1)}"
-    if noise is None:
+    if noise is None and runs > 1:
+        return [f"{commit[:7]} had {times}, all with the same score: there is no noise to speak of"]
+    if noise is None or not runs:
         return [f"{commit[:7]} had {times}: the noise is not known yet. Try: harness calibrate"]
     low, high = noise.interval()
     lines = [
         f"noise    sd {noise.sd:.5f} (90% between {low:.5f} and {high:.5f}), from {noise.freedom} repeats of "
         "all programs",
-        f"tells apart from {commit[:7]}, which had {times}, four times of five:",
+        f"a plain comparison with {commit[:7]}, which had {times}, shows with 95% and four times of five",
     ]
     for count in range(1, MOST_RUNS + 1):
-        lines.append(f"         {noise.least_gain(count, runs):.5f} in {count} run{'s' * (count > 1)}")
-    return lines
+        gain = noise.least_gain(count, runs)
+        lines.append(f"         a gain of {gain:.5f} in {count} run{'s' * (count > 1)}")
+    return [*lines, "main asks for 99%: some twice as large a gain, or several stacked"]

@@ -20,7 +20,6 @@ from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
 from harness.views import table, words
 
 LAST = 5
-PARTS = ("decision", "proven")  # of a record, that `show` puts into words
 
 
 def _width() -> int:
@@ -66,7 +65,7 @@ def status(as_json: bool) -> int:
         click.echo("running  nothing (harness loop)")
     click.echo(f"main     {known.main[:7]}")
     if ahead := _ahead(kept, experiments, known.main):
-        click.echo(f"ahead    {ahead} kept: main follows once they are proven better together")
+        click.echo(f"ahead    {ahead} kept: main follows if they are proven better together")
     if holdouts and setting:
         noise = pooled(each.scores for each in known.measured(setting))
         for line in words.holdout(holdouts, noise.sd if noise else None):
@@ -164,17 +163,19 @@ def show(experiment: str, as_json: bool) -> int:
         return DONE
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
-    decision, proven = (part if isinstance(part, dict) else {} for part in map(record.get, PARTS))
+    decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
     if why := words.explain(decision, proven, known.on_main(found.commit)):
         click.echo("\n".join(why) + "\n")
     for trial in trials:
-        training = trial.get("training") or {}
-        curve = [point["loss"] for point in training.get("curve") or [] if point["loss"] is not None]
+        training = trial.get("training")
+        training = training if isinstance(training, dict) else {}
+        points = (point.get("loss") for point in training.get("curve") or [] if isinstance(point, dict))
+        curve = [loss for loss in points if isinstance(loss, float)]
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
         if trial.get("detail"):
-            click.echo(f"{trial['status']}: {trial['detail']}\n")
-        if tail := (training.get("log") or "").strip().splitlines()[-15:]:
+            click.echo(f"{trial.get('status', '?')}: {trial['detail']}\n")
+        if tail := str(training.get("log") or "").strip().splitlines()[-15:]:
             click.echo("log, its end:\n  " + "\n  ".join(tail))
     return DONE
 

@@ -20,6 +20,7 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median_low
 
 import numpy as np
 
@@ -139,7 +140,7 @@ class Belief:
         places = np.arange(POINTS)
         better = places[None, :] + below.center < places[:, None] + first.center
         weights = self._weights[keep] / self._weights[keep].sum()
-        return float(weights @ (joint * better).sum((1, 2))) if above else 0.0
+        return min(1.0, float(weights @ (joint * better).sum((1, 2)))) if above else 0.0
 
     def judge(self, parent: str, scores: Sequence[float]) -> Judgement:
         """An experiment on top of `parent` that has these scores."""
@@ -180,8 +181,21 @@ class Belief:
     def with_one(self, experiment: Measured) -> "Belief":
         """After one more experiment, on a commit that is known here."""
         node = self._node(experiment, ())
-        nodes, still = {**self.nodes, experiment.commit: node}, {}
-        at, change = experiment.parent, node.message
+        return self._with(node, node.message)
+
+    def with_run(self, commit: str, score: float) -> "Belief":
+        """After one more run of a commit."""
+        old = self.nodes[commit]
+        evidence = old.evidence + self._seen(old.center, [score])[:, None]
+        parent = self.nodes.get(old.of.parent)
+        message = _message(evidence, old.center - parent.center) if parent else old.message
+        of = replace(old.of, scores=(*old.of.scores, score))
+        return self._with(Node(of, old.center, evidence, message), message - old.message)
+
+    def _with(self, node: Node, change: Array) -> "Belief":
+        """With a node that says something else to its parent, and so to all that is below."""
+        nodes, still = {**self.nodes, node.of.commit: node}, {}
+        at = node.of.parent
         while at in nodes:
             if at in self._known:  # nothing new is said from that side
                 still[at] = self._known[at]
@@ -212,12 +226,17 @@ class Belief:
         """The center of a grid for these scores of a child of `parent`, and (S, POINTS) of its value."""
         places = (np.sort(scores) - self.origin) / self.unit / STEP
         start = self.nodes[parent].center if parent in self.nodes else 0
-        off = places[len(places) // 2] - start  # of the middle one: no accident decides where to look
-        center = start + (0 if abs(off) <= NEAR else round(off))
-        # Far out is far out: beyond the grid a score says no more than at its edge.
-        places = np.clip(places - center, EDGE - POINTS // 2, POINTS // 2 - EDGE)
-        away = (places[:, None, None] - (np.arange(POINTS) - POINTS // 2)) * STEP
-        return center, log_density(away).sum(0)
+        off = places[len(places) // 2] - start
+        # Where scores are too far apart for one grid, one is an accident: the parent's decides which.
+        apart = places[-1] - places[0] > POINTS - 2 * EDGE
+        center = start if apart or abs(off) <= NEAR else start + round(off)
+        return center, self._seen(center, scores)
+
+    def _seen(self, center: int, scores: Sequence[float]) -> Array:
+        """(S, POINTS): what scores say of a value. Beyond the grid they say no more than at its edge."""
+        places = (np.asarray(scores, float) - self.origin) / self.unit / STEP - center
+        places = np.clip(places, EDGE - POINTS // 2, POINTS // 2 - EDGE)
+        return log_density((places[:, None, None] - (np.arange(POINTS) - POINTS // 2)) * STEP).sum(0)
 
     # ── what it says inside ───────────────────────────────────────────────────────────────────
 
@@ -295,7 +314,7 @@ def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noi
         ratio = elsewhere.sd / unit / SPREADS
         prior = prior + (elsewhere.freedom * (np.log(ratio) - ratio**2 / 2))[:, None]
     nodes: dict[str, Node] = {}
-    belief = Belief(unit, float(np.mean(every[root].scores)), prior, nodes, main)
+    belief = Belief(unit, median_low(every[root].scores), prior, nodes, main)
     for commit in order:  # centers first, which only parents decide; then what is above, from the leaves on
         center, _ = belief._likelihood(every[commit].parent, every[commit].scores)
         nodes[commit] = Node(every[commit], center, np.empty(0), np.empty(0))

@@ -3,9 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
+
+QUARTILE_TO_SD = 2.22  # of the differences of two Gaussian scores
+ACCIDENTS = 4.0  # how far above that the pooled sd may be without being called wrong
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,20 @@ class Noise:
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Noise | None:
-    """The noise that repeats show, one group of scores a program; None if nothing was repeated."""
-    squares, freedom = 0.0, 0
+    """The noise that repeats show, one group of scores a program; None if nothing was repeated.
+
+    A single accident must not pass for the noise: where the pooled sd is far above what most pairs of
+    repeats differ by (their first quartile, as in P. Rousseeuw and C. Croux, 1993), that counts.
+    """
+    squares, freedom, apart = 0.0, 0, []
     for scores in groups:
         if len(scores) > 1:
             mean = math.fsum(scores) / len(scores)
             squares += math.fsum((score - mean) ** 2 for score in scores)
             freedom += len(scores) - 1
-    return Noise(math.sqrt(squares / freedom), freedom) if squares > 0 else None
+            apart += [abs(one - other) for one, other in combinations(scores, 2)]
+    if squares <= 0:
+        return None
+    usual = QUARTILE_TO_SD * sorted(apart)[len(apart) // 4]
+    sd = math.sqrt(squares / freedom)
+    return Noise(usual if 0 < usual < sd / ACCIDENTS else sd, freedom)

@@ -47,6 +47,7 @@ SUPPOSED = (
 BROKEN_SHARE = 0.05  # of changes that may cost anything: how bad they are says nothing of their parent
 JUMP_SHARE = 0.0005  # of changes that mend something broken, and may gain anything
 ANYTHING = 30.0  # units, the mean of such an effect
+FURTHEST = 1250  # points
 
 
 @functools.lru_cache(128)
@@ -56,6 +57,7 @@ def transitions(away: int) -> Array:
     Args:
         away: points from the center of the parent's grid to that of the child's.
     """
+    away = max(-FURTHEST, min(FURTHEST, away))  # further out is as unlikely, and float32 has an end
     count = 2 * POINTS - 1
     edges = (np.arange(count + 1) - count / 2 + away) * STEP
     gain, loss = np.minimum(edges, 0), np.maximum(edges, 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.gate.belief import Belief
-from harness.gate.policy import main_may_move, verdict
+from harness.gate.policy import PROOF_RUNS, main_may_move, verdict
 from harness.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
 
 
@@ -35,8 +35,15 @@ class Standing(Protocol):
     def after(self, experiment: Measured) -> "Standing":
         """An experiment on a commit that is known was decided; the tip may change, to one below it too."""
 
+    def after_run(self, score: float) -> "Standing":
+        """The tip had one more run."""
+
     def move(self) -> Move | None:
         """What `main` may do now."""
+
+    @property
+    def wants_proof(self) -> bool:
+        """Whether the tip is to be run again before `main` moves to it."""
 
     def moved(self) -> "Standing":
         """`main` is where the tip is."""
@@ -81,6 +88,13 @@ class Believing:
     def after(self, experiment: Measured) -> "Believing":
         return Believing(self.belief.with_one(experiment))
 
+    def after_run(self, score: float) -> "Believing":
+        return Believing(self.belief.with_run(self.belief.tip, score))
+
+    @property
+    def wants_proof(self) -> bool:
+        return len(self.belief.nodes[self.belief.tip].of.scores) < PROOF_RUNS
+
     def move(self) -> Move | None:
         belief = self.belief
         if belief.tip == belief.main or not main_may_move(belief):
@@ -120,6 +134,13 @@ class Greedy:
         score = statistics.fmean(experiment.scores)
         return Greedy((*self.line, experiment.commit), (*self.scores, score))
 
+    def after_run(self, score: float) -> "Greedy":
+        return self
+
+    @property
+    def wants_proof(self) -> bool:
+        return False
+
     def move(self) -> Move | None:
         gain = self.scores[-1] - self.scores[0]
         return Move(self.line[0], self.line[-1], None, gain) if len(self.line) > 1 else None
@@ -129,9 +150,12 @@ class Greedy:
 
 
 def greedy(main: str, measured: Iterable[Measured]) -> Greedy:
-    """What a repository's experiments say: the lowest of what was kept, link after link."""
+    """What a repository's experiments say: the lowest of what was kept, link after link, while it falls."""
     nodes = {each.commit: each for each in measured}
     found = Greedy((main,), (statistics.fmean(nodes[main].scores),))
-    while children := [node for node in nodes.values() if node.kept and node.parent == found.line[-1]]:
-        found = found.after(min(children, key=lambda child: statistics.fmean(child.scores)))
-    return found
+    while True:
+        above = [node for node in nodes.values() if node.kept and node.parent == found.line[-1]]
+        best = min(above, key=lambda node: statistics.fmean(node.scores), default=None)
+        if best is None or statistics.fmean(best.scores) >= found.scores[-1]:
+            return found
+        found = found.after(best)

@@ -9,7 +9,7 @@ start can finish. Nothing is stored anywhere else.
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import pygit2
 from pygit2.enums import FileMode
@@ -23,6 +23,7 @@ from harness.ledger.repo import Repository, patiently
 from harness.records import ERROR, KEEP, OK, Decision, Holdout, Measured, Proposal, Setting, Trial
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
+HIGHEST = 1e4  # bits per byte; no score is as high
 HISTORY = 100  # commits of `main` that are looked back at
 
 
@@ -154,6 +155,10 @@ class Experiments:
         reference = self._git.references.get(refs.MAIN)
         if reference is None:
             raise HarnessError("this repository has no branch 'main'", "git branch -m main")
+        if not isinstance(reference.target, pygit2.Oid):
+            raise HarnessError(
+                "main is only another name for a branch", "git symbolic-ref -d refs/heads/main"
+            )
         return str(reference.target)
 
     def source(self, commit: str) -> bytes:
@@ -188,9 +193,13 @@ class Experiments:
         """Of its trials in this setting."""
         return tuple(
             trial["val_bpb"] for trial in self.trials(commit)
-            if trial.get("status") == OK and isinstance(trial.get("val_bpb"), float)
-            and _of(trial, setting)
+            if trial.get("status") == OK and _is_score(trial.get("val_bpb")) and _of(trial, setting)
         )  # fmt: skip
+
+    def part(self, commit: str, name: str) -> dict[str, Any]:
+        """`decision` or `proven` of a commit's record; empty where it isn't there."""
+        found = self.record(commit).get(name)
+        return found if isinstance(found, dict) else {}
 
     def measured(self, setting: Setting) -> list[Measured]:
         """Every commit that has a score in this setting, oldest first: all that the gate knows."""
@@ -201,11 +210,11 @@ class Experiments:
             if kept:  # it may have been run again since, which its message can't say any more
                 scores = self.scores(commit, setting)
             elif experiment.setting == setting and experiment.val_bpb is not None:
-                scores = tuple(experiment.runs) or (experiment.val_bpb,)
+                scores = tuple(filter(_is_score, experiment.runs or [experiment.val_bpb]))
             else:
                 continue
             if scores:
-                shorter = kept and bool((self.record(commit).get("decision") or {}).get("shorter"))
+                shorter = kept and bool(self.part(commit, "decision").get("shorter"))
                 found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
         by_hand = []
         for commit, parent in self.history:
@@ -233,12 +242,18 @@ class Experiments:
 
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""
-        found = []
-        for commit, _ in self.history:
-            said = self.record(commit).get("holdout")
-            if isinstance(said, dict) and _of(said.get("setting") or {}, setting):
-                found.append(Holdout(said["val_bpb"], said["holdout_bpb"], setting))
-        return found[::-1]
+        found = (self.holdout(commit, setting) for commit, _ in self.history)
+        return [each for each in found if each is not None][::-1]
+
+    def holdout(self, commit: str, setting: Setting) -> Holdout | None:
+        """What one commit scored there."""
+        noted = self.record(commit).get("holdout")
+        for said in noted if isinstance(noted, list) else []:
+            if isinstance(said, dict) and _of(said.get("setting"), setting):
+                val, held_out = said.get("val_bpb"), said.get("holdout_bpb")
+                if _is_score(val) and _is_score(held_out):
+                    return Holdout(val, held_out, setting)
+        return None
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────
 
@@ -281,20 +296,28 @@ class Experiments:
         old = self._git[experiment.commit]
         assert isinstance(old, pygit2.Commit)
         known = experiment.message
-        figure = f"{known.title} ({_verdict(decision)})"
+        figure = f"{known.title} ({messages.verdict(decision)})"
         kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
         runs = [*self.trials(experiment.commit), trial.to_json()]
         counted = [run for run in runs if _of(run, trial.setting) and run.get("status") != ERROR] or [
             runs[-1]
         ]
-        text = Message(figure, known.hypothesis, {**kept, **_trailers(trial, counted, decision)}).text()
+        text = Message(
+            figure, known.hypothesis, {**kept, **messages.measured(trial, counted, decision)}
+        ).text()
         made = self._git.create_commit(
             None, old.author, self._repository.signature, text, old.tree_id, old.parent_ids
         )
         record = {"trials": runs, "decision": asdict(decision)}
-        notes.write(self._git, str(made), record, self._repository.signature, experiment.commit)
+        notes.write(self._git, str(made), record, self._repository.signature)
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
         return self._made(experiment.name, made)
+
+    @patiently
+    def forget(self, commit: str) -> None:
+        """Remove the record of a commit that has become another one."""
+        if self.record(commit):
+            notes.write(self._git, commit, None, self._repository.signature)
 
     @patiently
     def note(self, commit: str, **about: Any) -> None:
@@ -332,47 +355,14 @@ class Experiments:
         return self._repository.fast_forward(refs.MAIN, old, new)
 
 
-def _verdict(decision: Decision) -> str:
-    if decision.val_bpb is None or decision.claim is None:
-        return decision.status
-    return f"val_bpb {decision.val_bpb:.4f}, {decision.claim:+.4f}"
+def _is_score(value: Any) -> TypeGuard[float]:
+    """Whether it can be a val_bpb: notes and messages may be anybody's."""
+    return isinstance(value, float) and 0 < value < HIGHEST
 
 
-def _of(about: dict[str, Any], setting: Setting) -> bool:
+def _of(about: Any, setting: Setting) -> bool:
     """Whether a record is of this setting."""
-    return {key: about.get(key) for key in asdict(setting)} == asdict(setting)
-
-
-def _trailers(last: Trial, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
-    training, said = last.training, last.training.reported
-    scores = [run["val_bpb"] for run in runs if isinstance(run.get("val_bpb"), float)]
-    figures = {
-        "Status": decision.status,
-        "Reason": decision.reason if decision.val_bpb is None else None,
-        "Val-Bpb": _text(decision.val_bpb, 6),
-        "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
-        "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",
-        "Delta": f"{decision.delta:+.6f}" if decision.delta is not None else None,
-        "Effect": f"{decision.effect:+.6f} {decision.effect_sd or 0.0:.6f}"
-        if decision.effect is not None
-        else None,
-        "Confidence": _text(decision.confidence, 3),
-        "Seeds": " ".join(str(run.get("seed")) for run in runs),
-        "Train-Seconds": _text(training.training_seconds, 1),
-        "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
-        "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),
-        "Peak-Vram-Mb": _text(said.peak_vram_mb, 0),
-        "Budget-Seconds": f"{last.budget_seconds:g}",
-        "Device": last.device,
-        "Data": last.data,
-        "Evaluator": last.evaluator,
-        "Isolation": last.isolation,
-    }
-    return {name: value for name, value in figures.items() if value is not None}
-
-
-def _text(value: float | None, decimals: int) -> str | None:
-    return f"{value:.{decimals}f}" if value is not None else None
+    return isinstance(about, dict) and {key: about.get(key) for key in asdict(setting)} == asdict(setting)
 
 
 def _figure(text: str | None) -> float | None:

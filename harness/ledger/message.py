@@ -7,8 +7,10 @@ that the harness completed is the experiment's record in short; the note has the
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.errors import HarnessError
+from harness.records import Decision, Trial
 
 HYPOTHESIS = "Hypothesis"
 AGENT, COST, ORIGIN = "Agent", "Cost-Usd", "Origin"
@@ -60,6 +62,51 @@ def parse(text: str) -> Message:
             if match and match[1] in TRAILERS:
                 trailers[match[1]] = match[2].strip()
     return Message(subject.strip(), " ".join(hypothesis.partition(":")[2].split()), trailers)
+
+
+def verdict(decision: Decision) -> str:
+    """What stands behind the title: the score and the gain that is believed, or what went wrong."""
+    if decision.val_bpb is None or decision.claim is None:
+        return decision.status
+    return f"val_bpb {decision.val_bpb:.4f}, {decision.claim:+.4f}"
+
+
+def measured(last: Trial, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
+    """The trailers of an experiment that is decided.
+
+    Args:
+        last: its last trial.
+        runs: the records of all that count, that one too.
+    """
+    training, said = last.training, last.training.reported
+    scores = [run["val_bpb"] for run in runs if isinstance(run.get("val_bpb"), float)]
+    figures = {
+        "Status": decision.status,
+        "Reason": decision.reason if decision.val_bpb is None else None,
+        "Val-Bpb": _text(decision.val_bpb, 6),
+        "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
+        "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",
+        "Delta": f"{decision.delta:+.6f}" if decision.delta is not None else None,
+        "Effect": f"{decision.effect:+.6f} {decision.effect_sd or 0.0:.6f}"
+        if decision.effect is not None
+        else None,
+        "Confidence": _text(decision.confidence, 3),
+        "Seeds": " ".join(str(run.get("seed")) for run in runs),
+        "Train-Seconds": _text(training.training_seconds, 1),
+        "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
+        "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),
+        "Peak-Vram-Mb": _text(said.peak_vram_mb, 0),
+        "Budget-Seconds": f"{last.budget_seconds:g}",
+        "Device": last.device,
+        "Data": last.data,
+        "Evaluator": last.evaluator,
+        "Isolation": last.isolation,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _text(value: float | None, decimals: int) -> str | None:
+    return f"{value:.{decimals}f}" if value is not None else None
 
 
 def check_agents(text: str) -> None:

@@ -33,18 +33,12 @@ def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
 def write(
     git: pygit2.Repository,
     commit: str,
-    record: dict[str, Any],
+    record: dict[str, Any] | None,
     signature: pygit2.Signature,
-    instead_of: str = "",
 ) -> None:
-    """Put a commit's record, replacing what was there, or what the commit was before. One commit on the
-    notes ref."""
-    blob = git.create_blob(json.dumps(record, separators=(",", ":")).encode())
-    root = _tree(git)
-    for name, content in ((instead_of, None), (commit, blob)):
-        if name and (content is not None or read(git, name) is not None):
-            root = _with(git, root, name, content)
-    assert root is not None
+    """Put a commit's record, replacing what was there; None removes it. One commit on the notes ref."""
+    blob = None if record is None else git.create_blob(json.dumps(record, separators=(",", ":")).encode())
+    root = _with(git, _tree(git), commit, blob)
     reference = git.references.get(NOTES)
     parents = [reference.target] if reference is not None else []
     made = git.create_commit(None, signature, signature, "Notes by harness\n", root.id, parents)

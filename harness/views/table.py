@@ -79,7 +79,7 @@ def exported(experiments: Iterable[Experiment]) -> list[dict[str, str]]:
             {
                 "commit": experiment.commit[:7],
                 "val_bpb": f"{score:.6f}" if score is not None else "",
-                "memory_gb": f"{float(vram) / 1024:.1f}" if vram else "",
+                "memory_gb": f"{float(vram) / 1024:.1f}" if vram and vram.isdecimal() else "",
                 "status": experiment.status or "",
                 "description": experiment.message.title.replace("\t", " "),
             }

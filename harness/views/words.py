@@ -34,7 +34,7 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
     effect, sd = _figure(decision, "effect"), _figure(decision, "effect_sd")
     helps, noise = _figure(decision, "confidence"), _figure(decision, "noise_sd")
     if effect is None or sd is None or helps is None or noise is None:
-        rule = "lower once is better, by the greedy rule: this may be luck"
+        rule = "lower once is better, by the greedy rule: this may be luck" if delta < 0 else "not lower"
         yield f"It scored {mean:.4f}, the incumbent {against:.4f}: {rule}."
         return
     side = "below" if delta < 0 else "above"
@@ -54,7 +54,7 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
 
 def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[str]:
     old, sure, gain = str(proven.get("old", ""))[:7], _figure(proven, "confidence"), _figure(proven, "gain")
-    where = "main is there" if on_main else "main follows when it can"
+    where = "main is there" if on_main else "main has yet to move, or was taken elsewhere"
     if old and sure is not None and gain is not None:
         yield (
             f"With what stands below it, it is better than {old} with {_percent(sure)}, by {abs(gain):.4f} "
