@@ -10,7 +10,7 @@ import harness.lab as lab
 from harness.config import load
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.repo import Repository, open_repository
 from harness.records import OK, Holdout, Setting, Training, Trial
 from harness.trial.measure import open_bench
 from harness.views import words
@@ -69,11 +69,24 @@ def night(repository, told, *answers, said=None, **limits):
     """A loop of these (title, number of the place that it changes, scores)."""
     for title, _, scores in answers:
         told.scores[title] = list(scores)
-    on_main = [n for n in range(21) if f"PLACE_{n} = 1" in (repository.folder / "train.py").read_text()]
-    agent = Script(*((title, program(*on_main, number)) for title, number, _ in answers))
+    agent = Changing(answers)
     limits.setdefault("experiments", len(answers))
     tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
     return loop_in(repository.folder, agent, tell, **limits).run(), agent
+
+
+class Changing(Script):
+    """An agent that makes each of its changes to the program that it is shown."""
+
+    def __init__(self, answers):
+        super().__init__(*((title, number) for title, number, _ in answers))
+
+    def propose(self, context):
+        if self.answers:
+            title, number = self.answers[0]
+            self.answers[0] = (title, edit((f"PLACE_{number} = 0", f"PLACE_{number} = 1"),
+                                           source=context.source.decode()))  # fmt: skip
+        return super().propose(context)
 
 
 def known(repository):
@@ -200,6 +213,83 @@ def test_checkpoints_are_bounded_and_what_a_killed_loop_left_is_removed(fresh, t
     assert list(runs.glob("kept/*/checkpoint")) != [], "the tip's is gone"
 
 
+def test_no_run_is_lost_where_git_has_to_be_waited_for(fresh, told, monkeypatch):
+    real, failures = Repository.move, [OSError("locked"), OSError("locked")]
+
+    def move(*args):
+        if failures:
+            raise failures.pop()
+        return real(*args)
+
+    monkeypatch.setattr(Repository, "move", move)
+    night(fresh, told, ("Much", 1, MUCH_BETTER))
+    (done,) = known(fresh)
+    assert done.message.trailers["Seeds"] == "11 12" and done.runs == MUCH_BETTER[:2]
+    assert len(known(fresh).trials(done.commit)) == 2
+
+
+def test_main_moves_to_a_tip_only_after_one_run_that_was_not_chosen(fresh, told):
+    base = fresh("rev-parse", "main")
+    said = []
+    for number in range(1, 9):
+        night(fresh, told, (f"Step {number}", number, [2.0 - 2.5 * number * SD, 2.0 + SD]), said=said)
+        if any("run again before main moves" in line for line in said):
+            break
+    lucky = known(fresh).find(str(number))
+    seeds = [run["seed"] for run in known(fresh).trials(lucky.commit)]
+    assert seeds == [10 * number + 1, 10 * number + 2] and lucky.status == "keep"
+    assert fresh("rev-parse", "main") == base, "main moved to what the second run refuted"
+    night(fresh, told, ("Really", 9, [2.0 - 300 * SD, 2.0 - 301 * SD]))
+    assert fresh("rev-parse", "main") == known(fresh).find(str(number + 1)).commit
+
+
+ODD = (
+    (1e308, 1, "x"),
+    (float("nan"), "y", [1]),
+    ("2.0", 10**30, {"shorter": 5, "val_bpb": "a"}),
+    (0.0, 1, 7),
+)
+NOTES = [
+    {
+        "trials": [{"status": "ok", "val_bpb": value, "seed": seed}], "decision": part, "proven": part,
+        "holdout": part,
+    }
+    for value, seed, part in ODD
+]  # fmt: skip
+
+
+def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
+    night(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD]), ("Bad", 2, [2.5]))
+    kept, bad = known(fresh)
+    base = fresh("rev-parse", "main")
+    forged = bad.message.text().replace(f"Val-Bpb: {bad.val_bpb:.6f}", "Val-Bpb: 1e308")
+    forged = forged.replace("Seeds:", "Peak-Vram-Mb: lots\nSeeds:")
+    tree = f"{bad.commit}^{{tree}}"
+    fresh("branch", "exp/0099-mine", fresh("commit-tree", tree, "-p", base, "-m", forged))
+    for number, note in enumerate(NOTES):
+        trial = known(fresh).trials(bad.commit)[0]
+        odd = {"detail": "x", "training": "t"}
+        note = {**note, "trials": [*({**trial, **found} for found in note["trials"]), odd]}
+        for commit in (kept.commit, base):
+            text = json.dumps(note)
+            fresh("notes", "--ref", "autoresearch", "add", "-f", "-m", text, commit)
+        told.scores["baseline"] = list(BASELINE)
+        night(fresh, told, (f"Worse {number}", 3 + number, [2.6]))
+        for command in ("status", "status --json", "show 1", "log", "export", "calibrate -n 0"):
+            done = harness(*command.split(), cwd=fresh.folder)
+            assert done.returncode == 0, (command, done.stderr)
+
+
+def test_the_holdout_of_each_setting_is_kept(fresh, told):
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    night(fresh, told, ("Bad", 1, [2.5]))
+    path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    told.scores["baseline"] = [1.5 + score for score in BASELINE]
+    night(fresh, told, ("Bad too", 2, [5.5]))
+    held_out = known(fresh).record(fresh("rev-parse", "main"))["holdout"]
+    assert [each["setting"]["budget_seconds"] for each in held_out] == [1.0, 1.5]
+
+
 def test_no_score_of_another_setting_is_part_of_a_decision(fresh, told):
     night(fresh, told, ("Much", 1, MUCH_BETTER))
     moved = fresh("rev-parse", "main")
@@ -282,6 +372,7 @@ def test_calibrate_adds_runs_to_the_incumbent_and_says_what_can_be_told_apart(re
     assert "from 2 repeats" in words and "in 3 runs" in words
     (repository.folder / "train.py").write_text("raise ValueError('no luck')\n")
     repository("commit", "-qam", "broken")
+    assert "had 0 runs" in harness("calibrate", "-n", "0", cwd=repository.folder).stdout
     assert_mistake_of_main = harness("calibrate", "-n", "1", cwd=repository.folder)
     assert assert_mistake_of_main.returncode == 1 and "gives no score" in assert_mistake_of_main.stderr
 

@@ -163,6 +163,40 @@ def test_a_jump_is_run_again_before_it_is_believed_and_then_it_is():
     assert kept.move() is not None
 
 
+@pytest.mark.parametrize("units", [12, 600, 2_800, 50_000, 1e9])
+def test_scores_however_far_away_are_decided_by_which_side_they_are_on(units):
+    standing = begun()
+    low, high = 1.0 - units * SD, 1.0 + units * SD
+    better = standing.decide("main", [low, low + SD], False)
+    assert better.status == KEEP and -2 * units * SD < better.effect < -8 * SD and better.confidence > 0.99
+    worse = standing.decide("main", [high], False)
+    assert worse.status == DISCARD and worse.effect > 8 * SD and worse.confidence < 0.01
+    kept = tried(standing, low, low + SD, kept=True, name="low")
+    assert kept.move() is not None and kept.incumbent.val_bpb == pytest.approx(low, abs=SD, rel=1e-6)
+    assert tried(kept, low + 3 * SD, kept=False).line == ("main", "low")
+
+
+def test_of_two_runs_far_apart_neither_is_believed_and_a_third_decides():
+    standing = begun()
+    apart = [1.0 - 13 * SD, 1.0 + 1000 * SD]
+    assert standing.decide("main", apart, False).status == AGAIN
+    assert standing.decide("main", [*apart, 1.0 - 13 * SD], False).status == KEEP
+    assert standing.decide("main", [*apart, 1.0 + 2 * SD], False).status == DISCARD
+
+
+def test_main_does_not_move_to_what_was_run_once_and_a_second_run_may_refute_it():
+    once = begun()
+    for step in (1, 2, 3):
+        once = tried(once, 1.0 - 2.5 * step * SD, kept=True)
+    assert once.move() is not None and once.wants_proof
+    assert once.after_run(1.0).move() is None, "an accident moved main"
+    twice = once.after_run(1.0 - 7 * SD)
+    assert twice.move() is not None and not twice.wants_proof
+    every = [node.of for node in twice.belief.nodes.values()]
+    again = Believing(believe("main", every, SD, Noise(SD, 8)))
+    assert again.incumbent.val_bpb == pytest.approx(twice.incumbent.val_bpb, abs=1e-2 * SD)
+
+
 def test_harmless_changes_do_not_move_main():
     chooser = np.random.default_rng(2)
     for _ in range(20):
@@ -199,12 +233,28 @@ def test_greedy_is_the_references_rule():
     assert standing.decide("a", [0.8999], False).status == KEEP
     assert standing.decide("a", [0.9], True).status == DISCARD
     assert standing.move().new == "a" and standing.move().confidence is None
+    worse = Measured("b", "main", (1.1,), True)  # kept by another rule
+    assert greedy("main", [Measured("main", "", (1.0,), True), worse]).line == ("main",)
 
 
 def test_noise_is_pooled_over_every_repeat_and_unknown_without_any():
     assert pooled([[1.0], [2.0]]) is None
     found = pooled([[1.0, 3.0], [5.0, 5.0, 8.0], [9.0]])
     assert found == Noise(pytest.approx(((2 + 6) / 3) ** 0.5), 3)
+
+
+def test_an_accident_among_repeats_does_not_pass_for_the_noise():
+    usual = [1.0 - SD, 1.0 + SD, 1.0, 1.0 + 0.3 * SD]
+    spoilt = pooled([[*usual[:3], 1.0 + 100 * SD]])
+    assert spoilt.sd < 3 * SD
+    assert pooled([usual, [1.0, 9.0]]).sd < 3 * SD
+    chooser = np.random.default_rng(0)
+    honest = [pooled([SD * chooser.normal(size=4)]).sd for _ in range(300)]
+    assert 0.8 * SD < statistics.fmean(honest) < 1.0 * SD, "it is what it was where there is no accident"
+    standing = begun(*usual[:3], 1.0 + 100 * SD, unit=spoilt.sd)
+    good = [1.0 - 15 * SD, 1.0 - 15.2 * SD]
+    assert standing.decide("main", good, False).status == KEEP
+    assert tried(standing, *(x - 25 * SD for x in good), kept=True).move() is not None
 
 
 def test_the_interval_of_the_noise_is_the_chi_squared_one_and_more_runs_tell_smaller_gains_apart():
