@@ -87,7 +87,8 @@ class Command:
             self._hide = (source,) if source.exists() else ()
         except HarnessError:
             pass  # a person is in the middle of it
-        return confine.prefix(self._paths, self._clone, self._writable, self._hide)
+        hide = (self._repository.common, *self._hide)  # notes hold what no agent may see
+        return confine.prefix(self._paths, self._clone, self._writable, hide)
 
     def propose(self, context: Context) -> Proposal:
         """What the command committed. One that fails is run again after a wait: its model may be out.
@@ -118,7 +119,7 @@ class Command:
     def _make_clone(self, commit: str) -> None:
         self._remove_clone()  # of a loop that was killed
         root, hooks = str(self._paths.root), starter(HOOKS[0]).parent  # the installation's
-        clone = ["clone", "--quiet", "--shared", "--no-checkout", "-c", f"core.hooksPath={hooks}"]
+        clone = ["clone", "--quiet", "--no-local", "--no-checkout", "-c", f"core.hooksPath={hooks}"]
         switch = ["-C", str(self._clone), "switch", "-q", "-c", BRANCH, commit]
         for args in ([*clone, root, str(self._clone)], switch):
             done = subprocess.run(["git", *args], capture_output=True, check=False)

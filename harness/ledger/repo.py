@@ -117,8 +117,8 @@ class Repository:
             HarnessError: the index is locked, which an editor of `git commit` does for minutes.
         """
         ours = [refs.MAIN, refs.NOTES, "packed-refs"]
-        paths = [self._common / f"{name}.lock" for name in ours]
-        paths += (self._common / refs.EXPERIMENTS).glob("*.lock")
+        paths = [self.common / f"{name}.lock" for name in ours]
+        paths += (self.common / refs.EXPERIMENTS).glob("*.lock")
         index = Path(self.git.path) / "index.lock"
         for path in (*paths, index):
             while path.exists() and time.time() - path.stat().st_mtime < LOCK_SECONDS:
@@ -230,10 +230,10 @@ class Repository:
     @property
     def own_hooks(self) -> Path:
         """Where git looks for hooks while `core.hooksPath` is not set."""
-        return self._common / "hooks"
+        return self.common / "hooks"
 
     @property
-    def _common(self) -> Path:
+    def common(self) -> Path:
         """What all work trees of this repository share."""
         folder = Path(self.git.path)
         pointer = folder / "commondir"  # there in a linked worktree
