@@ -110,20 +110,17 @@ def main() -> None:
     moved = f"main moved in {options.tries} harmless tries: {'no' if still else 'YES'}; "
     moved += f"for the real gain: {'yes' if went else 'NO'}"
     print(moved)
-    shown = {
-        which: run(*harness, "show", which).split("\nloss ")[0] for which in ("1", str(real.name.number))
-    }
-    calibrated = run(*harness, "calibrate", "-n", "0")
+    blocks = [("The loop", said)]
+    for which in ("1", str(real.name.number)):
+        shown = run(*harness, "show", which).split("\nloss ")[0]
+        blocks.append((f"`harness show {which}`", shown.splitlines()))
+    blocks.append(("`git log -1 main`", run("git", "log", "-1", "--format=%B", "main").splitlines()))
+    blocks.append(("`harness calibrate -n 0`", run(*harness, "calibrate", "-n", "0").splitlines()))
     minutes = (time.monotonic() - began) / 60
-    RESULTS.joinpath("planted.md").write_text(
-        f"`python benchmarks/planted.py --tries {options.tries}`: {minutes:.0f} minutes. {moved}.\n\n"
-        f"    {'    '.join(line + chr(10) for line in said)}\n`harness calibrate -n 0`:\n\n"
-        f"    {'    '.join(line + chr(10) for line in calibrated.splitlines())}\n"
-        + "\n".join(
-            f"`harness show {which}`:\n\n    {'    '.join(line + chr(10) for line in text.splitlines())}"
-            for which, text in shown.items()
-        )
-    )
+    text = f"`python benchmarks/planted.py --tries {options.tries}`: {minutes:.0f} minutes. {moved}.\n"
+    for title, lines in blocks:
+        text += f"\n{title}:\n\n" + "".join(f"    {line}".rstrip() + "\n" for line in lines)
+    (RESULTS / "planted.md").write_text(text)
 
 
 if __name__ == "__main__":
