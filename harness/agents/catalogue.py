@@ -21,6 +21,18 @@ class Edit:
         return source
 
 
+# What a kernel does for one way of computing goes with it.
+FUSED_MLP = (
+    "        if HAS_KERNELS and x.dtype == torch.bfloat16:\n"
+    "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
+    "            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)\n"
+)
+FUSED_LOSS = (
+    "        if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:\n"
+    "            weight = self.head.weight.to(x.dtype)\n"
+    "            return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()\n"
+)
+
 CATALOGUE = (
     Edit(
         "Leave the value embeddings out",
@@ -45,17 +57,20 @@ CATALOGUE = (
     Edit(
         "Leave the soft cap of the logits out",
         "The cap is for stability; a short run may not need it, and it costs a pass over the logits.",
-        (("        logits = self.config.logit_cap * torch.tanh(logits / self.config.logit_cap)\n", ""),),
+        (
+            (FUSED_LOSS, ""),
+            ("logits = cap * torch.tanh(self.head(x).float() / cap)", "logits = self.head(x).float()"),
+        ),
     ),
     Edit(
         "Use GELU in place of squared ReLU",
         "A smooth activation passes a gradient everywhere.",
-        (("F.relu(self.up(x)).square()", "F.gelu(self.up(x))"),),
+        ((FUSED_MLP, ""), ("F.relu(self.up(x)).square()", "F.gelu(self.up(x))")),
     ),
     Edit(
         "Use SiLU in place of squared ReLU",
         "A smooth activation passes a gradient everywhere, and its outputs have a smaller range.",
-        (("F.relu(self.up(x)).square()", "F.silu(self.up(x))"),),
+        ((FUSED_MLP, ""), ("F.relu(self.up(x)).square()", "F.silu(self.up(x))")),
     ),
     Edit(
         "Do not normalise the first embedding",

@@ -10,6 +10,7 @@ import numpy as np
 
 QUARTILE_TO_SD = 2.22  # of the differences of two Gaussian scores
 ACCIDENTS = 4.0  # how far above that the pooled sd may be without being called wrong
+ENOUGH_PAIRS = 6  # to call it so: of four Gaussian scores 1% look like that
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,5 @@ def pooled(groups: Iterable[Sequence[float]]) -> Noise | None:
         return None
     usual = QUARTILE_TO_SD * sorted(apart)[len(apart) // 4]
     sd = math.sqrt(squares / freedom)
-    return Noise(usual if 0 < usual < sd / ACCIDENTS else sd, freedom)
+    accident = len(apart) >= ENOUGH_PAIRS and 0 < usual < sd / ACCIDENTS
+    return Noise(usual if accident else sd, freedom)
