@@ -21,12 +21,13 @@ from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Believing, Standing, greedy
 from harness.ledger.experiments import Experiment, Experiments
 from harness.ledger.repo import Repository
-from harness.records import ERROR, OK, Measured, Trial
+from harness.records import ERROR, OK, Measured, Setting, Trial
 from harness.trial.measure import Bench, measure, measure_holdout, open_bench
 from harness.trial.supervisor import Progress
 
 REPEATS_OF_ERROR = 2
 FREE_MB = 1024  # beyond what a trial may write
+LARGEST_SEED = 2**31 - 2
 SEEDS_EACH = 10  # experiment 7 has seeds 71, 72, ...: no two programs share their luck
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 MOST_PROOFS = 4  # trials of a tip, after which it is not run again for proof: some of them failed
@@ -46,7 +47,7 @@ class Lab:
         self._last_config: configs.Config | None = None
         self._said: set[str] = set()
         self._kept = repository.paths.kept
-        self._held_out: set[str] = set()
+        self._held_out: set[tuple[str, Setting]] = set()
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -98,8 +99,9 @@ class Lab:
             number: of the experiment; 0 for what a person made.
         """
         source = self.experiments.source(commit)
-        used = [run["seed"] for run in self.experiments.trials(commit) if isinstance(run.get("seed"), int)]
-        seed = max(used, default=SEEDS_EACH * number) + 1
+        used = [run.get("seed") for run in self.experiments.trials(commit)]
+        real = (seed for seed in used if isinstance(seed, int) and 0 <= seed < LARGEST_SEED)
+        seed = max(real, default=SEEDS_EACH * number % LARGEST_SEED) + 1
         for attempt in range(1 + REPEATS_OF_ERROR):
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{commit[:7]}-s{seed}"
@@ -238,10 +240,11 @@ class Lab:
     def _score_holdout(self, commit: str, bench: Bench) -> None:
         """With the checkpoint of its last run, once, if that is still there; for the person only."""
         folder, scores = self._kept / commit, self.experiments.scores(commit, bench.setting)
-        known = self.experiments.holdout(commit, bench.setting) is not None or commit in self._held_out
+        tried = (commit, bench.setting) in self._held_out
+        known = tried or self.experiments.holdout(commit, bench.setting) is not None
         if known or not scores or not (folder / "checkpoint").is_dir():
             return
-        self._held_out.add(commit)
+        self._held_out.add((commit, bench.setting))
         with self.away():
             found = measure_holdout(folder, scores[-1], bench, self._show, self._note)
         if found is not None:
