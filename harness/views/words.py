@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.records import DISCARD, KEEP, Holdout
 
+SURE = 0.99
 SEEN = 0.5  # of a gain on val that the holdout must show, or it is said aloud
 
 
@@ -49,7 +50,8 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
     elif effect >= 0:
         yield f"{odds}. It was kept for being shorter, at no cost that shows."
     else:
-        yield f"{odds}: enough to build on, for the time being."
+        sure = "it is built on" if helps >= SURE else "enough to build on, for the time being"
+        yield f"{odds}: {sure}."
 
 
 def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[str]:
