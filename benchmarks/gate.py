@@ -2,7 +2,7 @@
 
     python benchmarks/gate.py                  # 1,000 campaigns a row; about an hour on two cores
     python benchmarks/gate.py --campaigns 50   # a quick look
-    python benchmarks/gate.py --only design,null
+    python benchmarks/gate.py --only "design,all null"
 
 A campaign is 126 trials of hypotheses whose effects are drawn from a distribution; every score is off by
 noise. All policies of a row see the same hypotheses and the same noise, trial by trial. What counts is
@@ -262,6 +262,8 @@ def main() -> None:
     parser.add_argument("--campaigns", type=int, default=1000)
     parser.add_argument("--only", default=",".join(WORLDS), help="worlds, comma-separated")
     options = parser.parse_args()
+    if unknown := set(options.only.split(",")) - set(WORLDS):
+        parser.error(f"no world is called {sorted(unknown)}; there are {list(WORLDS)}")
     lines, began = [HEADER], time.monotonic()
     print(HEADER, flush=True)
     with ProcessPoolExecutor() as pool:
