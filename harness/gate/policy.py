@@ -1,6 +1,6 @@
 """What to do about what is believed: keep, discard, run again; and whether `main` may move now.
 
-The figures here are those that did best in `benchmarks/gate.py`, which shows what others would give.
+The figures here were chosen by `benchmarks/gate.py`, in the world of the design; see its results.
 """
 
 from harness.gate.belief import TIE, Belief, Judgement
