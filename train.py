@@ -25,7 +25,9 @@ except ImportError:
     triton = None
 
 ON_GPU = torch.cuda.is_available()
-HAS_KERNELS = triton is not None and ON_GPU and torch.cuda.get_device_capability()[0] == 9  # Hopper
+GENERATION = torch.cuda.get_device_capability()[0] if ON_GPU else 0
+HAS_KERNELS = triton is not None and GENERATION == 9  # Hopper
+HAS_FLASH = GENERATION >= 8  # FlashAttention as PyTorch brings it, which can do windows
 
 # ── hyperparameters ───────────────────────────────────────────────────────────────────────────
 
@@ -33,7 +35,7 @@ if ON_GPU:
     DEPTH = 8
     WIDTH = 512
     HEAD_WIDTH = 128
-    SHORT_WINDOW = 1024  # tokens a short-window layer looks back
+    SHORT_WINDOW = 256  # tokens a short-window layer looks back
     BATCH_ROWS = 256  # rows of one optimizer step
     MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
 else:
@@ -66,9 +68,9 @@ MAX_STEPS = None  # stop after so many steps, for runs that must be the same to 
 
 # ── fused kernels ─────────────────────────────────────────────────────────────────────────────
 #
-# Two places where reading and writing a large tensor once more costs more than what is computed on
-# it: the widest activations of a block, and the logits. Both have a plain twin, `MLP` and
-# `GPT.forward`, which says what they compute.
+# Places where reading and writing a large tensor once more costs more than what is computed on it: the
+# widest activations of a block, and the logits. In training the compiler fuses all the rest; scoring runs
+# uncompiled, so two more are for it. Each has a plain twin beside its use, which says what it computes.
 
 if HAS_KERNELS:
 
@@ -138,6 +140,44 @@ if HAS_KERNELS:
             logits, targets, losses, cap, logits.size(1), block, num_warps=warps
         )
         return losses
+
+
+    @triton.jit
+    def norm_rotary_kernel(
+        x, out, cos, sin, tokens, seq_len, stride, width, eps, D: tl.constexpr, TOKENS: tl.constexpr
+    ):
+        head, d = tl.program_id(1), tl.arange(0, D)[None, :]
+        token = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS))[:, None].to(tl.int64)
+        inside = token < tokens
+        row = x + token * stride + head * D
+        own = tl.load(row + d, mask=inside, other=0.0).to(tl.float32)
+        partner = tl.load(row + (d + D // 2) % D, mask=inside, other=0.0).to(tl.float32)
+        scale = tl.rsqrt(tl.sum(own * own, 1) / D + eps)[:, None]
+        at = token % seq_len * D + d
+        turned = own * tl.load(cos + at) + partner * tl.load(sin + at)
+        tl.store(out + token * width + head * D + d, (turned * scale).to(tl.bfloat16), mask=inside)
+
+    def norm_rotary(qk, rotary, head_width):
+        """Queries and keys side by side, (B, T, 2 C) of any row stride, normalised and rotated."""
+        batch, seq_len, width = qk.shape
+        out = qk.new_empty(qk.shape)
+        norm_rotary_kernel[(triton.cdiv(batch * seq_len, 32), width // head_width)](
+            qk, out, rotary.cos, rotary.sin, batch * seq_len, seq_len, qk.stride(1), width, NORM_EPS,
+            head_width, 32,
+        )  # fmt: skip
+        return out
+
+    @triton.jit
+    def cap_kernel(x, out, cap, count, BLOCK: tl.constexpr):
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        value = tl.load(x + at, mask=at < count, other=0.0).to(tl.float32)
+        tl.store(out + at, cap - 2 * cap / (1 + tl.exp(value * (2 / cap))), mask=at < count)
+
+    def capped(x, cap):
+        """cap * tanh(x / cap) in float32."""
+        out = torch.empty(x.shape, device=x.device)
+        cap_kernel[(triton.cdiv(x.numel(), 4096),)](x, out, cap, x.numel(), 4096)
+        return out
 
 
 # Custom operators and not autograd functions: the compiler's cache on disk refuses those by default, and
@@ -221,9 +261,12 @@ class Config:
         return every > 0 and (self.depth - 1 - layer) % every == 0
 
 
+NORM_EPS = 1e-6
+
+
 def norm(x: Tensor) -> Tensor:
     """RMSNorm without a gain: https://arxiv.org/abs/1910.07467."""
-    return F.rms_norm(x, (x.size(-1),))
+    return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS)
 
 
 class Linear(nn.Linear):
@@ -274,10 +317,34 @@ def window_mask(seq_len: int, window: int, device: torch.device):
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU else None
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
+    """Causal attention over `window` tokens, `mask` says the same; all but that (B, T, H, D)."""
+    seq_len = q.size(1)
+    if mask is not None and is_scoring(q) and HAS_FLASH:  # slower than Flex, with nothing to compile
+        return torch.ops.aten._flash_attention_forward(
+            q, k, v, None, None, seq_len, seq_len, 0.0, True, False,
+            window_size_left=window - 1, window_size_right=0,
+        )[0]  # fmt: skip
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+    if mask is None:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    elif q.is_cuda:
+        y = compiled_flex_attention(q, k, v, block_mask=mask)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return y.transpose(1, 2)
+
+
+def is_scoring(x: Tensor) -> bool:
+    """Whether this is an uncompiled pass for its logits: then what has to be compiled doesn't pay."""
+    return x.is_cuda and not torch.is_grad_enabled()
+
+
 class Attention(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.heads, self.head_width = config.width // config.head_width, config.head_width
+        self.window = config.window(layer)
         self.query = Linear(config.width, config.width)
         self.key = Linear(config.width, config.width)
         self.value = Linear(config.width, config.width)
@@ -290,20 +357,19 @@ class Attention(nn.Module):
         batch, seq_len, width = x.shape
         shape = (batch, seq_len, self.heads, self.head_width)
         # One product for the three, which reads x once; as weights they stay apart, for Muon's sake.
-        qkv = torch.cat([self.query.weight, self.key.weight, self.value.weight]).to(x.dtype)
-        q, k, v = F.linear(x, qkv).view(batch, seq_len, 3, self.heads, self.head_width).unbind(2)
+        qkv = F.linear(x, torch.cat([self.query.weight, self.key.weight, self.value.weight]).to(x.dtype))
+        v = qkv[..., 2 * width :].view(shape)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H)
             v = v + gate.unsqueeze(-1) * value_embedding.view(shape)
-        q, k = rotary(norm(q)), rotary(norm(k))  # normalised: https://arxiv.org/abs/2010.04245
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
-        if mask is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        elif x.is_cuda:
-            y = compiled_flex_attention(q, k, v, block_mask=mask)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).reshape(batch, seq_len, width))
+        if HAS_KERNELS and is_scoring(x):
+            qk = norm_rotary(qkv[..., : 2 * width], rotary, self.head_width)
+            q, k = qk.unflatten(-1, (2, self.heads, self.head_width)).unbind(2)
+        else:  # normalised: https://arxiv.org/abs/2010.04245
+            q = rotary(norm(qkv[..., :width].view(shape)))
+            k = rotary(norm(qkv[..., width : 2 * width].view(shape)))
+        y = attend(q, k, v, self.window, mask)
+        return self.out(y.reshape(batch, seq_len, width))
 
 
 class MLP(nn.Module):
@@ -313,7 +379,7 @@ class MLP(nn.Module):
         self.down = Linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        if HAS_KERNELS and x.dtype == torch.bfloat16:
+        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):
             up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
             return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)
         return self.down(F.relu(self.up(x)).square())  # ReLU squared: https://arxiv.org/abs/2109.08668
@@ -368,11 +434,8 @@ class GPT(nn.Module):
         if device.type == "cuda":
             self.embedding.bfloat16()
             self.value_embeddings.bfloat16()
-        made = {}
         windows = [self.config.window(layer) for layer in range(self.config.depth)]
-        for window in windows:
-            if window not in made:
-                made[window] = window_mask(self.config.seq_len, window, device)
+        made = {window: window_mask(self.config.seq_len, window, device) for window in set(windows)}
         self.masks = [made[window] for window in windows]
         return self
 
@@ -401,6 +464,8 @@ class GPT(nn.Module):
         if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:
             weight = self.head.weight.to(x.dtype)
             return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()
+        if HAS_KERNELS and is_scoring(x):
+            return capped(self.head(x), cap)
         # Soft cap: Gemma 2, https://arxiv.org/abs/2408.00118.
         logits = cap * torch.tanh(self.head(x).float() / cap)
         if targets is None:

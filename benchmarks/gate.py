@@ -154,9 +154,7 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
             found.append(campaign.measure(truth[name]))
             status = standing.decide(parent, found, shorter=False).status
         standing = standing.after(Measured(name, parent, tuple(found), kept=status == KEEP))
-        while standing.move() is not None and standing.wants_proof and campaign.left:
-            standing = standing.after_run(campaign.measure(truth[standing.incumbent.commit]))
-        if (move := standing.move()) is not None and not standing.wants_proof:
+        if (move := standing.move()) is not None:
             standing = standing.moved()
             campaign.move_main(truth[move.new])
     return standing.belief.estimate(standing.belief.main).mean - first

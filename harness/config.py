@@ -58,6 +58,8 @@ class TrialConfig:
     """What a trial may write in all: checkpoint and temporary files (held in memory)."""
     memory_gb: float
     """Memory a process of the trial may take; 0 means four fifths of the machine."""
+    gpu_memory_gb: float
+    """GPU memory that may be in use while it trains; 0 means all of it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ GPU = Config(
     trial=TrialConfig(
         device="auto", budget_seconds=300.0, startup_seconds=300.0, save_seconds=5.0,
         load_seconds=60.0, scoring_seconds=120.0, audit_rows=2048, sandbox="auto",
-        disk_mb=8192, memory_gb=0.0,
+        disk_mb=8192, memory_gb=0.0, gpu_memory_gb=0.0,
     ),
 )  # fmt: skip
 CPU = Config(
@@ -91,7 +93,7 @@ CPU = Config(
     trial=TrialConfig(
         device="auto", budget_seconds=20.0, startup_seconds=30.0, save_seconds=5.0,
         load_seconds=30.0, scoring_seconds=60.0, audit_rows=256, sandbox="auto",
-        disk_mb=1024, memory_gb=0.0,
+        disk_mb=1024, memory_gb=0.0, gpu_memory_gb=0.0,
     ),
 )  # fmt: skip
 PROFILES = {"gpu": GPU, "cpu": CPU}
@@ -100,7 +102,7 @@ CHOICES = {
     "device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none"),
     "policy": ("belief", "greedy"),
 }  # fmt: skip
-MAY_BE_ZERO = {"memory_gb", "save_seconds"}
+MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds"}
 T = TypeVar("T", DataConfig, TrialConfig, GateConfig)
 SECTIONS = {"data": DataConfig, "trial": TrialConfig, "gate": GateConfig}
 HEADER = """\

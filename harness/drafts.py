@@ -7,7 +7,7 @@ proposal is made while the current trial trains. What an answer cost is counted,
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,52 +50,70 @@ class Drafts:
         self._program_text = program_text
         self.spent_usd = 0.0
         self._unbilled_usd = 0.0
-        self._ahead: Draft | None = None
+        self._ahead: list[Draft] = []
+        self._failed = 0  # proposals in a row that could not be used
         self._crashes = 0
         self._to_mend: tuple[Tried, str] | None = None
 
-    def ask_ahead(self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment]) -> None:
-        """Have the next one made while something trains, if it isn't yet."""
-        self._ahead = self._ahead or self._ask(incumbent, bench, results)
+    def ask_ahead(
+        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], wanted: int = 1
+    ) -> None:
+        """Have the next ones made while something trains, one after the other, each knowing those before it."""
+        if len(self._ahead) < wanted and all(draft.answer.done() for draft in self._ahead):
+            self._ahead.append(self._ask(incumbent, bench, results))
 
-    def next(
-        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], enough: Callable[[], str]
-    ) -> Experiment | None:
+    @property
+    def answer(self) -> "Future[Proposal] | None":
+        """What is being waited for."""
+        return self._ahead[0].answer if self._ahead else None
+
+    def next(self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
         """The next proposal that was not tried, committed on a branch that starts at the incumbent.
 
-        None if there is enough while the agent thinks.
+        None while there is none: then one is being made.
 
         Raises:
             HarnessError: the agent gave nothing usable several times.
         """
-        trouble = ""
-        for _ in range(FAILED_PROPOSALS):
-            draft, self._ahead = self._ahead or self._ask(incumbent, bench, results, trouble), None
-            with self._lab.away():
-                while not draft.answer.done():
-                    if enough():
-                        return None
-                    wait([draft.answer], timeout=0.2)
-            try:
-                proposal = self._paid(draft.answer.result())
-                proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
-                trouble = guards.broken_source(proposal.source) or ""
-                if not trouble:
-                    mark = _mark(proposal.source)
-                    if mark == _mark(self._experiments.source(incumbent.commit)):
-                        trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
-                    elif mark in {experiment.program for experiment in self._experiments}:
-                        trouble = f"{proposal.title!r} is a program that was tried before"
-                    else:
-                        return self._experiments.begin(proposal, incumbent.commit, mark)
-            except NoProposal as none:
-                trouble = str(none)
-                self._unbilled_usd += none.cost_usd or 0.0
-                self.spent_usd += none.cost_usd or 0.0
-            self._tell("trouble", f"no usable proposal: {trouble}")
-        raise HarnessError(
-            f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}", "another --agent"
-        )
+        if not self._ahead:
+            self.ask_ahead(incumbent, bench, results)
+        if not self._ahead[0].answer.done():
+            return None
+        draft = self._ahead.pop(0)
+        try:
+            proposal = self._paid(draft.answer.result())
+            proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
+            trouble = guards.broken_source(proposal.source) or ""
+            if not trouble:
+                mark = _mark(proposal.source)
+                if mark == _mark(self._experiments.source(incumbent.commit)):
+                    trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
+                elif mark in {experiment.program for experiment in self._experiments}:
+                    trouble = f"{proposal.title!r} is a program that was tried before"
+                else:
+                    self._failed = 0
+                    return self._experiments.begin(proposal, incumbent.commit, mark)
+        except NoProposal as none:
+            trouble = str(none)
+            self._unbilled_usd += none.cost_usd or 0.0
+            self.spent_usd += none.cost_usd or 0.0
+        self._tell("trouble", f"no usable proposal: {trouble}")
+        self._failed += 1
+        if self._failed >= FAILED_PROPOSALS:
+            raise HarnessError(
+                f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}", "another --agent"
+            )
+        if not self._ahead:
+            self._ahead.append(self._ask(incumbent, bench, results, trouble))
+        return None
+
+    def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
+        """One that was begun and not measured, put on another commit; None where it doesn't apply there."""
+        try:
+            proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
+            return self._experiments.put(experiment, proposal.source, onto, _mark(proposal.source))
+        except NoProposal:
+            return None
 
     def begin_again(self, kept: Experiment, base: str, onto: str) -> list[Experiment]:
         """A kept experiment that `main` passed by, begun anew there: all that it has on top of `base`.
@@ -129,11 +147,15 @@ class Drafts:
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
         every = list(self._experiments)
-        tried = tuple(self._as_tried(experiment, bench) for experiment in every[-MEMORY:])
+        ahead = [draft.answer.result() for draft in self._ahead if draft.answer.exception() is None]
+        tried = (
+            *(self._as_tried(experiment, bench) for experiment in every[-MEMORY:]),
+            *(Tried(p.title, p.hypothesis, p.source, None, None, None, "") for p in ahead),
+        )
         mend, log = self._to_mend or (None, "")
         context = Context(
             self._program_text(), self._experiments.source(incumbent.commit), incumbent.val_bpb,
-            incumbent.commit, tried, bench.device.kind == "cuda", len(every), self._seed, trouble, mend, log,
+            incumbent.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed, trouble, mend, log,
         )  # fmt: skip
         return Draft(incumbent.commit, in_background(self._agent.propose, context))
 

@@ -7,9 +7,9 @@ when `main` is about to move, and no decision sees it.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from harness.ledger.experiments import Experiment, Experiments
 from harness.ledger.repo import Repository
 from harness.records import ERROR, OK, Measured, Setting, Trial
 from harness.trial.measure import Bench, measure, measure_holdout, open_bench
+from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
 
 REPEATS_OF_ERROR = 2
@@ -30,16 +31,24 @@ FREE_MB = 1024  # beyond what a trial may write
 LARGEST_SEED = 2**31 - 2
 SEEDS_EACH = 10  # experiment 7 has seeds 71, 72, ...: no two programs share their luck
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
-MOST_PROOFS = 4  # trials of a tip, after which it is not run again for proof: some of them failed
 LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
 UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
 
 
+@dataclass(frozen=True)
+class Order:
+    """A trial that is to be run."""
+
+    commit: str
+    source: bytes
+    seed: int
+
+
 class Lab:
-    """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress."""
+    """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress and its place."""
 
     def __init__(
-        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress], None]
+        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress, int], None]
     ) -> None:
         self._repository, self._tell, self._show = repository, tell, show
         self.experiments = Experiments(repository)
@@ -92,43 +101,64 @@ class Lab:
 
     # ── trials ────────────────────────────────────────────────────────────────────────────────
 
-    def trial(self, commit: str, bench: Bench, number: int = 0) -> tuple[Trial, Path]:
-        """One trial with a seed of its own, and its folder; what the machine spoilt is repeated.
+    def order(self, commit: str, number: int = 0, running: Iterable[int] = ()) -> "Order":
+        """The next trial of a commit, with a seed that it didn't have.
 
         Args:
             number: of the experiment; 0 for what a person made.
+            running: seeds of trials of it that are not over.
         """
-        source = self.experiments.source(commit)
         used = [run.get("seed") for run in self.experiments.trials(commit)]
-        real = (seed for seed in used if isinstance(seed, int) and 0 <= seed < LARGEST_SEED)
-        seed = max(real, default=SEEDS_EACH * number % LARGEST_SEED) + 1
+        real = [seed for seed in used if isinstance(seed, int) and 0 <= seed < LARGEST_SEED]
+        seed = max([*real, *running], default=SEEDS_EACH * number % LARGEST_SEED) + 1
+        return Order(commit, self.experiments.source(commit), seed)
+
+    def run(self, order: "Order", bench: Bench, station: Station, turn: Turn) -> tuple[Trial, Path]:
+        """One trial, and its folder; what the machine spoilt is repeated. Any thread may call it, since it
+        doesn't touch git."""
+        started_alone = turn.may_train.is_set()
+
+        def show(progress: Progress) -> None:
+            turn.check()
+            self._show(progress, station.place)
+
         for attempt in range(1 + REPEATS_OF_ERROR):
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            folder = self._repository.paths.runs / f"{stamp}-{commit[:7]}-s{seed}"
-            with self.away():
-                trial = measure(source, commit, seed, bench, folder, self._show, self._note, True)
+            folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
+            trial = measure(
+                order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
+            )
             if trial.status == ERROR:
                 self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
-            elif trial.late and not attempt:
-                self._tell("trouble", f"     once more: {trial.detail}")
+            elif not attempt and not started_alone and trial.training.training_seconds is None:
+                while not turn.may_train.wait(0.1):  # it may be for want of GPU memory that the other had
+                    turn.check()
+            elif not attempt and (trial.late or trial.warning):
+                self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
             else:
                 break
+            self.forget(folder)
         if trial.warning:
             self._tell("trouble", f"     WARNING: {trial.warning}")
         return trial, folder
 
-    def again(self, commit: str, bench: Bench) -> Trial:
-        """One more trial of a commit that stays as it is, noted.
+    def noted(self, trial: Trial, folder: Path, bench: Bench) -> None:
+        """One more trial of a commit that stays as it is.
 
         Raises:
             HarnessError: it gave no score, and none did before.
         """
-        trial, folder = self.trial(commit, bench)
+        commit = trial.commit
         self.experiments.note(commit, trial=trial)
         if trial.status == OK:
             self.keep(folder, commit)
         elif not self.experiments.scores(commit, bench.setting):
             raise HarnessError(f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}")
+
+    def again(self, commit: str, bench: Bench, station: Station) -> Trial:
+        """One more trial of a commit, here and now."""
+        trial, folder = self.run(self.order(commit), bench, station, Turn.alone())
+        self.noted(trial, folder, bench)
         return trial
 
     def keep(self, folder: Path, commit: str) -> None:
@@ -173,28 +203,13 @@ class Lab:
         level = noise.sd if noise and noise.sd > LEAST_NOISE * usual else usual
         return Believing(believe(main, measured, level, _elsewhere(main, measured)))
 
-    def standing(self, bench: Bench, enough: Callable[[], str]) -> Standing | None:
-        """What is known, `main` and the noise measured first if nobody did in this setting; None if there
-        is enough before that.
-
-        Raises:
-            HarnessError: main's train.py gives no score.
-        """
-        main, wanted = self.experiments.main, 1
+    def missing_runs(self, bench: Bench) -> int:
+        """How often `main` is to be run before anything is decided: once at least, and until the noise is
+        known."""
+        wanted = 1
         if bench.config.gate.policy != "greedy" and self._freedom(bench) < CALIBRATION_RUNS - 1:
             wanted = CALIBRATION_RUNS
-        had = len(self.experiments.scores(main, bench.setting))
-        if not had:
-            self._tell("begun", f"{main[:7]} main was not measured in this setting: it goes first")
-        for number in range(had + 1, wanted + 1):  # one that fails is not made again: the night goes on
-            if enough():
-                return None
-            trial = self.again(main, bench)
-            run = f", run {number} of {wanted} for the noise" if number > 1 else ""
-            found = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
-            self._tell("measured", f"     baseline: {found}{run}")
-            self._score_holdout(main, bench)
-        return self.known(bench)
+        return max(0, wanted - len(self.experiments.scores(self.experiments.main, bench.setting)))
 
     def noise(self, bench: Bench) -> Noise | None:
         """Pooled over every repeat in this setting."""
@@ -205,26 +220,13 @@ class Lab:
 
     # ── main ──────────────────────────────────────────────────────────────────────────────────
 
-    def advance(self, standing: Standing, bench: Bench, proof: bool = True) -> Standing:
-        """Move `main` to the tip if the gate says so, unless a person's changes are in the way.
-
-        Args:
-            proof: whether there is time to run the tip again, where that is wanted first.
-        """
-        while standing.move() is not None and standing.wants_proof:
-            if not proof or len(self.experiments.trials(standing.line[-1])) > MOST_PROOFS:
-                return standing
-            tip = standing.line[-1]
-            self._tell("note", f"     {tip[:7]} seems better than main: run again before main moves")
-            trial = self.again(tip, bench)
-            self._tell("note", f"     {trial.detail if trial.val_bpb is None else f'{trial.val_bpb:.4f}'}")
-            if trial.val_bpb is not None:
-                standing = standing.after_run(trial.val_bpb)
+    def advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
+        """Move `main` to the tip if the gate says so, unless a person's changes are in the way."""
         if (move := standing.move()) is None:
             return standing
         if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
             self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
-        self._score_holdout(move.new, bench)
+        self.score_holdout(move.new, bench, station)
         try:
             if not self.experiments.advance(move.old, move.new):
                 return standing
@@ -237,7 +239,7 @@ class Lab:
             shutil.rmtree(place, ignore_errors=True)
         return standing.moved()
 
-    def _score_holdout(self, commit: str, bench: Bench) -> None:
+    def score_holdout(self, commit: str, bench: Bench, station: Station) -> None:
         """With the checkpoint of its last run, once, if that is still there; for the person only."""
         folder, scores = self._kept / commit, self.experiments.scores(commit, bench.setting)
         tried = (commit, bench.setting) in self._held_out
@@ -246,7 +248,9 @@ class Lab:
             return
         self._held_out.add((commit, bench.setting))
         with self.away():
-            found = measure_holdout(folder, scores[-1], bench, self._show, self._note)
+            found = measure_holdout(
+                folder, scores[-1], bench, lambda p: self._show(p, station.place), self._note, station
+            )
         if found is not None:
             noted = self.experiments.record(commit).get("holdout")
             earlier = noted if isinstance(noted, list) else []

@@ -4,17 +4,22 @@ Guarantees: an experiment is a commit on its own branch before it costs GPU time
 in git before anything else happens; `main` moves only by fast-forward to a kept commit, when the gate
 is sure of it. Killed anywhere, the next start finishes what was begun: an experiment without a status
 is measured, runs that it had already count, and `main` moves if it had not got there. What is believed
-is rebuilt from git. The next proposal is made while the current trial trains.
+is rebuilt from git. The next proposal is made while a trial trains, the next trial starts while one is
+scored, and with several GPUs none waits for another: one thread asks what is to be measured next
+(`_next`), hands it to a station that is free, and takes in what comes back (`_take`).
 """
 
+import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness import gate
 from harness.agents import Agent, program
+from harness.crew import Crew, Job
 from harness.drafts import Drafts, in_background
 from harness.errors import HarnessError
 from harness.gate.standing import Standing
@@ -25,17 +30,19 @@ from harness.limits import Limits
 from harness.lock import held
 from harness.paths import write_atomically
 from harness.records import AGAIN, ERROR, KEEP, Decision, Measured, Trial
+from harness.trial.device import Device
 from harness.trial.measure import Bench
+from harness.trial.station import Cancelled, Station
 from harness.trial.supervisor import Progress
 from harness.views.night import Event
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Where events go, and progress, which doesn't stay."""
+    """Where events go, and progress, which doesn't stay, with the number of its station."""
 
     tell: Callable[[Event], None]
-    show: Callable[[Progress], None]
+    show: Callable[[Progress, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Summary:
     measured: int
     seconds: float
     own_seconds: float
-    """What was neither proposing nor a trial."""
+    """In which this process was at work, and didn't only wait for a trial or an agent."""
     usd: float
 
 
@@ -53,20 +60,28 @@ class Loop:
     """One night. `run` returns when a limit is met or `stop` was called."""
 
     def __init__(
-        self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher
-    ) -> None:
+        self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
+        devices: list[Device] | None = None, places: int = 1,
+    ) -> None:  # fmt: skip
+        """`devices`: a station each; None: as many `places` as are wanted on the one that the config means."""
         self._repository, self._limits, self._watcher = repository, limits, watcher
         self._lab = Lab(repository, self._tell, watcher.show)
         self._experiments = self._lab.experiments
         self._drafts = Drafts(self._lab, agent, seed, repository.paths.read_program, self._tell)
+        self._crew = Crew(self._lab, devices, places)
+        self._waiting: list[Experiment] = []  # begun, and to be measured before anything new
+        self._again: list[Experiment] = []  # to be run once more before they are decided
         self._results: list[Experiment] = []
         self._began = time.monotonic()
         self._stopping = ""
+        self._failure: HarnessError | None = None  # raised when what runs is over
         self._standing: Standing | None = None
         self._stands_on: object = None
+        self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
+        self._unproposed_since: float | None = None
 
     def stop(self, why: str) -> None:
-        """End after the running trial."""
+        """End after the running trials."""
         self._stopping = self._stopping or why
 
     def run(self) -> Summary:
@@ -74,92 +89,222 @@ class Loop:
 
         Raises:
             HarnessError: something that only the person can mend; nothing is lost.
-            KeyboardInterrupt: at once; the running experiment is measured at the next start.
+            KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
         self._repository.check_ready()
-        with held(self._repository.paths.loop_lock, refuse):
+        with held(self._repository.paths.loop_lock, refuse), contextlib.closing(self._crew):
             in_background(self._repository.tidy)
             bench = self._lab.bench()
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
-                self._lab.advance(known, bench, proof=False)  # between the checkout and main
+                self._lab.advance(known, bench, Station())  # between the checkout and main
             self._repository.check_clean()
             self._lab.sweep()
-            waiting = self._begun_before()
-            while not (why := self._enough()):
-                bench = self._lab.bench()
-                if (standing := self._stand(bench, waiting)) is None:
-                    continue  # a limit was met while the noise was measured
-                if not waiting:
-                    incumbent = standing.incumbent
-                    found = self._drafts.next(incumbent, bench, self._results, self._enough)
-                    if found is None:
-                        continue  # a limit was met while the agent thought
-                    waiting = [found]
-                experiment = waiting.pop(0)
-                if not (waiting or self._enough(ahead=1)):  # made while this one trains
-                    self._drafts.ask_ahead(standing.incumbent, bench, self._results)
-                waiting += self._measure(experiment, standing, bench)
+            self._waiting = self._begun_before()
+            while True:
+                self._fill()
+                if not self._crew.running and (why := self._over()):
+                    break
+                self._ask_ahead()
+                with self._lab.away():
+                    self._crew.wait(self._drafts.answer if self._unproposed_since else None)
+                for job in self._crew.done():
+                    self._take(job)
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
         return Summary(why, kept, len(self._results), seconds, own, self._drafts.spent_usd)
 
-    # ── the arrows of the flow ────────────────────────────────────────────────────────────────
+    def _over(self) -> str:
+        """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
+        if self._failure is not None:
+            raise self._failure
+        return self._enough()
 
-    def _stand(self, bench: Bench, waiting: list[Experiment]) -> Standing | None:
-        """Where the research stands, `main` moved as far as it may; read from git where somebody else
-        moved it, or the setting is another."""
-        if self._standing is None or self._stands_on != self._ground(bench):
-            self._standing = self._lab.standing(bench, self._enough)
-            if self._standing is None:
+    # ── what is to be measured next ───────────────────────────────────────────────────────────
+
+    def _fill(self) -> None:
+        """Hand out trials while there are stations for them."""
+        if self._stopping:
+            for job in self._crew.running:
+                if job.is_held:  # it was only to be ready
+                    job.turn.cancelled.set()
+        for station in self._crew.free():
+            try:
+                job = self._next(station) if self._failure is None else None
+            except HarnessError as failure:
+                if not self._crew.running:
+                    raise
+                self._failure, job = failure, None
+            if job is None:
+                return
+            if self._unproposed_since is not None:
+                job.propose_seconds = time.monotonic() - self._unproposed_since
+                self._unproposed_since = None
+            self._crew.start(job, station)
+
+    def _next(self, station: Station) -> Job | None:
+        """What a station is to do now; None if there is nothing, or not yet."""
+        bench = self._crew.bench(self._lab.bench(), station)
+        current = self._stand(bench, station)
+        if self._again and not self._stopping:
+            return self._job(self._again.pop(0), bench)
+        if self._enough(ahead=self._undecided):
+            return None
+        if current is None:
+            return self._of_main(bench)
+        if not self._waiting:
+            found = self._drafts.next(current.incumbent, bench, self._results)
+            if found is None:
+                self._unproposed_since = self._unproposed_since or time.monotonic()
                 return None
-            if (passed := self._lab.passed_by(bench)) is not None:
-                waiting += self._drafts.begin_again(*passed, self._standing.incumbent.commit)
-        return self._advance(self._standing, bench)
+            self._waiting.append(found)
+        experiment = self._waiting.pop(0)
+        self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
+        return self._job(experiment, bench)
 
-    def _advance(self, standing: Standing, bench: Bench) -> Standing:
+    def _job(self, experiment: Experiment, bench: Bench) -> Job:
+        return Job(self._lab.order(experiment.commit, experiment.name.number), bench, experiment)
+
+    def _of_main(self, bench: Bench) -> Job | None:
+        """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
+        main, ground = self._experiments.main, self._ground(bench)
+        if self._runs_left[ground] <= 0:
+            return None
+        first = not self._experiments.scores(main, bench.setting) and not self._of_commit(main)
+        why = "was not measured in this setting: it goes first" if first else "once more: how far apart are runs?"
+        self._tell("begun", f"{main[:7]} main {why}")
+        self._runs_left[ground] -= 1
+        return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)
+
+    def _of_commit(self, commit: str) -> list[Job]:
+        return [job for job in self._crew.running if job.order.commit == commit]
+
+    def _stand(self, bench: Bench, station: Station) -> Standing | None:
+        """Where the research stands, `main` moved as far as it may; read from git where somebody else
+        moved it, or the setting is another. None while `main` or the noise is to be measured there."""
+        ground = self._ground(bench)
+        if self._standing is not None and self._stands_on == ground:
+            return self._standing
+        if ground not in self._runs_left:
+            self._runs_left[ground] = self._lab.missing_runs(bench)
+        if self._runs_left[ground] > 0 or self._of_commit(self._experiments.main):
+            return None
+        if (known := self._lab.known(bench)) is None:
+            return None
+        self._advance(known, bench, station)
+        if (passed := self._lab.passed_by(bench)) is not None:
+            self._waiting += self._drafts.begin_again(*passed, known.incumbent.commit)
+        return self._standing
+
+    def _advance(self, standing: Standing, bench: Bench, station: Station) -> None:
         """Move `main` as far as it may."""
-        self._standing = standing = self._lab.advance(standing, bench, proof=not self._stopping)
+        self._standing = self._lab.advance(standing, bench, station)
         self._stands_on = self._ground(bench)
-        return standing
 
     def _ground(self, bench: Bench) -> object:
         """What the standing was read from, and must be the same for it to hold."""
         return self._experiments.main, bench.setting, bench.config.gate
 
-    def _measure(self, experiment: Experiment, standing: Standing, bench: Bench) -> list[Experiment]:
-        """Train, score and decide until there is a decision; record. What has to be measured because of
-        it, if it stands on a commit that is not the tip's."""
-        number, parent = experiment.name.number, experiment.parent
-        self._tell("begun", f"{number:04d} {experiment.message.title}", experiment)
+    @property
+    def _undecided(self) -> int:
+        """Experiments that were begun and are to be decided tonight."""
+        return len(self._again) + sum(job.experiment is not None for job in self._crew.running)
+
+    def _ask_ahead(self) -> None:
+        """Have proposals made for when the running trials are over."""
+        busy = self._crew.running
+        if busy and self._standing is not None and not (self._waiting or self._enough(self._undecided)):
+            self._drafts.ask_ahead(
+                self._standing.incumbent, busy[-1].bench, self._results, wanted=len(self._crew)
+            )
+
+    # ── what came back ────────────────────────────────────────────────────────────────────────
+
+    def _take(self, job: Job) -> None:
+        """Take in what a trial gave; then whoever waits on its station may train."""
+        try:
+            trial, folder = job.future.result()
+        except Cancelled:
+            return
+        trial = dataclasses.replace(trial, propose_seconds=job.propose_seconds)
+        self._crew.learn(job.station, trial)
+        if job.experiment is None:
+            self._lab.noted(trial, folder, job.bench)
+            self._take_run_of_main(job, trial)
+        else:
+            self._decide(job, job.experiment, trial, folder)
+        for held_up in self._crew.held(job.station):
+            self._bring_up(held_up)
+        self._crew.release(job.station)
+
+    def _take_run_of_main(self, job: Job, trial: Trial) -> None:
+        score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
+        count = len(self._experiments.scores(trial.commit, job.bench.setting))
+        run = f", run {count} for the noise" if count > 1 else ""
+        self._tell("measured", f"     baseline: {score}{run}")
+        self._lab.score_holdout(trial.commit, job.bench, job.station)
+
+    def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:
+        """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
+        bench, parent, standing = job.bench, experiment.parent, self._standing
+        assert standing is not None
         shorter = self._is_shorter(experiment)
-        while True:
-            earlier = self._experiments.scores(experiment.commit, bench.setting)
-            trial, folder = self._lab.trial(experiment.commit, bench, number)
-            decision = gate.decide(trial, earlier, parent, standing, shorter)
-            if decision.status != AGAIN:
-                break
+        earlier = self._experiments.scores(experiment.commit, bench.setting)
+        decision = gate.decide(trial, earlier, parent, standing, shorter)
+        if decision.status == AGAIN:
             self._lab.forget(folder)
             self._experiments.note(experiment.commit, trial=trial)
             self._tell("note", f"     {decision.reason}")
-            if self._stopping:
-                return []  # it goes on at the next start
+            self._again.append(experiment)
+            return
         done = self._record(experiment, trial, decision, bench)
         if done is None or done.status != KEEP:
             self._lab.forget(folder)
         else:
             self._lab.keep(folder, done.commit)
         if done is None or done.val_bpb is None:
-            return []
-        if standing.knows(parent):
-            scores = self._experiments.scores(done.commit, bench.setting)
-            of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
-            if self._stands_on == self._ground(bench):  # else a person moved main: it is read anew
-                self._advance(standing.after(of), bench)
-            return []
-        if done.status != KEEP:
-            return []
-        return self._drafts.begin_again(done, parent, standing.incumbent.commit)
+            return
+        if not standing.knows(parent):
+            if done.status == KEEP:
+                self._waiting += self._drafts.begin_again(done, parent, standing.incumbent.commit)
+            return
+        if self._stands_on != self._ground(bench):
+            return  # a person moved main: it is read anew
+        scores = self._experiments.scores(done.commit, bench.setting)
+        of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
+        self._advance(standing.after(of), bench, job.station)
+        if done.status == KEEP and parent != standing.line[-1]:
+            self._meet(done, standing)
+
+    def _meet(self, done: Experiment, before: Standing) -> None:
+        """Two winners beside each other: the change of the one that is not on the line is begun anew on
+        the tip, since gains don't always add up."""
+        assert self._standing is not None
+        line, tip = self._standing.line, self._standing.incumbent.commit
+        other = done.commit if done.commit not in line else before.line[-1]
+        beside = next((e for e in self._experiments if e.commit == other and other not in line), None)
+        if beside is None:
+            return
+        below = {e.commit: e.parent for e in self._experiments}
+        fork = beside.parent
+        while fork in below and not self._experiments.is_below(fork, tip):
+            fork = below[fork]
+        self._waiting += self._drafts.begin_again(beside, fork, tip)
+
+    def _bring_up(self, job: Job) -> None:
+        """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
+        tip = self._standing.incumbent.commit if self._standing is not None else ""
+        experiment = job.experiment
+        if experiment is None or not tip or experiment.parent == tip:
+            return
+        try:
+            moved = None if self._experiments.trials(experiment.commit) else self._drafts.moved(experiment, tip)
+        except Moved:
+            moved = None
+        if moved is not None:
+            self._tell("note", f"{moved.name.number:04d} starts anew: the tip is {tip[:7]} now")
+            job.turn.cancelled.set()
+            self._waiting.insert(0, moved)
 
     def _record(
         self, experiment: Experiment, trial: Trial, decision: Decision, bench: Bench

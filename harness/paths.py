@@ -80,6 +80,11 @@ class Paths:
         return self.runs / "kept"
 
     @property
+    def compiled(self) -> Path:
+        """What trials compiled, by device and torch."""
+        return self.runs / "compiled"
+
+    @property
     def loop_lock(self) -> Path:
         return self.runs / "loop.lock"
 

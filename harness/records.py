@@ -46,6 +46,23 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What a GPU was like while a trial trained, by its driver."""
+
+    samples: int
+    clock_mhz: int
+    """Median of the multiprocessors'."""
+    temperature_c: int
+    """Highest."""
+    slowed_share: float
+    """Of the samples: held back by heat, or by a supply that gives way."""
+    peak_memory_mb: int
+    """Of the whole device."""
+    foreign: tuple[str, ...] = ()
+    """Who else was at work on it, a sample each."""
+
+
+@dataclass(frozen=True)
 class Training:
     """The outcome of one training under the supervisor."""
 
@@ -53,7 +70,7 @@ class Training:
     detail: str
     """One line: why it is not `ok`; empty if it is."""
     startup_seconds: float | None = None
-    """Process start to first batch."""
+    """Being told to run to first batch."""
     training_seconds: float | None = None
     """First batch to the call of `submit`."""
     save_seconds: float | None = None
@@ -62,6 +79,10 @@ class Training:
     reported: Reported = Reported()
     log: str = ""
     """Head and tail of what it printed, without control characters."""
+    open_seconds: float | None = None
+    """The part of the start until `trial.open()`: the interpreter, and what is imported."""
+    conditions: Conditions | None = None
+    """None where there is no NVIDIA GPU to ask."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +143,19 @@ class Trial:
     training: Training
     score: Score | None
     total_seconds: float
+    """From the device being ours to the record."""
     device: str
     peak_flops: float | None
     data: str
     evaluator: str
     isolation: str
     budget_seconds: float
+    waited_seconds: float = 0.0
+    """For somebody else who used the device."""
+    idle_seconds: float | None = None
+    """The device's, from the end of the training before it in the same loop to its own first batch."""
+    propose_seconds: float = 0.0
+    """The part of it in which nobody had a proposal."""
     version: int = VERSION
 
     @property

@@ -28,6 +28,7 @@ from harness.records import Failure, Proposal, Training, Trial
 from harness.trial import device, sandbox
 from harness.trial import score as scoring
 from harness.trial.measure import Bench, measure
+from harness.trial.seat import Seat
 from harness.trial.supervisor import Supervisor
 
 ROOT = Path(__file__).parent.parent
@@ -178,9 +179,10 @@ def train_only(bench, tmp_path):
         folder.mkdir()
         script = folder / "train.py"
         script.write_text(textwrap.dedent(source))
+        (folder / "checkpoint").mkdir()
         supervisor = Supervisor(
             script, folder / "checkpoint", changed.spec(1), bench.corpus.train_file, changed.config.trial,
-            isolation, lambda _: None,
+            Seat(changed.config.trial, isolation, changed.device), lambda _: None,
         )  # fmt: skip
         return supervisor.train()
 
@@ -367,8 +369,9 @@ class Script:
         return Proposal(title, f"because of {title}", source.encode(), "script/test")
 
 
-def loop_in(folder, agent, tell=lambda _: None, **limits):
-    return Loop(open_repository(folder), agent, Limits(**limits), 0, Watcher(tell, lambda _: None))
+def loop_in(folder, agent, tell=lambda _: None, places=1, **limits):
+    watcher = Watcher(tell, lambda *_: None)
+    return Loop(open_repository(folder), agent, Limits(**limits), 0, watcher, places=places)
 
 
 @pytest.fixture(scope="session")

@@ -184,17 +184,15 @@ def test_of_two_runs_far_apart_neither_is_believed_and_a_third_decides():
     assert standing.decide("main", [*apart, 1.0 + 2 * SD], False).status == DISCARD
 
 
-def test_main_does_not_move_to_what_was_run_once_and_a_second_run_may_refute_it():
-    once = begun()
-    for step in (1, 2, 3):
-        once = tried(once, 1.0 - 2.5 * step * SD, kept=True)
-    assert once.move() is not None and once.wants_proof
-    assert once.after_run(1.0).move() is None, "an accident moved main"
-    twice = once.after_run(1.0 - 7 * SD)
-    assert twice.move() is not None and not twice.wants_proof
-    every = [node.of for node in twice.belief.nodes.values()]
-    again = Believing(believe("main", every, SD, Noise(SD, 8)))
-    assert again.incumbent.val_bpb == pytest.approx(twice.incumbent.val_bpb, abs=1e-2 * SD)
+@pytest.mark.parametrize("freedom", [3, 8, 50, 1000])
+@pytest.mark.parametrize("units", [3, 6, 9, 11.9, 13, 60, 4000])
+def test_main_never_moves_for_a_single_score_and_does_for_two(freedom, units):
+    main = Measured("main", "", tuple(1.0 + SD * x for x in (-1, -0.5, 0.5, 1)), kept=True)
+    standing = Believing(believe("main", [main], SD, Noise(SD, freedom)))
+    low = 1.0 - units * SD
+    once = standing.decide("main", [low], False)
+    assert once.status == AGAIN or tried(standing, low, kept=True).move() is None, "one accident moves main"
+    assert units < 9 or tried(standing, low, low + SD, kept=True).move() is not None
 
 
 def test_harmless_changes_do_not_move_main():

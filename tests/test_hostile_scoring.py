@@ -6,6 +6,8 @@ real model servers under the real sandbox, and the real audit.
 
 import math
 
+import dataclasses
+
 import pytest
 from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit
 
@@ -227,7 +229,8 @@ def test_a_server_that_answers_without_listening_is_refused(scored, bench):
     script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")
     request = {
         "log": str(script.with_suffix(".log")), "isolation": "bwrap", "hide": [], "source": str(script),
-        "checkpoint": str(bench.corpus.folder), "memory_gb": 2.0, "disk_mb": 16, "device": "cpu",
+        "checkpoint": str(bench.corpus.folder), "memory_gb": 2.0, "disk_mb": 16,
+            "device": dataclasses.asdict(bench.device),
         "load_seconds": 10.0,
     }  # fmt: skip
     server = Server(request, (1, 8, 320))

@@ -44,7 +44,7 @@ ARROWS = {
     "after its branch": "after(experiments.Experiments, 'begin')",
     "before the training": "before(lab, 'measure')",
     "in the training": "before(supervisor.Supervisor, '_note')",
-    "before the score": "before(__import__('harness.trial.score').trial.score, 'score')",
+    "before the score": "before(__import__('harness.trial.score').trial.score.Scoring, 'result')",
     "before the decision": "before(loop.gate, 'decide')",
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",

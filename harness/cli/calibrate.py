@@ -1,6 +1,7 @@
 """`harness calibrate`: how far two runs of one program lie apart here."""
 
 import json
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 
 import click
@@ -12,6 +13,7 @@ from harness.lab import Lab
 from harness.ledger.repo import open_repository
 from harness.lock import held
 from harness.loop import refuse
+from harness.trial.station import Station
 from harness.trial.text import one_line
 from harness.views.live import TrialView
 
@@ -35,22 +37,23 @@ def calibrate(count: int, as_json: bool) -> int:
     """
     repository = open_repository()
     repository.check_ready()
-    with TrialView() as view, held(repository.paths.loop_lock, refuse):
-        lab = Lab(repository, lambda _, text: view.say(text.strip()), view.show)
+    with ExitStack() as stack, TrialView() as view, held(repository.paths.loop_lock, refuse):
+        lab = Lab(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
         bench = lab.bench()
+        station = stack.enter_context(closing(Station()))
         known = lab.known(bench)
         commit = known.incumbent.commit if known is not None else repository.commit("main").id
         subject = one_line(repository.commit(commit).subject)
         for number in range(count):
             view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")
-            trial = lab.again(commit, bench)
+            trial = lab.again(commit, bench, station)
             view.say(
                 f"     {trial.status}: {trial.detail}"
                 if trial.val_bpb is None
                 else f"     {trial.val_bpb:.4f}"
             )
         if (now := lab.known(bench)) is not None:
-            lab.advance(now, bench)
+            lab.advance(now, bench, station)
     noise, runs = lab.noise(bench), len(lab.experiments.scores(commit, bench.setting))
     if as_json:
         click.echo(json.dumps(_about(commit, noise, runs)))

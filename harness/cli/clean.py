@@ -26,7 +26,8 @@ def clean(keep: int, dry_run: bool) -> int:
     paths = open_repository().paths
     if process := holder(paths.loop_lock):
         raise HarnessError(f"a loop runs here (process {process})", "Ctrl-C there, then harness clean")
-    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir() and path != paths.kept)
+    kept = (paths.kept, paths.compiled)
+    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir() and path not in kept)
     going = folders[: len(folders) - keep]
     size = sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     if not dry_run:

@@ -181,21 +181,8 @@ class Belief:
     def with_one(self, experiment: Measured) -> "Belief":
         """After one more experiment, on a commit that is known here."""
         node = self._node(experiment, ())
-        return self._with(node, node.message)
-
-    def with_run(self, commit: str, score: float) -> "Belief":
-        """After one more run of a commit."""
-        old = self.nodes[commit]
-        evidence = old.evidence + self._seen(old.center, [score])[:, None]
-        parent = self.nodes.get(old.of.parent)
-        message = _message(evidence, old.center - parent.center) if parent else old.message
-        of = replace(old.of, scores=(*old.of.scores, score))
-        return self._with(Node(of, old.center, evidence, message), message - old.message)
-
-    def _with(self, node: Node, change: Array) -> "Belief":
-        """With a node that says something else to its parent, and so to all that is below."""
         nodes, still = {**self.nodes, node.of.commit: node}, {}
-        at = node.of.parent
+        at, change = node.of.parent, node.message  # what is said anew to the parent, and to all below it
         while at in nodes:
             if at in self._known:  # nothing new is said from that side
                 still[at] = self._known[at]

@@ -9,7 +9,6 @@ from harness.records import AGAIN, DISCARD, KEEP
 SURE = 0.99  # that the tip is better, for `main` to move
 PRICE = 0.4  # of a run, in units of noise: what the same time would gain by trying something else
 MOST_RUNS = 3
-PROOF_RUNS = 2  # of a tip before main moves to it: one of them was not chosen for being low
 CALIBRATION_RUNS = 4  # of the first `main` of a setting, before anything is judged
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.gate.belief import Belief
-from harness.gate.policy import PROOF_RUNS, main_may_move, verdict
+from harness.gate.policy import SURE, main_may_move, verdict
 from harness.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
 
 
@@ -35,15 +35,8 @@ class Standing(Protocol):
     def after(self, experiment: Measured) -> "Standing":
         """An experiment on a commit that is known was decided; the tip may change, to one below it too."""
 
-    def after_run(self, score: float) -> "Standing":
-        """The tip had one more run."""
-
     def move(self) -> Move | None:
         """What `main` may do now."""
-
-    @property
-    def wants_proof(self) -> bool:
-        """Whether the tip is to be run again before `main` moves to it."""
 
     def moved(self) -> "Standing":
         """`main` is where the tip is."""
@@ -73,6 +66,8 @@ class Believing:
         judged, noise = self.belief.judge(incumbent.commit, scores), self.belief.noise
         mean, effect = statistics.fmean(scores), judged.effect
         status = verdict(judged, noise, len(scores), shorter)
+        if status == KEEP and len(scores) == 1 and judged.helps >= SURE and self._would_move(parent, scores):
+            status = AGAIN  # main never moves for one lucky score
         tie = status == KEEP and effect.mean >= 0
         runs = f" over {len(scores)} runs" if len(scores) > 1 else ""
         words = {AGAIN: "; one more run", DISCARD: "", KEEP: "; shorter at no cost" if tie else ""}
@@ -85,15 +80,14 @@ class Believing:
             noise, shorter,
         )  # fmt: skip
 
+    def _would_move(self, parent: str, scores: Sequence[float]) -> bool:
+        """Whether an experiment on `main` itself would move it by these scores alone."""
+        if not parent == self.belief.main == self.belief.tip:
+            return False
+        return self.after(Measured("it", parent, tuple(scores), kept=True)).move() is not None
+
     def after(self, experiment: Measured) -> "Believing":
         return Believing(self.belief.with_one(experiment))
-
-    def after_run(self, score: float) -> "Believing":
-        return Believing(self.belief.with_run(self.belief.tip, score))
-
-    @property
-    def wants_proof(self) -> bool:
-        return len(self.belief.nodes[self.belief.tip].of.scores) < PROOF_RUNS
 
     def move(self) -> Move | None:
         belief = self.belief
@@ -133,13 +127,6 @@ class Greedy:
             return self
         score = statistics.fmean(experiment.scores)
         return Greedy((*self.line, experiment.commit), (*self.scores, score))
-
-    def after_run(self, score: float) -> "Greedy":
-        return self
-
-    @property
-    def wants_proof(self) -> bool:
-        return False
 
     def move(self) -> Move | None:
         gain = self.scores[-1] - self.scores[0]

@@ -237,8 +237,11 @@ class Experiments:
 
     def on_main(self, commit: str) -> bool:
         """Whether `main` is there or went on from there."""
-        main = self.main
-        return main == commit or self._git.descendant_of(main, commit)
+        return self.is_below(commit, self.main)
+
+    def is_below(self, commit: str, tip: str) -> bool:
+        """Whether `tip` is that commit or stands on it."""
+        return tip == commit or self._git.descendant_of(tip, commit)
 
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""
@@ -260,13 +263,9 @@ class Experiments:
     @patiently
     def begin(self, proposal: Proposal, parent: str, program: str) -> Experiment:
         """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet."""
-        base = self._git[parent]
-        assert isinstance(base, pygit2.Commit)
         # Of all refs, those of hand-made branches too: a number is one branch.
         taken = (refs.parse(reference.name) for reference in self._git.references.iterator())
         name = refs.name_for(max((name.number for name in taken if name), default=0) + 1, proposal.title)
-        builder = self._git.TreeBuilder(base.tree)
-        builder.insert("train.py", self._git.create_blob(proposal.source), base.tree["train.py"].filemode)
         trailers = {"Program": program, messages.AGENT: proposal.agent}
         if proposal.origin:
             trailers[messages.ORIGIN] = proposal.origin
@@ -275,9 +274,35 @@ class Experiments:
         text = Message(proposal.title, proposal.hypothesis, trailers).text()
         committer = self._repository.signature
         author = pygit2.Signature(proposal.agent, AGENT_EMAIL, committer.time, committer.offset)
-        made = self._git.create_commit(None, author, committer, text, builder.write(), [base.id])
+        made = self._commit(proposal.source, parent, author, text)
         self._git.references.create(name.ref, made)
         return self._made(name, made)
+
+    @patiently
+    def put(self, experiment: Experiment, source: bytes, parent: str, program: str) -> Experiment:
+        """One that was not measured yet, on another parent; its branch stays its own.
+
+        Raises:
+            Moved: a person moved the branch.
+        """
+        old = self._git[experiment.commit]
+        assert isinstance(old, pygit2.Commit)
+        message = experiment.message
+        text = Message(
+            message.title, message.hypothesis, {**message.trailers, "Program": program}
+        ).text()
+        made = self._commit(source, parent, old.author, text)
+        self._repository.move(experiment.name.ref, experiment.commit, str(made))
+        return self._made(experiment.name, made)
+
+    def _commit(self, source: bytes, parent: str, author: pygit2.Signature, text: str) -> pygit2.Oid:
+        """`parent` with this train.py."""
+        base = self._git[parent]
+        assert isinstance(base, pygit2.Commit)
+        builder = self._git.TreeBuilder(base.tree)
+        builder.insert("train.py", self._git.create_blob(source), base.tree["train.py"].filemode)
+        committer = self._repository.signature
+        return self._git.create_commit(None, author, committer, text, builder.write(), [base.id])
 
     def _made(self, name: Name, commit: pygit2.Oid) -> Experiment:
         made = self._git[commit]

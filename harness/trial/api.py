@@ -20,8 +20,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from harness.trial import compiled
 from harness.trial.loader import Loader
 from harness.trial.wire import DESCRIPTORS, Channel
+
+
+WAIT_SECONDS = 3600.0
 
 
 class Host(Protocol):
@@ -43,9 +47,16 @@ class Supervised:
     def __init__(self, descriptor: int) -> None:
         self._channel = Channel(socket.socket(fileno=descriptor))
 
+    def opened(self) -> None:
+        self._channel.send({"ask": "open"})
+
     def training_tokens(self) -> int:
-        self._channel.send({"ask": "data"})
-        answer = self._channel.receive(timeout_seconds=60)
+        known = os.environ.get("HARNESS_COMPILED")
+        archive = [compiled.pack(Path(known))] if known else []
+        self._channel.send({"ask": "data"}, archive)
+        for descriptor in archive:
+            os.close(descriptor)
+        answer = self._channel.receive(WAIT_SECONDS)  # another trial may be being scored
         if answer is None or not answer[1]:
             raise RuntimeError("the supervisor gave no training data")
         return answer[1][0]
@@ -206,7 +217,9 @@ def open_run() -> Run:
     """See `harness.trial.open`."""
     if "HARNESS_TRIAL" in os.environ:
         spec = json.loads(os.environ["HARNESS_TRIAL"])
-        return Run(Supervised(int(os.environ["HARNESS_SOCKET"])), spec, Path("checkpoint").absolute())
+        host = Supervised(int(os.environ["HARNESS_SOCKET"]))
+        host.opened()
+        return Run(host, spec, Path("checkpoint").absolute())
     if "HARNESS_MARK" in os.environ:
         raise RuntimeError(
             "train.py ran its training when it was imported for scoring: keep the guard "

@@ -1,14 +1,66 @@
-"""The first process of a trial: says that the sandbox stands, then becomes `python train.py`."""
+"""The first process of a trial: says that the sandbox stands, waits for a train.py, becomes its `__main__`.
 
+What takes time and is the same for every train.py is done before: libraries, the compile cache.
+"""
+
+import importlib
 import os
 import socket
 import sys
+import types
+from pathlib import Path
 
-from harness.trial import limits
+from harness.trial import compiled, limits
 from harness.trial.wire import Channel
+
+SCRIPT = "train.py"
+WAIT_SECONDS = 24 * 3600.0
+LIBRARIES = (
+    "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.triton",
+    "torch.nn.attention.flex_attention", "triton", "safetensors.torch", "harness.trial.api",
+)  # fmt: skip
+
+
+def prepare() -> None:
+    """What can be done before there is a train.py."""
+    known = Path("compiled").absolute()
+    if known.is_dir():
+        compiled.unpack(known)
+        os.environ["HARNESS_COMPILED"] = str(known)
+    for name in LIBRARIES if "HARNESS_PRELOAD" in os.environ else ():
+        try:
+            importlib.import_module(name)
+        except Exception:  # noqa: BLE001, S112 - if train.py needs it, it will say so
+            continue
+
+
+def receive(channel: Channel) -> str | None:
+    """The train.py that came, as a file; None if nobody wants one any more."""
+    packet = channel.receive(WAIT_SECONDS)
+    if packet is None:
+        return None
+    order, (descriptor,) = packet
+    with os.fdopen(descriptor, "rb") as copy:
+        copy.seek(0)
+        Path(SCRIPT).write_bytes(copy.read())
+    os.environ["HARNESS_TRIAL"] = order["run"]
+    return SCRIPT
+
+
+def become(script: str) -> None:
+    """What `python train.py` does, without another interpreter's start."""
+    sys.argv = [script]
+    module = types.ModuleType("__main__")
+    module.__file__ = script
+    sys.modules["__main__"] = module
+    exec(compile(Path(script).read_bytes(), str(Path(script).absolute()), "exec"), module.__dict__)
+
 
 if __name__ == "__main__":
     limits.apply()
-    number = int(os.environ["HARNESS_SOCKET"])
-    Channel(socket.socket(fileno=os.dup(number))).offer({"ask": "boot"})
-    os.execv(sys.executable, [sys.executable, "train.py"])
+    channel = Channel(socket.socket(fileno=os.dup(int(os.environ["HARNESS_SOCKET"]))))
+    channel.offer({"ask": "boot"})
+    prepare()
+    if (script := receive(channel)) is not None:
+        channel.socket.close()
+        become(script)

@@ -4,6 +4,7 @@ The name goes into a score's setting, so it comes from the driver and the kernel
 train.py.
 """
 
+import dataclasses
 import os
 import platform
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.lock import held
@@ -24,6 +26,8 @@ PEAK_TFLOPS = (
     ("A6000", 154.8), ("A10", 125.0), ("RTX 5090", 209.5), ("RTX 4090", 165.2), ("RTX 3090", 71.0),
 )  # fmt: skip
 
+ROOMY_MB = 40_000
+
 
 @dataclass(frozen=True)
 class Device:
@@ -31,6 +35,44 @@ class Device:
     """`cuda`, `mps` or `cpu`, what torch calls it."""
     name: str
     peak_flops: float | None
+    uuid: str = ""
+    """Of an NVIDIA GPU."""
+    node: str = ""
+    """Its file in /dev: the only GPU that a trial on it gets to see."""
+    memory_mb: int = 0
+    """Of an NVIDIA GPU."""
+    place: int = 0
+    """Its number among those that this loop uses."""
+    places: int = 1
+    """How many those are: each has its part of the processor and of the memory."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a few GPU contexts more, at half a GB each, take nothing from a trial."""
+        return self.memory_mb >= ROOMY_MB
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process needs in its environment to find this one and no other."""
+        return {"CUDA_VISIBLE_DEVICES": self.uuid} if self.uuid else {}
+
+    @property
+    def cores(self) -> list[int]:
+        """Its part of the processor's cores; empty for all of them."""
+        if self.places == 1 or not hasattr(os, "sched_getaffinity"):
+            return []
+        every = sorted(os.sched_getaffinity(0))
+        return every[self.place :: self.places]
+
+    def limits(self, memory_gb: float) -> dict[str, Any]:
+        """Of a process on it, for `harness.trial.limits`.
+
+        Args:
+            memory_gb: a config's; 0 means four fifths of the machine, shared by all places.
+        """
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = memory_gb * 2**30 or 0.8 * machine / self.places
+        return {"memory_bytes": int(memory), "cores": self.cores}
 
 
 def resolve(setting: str) -> Device:
@@ -39,13 +81,12 @@ def resolve(setting: str) -> Device:
     Raises:
         HarnessError: a GPU is asked for and there is none that the installed torch can use.
     """
-    gpu = _nvidia_name()
-    if setting == "cuda" and gpu is None:
+    gpus = nvidia()
+    if setting == "cuda" and not gpus:
         raise HarnessError("device is cuda, but no NVIDIA GPU is in sight", 'device = "auto" in the config')
-    if gpu is not None and setting in ("auto", "cuda"):
+    if gpus and setting in ("auto", "cuda"):
         if not torch_is_cpu_build():
-            peak = next((tflops for part, tflops in PEAK_TFLOPS if part in gpu), None)
-            return Device("cuda", gpu, peak * 1e12 if peak else None)
+            return gpus[0]
         if setting == "cuda":
             raise HarnessError("device is cuda, but the installed torch is a CPU build")
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
@@ -56,30 +97,77 @@ def resolve(setting: str) -> Device:
     return Device("cpu", _cpu_name(), None)
 
 
+def chosen(device: Device, gpus: str) -> list[Device]:
+    """The devices that `--gpus` names: `all`, or numbers as nvidia-smi has them.
+
+    Args:
+        device: what the config means; it must be a GPU.
+
+    Raises:
+        HarnessError: there is no such GPU, or they are of different kinds.
+    """
+    if device.kind != "cuda":
+        raise HarnessError(f"--gpus is for NVIDIA GPUs, and this config trains on {device.name}")
+    there = nvidia()
+    try:
+        numbers = range(len(there)) if gpus == "all" else [int(part) for part in gpus.split(",")]
+        found = [there[number] for number in dict.fromkeys(numbers) if number >= 0]
+    except (ValueError, IndexError):
+        found = []
+    if not found:
+        raise HarnessError(f"--gpus {gpus}: there are {len(there)}, numbered from 0", "--gpus all")
+    if len({each.name for each in found}) > 1:
+        names = ", ".join(sorted({each.name for each in found}))
+        raise HarnessError(f"--gpus {gpus} are of different kinds ({names}): their scores don't compare")
+    places = len(found)
+    return [dataclasses.replace(each, place=n, places=places) for n, each in enumerate(found)]
+
+
 def torch_is_cpu_build() -> bool:
     return metadata.version("torch").endswith("+cpu")
 
 
-def _nvidia_name() -> str | None:
-    """The first visible GPU's name, or None."""
+def nvidia() -> list[Device]:
+    """The GPUs that this process may use, in nvidia-smi's order; none without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and not visible.strip().lstrip("-1"):
-        return None
+        return []
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # noqa: BLE001 - no driver, no library, no GPU: all mean none in sight
-        return None
+        return []
     try:
-        if pynvml.nvmlDeviceGetCount() == 0:
-            return None
-        first = (visible or "0").split(",")[0].strip()
-        index = int(first) if first.isdigit() else 0
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-        return name if isinstance(name, str) else name.decode()
+        found = [_gpu(pynvml, number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
     finally:
         pynvml.nvmlShutdown()
+    if visible is None:
+        return found
+    wanted = [part.strip() for part in visible.split(",")]
+    return [
+        gpu
+        for part in wanted
+        for number, gpu in enumerate(found)
+        if part == str(number) or (part.startswith("GPU-") and gpu.uuid.startswith(part))
+    ]
+
+
+def _gpu(nvml: Any, number: int) -> Device:
+    handle = nvml.nvmlDeviceGetHandleByIndex(number)
+    name, uuid = (
+        text if isinstance(text, str) else text.decode()
+        for text in (nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle))
+    )
+    try:
+        node = f"/dev/nvidia{nvml.nvmlDeviceGetMinorNumber(handle)}"
+    except nvml.NVMLError:
+        node = ""
+    peak = next((tflops for part, tflops in PEAK_TFLOPS if part in name), None)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20
+    return Device("cuda", name, peak * 1e12 if peak else None, uuid, node, memory)
 
 
 def _cpu_name() -> str:
@@ -98,10 +186,9 @@ def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
 
     The lock is the kernel's: it goes with the process that holds it, however that ends.
     """
-    which = os.environ.get("CUDA_VISIBLE_DEVICES", "0") if device.kind == "cuda" else "0"
-
     def busy(process: str) -> None:
         on_wait(f"{device.name} is in use by process {process}; waiting for it")
 
-    with held(lock_file(f"{device.kind}-{which.replace('/', '-')}"), busy):
+    which = device.uuid or str(device.place)
+    with held(lock_file(f"{device.kind}-{which}"), busy):
         yield

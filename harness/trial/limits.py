@@ -17,14 +17,17 @@ KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
 def apply() -> None:
     """Read HARNESS_LIMITS and set them: hard, so that nothing later can raise them.
 
-    `memory_bytes` bounds private memory (RLIMIT_DATA: it leaves CUDA's reservations alone). The
-    kernel is also told to end this process first when the machine runs out of memory.
+    `memory_bytes` bounds private memory (RLIMIT_DATA: it leaves CUDA's reservations alone). `cores` are
+    where it begins; an honest one stays there, so that trials beside each other don't disturb. The kernel is
+    also told to end this process first when the machine runs out of memory.
     """
     limits = json.loads(os.environ.get("HARNESS_LIMITS", "{}"))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return
     die_with_parent()
+    if cores := limits.get("cores"):
+        os.sched_setaffinity(0, cores)
     _leave_the_session_keyring()
     if memory := int(limits.get("memory_bytes", 0)):
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
@@ -41,10 +44,3 @@ def _leave_the_session_keyring() -> None:
     """Take an empty one: an inherited keyring holds a person's keys, and notes for the next trial."""
     if (number := KEYCTL.get(platform.machine())) is not None:
         ctypes.CDLL(None).syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)
-
-
-def memory_bytes(memory_gb: float) -> int:
-    """A config's `memory_gb` in bytes; 0 there means four fifths of the machine."""
-    if memory_gb:
-        return int(memory_gb * 2**30)
-    return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,27 +1,37 @@
 """One trial from end to end: hold the device, train, score, put it into a record.
 
+On a GPU the scorer and the seat of the next trial are started while this one trains, so that imports
+cost no GPU time; on a processor they would be in the way.
+
 The run folder keeps the exported train.py, the log and the record. Whoever asked for the trial takes
 the checkpoint or has it removed, because a night of them fills a disk.
 """
 
+import contextlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from harness.config import Config
 from harness.corpus.prepare import open_prepared
 from harness.corpus.store import Corpus
-from harness.paths import write_atomically
+from harness.paths import Paths, write_atomically
 from harness.records import ERROR, OK, Failure, Holdout, Score, Setting, Training, Trial
 from harness.trial import score
-from harness.trial.device import Device, exclusive, resolve
+from harness.trial.conditions import Watch, spoilt
+from harness.trial.device import Device, resolve
 from harness.trial.sandbox import Isolation, choose
+from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Observer, Progress, Supervisor
+
+LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Bench:
     corpus: Corpus
     device: Device
     isolation: Isolation
+    compiled: Path | None = None
+    """Where what was compiled is kept between trials."""
 
     @property
     def setting(self) -> Setting:
@@ -62,12 +74,19 @@ def open_bench(config: Config, repository: Path) -> Bench:
     hide = [repository]
     if (source := Path(config.data.source).expanduser()).exists():
         hide.append(source if source.is_dir() else source.parent)
+    device = resolve(config.trial.device)
     return Bench(
-        config,
-        open_prepared(config.data),
-        resolve(config.trial.device),
-        choose(config.trial.sandbox, tuple(hide)),
-    )
+        config, open_prepared(config.data), device, choose(config.trial.sandbox, tuple(hide)),
+        _compiled(repository, device) if device.kind == "cuda" else None,
+    )  # fmt: skip
+
+
+def _compiled(repository: Path, device: Device) -> Path:
+    """The compile cache of a device's kind and the installed torch."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device.name} {metadata.version('torch')}")
+    folder = Paths(repository).compiled / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def measure(
@@ -79,6 +98,8 @@ def measure(
     observe: Observer,
     on_wait: Callable[[str], None],
     keep_checkpoint: bool = False,
+    station: Station | None = None,
+    turn: Turn | None = None,
 ) -> Trial:
     """Train and score one train.py.
 
@@ -86,31 +107,59 @@ def measure(
         source: the commit's blob, not a working copy.
         folder: made for this trial; must not exist.
         observe: told of progress a few times a second.
-        on_wait: told once if another trial holds the device.
+        on_wait: told once if somebody else uses the device.
         keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
+        station: where it runs, if trials follow each other there.
+        turn: when it may train, if another one is being scored there.
 
     Raises:
-        KeyboardInterrupt: everything that was started is dead by then.
+        KeyboardInterrupt, Cancelled: everything that was started is dead by then.
     """
     folder.mkdir(parents=True)
     script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
     script.write_bytes(source)
-    config = bench.config
-    with _whole_or_gone(folder), exclusive(bench.device, on_wait):
+    checkpoint.mkdir()
+    place, turn = station or Station(), turn or Turn.alone()
+    on_gpu = bench.device.kind == "cuda"
+    with _whole_or_gone(folder), contextlib.ExitStack() as stack:
+        if station is None:
+            stack.callback(place.close)
+        waited = time.monotonic()
+        stack.enter_context(place.hold(bench.device, on_wait))
+        _wait_until_alone(bench.device, observe, on_wait)
         started = time.monotonic()
         scored: Score | None = None
+        scoring: list[score.Scoring] = []  # begun while it trains
+
+        def begin() -> None:
+            scoring.append(_begin_scoring(folder, "val", bench))
+            stack.callback(scoring[0].close)
+            place.prepare(bench.config.trial, bench.isolation, bench.device, bench.compiled)
+
         try:
             supervisor = Supervisor(
-                script, checkpoint, bench.spec(seed), bench.corpus.train_file, config.trial,
-                bench.isolation, observe,
+                script, checkpoint, bench.spec(seed), bench.corpus.train_file, bench.config.trial,
+                place.seat(bench.config.trial, bench.isolation, bench.device, bench.compiled),
+                observe, begin if on_gpu else lambda: None, turn.may_train.is_set,
             )  # fmt: skip
             training = supervisor.train()
+            idle = None
+            if place.trained_at is not None and supervisor.first_batch_at is not None:
+                idle = supervisor.first_batch_at - place.trained_at
+            place.trained_at = supervisor.ended_at
         except OSError as failed:
-            training = Training(ERROR, f"the machine failed: {failed}")
+            training, idle = Training(ERROR, f"the machine failed: {failed}"), None
+        turn.has_trained()
         log.write_text(training.log, encoding="utf-8")
         status, detail = training.status, training.detail
+        if why := spoilt(training.conditions):
+            status, detail = ERROR, why
         if status == OK:
-            result = _score(folder, "val", bench, observe)
+            if not scoring:
+                begin_now = _begin_scoring(folder, "val", bench)
+                stack.callback(begin_now.close)
+                scoring.append(begin_now)
+            result = _result(scoring[0], observe)
             if isinstance(result, Failure):
                 status, detail = result.status, result.detail
             else:
@@ -120,40 +169,59 @@ def measure(
         trial = Trial(
             commit=commit, seed=seed, status=status, detail=detail,
             val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
-            total_seconds=time.monotonic() - started, device=bench.device.name,
-            peak_flops=bench.device.peak_flops, data=bench.corpus.id,
-            evaluator=score.fingerprint(config), isolation=bench.isolation.kind,
-            budget_seconds=config.trial.budget_seconds,
+            total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
+            device=bench.device.name, peak_flops=bench.device.peak_flops, data=bench.corpus.id,
+            evaluator=score.fingerprint(bench.config), isolation=bench.isolation.kind,
+            budget_seconds=bench.config.trial.budget_seconds,
         )  # fmt: skip
     write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
     return trial
 
 
+def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str], None]) -> None:
+    """Until nobody else is at work on the device."""
+    watch, began = Watch(device), time.monotonic()
+    told = False
+    while who := watch.foreign():
+        if not told:
+            told = True
+            on_wait(f"{device.name} is in use by {who}; waiting for it")
+        observe(Progress("waiting", time.monotonic() - began, 0.0))
+        time.sleep(LOOK_SECONDS)
+
+
 def measure_holdout(
-    folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None]
-) -> Holdout | None:
+    folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None],
+    station: Station | None = None,
+) -> Holdout | None:  # fmt: skip
     """Score a checkpoint that was kept on the tokens that no decision uses; None if that gives no score.
 
     Args:
         folder: of the trial.
         val_bpb: of the same checkpoint.
     """
-    with exclusive(bench.device, on_wait):
-        result = _score(folder, "holdout", bench, observe)
+    with (station or Station()).hold(bench.device, on_wait), contextlib.closing(
+        _begin_scoring(folder, "holdout", bench)
+    ) as scoring:
+        result = _result(scoring, observe)
     return None if isinstance(result, Failure) else Holdout(val_bpb, result.val_bpb, bench.setting)
 
 
-def _score(folder: Path, split: str, bench: Bench, observe: Observer) -> Score | Failure:
+def _begin_scoring(folder: Path, split: str, bench: Bench) -> score.Scoring:
+    return score.Scoring(
+        folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
+        bench.isolation, folder / "server.txt",
+    )  # fmt: skip
+
+
+def _result(scoring: score.Scoring, observe: Observer) -> Score | Failure:
     began = time.monotonic()
 
     def told(phase: str, done: int, of: int) -> None:
         observe(Progress(phase, time.monotonic() - began, 0.0, step=done, tokens=of))
 
     told("scoring", 0, 0)
-    return score.score(
-        folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
-        bench.isolation, folder / "server.txt", told,
-    )  # fmt: skip
+    return scoring.result(told)
 
 
 @contextmanager

@@ -97,7 +97,9 @@ def _bwrap_problem(program: str | None) -> str | None:
     return f"bubblewrap does not work here: {why}{hint}"
 
 
-def _bwrap(program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ...] = ()) -> list[str]:
+def _bwrap(
+    program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ...] = (), gpu: str = ""
+) -> list[str]:
     args = [
         program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
         "--unshare-uts", "--unshare-cgroup-try", "--uid", "1000", "--gid", "1000",
@@ -112,7 +114,8 @@ def _bwrap(program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ..
     args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
     args += ["--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger", "--dev", "/dev"]
     for device in sorted(Path("/dev").glob("nvidia*")):
-        args += ["--dev-bind", str(device), str(device)]
+        if not (gpu and device.name.removeprefix("nvidia").isdigit() and str(device) != gpu):
+            args += ["--dev-bind", str(device), str(device)]
     args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     args += ["--size", str(disk_bytes), "--tmpfs", "/tmp"]
     args += ["--size", str(disk_bytes), "--tmpfs", WORK]
@@ -203,6 +206,7 @@ class Process:
         variables: Mapping[str, str],
         disk_mb: int,
         output: int | IO[bytes],
+        gpu: str = "",
     ) -> None:
         """Start `python -m module` in WORK (or in a temporary folder, without bubblewrap).
 
@@ -212,6 +216,7 @@ class Process:
             limits: see `harness.trial.limits`.
             variables: further environment variables.
             output: where stdout and stderr go.
+            gpu: the file in /dev of the only NVIDIA GPU that is seen; empty for all.
         """
         self._gone = False
         self._mark = uuid.uuid4().hex
@@ -229,7 +234,7 @@ class Process:
             for name, path in files.items():
                 binds += ["--ro-bind", str(path), f"{WORK}/{name}"]
             program = shutil.which("bwrap") or "bwrap"
-            bwrap = _bwrap(program, disk_mb * 2**20, binds, isolation.hide)
+            bwrap = _bwrap(program, disk_mb * 2**20, binds, isolation.hide, gpu)
             env |= {"HOME": WORK, "TMPDIR": "/tmp", "PYTHONPATH": ":".join([LIBRARY, *extra])}
             folder = None
         else:

@@ -4,6 +4,8 @@ The scorer is our own code, so its answer is believed; if it dies or hangs, that
 """
 
 import ast
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.config import Config
@@ -23,70 +26,90 @@ from harness.trial.device import Device
 from harness.trial.sandbox import Isolation
 from harness.trial.text import one_line
 
-SCORED_BY = ("scorer.py", "server.py", "audit.py", "buffers.py")
+SCORED_BY = ("scorer.py", "server.py", "audit.py", "buffers.py", "losses.py")
 START_SECONDS = 240.0
 Observer = Callable[[str, int, int], None]
 """Called with (`scoring` or `auditing`, rows done, of)."""
 
 
 def fingerprint(config: Config) -> str:
-    """What makes scores comparable besides data and hardware: the evaluator's code and its settings.
+    """What makes scores comparable besides data and hardware: the evaluator's code and its settings."""
+    settings = f"{config.data.seq_len} {config.data.eval_tokens} {config.trial.audit_rows}"
+    return hashlib.sha256(f"{settings}\n{_code()}".encode()).hexdigest()[:7]
 
-    Of the code its syntax tree counts, so that a comment doesn't part old results from new ones.
-    """
-    parts = [f"{config.data.seq_len} {config.data.eval_tokens} {config.trial.audit_rows}"]
-    for name in SCORED_BY:
-        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
-        parts.append(ast.dump(ast.parse(source)))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:7]
+
+@functools.cache
+def _code() -> str:
+    """Its syntax trees, so that a comment doesn't part old results from new ones."""
+    sources = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in SCORED_BY)
+    return "\n".join(ast.dump(ast.parse(source)) for source in sources)
+
+
+class Scoring:
+    """One score, of a checkpoint that may not be there yet: the scorer and its servers are started now."""
+
+    def __init__(
+        self, source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
+        isolation: Isolation, log: Path,
+    ) -> None:  # fmt: skip
+        """Of `checkpoint`, a folder that exists, with the train.py that wrote it, on `val` or `holdout`."""
+        caps = config.trial
+        request = {
+            "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
+            "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
+            "device": asdict(device), "isolation": isolation.kind,
+            "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
+            "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
+            "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
+            "audit_seed": secrets.randbits(32),
+        }  # fmt: skip
+        self._cap_seconds = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "harness.trial.scorer"],  # -P: nothing from the current folder
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": path, **device.variables},
+        )  # fmt: skip
+        self._say(json.dumps(request))
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it died: what it said last is read below
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def result(self, observe: Observer) -> Score | Failure:
+        """Score it now."""
+        self._say("go")
+        try:
+            return _converse(self._process, time.monotonic() + self._cap_seconds, observe)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Kill it with all that it started; a second call does nothing."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def score(
-    source: Path,
-    checkpoint: Path,
-    corpus: Corpus,
-    split: str,
-    config: Config,
-    device: Device,
-    isolation: Isolation,
-    log: Path,
-    observe: Observer,
-) -> Score | Failure:
-    """Score a checkpoint with the train.py that wrote it, on `val` or `holdout`."""
-    caps = config.trial
-    request = {
-        "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
-        "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
-        "device": device.kind, "isolation": isolation.kind,
-        "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
-        "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
-        "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
-        "audit_seed": secrets.randbits(32),
-    }  # fmt: skip
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "harness.trial.scorer"],  # -P: nothing from the current folder
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    cap = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
-    try:
-        return _converse(process, json.dumps(request).encode(), time.monotonic() + cap, observe)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+    source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
+    isolation: Isolation, log: Path, observe: Observer,
+) -> Score | Failure:  # fmt: skip
+    """Score a checkpoint that is there."""
+    return Scoring(source, checkpoint, corpus, split, config, device, isolation, log).result(observe)
 
 
 def _converse(
-    process: subprocess.Popen[bytes], request: bytes, deadline: float, observe: Observer
+    process: subprocess.Popen[bytes], deadline: float, observe: Observer
 ) -> Score | Failure:
-    assert process.stdin and process.stdout and process.stderr
-    process.stdin.write(request)
-    process.stdin.close()
+    assert process.stdout and process.stderr
     pending, complaint = b"", b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)

@@ -1,10 +1,11 @@
 """The scorer: a process of ours that holds the validation tokens and computes the score itself.
 
-It asks a sandboxed model server for logits, copies them out of the shared buffer (a server could
-still write to it), and takes log-softmax, cross-entropy and bits per byte in float32 from its own
-copy. Then a second, fresh server is audited. It prints JSON lines: progress, then the result.
+It asks a sandboxed model server for logits, and takes cross-entropy and bits per byte in float32 from one
+look at the shared buffer, which a server could still write to. Then a second, fresh server is audited. It
+prints JSON lines: progress, then the result.
 
-Reads one JSON request on stdin; see `harness.trial.score`, which starts it.
+Reads one JSON request on stdin, starts both servers, and waits for another line before it goes on; see
+`harness.trial.score`, which starts it while the training still runs.
 """
 
 import json
@@ -13,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,14 @@ import torch
 from harness.records import CRASH, INVALID, Failure, Score
 from harness.trial import audit, limits
 from harness.trial.buffers import CudaBuffer, SharedArray
+from harness.trial.device import Device
+from harness.trial.losses import losses
 from harness.trial.sandbox import Isolation, Process
+from harness.trial.server import warm_up
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
 BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 16384}
-# Tokens whose logits are copied and reduced at a time; on a CPU few enough to stay in its cache.
-CHUNK_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 256}
 START_SECONDS = 120.0
 PROGRESS_SECONDS = 0.25
 
@@ -46,6 +49,7 @@ class Server:
 
     def __init__(self, request: dict[str, Any], shape: tuple[int, int, int]) -> None:
         self._request, self._shape = request, shape
+        self._device = Device(**request["device"])
         self._channel, theirs = pair()
         self._logits: CudaBuffer | SharedArray | None = None
         self._tokens: SharedArray | None = None
@@ -61,23 +65,38 @@ class Server:
                 "checkpoint": Path(request["checkpoint"]),
             },
             descriptors={"HARNESS_SOCKET": theirs.fileno()},
-            limits={"memory_bytes": limits.memory_bytes(request["memory_gb"])},
-            variables={},
+            limits=self._device.limits(request["memory_gb"]),
+            variables=self._device.variables | ({"HARNESS_PRELOAD": "1"} if self.is_on_gpu else {}),
             disk_mb=request["disk_mb"],
             output=writing,
+            gpu=self._device.node,
         )
         os.close(writing)
         theirs.close()
         self._drain.start()
 
+    @property
+    def is_on_gpu(self) -> bool:
+        return self._device.kind == "cuda"
+
+    def warm(self) -> None:
+        """Have it make its GPU context, without waiting for that."""
+        if self.is_on_gpu:
+            self._say({"device": "cuda"})
+
     def load(self) -> float:
         """Hand over the buffers, have `load` called; returns its seconds."""
+        self.begin_load()
+        return self.end_load()
+
+    def begin_load(self) -> None:
+        """The first half of it: something else can be done meanwhile."""
         self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
         rows, seq_len, _ = self._shape
         self._tokens = SharedArray.create((rows, seq_len), "int64")
         descriptors = [self._tokens.descriptor]
         handle = ""
-        if self._request["device"] == "cuda":
+        if self.is_on_gpu:
             self._logits = CudaBuffer(self._shape)
             goal = torch.zeros(rows * seq_len, dtype=torch.int64, device="cuda")
             losses(self._logits.tensor.view(len(goal), -1), goal)  # takes its memory before the model can
@@ -86,14 +105,17 @@ class Server:
             self._logits = SharedArray.create(self._shape, "float32")
             descriptors.append(self._logits.descriptor)
         order = {
-            "device": self._request["device"], "shape": self._shape, "handle": handle,
-            "checkpoint": "checkpoint",
+            "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
         }  # fmt: skip
-        started = time.monotonic()
+        self._load_began = time.monotonic()
         self._say(order, descriptors)
+
+    def end_load(self) -> float:
+        """Waits for it; returns its seconds."""
         within = f"load the checkpoint within load_seconds ({self._request['load_seconds']:g} s)"
-        self._hear(self._request["load_seconds"], "loaded", within)
-        return time.monotonic() - started
+        left = self._load_began + self._request["load_seconds"] - time.monotonic()
+        self._hear(max(0.0, left), "loaded", within)
+        return time.monotonic() - self._load_began
 
     def forward(self, tokens: np.ndarray, deadline: float) -> torch.Tensor:
         """Have (B, T) token ids answered; the (B, T, V) buffer that the server wrote to."""
@@ -145,28 +167,6 @@ class Server:
         self._tokens = self._logits = None
 
 
-def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each target in nats, in float32, from our own copy of the logits.
-
-    Args:
-        logits: (N, V) float32, perhaps still being written to by a hostile server.
-        targets: (N,) int64.
-
-    Returns:
-        (N,) float32.
-    """
-    chunk = CHUNK_TOKENS[logits.device.type]
-    own = torch.empty((chunk, logits.shape[1]), device=logits.device)
-    found = torch.empty((len(targets), 1), device=logits.device)
-    for at in range(0, len(targets), chunk):
-        goal = targets[at : at + chunk, None]
-        # All of it is copied before any of it is looked at: which places are read would tell targets.
-        part = own[: len(goal)].copy_(logits[at : at + chunk])
-        torch.log_softmax(part, 1, out=part)
-        torch.gather(part, 1, goal, out=found[at : at + chunk])
-    return -found[:, 0]
-
-
 def answer(
     server: Server,
     tokens: np.ndarray,
@@ -204,22 +204,34 @@ def answer(
     return result, waited
 
 
-def score(request: dict[str, Any]) -> Score:
+def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
     """The whole evaluation of one checkpoint.
+
+    Args:
+        wait: returns when there is a checkpoint to score; False if there will be none.
 
     Raises:
         Refused: crash or invalid, with its reason.
     """
-    started = time.monotonic()
+    device = request["device"]["kind"]
     rows = np.load(request["rows"], mmap_mode="r")  # (R, T + 1) uint16
     byte_lengths = np.load(request["token_bytes"])
     inputs, targets = rows[:, :-1], rows[:, 1:]
     seq_len, vocab_size = inputs.shape[1], len(byte_lengths)
-    batch_rows = max(1, BATCH_TOKENS[request["device"]] // seq_len)
+    batch_rows = max(1, BATCH_TOKENS[device] // seq_len)
     shape = (batch_rows, seq_len, vocab_size)
-    first = Server(request, shape)
-    second = Server(request, shape)  # it only imports torch until it is told to load
+    servers = first, second = Server(request, shape), Server(request, shape)
+    early = Device(**request["device"]).has_room
     try:
+        for server in servers if early else ():
+            server.warm()  # neither has seen train.py yet
+        if device == "cuda" and early:
+            warm_up("cuda")
+        if not wait():
+            return None
+        started = time.monotonic()
+        for server in servers if not early else ():
+            server.warm()
         load_seconds = first.load()
         scoring_started = time.monotonic()
         scored, forward_seconds = answer(
@@ -228,9 +240,10 @@ def score(request: dict[str, Any]) -> Score:
         own_seconds = time.monotonic() - scoring_started - forward_seconds
         first.close()  # before the second one loads: they must not meet
         audit_started = time.monotonic()
+        second.begin_load()
         doubt = audit.doubt(scored, targets, vocab_size)
         asked = audit.questions(inputs, doubt, request["audit_rows"], request["audit_seed"])
-        second.load()
+        second.end_load()
         audited, _ = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],
             "auditing",
@@ -239,7 +252,7 @@ def score(request: dict[str, Any]) -> Score:
     finally:
         first.close()
         second.close()
-    if failure := audit.judge(found, request["device"]):
+    if failure := audit.judge(found, device):
         raise Refused(failure.status, failure.detail)
     lengths = byte_lengths[targets]
     nats = float(scored[lengths > 0].sum(dtype=np.float64))
@@ -263,14 +276,17 @@ def emit(message: dict[str, Any]) -> None:
 
 def main() -> None:
     limits.die_with_parent()
-    request = json.load(sys.stdin)
-    if request["device"] == "cpu":
+    request = json.loads(sys.stdin.readline())
+    device = Device(**request["device"])
+    if device.kind == "cpu":
         # One thread: a second one would fight with those of the server, which spin after their work.
         torch.set_num_threads(1)
-    if request["device"] == "cuda":
+    if device.kind == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        emit({"score": asdict(score(request))})
+        found = score(request, wait=lambda: bool(sys.stdin.readline()))
+        if found is not None:
+            emit({"score": asdict(found)})
     except Refused as refused:
         emit({"failure": asdict(refused.failure)})
     except torch.OutOfMemoryError:

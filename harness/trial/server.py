@@ -1,10 +1,11 @@
 """The model server: the sandboxed process that imports train.py, loads its checkpoint and answers.
 
-It sees token ids and writes logits; it never sees a target. It imports torch before it is told to
-load, so that it can be started early. Everything from `load` on is untrusted, this process included:
+It sees token ids and writes logits; it never sees a target. It imports torch, and on a GPU makes its
+context, before it is told to load, so that it can be started early. Everything from `load` on is untrusted, this process included:
 the scorer believes only what it reads from its own buffer.
 """
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -14,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.trial import limits
+from harness.trial import boot, limits
 from harness.trial.text import one_line
 from harness.trial.wire import Channel
 
@@ -26,12 +27,16 @@ def serve(channel: Channel) -> None:
 
     from harness.trial.buffers import SharedArray, open_cuda
 
+    boot.prepare()
     channel.send({"ready": True})
-    packet = channel.receive(WAIT_SECONDS)
-    if packet is None:
+    while (packet := channel.receive(WAIT_SECONDS)) is not None:
+        order, descriptors = packet
+        device = torch.device(order["device"])
+        if "shape" in order:
+            break
+        warm_up(device)
+    else:
         return
-    order, descriptors = packet
-    device = torch.device(order["device"])
     rows, seq_len, vocab_size = shape = tuple(order["shape"])
     tokens = SharedArray.map(descriptors[0], (rows, seq_len), "int64")
     started = time.monotonic()
@@ -53,6 +58,25 @@ def serve(channel: Channel) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
         channel.send({"done": True})
+
+
+def warm_up(device: Any) -> None:
+    """Make the GPU's context and load the libraries that models use: seconds, spent while nobody waits."""
+    import torch
+    import torch.nn.functional as F
+
+    from harness.trial.losses import losses
+
+    with contextlib.suppress(Exception), torch.no_grad():  # whatever the model needs and can't have, it says
+        x = torch.ones(256, 256, device=device, dtype=torch.bfloat16)
+        F.rms_norm((x @ x).float(), (256,))
+        q = torch.ones(1, 4, 256, 128, device=device, dtype=torch.bfloat16)
+        F.scaled_dot_product_attention(q, q, q, is_causal=True)
+        losses(x.float(), torch.zeros(256, dtype=torch.int64, device=device))
+        q = q.transpose(1, 2)
+        torch.ops.aten._flash_attention_forward(q, q, q, None, None, 256, 256, 0.0, True, False)
+        torch.cuda.synchronize()
+    torch.cuda.empty_cache()
 
 
 def _load(checkpoint: Path, device: Any) -> Any:

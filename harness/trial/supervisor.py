@@ -6,11 +6,9 @@ kills everything the moment it has them or a cap is passed. Nothing that train.p
 its time. One thread, no polling of the trial's files.
 """
 
-import json
 import os
 import re
 import selectors
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,18 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import TrialConfig
-from harness.records import CRASH, ERROR, INVALID, LATE, OK, Failure, Point, Reported, Training
-from harness.trial import limits, readonly
-from harness.trial.sandbox import Isolation, Process
+from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
+from harness.trial import checkpoint, compiled, readonly
+from harness.trial.conditions import Watch
+from harness.trial.seat import Seat
 from harness.trial.text import Tail, one_line
-from harness.trial.wire import Channel, ProtocolError, close_all, pair
+from harness.trial.wire import Channel, ProtocolError, close_all
 
-BOOT = "harness.trial.boot"
 CURVE_POINTS = 1000
-LATE_SECONDS = 1.0  # an honest train.py starts no step that doesn't fit; this is for jitter
-SAVE_BYTES_PER_SECOND = 50e6  # the slowest disk that saving is excused by
-NAME_CHARS = 100
-COPY_BYTES = 2**24
+WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
@@ -40,7 +35,7 @@ class Progress:
     """What a view may show while a training runs; step, loss and tokens are only reported."""
 
     phase: str
-    """`starting`, `training`, `saving`, later `scoring` and `auditing`."""
+    """`starting`, perhaps `waiting`, `training`, `saving`, later `scoring` and `auditing`."""
     elapsed_seconds: float
     of_seconds: float
     step: int | None = None
@@ -63,6 +58,9 @@ class _State:
     last_step: int | None = None
     last_loss: float | None = None
     last_tokens: int | None = None
+    opened_at: float | None = None
+    asked_at: float | None = None  # for its first batch, which may have to wait
+    told: bool = False
     booted: bool = False
     """It reached our own first line inside: whatever ends it before is not train.py's fault."""
     reported: Reported = field(default_factory=Reported)
@@ -80,13 +78,25 @@ class Supervisor:
         spec: dict[str, Any],
         tokens: Path,
         config: TrialConfig,
-        isolation: Isolation,
+        seat: Seat,
         observe: Observer,
+        on_training: Callable[[], None] = lambda: None,
+        may_train: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`spec` is what train.py is told, `tokens` the training split that it gets when it asks."""
+        """`spec` is what train.py is told, `tokens` the training split that it gets when it asks.
+
+        Args:
+            seat: where it runs; closed in the end.
+            on_training: called once, when the clock has begun.
+            may_train: whether the tokens may be handed out; until then it waits with what it compiled.
+        """
         self.source, self.checkpoint_dir = source, checkpoint_dir
         self.spec, self.tokens = spec, tokens
-        self.config, self.isolation, self.observe = config, isolation, observe
+        self.config, self.seat, self.observe, self.on_training = config, seat, observe, on_training
+        self.may_train = may_train
+        self.watch = Watch(seat.device)
+        self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
+        self.ended_at: float | None = None
 
     def train(self) -> Training:
         """Run train.py to its end, its submission or its caps.
@@ -94,68 +104,53 @@ class Supervisor:
         Raises:
             OSError: the machine failed us (no process, no disk); a repeat may work.
         """
-        tokens = readonly.open_file(self.tokens, self.isolation)
-        channel, theirs = pair()
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)  # it can be read from inside too: emptied before we get to it
+        seat, tail = self.seat, Tail()
         state = _State(time.monotonic())
-        tail = Tail()
-        process = None
+        tokens = -1
         try:
-            process = Process(
-                self.isolation,
-                BOOT,
-                files={"train.py": self.source},
-                descriptors={"HARNESS_SOCKET": theirs.fileno()},
-                limits={"memory_bytes": limits.memory_bytes(self.config.memory_gb)},
-                variables={"HARNESS_TRIAL": json.dumps(self.spec)},
-                disk_mb=self.config.disk_mb,
-                output=writing,
-            )
-            theirs.close()
-            os.close(writing)
-            writing = -1
-            code = self._watch(process, channel, reading, tail, state, tokens)
-            process.kill()
+            tokens = readonly.open_file(self.tokens, seat.isolation)
+            seat.go(self.source, self.spec)
+            code = self._watch(tail, state, tokens)
+            self.first_batch_at, self.ended_at = state.first_batch_at, state.saving_at or time.monotonic()
+            seat.process.kill()
             for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
-                self._read(reading, tail)
+                self._read(seat.reading, tail)
             if state.failure is None and state.submitted_at is None:
                 state.failure = _ended_without_checkpoint(code, tail, state.booted)
             if state.failure is None:
-                state.failure = self._take_checkpoint(state)
+                handed = checkpoint.Handed(
+                    state.names, state.checkpoint, state.first_batch_at, state.saving_at, state.submitted_at
+                )
+                in_memory = seat.isolation.kind == "bwrap"
+                state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
         finally:
-            if process is not None:
-                process.kill()
-            close_all([tokens, reading, *([writing] if writing >= 0 else []), *state.checkpoint])
-            channel.close()
-            theirs.close()
+            seat.close()
+            close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
         return self._outcome(state, tail)
 
     # ── while it runs ─────────────────────────────────────────────────────────────────────────
 
-    def _watch(
-        self,
-        process: Process,
-        channel: Channel,
-        reading: int,
-        tail: Tail,
-        state: _State,
-        tokens: int,
-    ) -> int | None:
+    def _watch(self, tail: Tail, state: _State, tokens: int) -> int | None:
+        channel, reading = self.seat.channel, self.seat.reading
         with selectors.DefaultSelector() as selector:
             selector.register(reading, selectors.EVENT_READ)
             selector.register(channel.fileno(), selectors.EVENT_READ)
             shown_at = 0.0
             while True:
+                if state.asked_at is not None and state.first_batch_at is None and self.may_train():
+                    state.first_batch_at = time.monotonic()
+                    channel.offer({"ok": True}, [tokens])
                 now = time.monotonic()
-                deadline = self._deadline(state)
+                deadline = self._deadline(state, now)
                 if now >= deadline:
                     state.failure = self._overran(state)
                     return None
                 if now - shown_at >= 0.25:
                     shown_at = now
                     self.observe(self._progress(state, now))
-                for key, _ in selector.select(min(deadline - now, 0.25)):
+                    self._look(state)
+                waits = state.asked_at is not None and state.first_batch_at is None
+                for key, _ in selector.select(0.01 if waits else min(deadline - now, 0.25)):
                     if key.fd == reading:
                         if not self._read(reading, tail):
                             selector.unregister(reading)
@@ -163,13 +158,28 @@ class Supervisor:
                         selector.unregister(channel.fileno())
                 if state.failure or state.submitted_at is not None:
                     return None
-                if (code := process.poll()) is not None:
+                if (code := self.seat.process.poll()) is not None:
                     while not state.failure and self._hear(channel, state, tokens):
                         pass  # what it said before it ended still counts
                     return code
 
-    def _deadline(self, state: _State) -> float:
+    def _look(self, state: _State) -> None:
+        """At the GPU while it trains; and begin what else is to be ready when it has trained."""
         if state.first_batch_at is None:
+            return
+        if not state.told:
+            state.told = True
+            self.on_training()
+        self.watch.look()
+        if (most := self.config.gpu_memory_gb) and self.watch.peak_memory_mb > most * 1024:
+            state.failure = Failure(
+                CRASH, f"used {self.watch.peak_memory_mb} MB of GPU memory, over gpu_memory_gb ({most:g})"
+            )
+
+    def _deadline(self, state: _State, now: float) -> float:
+        if state.first_batch_at is None:
+            if state.asked_at is not None:
+                return now + WAIT_SECONDS  # it did its part
             return state.started_at + self.config.startup_seconds
         return state.first_batch_at + self.config.budget_seconds + self.config.save_seconds
 
@@ -204,13 +214,17 @@ class Supervisor:
     ) -> None:
         now = time.monotonic()
         ask = message.get("ask")
+        if ask == "data" and state.asked_at is None and sent and self.seat.compiled:
+            compiled.take(sent[0], self.seat.compiled)  # before the tokens: nothing in it was learned
         if ask != "submit":
             close_all(sent)
         if ask == "boot":
             state.booted = True
+        elif ask == "open":
+            state.opened_at = state.opened_at or now
+        elif ask == "data" and state.first_batch_at is None:
+            state.asked_at = state.asked_at or now
         elif ask == "data":
-            if state.first_batch_at is None:
-                state.first_batch_at = now
             channel.offer({"ok": True}, [tokens])
         elif ask == "log":
             self._note(message, state, now)
@@ -245,6 +259,8 @@ class Supervisor:
                 state.curve.pop()
 
     def _progress(self, state: _State, now: float) -> Progress:
+        if state.asked_at is not None and state.first_batch_at is None:
+            return Progress("waiting", now - state.asked_at, 0.0)
         if state.first_batch_at is None:
             return Progress("starting", now - state.started_at, self.config.startup_seconds)
         phase = "training" if state.saving_at is None else "saving"
@@ -266,57 +282,19 @@ class Supervisor:
 
     # ── when it ended ─────────────────────────────────────────────────────────────────────────
 
-    def _take_checkpoint(self, state: _State) -> Failure | None:
-        """Copy what was handed over; the process is dead, so nothing changes under our hands."""
-        first, submitted = state.first_batch_at, state.submitted_at
-        if first is None or submitted is None or state.saving_at is None:
-            return Failure(INVALID, "submitted without training: it never asked for a batch")
-        late = state.saving_at - first - self.config.budget_seconds
-        if late > LATE_SECONDS:
-            return Failure(INVALID, f"trained {late:.1f} s {LATE} (on a busy machine, run it again)")
-        if not state.checkpoint:
-            return Failure(CRASH, "submitted an empty checkpoint")
-        if not len(state.names) == len(set(state.names)) == len(state.checkpoint):
-            return Failure(INVALID, "submitted files without a name each")
-        size = written = 0
-        for name, descriptor in zip(state.names, state.checkpoint, strict=True):
-            if not _is_plain(name) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return Failure(INVALID, f"checkpoint file {one_line(name, 60)!r} is not a plain file")
-            size += os.fstat(descriptor).st_size
-            written += 512 * os.fstat(descriptor).st_blocks
-        if size > self.config.disk_mb * 2**20:
-            return Failure(INVALID, f"a checkpoint of {size / 2**20:.0f} MB, over disk_mb")
-        if size > written and self.isolation.kind == "bwrap":  # a tmpfs counts what it holds
-            return Failure(INVALID, "a checkpoint with holes: its files are larger than what was written")
-        excused = min(self.config.save_seconds, LATE_SECONDS + size / SAVE_BYTES_PER_SECOND)
-        late = submitted - first - self.config.budget_seconds
-        if late > excused:
-            return Failure(
-                INVALID,
-                f"handed {size / 2**20:.1f} MB over {late:.1f} s after its budget, {excused:.1f} s would do",
-            )
-        self.checkpoint_dir.mkdir(exist_ok=True)
-        for name, descriptor in zip(state.names, state.checkpoint, strict=True):
-            with (self.checkpoint_dir / name).open("xb") as copy:
-                for offset in range(0, os.fstat(descriptor).st_size, COPY_BYTES):
-                    try:
-                        data = os.pread(descriptor, COPY_BYTES, offset)
-                    except OSError as error:  # what it gave us to read is its fault, not the disk's
-                        return Failure(INVALID, f"checkpoint file {name!r} can't be read: {error}")
-                    copy.write(data)
-        return None
-
     def _outcome(self, state: _State, tail: Tail) -> Training:
         first, saving, submitted = state.first_batch_at, state.saving_at, state.submitted_at
         return Training(
             status=state.failure.status if state.failure else OK,
             detail=state.failure.detail if state.failure else "",
-            startup_seconds=first - state.started_at if first is not None else None,
+            startup_seconds=(state.asked_at or first) - state.started_at if first is not None else None,
             training_seconds=saving - first if first is not None and saving is not None else None,
             save_seconds=submitted - saving if submitted is not None and saving is not None else None,
+            open_seconds=state.opened_at - state.started_at if state.opened_at is not None else None,
             curve=tuple(state.curve),
             reported=state.reported,
             log=tail.text(),
+            conditions=self.watch.conditions(),
         )
 
 
@@ -333,14 +311,6 @@ def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool) -> Fai
     places = [place for place in map(PLACE.match, lines) if place]
     where = f" (train.py line {places[-1][1]})" if places else ""
     return Failure(CRASH, f"exit {code}: {one_line(said)}{where}")
-
-
-def _is_plain(name: str) -> bool:
-    return (
-        0 < len(name) <= NAME_CHARS
-        and not name.startswith(".")
-        and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
-    )
 
 
 def _count(value: Any) -> int | None:

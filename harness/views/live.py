@@ -32,6 +32,8 @@ def describe(shown: Shown) -> str:
     """One line: what a tired person wants to know now."""
     if shown.phase == "starting":
         return f"starting   {shown.elapsed_seconds:.0f} s (imports, compilation, warm-up)"
+    if shown.phase == "waiting":
+        return f"waiting    {shown.elapsed_seconds:.0f} s (for the GPU)"
     if shown.phase in ("scoring", "auditing"):
         rows = f"{shown.step} of {shown.tokens} rows" if shown.tokens else "model server starting"
         return f"{shown.phase:<10} {rows}"
@@ -89,6 +91,6 @@ class TrialView:
 def _part(shown: Shown) -> float:
     if shown.phase in ("scoring", "auditing"):
         return (shown.step or 0) / shown.tokens if shown.tokens else 0.0
-    if shown.phase == "starting":
+    if shown.phase in ("starting", "waiting"):
         return 0.0
     return min(1.0, shown.elapsed_seconds / shown.of_seconds)

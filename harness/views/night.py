@@ -42,9 +42,9 @@ class NightView:
         self._as_json = as_json
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
-        self._running = ""
         self._lines: list[Text] = []
-        self._shown: Shown | None = None
+        self._titles: list[str] = []  # of what runs, the oldest first
+        self._shown: dict[int, Shown] = {}  # by station
         self._curve: list[float] = []
         self._best = best
         self._counts: dict[str, int] = {}
@@ -68,9 +68,11 @@ class NightView:
     def tell(self, event: Event) -> None:
         experiment = event.experiment
         if event.kind == "begun":
-            self._running, self._curve, self._shown = event.text, [], None
+            self._titles, self._curve = [*self._titles, event.text], []
         if event.kind == "measured":
-            self._running = ""
+            over = f"{experiment.name.number:04d} " if experiment is not None else ""
+            gone = next((title for title in self._titles if title.startswith(over)), None)
+            self._titles = [title for title in self._titles if title != gone]
             if experiment is not None:
                 status = experiment.status or ""
                 self._counts[status] = self._counts.get(status, 0) + 1
@@ -90,9 +92,9 @@ class NightView:
     def say(self, text: str) -> None:
         self.tell(Event("note", text))
 
-    def show(self, shown: Shown) -> None:
-        self._shown = shown
-        if shown.loss is not None:
+    def show(self, shown: Shown, place: int = 0) -> None:
+        self._shown[place] = shown
+        if shown.loss is not None and place == 0:
             self._curve.append(shown.loss)
             if len(self._curve) > CURVE_POINTS:
                 self._curve = self._curve[::2]
@@ -106,9 +108,12 @@ class NightView:
             self._console.print("     " + describe(shown), markup=False, highlight=False, soft_wrap=True)
 
     def _panel(self) -> Panel:
-        parts = [Text(self._running or "between trials", style="bold", overflow="ellipsis", no_wrap=True)]
-        parts.append(Text(describe(self._shown) if self._shown and self._running else ""))
-        parts.append(Text(table.sparkline(self._curve) if self._running else "", style="cyan"))
+        titles = self._titles or ["between trials"]
+        parts = [Text(title, style="bold", overflow="ellipsis", no_wrap=True) for title in titles]
+        for place, shown in sorted(self._shown.items()) if self._titles else []:
+            gpu = f"{place}  " if len(self._shown) > 1 else ""
+            parts.append(Text(gpu + describe(shown)))
+        parts.append(Text(table.sparkline(self._curve) if self._titles else "", style="cyan"))
         if self._best is not None:
             parts.append(Text(f"best  {table.row(self._best, self._console.width - 10)}", style="green"))
         parts += [Text(""), *self._lines] if self._lines else []

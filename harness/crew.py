@@ -1,0 +1,125 @@
+"""The crew: which trial runs on which station. Whoever asks for a trial hears of it when it is over.
+
+A station has one trial that trains or is scored, and at most one that starts meanwhile, where the GPU
+has room for both. That one gets its first batch when the loop has taken in what the other one gave.
+"""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+
+from harness.lab import Lab, Order
+from harness.ledger.experiments import Experiment
+from harness.records import Trial
+from harness.trial.device import Device
+from harness.trial.measure import Bench
+from harness.trial.station import Station, Turn
+
+AT_A_TIME = 2
+ROOM = 0.6  # of a GPU's memory: what used more leaves none for another one's start
+TICK_SECONDS = 0.2
+
+
+@dataclass(eq=False)
+class Job:
+    """A trial that was asked for; `experiment` is None for one of `main`."""
+
+    order: Order
+    bench: Bench
+    experiment: Experiment | None = None
+    propose_seconds: float = 0.0
+    turn: Turn = field(default_factory=Turn)
+    station: Station = field(default_factory=Station)
+    future: "Future" = field(default_factory=Future)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it may not train yet."""
+        return not self.turn.may_train.is_set()
+
+
+class Crew:
+    """Attributes: `running`, the jobs that are not over, in the order of their start."""
+
+    def __init__(self, lab: Lab, devices: list[Device] | None, places: int = 1) -> None:
+        """`devices`: one for each station; None: `places` stations on the one that the config means."""
+        self._lab, self._devices = lab, devices
+        self._stations = [Station(place) for place in range(len(devices) if devices else places)]
+        self._peaks_mb: dict[int, int] = {}
+        self._events: SimpleQueue[None] = SimpleQueue()
+        self.running: list[Job] = []
+
+    def __len__(self) -> int:
+        return len(self._stations)
+
+    def bench(self, bench: Bench, station: Station) -> Bench:
+        """The same for a station's device."""
+        return replace(bench, device=self._devices[station.place]) if self._devices else bench
+
+    def free(self) -> list[Station]:
+        """Where a trial may start now, the idle ones first."""
+        found = [(len(self._at(station)), station) for station in self._stations if self._may_start(station)]
+        return [station for _, station in sorted(found, key=lambda each: each[0])]
+
+    def _at(self, station: Station) -> list[Job]:
+        return [job for job in self.running if job.station is station]
+
+    def _may_start(self, station: Station) -> bool:
+        here = self._at(station)
+        if len(here) >= AT_A_TIME or not all(job.turn.trained.is_set() for job in here):
+            return False
+        device = here[0].bench.device if here else None
+        if device is None:
+            return True
+        peak = self._peaks_mb.get(station.place)
+        return device.has_room and peak is not None and peak < ROOM * device.memory_mb
+
+    def start(self, job: Job, station: Station) -> None:
+        job.station = station
+        job.turn.on_trained = self._wake
+        if not self._at(station):
+            job.turn.may_train.set()
+        self.running.append(job)
+        job.future = station.start(lambda: self._lab.run(job.order, job.bench, station, job.turn))
+        job.future.add_done_callback(lambda _: self._wake())
+
+    def _wake(self) -> None:
+        self._events.put(None)
+
+    def wait(self, also: "Future | None" = None) -> None:
+        """Until something happens, or a moment is over."""
+        if also is not None:
+            also.add_done_callback(lambda _: self._wake())
+        try:
+            self._events.get(timeout=TICK_SECONDS)
+            while True:
+                self._events.get_nowait()
+        except Empty:
+            pass
+
+    def done(self) -> list[Job]:
+        """Jobs that are over; each is told once."""
+        over = [job for job in self.running if job.future.done()]
+        self.running = [job for job in self.running if job not in over]
+        return over
+
+    def learn(self, station: Station, trial: Trial) -> None:
+        """How much memory a training took."""
+        if trial.training.conditions is not None:
+            self._peaks_mb[station.place] = trial.training.conditions.peak_memory_mb
+
+    def held(self, station: Station) -> list[Job]:
+        return [job for job in self._at(station) if job.is_held]
+
+    def release(self, station: Station) -> None:
+        """Let the one that waits there train."""
+        here = self._at(station)
+        if len(here) == 1 and not here[0].turn.cancelled.is_set():
+            here[0].turn.may_train.set()
+
+    def close(self) -> None:
+        """Cancel what runs, and wait until it is gone."""
+        for job in self.running:
+            job.turn.cancelled.set()
+        for station in self._stations:
+            station.close()

@@ -1,0 +1,151 @@
+"""A station: one device, the threads that run its trials, and the seat that is ready for the next one.
+
+One trial trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
+and then waits with its first batch until its turn has come. Processes are started in the station's
+own threads, which live as long as they may: the kernel kills a child when the thread that made it ends.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from harness.config import TrialConfig
+from harness.trial.device import Device, exclusive
+from harness.trial.sandbox import Isolation
+from harness.trial.seat import Seat
+
+CLOSING_SECONDS = 10.0
+
+
+class Cancelled(BaseException):
+    """Raised where progress is shown, in a trial that nobody waits for any more."""
+
+
+@dataclass(eq=False)
+class Turn:
+    """What one trial and whoever started it tell each other."""
+
+    on_trained: Callable[[], None] = lambda: None
+    """Called when it doesn't train any more: another one may start."""
+    may_train: threading.Event = field(default_factory=threading.Event)
+    trained: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def alone(cls) -> "Turn":
+        turn = cls()
+        turn.may_train.set()
+        return turn
+
+    def has_trained(self) -> None:
+        self.trained.set()
+        self.on_trained()
+
+    def check(self) -> None:
+        """To be called wherever a trial shows progress.
+
+        Raises:
+            Cancelled: nobody waits for it any more.
+        """
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Station:
+    """Without `start` it is used by the thread that has it.
+
+    Attributes:
+        trained_at: when the last training here ended, by the monotonic clock.
+    """
+
+    def __init__(self, place: int = 0) -> None:
+        self.place = place
+        self.trained_at: float | None = None
+        self._spare: tuple[Any, Seat] | None = None
+        self._lock = threading.Lock()
+        self._holding = threading.Lock()
+        self._holders = 0
+        self._held: Any = None
+        self._idle: list[SimpleQueue[Any]] = []
+        self._threads: list[tuple[threading.Thread, SimpleQueue[Any]]] = []
+
+    @contextmanager
+    def hold(self, device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Keep others off the device, while any trial of this station is on it."""
+        with self._holding:
+            if not self._holders:
+                self._held = exclusive(device, on_wait)
+                self._held.__enter__()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._holding:
+                self._holders -= 1
+                if not self._holders:
+                    self._held.__exit__(None, None, None)
+
+    # ── seats ─────────────────────────────────────────────────────────────────────────────────
+
+    def seat(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> Seat:
+        """The one that is ready, or a new one.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare[0] == (config, isolation, device) and spare[1].is_free:
+                return spare[1]
+            spare[1].close()
+        return Seat(config, isolation, device, compiled)
+
+    def prepare(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> None:
+        """Make the next one while something trains on a GPU; on a processor it would be in the way."""
+        with self._lock:
+            if device.kind == "cuda" and self._spare is None:
+                made = Seat(config, isolation, device, compiled)
+                self._spare = (config, isolation, device), made
+
+    # ── its threads ───────────────────────────────────────────────────────────────────────────
+
+    def start(self, work: Callable[[], Any]) -> "Future[Any]":
+        """Have it done in a thread of the station's."""
+        with self._lock:
+            lane = self._idle.pop() if self._idle else None
+        if lane is None:
+            lane = SimpleQueue()
+            name = f"station-{self.place}"
+            thread = threading.Thread(target=self._run, args=(lane,), name=name, daemon=True)
+            self._threads.append((thread, lane))
+            thread.start()
+        future: Future[Any] = Future()
+        lane.put((work, future))
+        return future
+
+    def _run(self, lane: SimpleQueue[Any]) -> None:
+        while (given := lane.get()) is not None:
+            work, future = given
+            try:
+                result, error = work(), None
+            except BaseException as raised:  # noqa: BLE001 - whoever asks for the result gets it
+                result, error = None, raised
+            with self._lock:
+                self._idle.append(lane)
+            future.set_exception(error) if error is not None else future.set_result(result)
+
+    def close(self) -> None:
+        """End the threads, whose trials were cancelled, and the spare seat."""
+        for _, lane in self._threads:
+            lane.put(None)
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[1].close()
+        for thread, _ in self._threads:
+            thread.join(CLOSING_SECONDS)
