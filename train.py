@@ -36,6 +36,7 @@ if ON_GPU:
     WIDTH = 512
     HEAD_WIDTH = 128
     SHORT_WINDOW = 256  # tokens a short-window layer looks back
+    DROPOUT = 0.4  # of what a layer adds to the stream; only where the corpus is small
     BATCH_ROWS = 256  # rows of one optimizer step
     MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
 else:
@@ -43,6 +44,7 @@ else:
     WIDTH = 64
     HEAD_WIDTH = 32
     SHORT_WINDOW = 128
+    DROPOUT = 0.0
     BATCH_ROWS = 8
     MICRO_BATCH_ROWS = 8
 
@@ -50,7 +52,7 @@ MLP_RATIO = 4
 WINDOW_PATTERN = "SSSL"  # repeated over the layers; S short, L the whole row; the last is always L
 VALUE_EMBEDDING_EVERY = 2  # layers, counted back from the last one; 0 for none
 LOGIT_CAP = 15.0
-DROPOUT = 0.0  # of what a layer adds to the stream; for data that is seen many times
+SMALL_CORPUS = 200e6  # training tokens; below that, a GPU sees all of it many times
 ROTARY_BASE = 10000.0
 
 MATRIX_LR = 0.03
@@ -140,7 +142,6 @@ if HAS_KERNELS:
             logits, targets, losses, cap, logits.size(1), block, num_warps=warps
         )
         return losses
-
 
     @triton.jit
     def norm_rotary_kernel(
@@ -594,7 +595,8 @@ def main() -> None:
     run = trial.open()
     torch.manual_seed(run.seed)
     torch.set_float32_matmul_precision("high")
-    plain = GPT(Config(vocab_size=run.vocab_size, seq_len=run.seq_len))
+    dropout = DROPOUT if run.train_tokens < SMALL_CORPUS else 0.0
+    plain = GPT(Config(run.vocab_size, run.seq_len, dropout=dropout))
     plain.initialize()
     plain.prepare(run.device)
     optimizers = make_optimizers(plain)

@@ -58,7 +58,7 @@ class Drafts:
     def ask_ahead(
         self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], wanted: int = 1
     ) -> None:
-        """Have the next ones made while something trains, one after the other, each knowing those before it."""
+        """Have the next ones made while something trains, one by one: each knows those before it."""
         if len(self._ahead) < wanted and all(draft.answer.done() for draft in self._ahead):
             self._ahead.append(self._ask(incumbent, bench, results))
 
@@ -155,7 +155,8 @@ class Drafts:
         mend, log = self._to_mend or (None, "")
         context = Context(
             self._program_text(), self._experiments.source(incumbent.commit), incumbent.val_bpb,
-            incumbent.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed, trouble, mend, log,
+            incumbent.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed,
+            trouble, mend, log,
         )  # fmt: skip
         return Draft(incumbent.commit, in_background(self._agent.propose, context))
 

@@ -107,8 +107,8 @@ class Loop:
                 self._ask_ahead()
                 with self._lab.away():
                     self._crew.wait(self._drafts.answer if self._unproposed_since else None)
-                for job in self._crew.done():
-                    self._take(job)
+                for over in self._crew.done():
+                    self._take(over)
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
@@ -129,12 +129,13 @@ class Loop:
                 if job.is_held:  # it was only to be ready
                     job.turn.cancelled.set()
         for station in self._crew.free():
+            job: Job | None = None
             try:
                 job = self._next(station) if self._failure is None else None
             except HarnessError as failure:
                 if not self._crew.running:
                     raise
-                self._failure, job = failure, None
+                self._failure = failure
             if job is None:
                 return
             if self._unproposed_since is not None:
@@ -171,7 +172,11 @@ class Loop:
         if self._runs_left[ground] <= 0:
             return None
         first = not self._experiments.scores(main, bench.setting) and not self._of_commit(main)
-        why = "was not measured in this setting: it goes first" if first else "once more: how far apart are runs?"
+        why = (
+            "was not measured in this setting: it goes first"
+            if first
+            else "once more: how far apart are runs?"
+        )
         self._tell("begun", f"{main[:7]} main {why}")
         self._runs_left[ground] -= 1
         return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)
@@ -298,7 +303,9 @@ class Loop:
         if experiment is None or not tip or experiment.parent == tip:
             return
         try:
-            moved = None if self._experiments.trials(experiment.commit) else self._drafts.moved(experiment, tip)
+            moved = (
+                None if self._experiments.trials(experiment.commit) else self._drafts.moved(experiment, tip)
+            )
         except Moved:
             moved = None
         if moved is not None:

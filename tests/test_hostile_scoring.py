@@ -4,9 +4,8 @@ The checkpoint is trained once; each test serves it with another train.py, throu
 real model servers under the real sandbox, and the real audit.
 """
 
-import math
-
 import dataclasses
+import math
 
 import pytest
 from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit

@@ -23,7 +23,7 @@ class Edit:
 
 # What a kernel does for one way of computing goes with it.
 FUSED_MLP = (
-    "        if HAS_KERNELS and x.dtype == torch.bfloat16:\n"
+    "        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):\n"
     "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
     "            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)\n"
 )
@@ -32,6 +32,7 @@ FUSED_LOSS = (
     "            weight = self.head.weight.to(x.dtype)\n"
     "            return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()\n"
 )
+FUSED_CAP = "        if HAS_KERNELS and is_scoring(x):\n            return capped(self.head(x), cap)\n"
 
 CATALOGUE = (
     Edit(
@@ -59,6 +60,7 @@ CATALOGUE = (
         "The cap is for stability; a short run may not need it, and it costs a pass over the logits.",
         (
             (FUSED_LOSS, ""),
+            (FUSED_CAP, ""),
             ("logits = cap * torch.tanh(self.head(x).float() / cap)", "logits = self.head(x).float()"),
         ),
     ),

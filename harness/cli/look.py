@@ -17,7 +17,7 @@ from harness.ledger.experiments import Experiment, Experiments, best, comparable
 from harness.ledger.repo import open_repository
 from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
-from harness.views import table, words
+from harness.views import table, wall, words
 
 LAST = 5
 
@@ -46,6 +46,8 @@ def status(as_json: bool) -> int:
     state = _state(repository.paths.loop_state) if process else {}
     setting = next((e.setting for e in reversed(experiments) if e.setting is not None), None)
     holdouts = known.holdouts(setting) if setting else []
+    trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
+    share = wall.training_share(trials)
     counts = {s: sum(e.status == s for e in experiments) for s in (KEEP, DISCARD, CRASH, INVALID, ERROR)}
     kept = best(experiments)
     if as_json:
@@ -53,6 +55,8 @@ def status(as_json: bool) -> int:
             "process": process, "loop": state or None, "main": known.main, "counts": counts,
             "best": table.record(kept) if kept else None,
             "holdout": [asdict(found) for found in holdouts],
+            "training_share": share[0] if share else None,
+            "between_seconds": share[1] if share else None,
             "last": [table.record(e) for e in experiments[-LAST:]],
         }  # fmt: skip
         click.echo(json.dumps(about))
@@ -70,6 +74,11 @@ def status(as_json: bool) -> int:
         noise = pooled(each.scores for each in known.measured(setting))
         for line in words.holdout(holdouts, noise.sd if noise else None):
             click.echo(f"holdout  {line}")
+    if share:
+        click.echo(
+            f"time     {share[0]:.1%} of the device's time was training, {share[1]:.1f} s between two of "
+            f"{share[2]} trials"
+        )
     figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
@@ -173,6 +182,8 @@ def show(experiment: str, as_json: bool) -> int:
         curve = [loss for loss in points if isinstance(loss, float)]
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
+        if trial.get("total_seconds"):
+            click.echo(f"time {wall.line(trial)}\n")
         if trial.get("detail"):
             click.echo(f"{trial.get('status', '?')}: {trial['detail']}\n")
         if tail := str(training.get("log") or "").strip().splitlines()[-15:]:

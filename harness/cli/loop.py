@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from harness import config as configs
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
 from harness.ledger.experiments import Experiments, best
 from harness.ledger.repo import Repository, open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
+from harness.trial.device import Device, chosen, resolve
 from harness.views.night import NightView
 
 FOLDER = click.Path(path_type=Path)
@@ -21,6 +23,7 @@ Examples:
   harness loop                          # search, until Ctrl-C
   harness loop --experiments 5          # five, then a summary
   harness loop --hours 8 --patience 40
+  harness loop --gpus all               # a trial on each
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
   harness loop --agent command --command 'claude -p --permission-mode acceptEdits'
@@ -45,6 +48,7 @@ Examples:
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Stop when the model cost so much.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
+@click.option("--gpus", help="`all`, or numbers as nvidia-smi has them: one trial at a time on each.")
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def loop(
     agent: str,
@@ -57,6 +61,7 @@ def loop(
     max_usd: float | None,
     patience: int | None,
     seed: int,
+    gpus: str | None,
     as_json: bool,
 ) -> int:
     """Propose, train, score, decide, record; again and again.
@@ -88,7 +93,10 @@ def loop(
 
         return Search()
 
-    return _night(repository, make, limits, seed, as_json)
+    devices = None
+    if gpus is not None:
+        devices = chosen(resolve(configs.load(repository.paths.config).trial.device), gpus)
+    return _night(repository, make, limits, seed, as_json, devices)
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
@@ -114,9 +122,10 @@ def _night(
     limits: Limits,
     seed: int,
     as_json: bool,
+    devices: list[Device] | None = None,
 ) -> int:
     with NightView(as_json, best(list(Experiments(repository)))) as view:
-        night = Loop(repository, agent(view.say), limits, seed, Watcher(view.tell, view.show))
+        night = Loop(repository, agent(view.say), limits, seed, Watcher(view.tell, view.show), devices)
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):

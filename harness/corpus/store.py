@@ -40,6 +40,12 @@ class Corpus:
     bos: int
 
     @property
+    def train_tokens(self) -> int:
+        """Of the training split, before packing."""
+        with self.train_file.open("rb") as file:
+            return int.from_bytes(file.read(len(MAGIC) + 16)[-8:], "little")
+
+    @property
     def train_file(self) -> Path:
         return self.folder / "train.tokens"
 

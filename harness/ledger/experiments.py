@@ -288,9 +288,7 @@ class Experiments:
         old = self._git[experiment.commit]
         assert isinstance(old, pygit2.Commit)
         message = experiment.message
-        text = Message(
-            message.title, message.hypothesis, {**message.trailers, "Program": program}
-        ).text()
+        text = Message(message.title, message.hypothesis, {**message.trailers, "Program": program}).text()
         made = self._commit(source, parent, old.author, text)
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
         return self._made(experiment.name, made)

@@ -24,7 +24,6 @@ from harness.trial import compiled
 from harness.trial.loader import Loader
 from harness.trial.wire import DESCRIPTORS, Channel
 
-
 WAIT_SECONDS = 3600.0
 
 
@@ -86,6 +85,7 @@ class Run:
         device: torch.device to train on.
         budget_seconds: from the first batch to the end of the last step.
         vocab_size, seq_len, bos: of the tokenizer and the rows.
+        train_tokens: in all documents; what is trained on beyond that was seen before.
         checkpoint_dir: a folder for whatever `load` will need; at most 32 files, no folders.
     """
 
@@ -96,6 +96,7 @@ class Run:
         self.vocab_size: int = spec["vocab_size"]
         self.seq_len: int = spec["seq_len"]
         self.bos: int = spec["bos"]
+        self.train_tokens: int = spec["train_tokens"]
         self.checkpoint_dir = checkpoint_dir
         checkpoint_dir.mkdir(exist_ok=True)
         self._host = host

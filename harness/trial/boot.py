@@ -30,7 +30,7 @@ def prepare() -> None:
     for name in LIBRARIES if "HARNESS_PRELOAD" in os.environ else ():
         try:
             importlib.import_module(name)
-        except Exception:  # noqa: BLE001, S112 - if train.py needs it, it will say so
+        except Exception:  # noqa: BLE001 - if train.py needs it, it will say so
             continue
 
 

@@ -186,6 +186,7 @@ def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
 
     The lock is the kernel's: it goes with the process that holds it, however that ends.
     """
+
     def busy(process: str) -> None:
         on_wait(f"{device.name} is in use by process {process}; waiting for it")
 

@@ -62,6 +62,7 @@ class Bench:
             "vocab_size": self.corpus.vocab_size,
             "seq_len": self.corpus.seq_len,
             "bos": self.corpus.bos,
+            "train_tokens": self.corpus.train_tokens,
         }
 
 
@@ -200,9 +201,10 @@ def measure_holdout(
         folder: of the trial.
         val_bpb: of the same checkpoint.
     """
-    with (station or Station()).hold(bench.device, on_wait), contextlib.closing(
-        _begin_scoring(folder, "holdout", bench)
-    ) as scoring:
+    with (
+        (station or Station()).hold(bench.device, on_wait),
+        contextlib.closing(_begin_scoring(folder, "holdout", bench)) as scoring,
+    ):
         result = _result(scoring, observe)
     return None if isinstance(result, Failure) else Holdout(val_bpb, result.val_bpb, bench.setting)
 

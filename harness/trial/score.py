@@ -106,9 +106,7 @@ def score(
     return Scoring(source, checkpoint, corpus, split, config, device, isolation, log).result(observe)
 
 
-def _converse(
-    process: subprocess.Popen[bytes], deadline: float, observe: Observer
-) -> Score | Failure:
+def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observer) -> Score | Failure:
     assert process.stdout and process.stderr
     pending, complaint = b"", b""
     with selectors.DefaultSelector() as selector:
