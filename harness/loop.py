@@ -63,7 +63,7 @@ class Loop:
         self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
         devices: list[Device] | None = None, places: int = 1,
     ) -> None:  # fmt: skip
-        """`devices`: a station each; None: as many `places` as are wanted on the one that the config means."""
+        """`devices`: a station each; None: so many `places` on the one that the config means."""
         self._repository, self._limits, self._watcher = repository, limits, watcher
         self._lab = Lab(repository, self._tell, watcher.show)
         self._experiments = self._lab.experiments
@@ -125,9 +125,9 @@ class Loop:
     def _fill(self) -> None:
         """Hand out trials while there are stations for them."""
         if self._stopping:
-            for job in self._crew.running:
-                if job.is_held:  # it was only to be ready
-                    job.turn.cancelled.set()
+            for waits in self._crew.running:
+                if waits.is_held:  # it was only to be ready
+                    waits.turn.cancelled.set()
         for station in self._crew.free():
             job: Job | None = None
             try:
@@ -172,11 +172,7 @@ class Loop:
         if self._runs_left[ground] <= 0:
             return None
         first = not self._experiments.scores(main, bench.setting) and not self._of_commit(main)
-        why = (
-            "was not measured in this setting: it goes first"
-            if first
-            else "once more: how far apart are runs?"
-        )
+        why = "was not measured in this setting: it goes first" if first else "once more, to know its noise"
         self._tell("begun", f"{main[:7]} main {why}")
         self._runs_left[ground] -= 1
         return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)

@@ -1,8 +1,8 @@
 """The model server: the sandboxed process that imports train.py, loads its checkpoint and answers.
 
 It sees token ids and writes logits; it never sees a target. It imports torch, and on a GPU makes its
-context, before it is told to load, so that it can be started early. Everything from `load` on is untrusted, this process included:
-the scorer believes only what it reads from its own buffer.
+context, before it is told to load, so that it can be started early. Everything from `load` on is
+untrusted, this process included: the scorer believes only what it reads from its own buffer.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Where the wall time of trials went, from their records. Those can be anybody's: odd figures count as none."""
+"""Where the wall time of trials went, from their records. In those, odd figures count as none."""
 
 import math
 from collections.abc import Mapping, Sequence
