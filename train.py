@@ -393,11 +393,15 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         # Weights of the stream and of the embedding it began as, after KellerJordan/modded-nanogpt.
         self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.fixed_mix: list[float] | None = None  # the same as numbers, where it doesn't change any more
         self.dropout = config.dropout
 
     def forward(self, x, first, value_embedding, rotary, mask):
-        mix = self.mix.to(x.dtype)
-        x = mix[0] * x + mix[1] * first
+        if self.fixed_mix is None:
+            mix = self.mix.to(x.dtype)
+            x = mix[0] * x + mix[1] * first
+        else:
+            x = torch.add(self.fixed_mix[0] * x, first, alpha=self.fixed_mix[1])
         x = x + self.thin(self.attention(norm(x), value_embedding, rotary, mask))
         return x + self.thin(self.mlp(norm(x)))
 
@@ -588,6 +592,8 @@ def load(checkpoint_dir: Path, device: torch.device) -> GPT:
     config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
     model = GPT(config).prepare(device)
     load_model(model, str(checkpoint_dir / "model.safetensors"))
+    for block in model.blocks:
+        block.fixed_mix = block.mix.tolist()
     return model.eval()
 
 

@@ -107,6 +107,8 @@ class Score:
     load_seconds: float
     forward_seconds: float
     """Waiting for the model server's answers to the scored rows."""
+    first_seconds: float
+    """The part of it for the first batch, for which kernels are found or made."""
     own_seconds: float
     """What scoring those rows took beyond the waiting: copies, cross-entropy, sums."""
     audit_seconds: float

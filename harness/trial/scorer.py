@@ -89,8 +89,12 @@ class Server:
         self.begin_load()
         return self.end_load()
 
-    def begin_load(self) -> None:
-        """The first half of it: something else can be done meanwhile."""
+    def begin_load(self, rehearse: bool = False) -> None:
+        """The first half of it: something else can be done meanwhile.
+
+        Args:
+            rehearse: have one batch of nothing answered too: a model's first one takes seconds.
+        """
         self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
         rows, seq_len, _ = self._shape
         self._tokens = SharedArray.create((rows, seq_len), "int64")
@@ -107,15 +111,20 @@ class Server:
         order = {
             "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
         }  # fmt: skip
-        self._load_began = time.monotonic()
+        self._load_began, self._rehearses = time.monotonic(), rehearse
         self._say(order, descriptors)
+        if rehearse:
+            self._say({"forward": True})
 
     def end_load(self) -> float:
         """Waits for it; returns its seconds."""
         within = f"load the checkpoint within load_seconds ({self._request['load_seconds']:g} s)"
         left = self._load_began + self._request["load_seconds"] - time.monotonic()
         self._hear(max(0.0, left), "loaded", within)
-        return time.monotonic() - self._load_began
+        seconds = time.monotonic() - self._load_began
+        if self._rehearses:
+            self._hear(self._request["scoring_seconds"], "done", "answer its first batch")
+        return seconds
 
     def forward(self, tokens: np.ndarray, deadline: float) -> torch.Tensor:
         """Have (B, T) token ids answered; the (B, T, V) buffer that the server wrote to."""
@@ -174,8 +183,9 @@ def answer(
     batch_rows: int,
     seconds: float,
     say: str,
-) -> tuple[np.ndarray, float]:
-    """Losses of all targets, (R, T) float32, and the seconds spent waiting for the model.
+) -> tuple[np.ndarray, float, float]:
+    """Losses of all targets, (R, T) float32, and the seconds spent waiting for the model, in all and for
+    its first batch.
 
     Every batch has `batch_rows` rows, the last one filled up with rows that don't count: another
     shape could mean other kernels, and the audit asks for the same ones.
@@ -183,7 +193,7 @@ def answer(
     total, seq_len = tokens.shape
     result = np.empty((total, seq_len), np.float32)
     deadline = time.monotonic() + seconds
-    waited = 0.0
+    waited = first = 0.0
     told = 0.0
     device = "cpu"
     for at in range(0, total, batch_rows):
@@ -191,6 +201,7 @@ def answer(
         began = time.monotonic()
         logits = server.forward(tokens[picked], deadline)
         waited += time.monotonic() - began
+        first = first or waited
         device = logits.device.type
         goal = torch.from_numpy(targets[picked].astype(np.int64)).to(device)
         nats = losses(logits.view(-1, logits.shape[-1]), goal.view(-1)).cpu().numpy()
@@ -201,7 +212,7 @@ def answer(
         if began - told > PROGRESS_SECONDS:
             told = began
             emit({"progress": say, "done": at + count, "of": total})
-    return result, waited
+    return result, waited, first
 
 
 def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
@@ -233,18 +244,21 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
         for server in servers if not early else ():
             server.warm()
         load_seconds = first.load()
+        if early:  # they share nothing but the GPU's time: no way to tell the other one megabytes of rows
+            second.begin_load(rehearse=True)
         scoring_started = time.monotonic()
-        scored, forward_seconds = answer(
+        scored, forward_seconds, first_seconds = answer(
             first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring"
         )
         own_seconds = time.monotonic() - scoring_started - forward_seconds
-        first.close()  # before the second one loads: they must not meet
+        first.close()
         audit_started = time.monotonic()
-        second.begin_load()
+        if not early:
+            second.begin_load()
         doubt = audit.doubt(scored, targets, vocab_size)
         asked = audit.questions(inputs, doubt, request["audit_rows"], request["audit_seed"])
         second.end_load()
-        audited, _ = answer(
+        audited, _, _ = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],
             "auditing",
         )  # fmt: skip
@@ -263,6 +277,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
         total_seconds=time.monotonic() - started,
         load_seconds=load_seconds,
         forward_seconds=forward_seconds,
+        first_seconds=first_seconds,
         own_seconds=own_seconds,
         audit_seconds=time.monotonic() - audit_started,
         audit=found,
