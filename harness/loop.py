@@ -124,10 +124,6 @@ class Loop:
 
     def _fill(self) -> None:
         """Hand out trials while there are stations for them."""
-        if self._stopping:
-            for waits in self._crew.running:
-                if waits.is_held:  # it was only to be ready
-                    waits.turn.cancelled.set()
         for station in self._crew.free():
             job: Job | None = None
             try:
@@ -234,8 +230,11 @@ class Loop:
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
-        for held_up in self._crew.held(job.station):
-            self._bring_up(held_up)
+        for waits in self._crew.held(job.station):
+            if self._stopping:
+                waits.turn.cancelled.set()  # it was only to be ready
+            else:
+                self._bring_up(waits)
         self._crew.release(job.station)
 
     def _take_run_of_main(self, job: Job, trial: Trial) -> None:

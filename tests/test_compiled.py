@@ -1,0 +1,80 @@
+"""The compile cache takes over what was compiled, and nothing else, whatever a trial packs."""
+
+import io
+import os
+import tarfile
+
+from conftest import edit
+
+from harness.trial import compiled
+from harness.trial.measure import measure
+
+NAME = "inductor/ab/kernel.py"
+
+
+def archive(tmp_path, *members):
+    path = tmp_path / "archive"
+    with tarfile.open(path, "w") as tar:
+        for member, content in members:
+            info = tarfile.TarInfo(member) if isinstance(member, str) else member
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return os.open(path, os.O_RDONLY)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_new_is_added_and_what_is_there_is_never_replaced(tmp_path):
+    folder = tmp_path / "cache"
+    assert compiled.take(archive(tmp_path, (NAME, b"first")), folder) == 1
+    assert compiled.take(archive(tmp_path, (NAME, b"second"), ("triton/x", b"new")), folder) == 1
+    assert files(folder) == {NAME: b"first", "triton/x": b"new"}
+
+
+def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "place" / "cache"
+    folder.mkdir(parents=True)
+    link = tarfile.TarInfo("inductor/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    odd = [("../outside", b"x"), ("/abs", b"x"), ("a/../../b", b"x"), (link, b""), ("e\nvil", b"x")]
+    deep = [("/".join("d" * 20), b"x")]
+    assert compiled.take(archive(tmp_path, *odd, *deep), folder) <= 1  # `/abs` inside is no harm
+    assert not (tmp_path / "place" / "outside").exists() and not any(
+        p.is_symlink() for p in folder.rglob("*")
+    )
+    monkeypatch.setattr(compiled, "ALL_BYTES", 10)
+    assert compiled.take(archive(tmp_path, ("big", b"x" * 100)), folder) == 0
+    for junk in (b"", b"\0" * 4096, os.urandom(5000)):
+        path = tmp_path / "junk"
+        path.write_bytes(junk)
+        assert compiled.take(os.open(path, os.O_RDONLY), folder) == 0
+    reading, _ = os.pipe()
+    assert compiled.take(reading, folder) == 0
+
+
+def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_path):
+    """Weights must not go from one trial to the next by way of the cache."""
+    import dataclasses
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with_cache = dataclasses.replace(bench, compiled=cache)
+    place = 'os.environ["TORCHINDUCTOR_CACHE_DIR"]'
+    source = edit(
+        ("    run = trial.open()\n", f'    run = trial.open()\n    from pathlib import Path\n'
+         f"    place = Path({place}); place.mkdir(parents=True, exist_ok=True)\n"
+         "    print('FOUND', sorted(p.name for p in place.iterdir()))\n"
+         "    (place / 'before').write_text('compiled')\n"),
+        ("        run.log(step, loss)\n",
+         "        run.log(step, loss)\n        (place / 'learned').write_text('weights')\n"),
+    )  # fmt: skip
+    logs = []
+    for number in (1, 2):
+        folder = tmp_path / f"run-{number}"
+        trial = measure(source.encode(), "0" * 40, 1, with_cache, folder, lambda _: None, lambda _: None)
+        assert trial.status == "ok", (trial.detail, trial.training.log)
+        logs.append(trial.training.log)
+    assert files(cache) == {"inductor/before": b"compiled"}
+    assert "FOUND []" in logs[0] and "FOUND ['before']" in logs[1]

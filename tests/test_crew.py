@@ -1,0 +1,191 @@
+"""Trials beside each other: on several stations, and one that starts while another is being scored."""
+
+import dataclasses
+import threading
+import time
+
+import pytest
+from conftest import Script, assert_mistake, edit, harness, loop_in
+from test_believing import SD, Bench, Changing, fresh, known, program, told  # noqa: F401 - fixtures
+
+import harness.lab as lab
+from harness.crew import Crew
+from harness.limits import Limits
+from harness.loop import Loop, Watcher
+from harness.records import Conditions
+from harness.trial.conditions import spoilt
+from harness.trial.device import Device
+from harness.trial.station import Cancelled
+
+GPU = Device("cuda", "a GPU", None, "GPU-1", memory_mb=80_000)
+
+
+def begin(repository, agent, places=2, devices=None, said=None, **limits):
+    tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
+    from harness.ledger.repo import open_repository
+
+    return Loop(
+        open_repository(repository.folder), agent, Limits(**limits), 0, Watcher(tell, lambda *_: None),
+        devices, places,
+    )  # fmt: skip
+
+
+def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fresh, told, monkeypatch):  # noqa: F811
+    together, real, slow = threading.Barrier(2, timeout=20), told.measure, threading.Event()
+    begun = []
+
+    def measure(source, commit, *rest):
+        title = fresh("log", "-1", "--format=%s", commit)
+        begun.append(title)
+        if title in ("One", "Two"):
+            together.wait()  # neither is begun after the other's end
+        if title == "One":
+            slow.wait(20)
+        if title == "Three":
+            slow.set()
+        return real(source, commit, *rest)
+
+    monkeypatch.setattr(lab, "measure", measure)
+    answers = [(title, number, [2.0 + 5 * SD] * 3) for number, title in enumerate(("One", "Two", "Three"))]
+    for title, _, scores in answers:
+        told.scores[title] = list(scores)
+    summary = begin(fresh, Changing(answers), experiments=3).run()
+    assert summary.measured == 3 and begun[-1] == "Three"
+    assert {e.status for e in known(fresh)} == {"discard"}
+    seeds = [seed for commit, seed in told.ran if commit == fresh("rev-parse", "main")]
+    assert sorted(seeds) == [1, 2, 3, 4], "runs beside each other shared a seed"
+
+
+def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):  # noqa: F811
+    together, real = threading.Barrier(2, timeout=20), told.measure
+
+    def measure(source, commit, *rest):
+        if fresh("log", "-1", "--format=%s", commit) in ("One", "Two") and len(told.ran) < 6:
+            together.wait()
+        return real(source, commit, *rest)
+
+    monkeypatch.setattr(lab, "measure", measure)
+    answers = [("One", 1, [2.0 - 4 * SD] * 3), ("Two", 9, [2.0 - 5 * SD] * 3)]
+    told.scores |= {title: [scores[0], *[2.0 - 9 * SD] * 3] for title, _, scores in answers}
+    summary = begin(fresh, Changing(answers), experiments=3).run()
+    assert summary.measured == 3
+    one, two, both = known(fresh)
+    assert one.parent == two.parent == fresh("rev-parse", "main~2")
+    assert both.message.trailers["Origin"] in (one.commit, two.commit)
+    assert both.parent in (one.commit, two.commit)
+    source = known(fresh).source(both.commit).decode()
+    assert "PLACE_1 = 1" in source and "PLACE_9 = 1" in source
+    assert fresh("rev-parse", "main") == both.commit
+
+
+class Held:
+    """In place of `measure`, on a GPU: what is scored waits for `scored`, what starts for its turn."""
+
+    def __init__(self, told, git):  # noqa: F811
+        self.told, self.git = told, git
+        self.started, self.cancelled = [], []
+        self.wait_for_start_of = {}
+
+    def __call__(self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn):
+        title = self.git("log", "-1", "--format=%s", commit)
+        self.started.append((title, turn.may_train.is_set()))
+        deadline = time.monotonic() + 20
+        while not turn.may_train.is_set():
+            assert time.monotonic() < deadline
+            try:
+                turn.check()
+            except Cancelled:
+                self.cancelled.append(title)
+                raise
+            time.sleep(0.01)
+        turn.has_trained()
+        wanted = self.wait_for_start_of.get(title)
+        while wanted and wanted not in [name for name, _ in self.started]:
+            assert time.monotonic() < deadline, f"{wanted} did not start while {title} was scored"
+            time.sleep(0.01)
+        trial = self.told.measure(source, commit, seed, bench, folder, observe, on_wait, keep, station, turn)
+        seen = Conditions(1, 1, 1, 0.0, 10_000)
+        return dataclasses.replace(trial, training=dataclasses.replace(trial.training, conditions=seen))
+
+
+@pytest.fixture
+def gpu(fresh, told, monkeypatch):  # noqa: F811
+    """A repository whose trials think that they run on a GPU with room."""
+    made = Held(told, fresh)
+    monkeypatch.setattr(lab, "measure", made)
+    monkeypatch.setattr(Crew, "bench", lambda self, bench, station: dataclasses.replace(bench, device=GPU))
+    monkeypatch.setattr(lab, "open_bench", lambda *args: dataclasses.replace(real(*args), device=GPU))
+    from harness.trial.measure import open_bench as real
+
+    return made
+
+
+def test_the_next_trial_starts_while_one_is_scored_and_trains_when_that_is_decided(fresh, told, gpu):  # noqa: F811
+    answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    gpu.wait_for_start_of = {"One": "Two"}
+    summary = begin(fresh, Changing(answers), places=1, experiments=2).run()
+    assert summary.measured == 2
+    assert ("One", True) in gpu.started and ("Two", False) in gpu.started
+    assert [e.status for e in known(fresh)] == ["discard", "discard"]
+
+
+def test_what_started_on_a_tip_that_is_none_any_more_starts_anew_on_the_new_one(fresh, told, gpu):  # noqa: F811
+    answers = [("One", 1, [2.0 - 5 * SD] * 3), ("Two", 9, [2.0 + 6 * SD] * 3)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    gpu.wait_for_start_of = {"One": "Two"}
+    said = []
+    begin(fresh, Changing(answers), places=1, experiments=2, said=said).run()
+    one, two = known(fresh)
+    assert gpu.cancelled == ["Two"] and [name for name, _ in gpu.started].count("Two") == 2
+    assert two.parent == one.commit and two.name.number == 2
+    assert "PLACE_1 = 1" in known(fresh).source(two.commit).decode()
+    assert any("starts anew" in line for line in said)
+
+
+def test_a_stop_leaves_what_only_started_for_the_next_night(fresh, told, gpu):  # noqa: F811
+    answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    gpu.wait_for_start_of = {"One": "Two"}
+    loop = begin(fresh, Changing(answers), places=1)
+    real = gpu.told.measure
+
+    def stopping(source, commit, *rest):
+        if fresh("log", "-1", "--format=%s", commit) == "One":
+            loop.stop("now")
+        return real(source, commit, *rest)
+
+    gpu.told.measure = stopping
+    assert loop.run().measured == 1
+    assert gpu.cancelled == ["Two"]
+    one, two = known(fresh)
+    assert (one.status, two.status) == ("discard", None)
+    gpu.told.measure = real
+    assert loop_in(fresh.folder, Script(), experiments=1).run().measured == 1
+    assert known(fresh).find("2").status == "discard"
+
+
+def test_conditions_that_spoil_a_trial_are_named():
+    fine = Conditions(100, 1700, 70, 0.01, 40_000)
+    assert spoilt(None) == spoilt(fine) == ""
+    assert spoilt(dataclasses.replace(fine, foreign=("python (7)",))) == "", "one sample is no work"
+    assert "shared with python (7)" in spoilt(dataclasses.replace(fine, foreign=("python (7)",) * 2))
+    assert "slowed down" in spoilt(dataclasses.replace(fine, slowed_share=0.2))
+
+
+def test_gpus_are_refused_in_one_line_where_there_are_none(repository):
+    assert_mistake(harness("loop", "--gpus", "all", cwd=repository.folder), "--gpus is for NVIDIA GPUs")
+
+
+@pytest.mark.slow
+def test_real_trials_beside_each_other_are_all_recorded(research):
+    said = []
+    changes = [("import torch\n", f"import torch\nNUMBER = {n}\n") for n in range(3)]
+    answers = [(f"Number {n}", edit(change)) for n, change in enumerate(changes)]
+    summary = begin(research, Script(*answers), experiments=3, said=said).run()
+    assert summary.measured == 3, said
+    every = known(research)
+    assert sorted(e.message.title for e in every) == ["Number 0", "Number 1", "Number 2"]
+    for experiment in every:
+        (trial,) = every.trials(experiment.commit)
+        assert trial["training"]["open_seconds"] > 0 and experiment.val_bpb is not None
