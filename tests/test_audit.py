@@ -13,7 +13,7 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
     inputs = np.random.default_rng(seed).integers(0, 50, (rows, seq_len)).astype(np.uint16)
     inputs[0, :2] = 48, 49
     doubts = np.random.default_rng(seed + 1).random((rows, seq_len)) * (seed % 2)
-    asked = audit.questions(inputs, doubts, 10, seed)
+    asked = audit.questions(inputs, lambda rows: doubts[rows], 10, seed)
     assert len(set(asked.rows.tolist())) == len(asked.rows) == min(10, rows)
     for row, cut, tokens in zip(asked.rows, asked.cuts, asked.tokens, strict=True):
         assert 0 <= cut < seq_len - 1
@@ -24,7 +24,7 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
 
 def asked_once(rows=20, seq_len=16):
     inputs = np.arange(rows * seq_len, dtype=np.uint16).reshape(rows, seq_len)
-    return audit.questions(inputs, np.zeros((rows, seq_len)), rows, 7)
+    return audit.questions(inputs, lambda rows: np.zeros((len(rows), seq_len)), rows, 7)
 
 
 def test_equal_answers_pass():
@@ -66,7 +66,11 @@ def test_half_of_the_cuts_go_where_a_rare_token_was_cheap():
     targets[:, 30] = 40 + np.arange(400) % 60  # rare ones
     scored = np.full((400, 64), 3.0, np.float32)
     scored[:, 30] = 0.0
-    doubts = audit.doubt(scored, targets, 100)
+    rarity = audit.rarity(targets, 100)
+
+    def doubts(rows):
+        return np.maximum(rarity[targets[rows]] - scored[rows], 0.0)
+
     asked = audit.questions(targets.astype(np.uint16), doubts, 400, 1)
     assert (asked.cuts == 30).mean() > 0.35
     assert len(set(asked.cuts.tolist())) > 40

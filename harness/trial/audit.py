@@ -11,6 +11,7 @@ Not covered: a cheat in so few positions that no cut meets one. One row answers 
 what is as likely to be missed as found gains a few / `rows` nats per token.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,28 +49,29 @@ class Questions:
     """Inputs with their suffixes replaced; (K, T) int64."""
 
 
-def doubt(scored: np.ndarray, targets: np.ndarray, vocab_size: int) -> np.ndarray:
-    """How much knowing the target would have helped, as far as word frequencies tell; (R, T) >= 0.
-
-    A cheat that wants to gain much from few positions must take rare tokens and make them cheap. So
-    half of the cuts go where a token's loss is lowest against what its frequency alone would cost.
-    """
+def rarity(targets: np.ndarray, vocab_size: int) -> np.ndarray:
+    """What a token would cost in nats by its frequency alone; (V,) float32."""
     counts = np.bincount(targets.ravel(), minlength=vocab_size) + 1.0
-    rarity = -np.log(counts / counts.sum()).astype(np.float32)
-    return np.maximum(rarity[targets] - scored, 0.0)
+    return -np.log(counts / counts.sum()).astype(np.float32)
 
 
-def questions(inputs: np.ndarray, doubts: np.ndarray, count: int, seed: int) -> Questions:
+def questions(
+    inputs: np.ndarray, doubts: Callable[[np.ndarray], np.ndarray], count: int, seed: int
+) -> Questions:
     """Draw `count` of the (R, T) `inputs` rows and replace what stands after a position of each.
 
-    Half of the positions are uniform, half follow `doubts`, (R, T). The token right after the cut
-    always differs from the true one: it is the target at the cut.
+    A cheat that wants to gain much from few positions must take rare tokens and make them cheap. So half
+    of the cuts are uniform, half go where a token's loss is lowest against what its frequency would cost.
+    The token right after the cut always differs from the true one: it is the target at the cut.
+
+    Args:
+        doubts: how much knowing the targets would have helped, (K, T) >= 0, for (K,) rows.
     """
     generator = np.random.default_rng(seed)
     total, seq_len = inputs.shape
     rows = generator.choice(total, size=min(count, total), replace=False)
     cuts = generator.integers(0, seq_len - 1, size=len(rows))
-    weights = np.cumsum(doubts[rows, :-1].astype(np.float64), axis=1)  # (K, T - 1)
+    weights = np.cumsum(doubts(rows)[:, :-1].astype(np.float64), axis=1)  # (K, T - 1)
     drawn = generator.random(len(rows)) * weights[:, -1]
     doubted = np.minimum((weights <= drawn[:, None]).sum(axis=1), seq_len - 2)
     cuts = np.where(generator.random(len(rows)) < 0.5, doubted, cuts)

@@ -231,6 +231,9 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
     seq_len, vocab_size = inputs.shape[1], len(byte_lengths)
     batch_rows = max(1, BATCH_TOKENS[device] // seq_len)
     shape = (batch_rows, seq_len, vocab_size)
+    rarity = audit.rarity(targets, vocab_size)
+    counted = byte_lengths[targets]  # (R, T)
+    text_bytes, counted = int(counted.sum(dtype=np.int64)), counted > 0
     servers = first, second = Server(request, shape), Server(request, shape)
     early = Device(**request["device"]).has_room
     try:
@@ -251,13 +254,19 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
             first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring"
         )
         own_seconds = time.monotonic() - scoring_started - forward_seconds
-        first.close()
         audit_started = time.monotonic()
+        closing = threading.Thread(target=first.close)
+        closing.start()  # it takes its time to free its memory
         if not early:
+            closing.join()
             second.begin_load()
-        doubt = audit.doubt(scored, targets, vocab_size)
-        asked = audit.questions(inputs, doubt, request["audit_rows"], request["audit_seed"])
+
+        def doubts(rows: np.ndarray) -> np.ndarray:
+            return np.maximum(rarity[targets[rows]] - scored[rows], 0.0)
+
+        asked = audit.questions(inputs, doubts, request["audit_rows"], request["audit_seed"])
         second.end_load()
+        closing.join()
         audited, _, _ = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],
             "auditing",
@@ -268,12 +277,11 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
         second.close()
     if failure := audit.judge(found, device):
         raise Refused(failure.status, failure.detail)
-    lengths = byte_lengths[targets]
-    nats = float(scored[lengths > 0].sum(dtype=np.float64))
+    nats = float(np.sum(scored, where=counted, dtype=np.float64))
     return Score(
-        val_bpb=nats / (math.log(2) * int(lengths.sum(dtype=np.int64))),
+        val_bpb=nats / (math.log(2) * text_bytes),
         tokens=int(targets.size),
-        text_bytes=int(lengths.sum(dtype=np.int64)),
+        text_bytes=text_bytes,
         total_seconds=time.monotonic() - started,
         load_seconds=load_seconds,
         forward_seconds=forward_seconds,

@@ -1,0 +1,163 @@
+"""The product on a GPU: what its train.py reaches, and what of the time is not training.
+
+    python benchmarks/gpu.py ~/texts                                # 3 trials of 300 s after 2 of main
+    python benchmarks/gpu.py ~/texts --seconds 60 --experiments 10
+    python benchmarks/gpu.py ~/texts --seconds 60 --gpus 1,2        # one GPU, then two: trials an hour
+
+In a new repository with the gpu profile and that corpus (a file or a folder of text), the real loop: runs
+of `main` with a seed each, then experiments that change one learning rate. `--agent search` takes the
+product's own instead. The figures come from the records of the trials, with n and spread; the table goes to
+benchmarks/results/gpu.md.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.agents import Context
+from harness.agents.search import Search
+from harness.ledger.experiments import Experiments
+from harness.ledger.repo import open_repository
+from harness.limits import Limits
+from harness.loop import Loop, Watcher
+from harness.records import Proposal
+from harness.trial.device import chosen, resolve
+
+RESULTS = Path(__file__).parent / "results"
+Trials = Sequence[dict[str, Any]]
+
+
+class Rates:
+    """An agent that changes one learning rate: nothing has to be compiled anew."""
+
+    def propose(self, context: Context) -> Proposal:
+        new = f"MATRIX_LR = {0.03 * (1 + (context.number + 1) / 100):.4f}"
+        begin = context.source.index(b"MATRIX_LR = ")
+        end = context.source.index(b"\n", begin)
+        source = context.source[:begin] + new.encode() + context.source[end:]
+        return Proposal(new, "The rate is not at its best.", source, "benchmark/rates")
+
+
+def repository(folder: Path, corpus: Path, seconds: float) -> None:
+    """With the gpu profile, this corpus and budget; `main` is committed and the data is there."""
+
+    def run(*command: str) -> None:
+        subprocess.run([*command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    harness = (sys.executable, "-m", "harness")
+    run(*harness, "init", "--profile", "gpu", ".")
+    path = folder / ".autoresearch" / "config.toml"
+    text = path.read_text().replace('source = "climbmix"', f'source = "{corpus.resolve()}"')
+    path.write_text(text.replace("budget_seconds = 300.0", f"budget_seconds = {seconds}"))
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "baseline")
+    run(*harness, "prepare")
+
+
+def night(folder: Path, experiments: int, agent: Any, gpus: str | None) -> tuple[Trials, Trials, float]:
+    """Trials of `main` and of the experiments, and the seconds that the experiments took in all."""
+    found = open_repository(folder)
+    devices = chosen(resolve("cuda"), gpus) if gpus else None
+    began: list[float] = []
+
+    def tell(event: Any) -> None:
+        if event.kind == "begun" and event.experiment is not None:
+            began.append(time.monotonic())
+        print(f"{time.strftime('%H:%M:%S')} {event.text}", flush=True)
+
+    Loop(found, agent, Limits(experiments=experiments), 0, Watcher(tell, lambda *_: None), devices).run()
+    seconds = time.monotonic() - began[0]
+    known = Experiments(found)
+    baseline = next(commit for commit, parent in known.history if not parent)
+    return known.trials(baseline), [trial for e in known for trial in known.trials(e.commit)], seconds
+
+
+def figure(values: Sequence[float], digits: int = 2) -> str:
+    if not values:
+        return "-"
+    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f}, n {len(values)})"
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def part(trials: Trials, *names: str) -> list[float]:
+    found = []
+    for trial in trials:
+        value: Any = trial
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            found.append(float(value))
+    return found
+
+
+def table(main: Trials, experiments: Trials) -> list[str]:
+    every = [trial for trial in (*main, *experiments) if trial["status"] == "ok"]
+    after = [trial for trial in experiments if trial["status"] == "ok" and trial["idle_seconds"] is not None]
+    tokens = [
+        trial["training"]["reported"]["total_tokens"] / trial["training"]["training_seconds"] / 1e6
+        for trial in every
+    ]
+    trained, idle = sum(part(after, "training", "training_seconds")), part(after, "idle_seconds")
+    share = 100 * trained / (trained + sum(idle)) if idle else float("nan")
+    rows = {
+        "val_bpb of main, by seed": figure(part(main, "val_bpb"), 4),
+        "M tokens/s": figure(tokens, 3),
+        "seconds between two trainings, warm": figure(idle),
+        "training's share of the GPU's time, %": f"{share:.1f}",
+        "seconds of scoring with audit": figure(part(every, "score", "total_seconds")),
+        "of them: load": figure(part(every, "score", "load_seconds")),
+        "the model's first batch": figure(part(every, "score", "first_seconds")),
+        "all its batches": figure(part(every, "score", "forward_seconds")),
+        "the scorer's own": figure(part(every, "score", "own_seconds")),
+        "audit": figure(part(every, "score", "audit_seconds")),
+        "seconds from start to first batch": figure(part(after, "training", "startup_seconds")),
+        "seconds of saving": figure(part(every, "training", "save_seconds")),
+        "peak MB of the GPU": figure(part(every, "training", "conditions", "peak_memory_mb"), 0),
+        "median MHz": figure(part(every, "training", "conditions", "clock_mhz"), 0),
+    }
+    return ["| what | mean (least to most, n) |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--seconds", type=float, default=300.0, help="of one training")
+    parser.add_argument("--experiments", type=int, default=3)
+    parser.add_argument("--runs-of-main", type=int, default=2)
+    parser.add_argument("--agent", choices=["rates", "search"], default="rates")
+    parser.add_argument("--gpus", default="", help="how many at a time, one measurement each: 1,2")
+    options = parser.parse_args()
+    standing_runs(options.runs_of_main)
+    lines = [f"`python {' '.join(sys.argv)}`, {resolve('cuda').name}, {os.cpu_count()} cores", ""]
+    for count in options.gpus.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            repository(Path(folder), options.corpus, options.seconds)
+            agent = Search() if options.agent == "search" else Rates()
+            gpus = ",".join(map(str, range(int(count)))) if count else None
+            of_main, trials, seconds = night(Path(folder), options.experiments, agent, gpus)
+            hourly = 3600 * len(trials) / seconds
+            lines += [f"{count or 1} GPU: {len(trials)} trials in {seconds:.0f} s, {hourly:.1f} an hour", ""]
+            lines += [*table(of_main, trials), ""]
+            git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]
+            print(subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False).stdout)
+    print("\n".join(lines))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "gpu.md").write_text("\n".join(lines))
+
+
+def standing_runs(count: int) -> None:
+    """So many runs of `main` before the first experiment."""
+    import harness.lab
+
+    harness.lab.CALIBRATION_RUNS = count
+
+
+if __name__ == "__main__":
+    main()
