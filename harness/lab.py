@@ -120,7 +120,8 @@ class Lab:
 
         def show(progress: Progress) -> None:
             turn.check()
-            self._show(progress, station.place)
+            if turn.may_train.is_set():  # else the one that is being scored is shown
+                self._show(progress, station.place)
 
         for attempt in range(1 + REPEATS_OF_ERROR):
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")

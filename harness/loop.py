@@ -79,6 +79,7 @@ class Loop:
         self._stands_on: object = None
         self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
         self._unproposed_since: float | None = None
+        self._titles: list[str] = []  # of what runs, for `harness status`
 
     def stop(self, why: str) -> None:
         """End after the running trials."""
@@ -346,9 +347,11 @@ class Loop:
 
     def _tell(self, kind: str, text: str, experiment: Experiment | None = None) -> None:
         if kind in ("begun", "measured"):  # for `harness status`; of no use to anybody afterwards
-            now = time.time()
+            now, of = time.time(), f"{experiment.name.number:04d}" if experiment is not None else "main"
+            others = [title for title in self._titles if of not in title.split()[:2]]
+            self._titles = [*others, text] if kind == "begun" else others
             state = {
-                "running": text if kind == "begun" else "", "since": now,
+                "running": ", ".join(self._titles), "since": now,
                 "began": now - (time.monotonic() - self._began), "limits": dataclasses.asdict(self._limits),
                 "measured": len(self._results), "spent": self._drafts.spent_usd,
             }  # fmt: skip

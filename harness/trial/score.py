@@ -115,7 +115,10 @@ def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observ
         while selector.get_map():
             if time.monotonic() >= deadline:
                 return Failure(ERROR, "the scorer did not finish in time")
-            for key, _ in selector.select(1.0):
+            ready = selector.select(0.5)
+            if not ready:
+                observe("scoring", 0, 0)  # whoever watches may want to end it
+            for key, _ in ready:
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fileobj)
