@@ -52,9 +52,12 @@ class Crew:
     def __len__(self) -> int:
         return len(self._stations)
 
-    def bench(self, bench: Bench, station: Station) -> Bench:
-        """The same for a station's device."""
-        return replace(bench, device=self._devices[station.place]) if self._devices else bench
+    def bench(self, bench: Bench, station: Station | None = None) -> Bench:
+        """The same for the device of a station, the first one if none is given."""
+        place = station.place if station is not None else 0
+        if self._devices:
+            return replace(bench, device=self._devices[place])
+        return replace(bench, device=replace(bench.device, place=place, places=len(self)))
 
     def free(self) -> list[Station]:
         """Where a trial may start now, the idle ones first."""
@@ -88,7 +91,7 @@ class Crew:
 
     def wait(self, also: "Future | None" = None) -> None:
         """Until something happens, or a moment is over."""
-        if also is not None:
+        if also is not None and not also.done():
             also.add_done_callback(lambda _: self._wake())
         try:
             self._events.get(timeout=TICK_SECONDS)

@@ -111,6 +111,8 @@ class Drafts:
         """One that was begun and not measured, put on another commit; None where it doesn't apply there."""
         try:
             proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
+            if proposal.source == self._experiments.source(onto):
+                return None
             return self._experiments.put(experiment, proposal.source, onto, _mark(proposal.source))
         except NoProposal:
             return None

@@ -131,7 +131,7 @@ class Lab:
             )
             if trial.status == ERROR:
                 self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
-            elif not attempt and not started_alone and trial.training.training_seconds is None:
+            elif not attempt and not started_alone and trial.training.startup_seconds is None:
                 while not turn.may_train.wait(0.1):  # it may be for want of GPU memory that the other had
                     turn.check()
             elif not attempt and (trial.late or trial.warning):

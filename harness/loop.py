@@ -79,6 +79,7 @@ class Loop:
         self._stands_on: object = None
         self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
         self._unproposed_since: float | None = None
+        self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._titles: list[str] = []  # of what runs, for `harness status`
 
     def stop(self, why: str) -> None:
@@ -95,7 +96,7 @@ class Loop:
         self._repository.check_ready()
         with held(self._repository.paths.loop_lock, refuse), contextlib.closing(self._crew):
             in_background(self._repository.tidy)
-            bench = self._lab.bench()
+            bench = self._crew.bench(self._lab.bench())
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
                 self._lab.advance(known, bench, Station())  # between the checkout and main
             self._repository.check_clean()
@@ -109,11 +110,23 @@ class Loop:
                 with self._lab.away():
                     self._crew.wait(self._drafts.answer if self._unproposed_since else None)
                 for over in self._crew.done():
-                    self._take(over)
+                    try:
+                        self._take(over)
+                    except (HarnessError, OSError) as failure:  # the others' results are not to be lost
+                        self._fail(failure)
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
         return Summary(why, kept, len(self._results), seconds, own, self._drafts.spent_usd)
+
+    def _fail(self, failure: HarnessError | OSError) -> None:
+        """Begin nothing more; raised when what runs is over."""
+        if not isinstance(failure, HarnessError):
+            failure = HarnessError(f"the machine failed: {failure}")
+        self._failure = self._failure or failure
+        for job in self._crew.running:
+            if job.is_held:
+                job.turn.cancelled.set()
 
     def _over(self) -> str:
         """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
@@ -130,20 +143,17 @@ class Loop:
             try:
                 job = self._next(station) if self._failure is None else None
             except HarnessError as failure:
-                if not self._crew.running:
-                    raise
-                self._failure = failure
+                self._fail(failure)
             if job is None:
                 return
-            if self._unproposed_since is not None:
-                job.propose_seconds = time.monotonic() - self._unproposed_since
-                self._unproposed_since = None
+            job.propose_seconds, self._proposed_after = self._proposed_after, 0.0
             self._crew.start(job, station)
 
     def _next(self, station: Station) -> Job | None:
         """What a station is to do now; None if there is nothing, or not yet."""
         bench = self._crew.bench(self._lab.bench(), station)
         current = self._stand(bench, station)
+        waited, self._unproposed_since = self._unproposed_since, None
         if self._again and not self._stopping:
             return self._job(self._again.pop(0), bench)
         if self._enough(ahead=self._undecided):
@@ -153,9 +163,11 @@ class Loop:
         if not self._waiting:
             found = self._drafts.next(current.incumbent, bench, self._results)
             if found is None:
-                self._unproposed_since = self._unproposed_since or time.monotonic()
+                self._unproposed_since = waited or time.monotonic()
                 return None
             self._waiting.append(found)
+            if waited is not None:
+                self._proposed_after = time.monotonic() - waited
         experiment = self._waiting.pop(0)
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
         return self._job(experiment, bench)
@@ -210,7 +222,7 @@ class Loop:
 
     def _ask_ahead(self) -> None:
         """Have proposals made for when the running trials are over."""
-        busy = self._crew.running
+        busy = self._crew.running if self._failure is None else []
         if busy and self._standing is not None and not (self._waiting or self._enough(self._undecided)):
             self._drafts.ask_ahead(
                 self._standing.incumbent, busy[-1].bench, self._results, wanted=len(self._crew)
@@ -248,6 +260,8 @@ class Loop:
     def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
         bench, parent, standing = job.bench, experiment.parent, self._standing
+        if self._stands_on != self._ground(bench):  # of another setting by now, or on another main
+            standing = self._lab.known(bench) or standing
         assert standing is not None
         shorter = self._is_shorter(experiment)
         earlier = self._experiments.scores(experiment.commit, bench.setting)

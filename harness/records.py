@@ -84,6 +84,10 @@ class Training:
     conditions: Conditions | None = None
     """None where there is no NVIDIA GPU to ask."""
 
+    def is_short(self, budget_seconds: float) -> bool:
+        """Whether it left a part of its budget unused, as on a machine that was busy otherwise."""
+        return (self.training_seconds or 0.0) < min(0.9 * budget_seconds, budget_seconds - 1.0)
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -167,9 +171,13 @@ class Trial:
     @property
     def warning(self) -> str:
         """What to know of a score that was measured under odd conditions; empty mostly."""
-        used, of = self.training.training_seconds or 0.0, self.budget_seconds
-        odd = self.status == OK and used < min(0.9 * of, of - 1.0)
-        return f"only {used:.1f} of {of:g} s were used for training" if odd else ""
+        of = self.budget_seconds
+        odd = self.status == OK and self.training.is_short(of)
+        return (
+            f"only {self.training.training_seconds or 0:.1f} of {of:g} s were used for training"
+            if odd
+            else ""
+        )
 
     @property
     def late(self) -> bool:

@@ -34,24 +34,33 @@ def test_what_is_new_is_added_and_what_is_there_is_never_replaced(tmp_path):
 
 
 def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, monkeypatch):
-    folder = tmp_path / "place" / "cache"
+    folder, outside = tmp_path / "place" / "cache", tmp_path / "outside"
     folder.mkdir(parents=True)
-    link = tarfile.TarInfo("inductor/link")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    odd = [("../outside", b"x"), ("/abs", b"x"), ("a/../../b", b"x"), (link, b""), ("e\nvil", b"x")]
-    deep = [("/".join("d" * 20), b"x")]
-    assert compiled.take(archive(tmp_path, *odd, *deep), folder) <= 1  # `/abs` inside is no harm
-    assert not (tmp_path / "place" / "outside").exists() and not any(
-        p.is_symlink() for p in folder.rglob("*")
-    )
-    monkeypatch.setattr(compiled, "ALL_BYTES", 10)
-    assert compiled.take(archive(tmp_path, ("big", b"x" * 100)), folder) == 0
+    link, sparse = tarfile.TarInfo("inductor/link"), tarfile.TarInfo("inductor/sparse")
+    link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+    sparse.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": "-99999999",
+    }
+    names = (
+        str(outside), "../../outside", "inductor/../../../outside", "inductor//x", "inductor", "e/x",
+        "inductor/e\nvil", "/".join(["inductor", *"d" * 20]), f"inductor/{outside}",
+    )  # fmt: skip
+    for odd in [(link, b""), (sparse, b"x" * 512), *((name, b"x") for name in names)]:
+        assert compiled.take(archive(tmp_path, odd), folder) == 0, odd
+    assert files(tmp_path / "place") == {} and not outside.exists()
+    chained = tarfile.TarInfo("./././@LongLink")
+    chained.type = tarfile.GNUTYPE_LONGNAME
+    assert compiled.take(archive(tmp_path, *[(chained, b"x")] * 5000), folder) == 0
     for junk in (b"", b"\0" * 4096, os.urandom(5000)):
         path = tmp_path / "junk"
         path.write_bytes(junk)
         assert compiled.take(os.open(path, os.O_RDONLY), folder) == 0
     reading, _ = os.pipe()
     assert compiled.take(reading, folder) == 0
+    monkeypatch.setattr(compiled, "ALL_BYTES", 10)
+    assert compiled.take(archive(tmp_path, (NAME, b"x" * 100)), folder) == 0
 
 
 def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_path):

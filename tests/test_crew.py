@@ -113,7 +113,9 @@ def gpu(fresh, told, monkeypatch):  # noqa: F811
     """A repository whose trials think that they run on a GPU with room."""
     made = Held(told, fresh)
     monkeypatch.setattr(lab, "measure", made)
-    monkeypatch.setattr(Crew, "bench", lambda self, bench, station: dataclasses.replace(bench, device=GPU))
+    monkeypatch.setattr(
+        Crew, "bench", lambda self, bench, station=None: dataclasses.replace(bench, device=GPU)
+    )
     monkeypatch.setattr(lab, "open_bench", lambda *args: dataclasses.replace(real(*args), device=GPU))
     from harness.trial.measure import open_bench as real
 
@@ -180,7 +182,11 @@ def test_gpus_are_refused_in_one_line_where_there_are_none(repository):
 @pytest.mark.slow
 def test_real_trials_beside_each_other_are_all_recorded(research):
     said = []
-    changes = [("import torch\n", f"import torch\nNUMBER = {n}\n") for n in range(3)]
+    changes = [
+        ("import os, sys, time\n", "import os, sys, time, math\n"),
+        ("lr=1.0", "lr=1.01"),
+        ("    return model\n", "    return model.eval()\n"),
+    ]  # apart from each other: one that is kept is no reason that another doesn't apply
     answers = [(f"Number {n}", edit(change)) for n, change in enumerate(changes)]
     summary = begin(research, Script(*answers), experiments=3, said=said).run()
     assert summary.measured == 3, said

@@ -68,7 +68,7 @@ def test_a_crash_names_the_line_of_train_py(train_only):
 
 
 def test_a_sandbox_that_does_not_start_is_not_held_against_the_experiment(train_only, monkeypatch):
-    monkeypatch.setattr("harness.trial.supervisor.BOOT", "harness.no_such_module")
+    monkeypatch.setattr("harness.trial.seat.BOOT", "harness.no_such_module")
     assert_failed(train_only("1 / 0\n"), ERROR, "the sandbox did not start")
 
 

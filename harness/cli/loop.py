@@ -48,7 +48,7 @@ Examples:
 @click.option("--max-usd", type=click.FloatRange(min=0), help="Stop when the model cost so much.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
-@click.option("--gpus", help="`all`, or numbers as nvidia-smi has them: one trial at a time on each.")
+@click.option("--gpus", help="`all`, or numbers from 0: one trial at a time on each.")
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def loop(
     agent: str,

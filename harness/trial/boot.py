@@ -43,6 +43,7 @@ def receive(channel: Channel) -> str | None:
     with os.fdopen(descriptor, "rb") as copy:
         copy.seek(0)
         Path(SCRIPT).write_bytes(copy.read())
+    Path(SCRIPT).chmod(0o444)
     os.environ["HARNESS_TRIAL"] = order["run"]
     return SCRIPT
 

@@ -2,16 +2,19 @@
 
 A train.py may write anything there, so the cache must not become a way past the budget, the weights of
 one trial handed to the next. Taken over is only what was there before the trial got its first training
-token: nothing in it can have been learned from data. What is there is never replaced, it has bounds,
-no scorer sees it, and a run that proves a tip before `main` moves compiles everything anew.
+token: nothing in it can have been learned from data. What is there is never replaced, it has bounds, and
+no scorer sees it. Not covered: a file that a hostile trial puts where a later one looks for a kernel.
 """
 
+import contextlib
 import io
 import os
 import shutil
 import tarfile
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from harness.paths import write_atomically
 
 MOST_BYTES = 256 * 2**20  # of one trial
 ALL_BYTES = 2**30
@@ -25,7 +28,7 @@ NAMES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 def unpack(known: Path) -> None:
     """Put what is known where the compilers look for it, and may write."""
     place = _place()
-    if known.is_dir():
+    with contextlib.suppress(OSError, shutil.Error):  # without it, it is only slower
         shutil.copytree(known, place, dirs_exist_ok=True)
     for variable, name in NAMES.items():
         os.environ[variable] = str(place / name)
@@ -57,32 +60,44 @@ def take(descriptor: int, folder: Path) -> int:
     """Add what a trial packed to the cache in `folder`; returns the number of files. Never raises for
     what it reads: a hostile archive is one that has nothing in it."""
     size = min(os.fstat(descriptor).st_size, MOST_BYTES)
+    added = 0
     try:
         data = os.pread(descriptor, size, 0)  # ours from here on
+        room = ALL_BYTES - _size(folder)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            return _add(tar, folder, ALL_BYTES - _size(folder))
-    except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError):
-        return 0
-
-
-def _add(tar: tarfile.TarFile, folder: Path, room: int) -> int:
-    added = 0
-    for member in tar:
-        parts = PurePosixPath(member.name).parts
-        odd = not parts or len(parts) > MOST_PARTS or not all(map(_is_plain, parts))
-        if odd or not member.isreg() or member.size > room or added >= MOST_FILES:
-            continue
-        path = folder.joinpath(*parts)
-        if path.exists() or (content := tar.extractfile(member)) is None:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.read())
-        room, added = room - member.size, added + 1
+            for member in tar:
+                if added >= MOST_FILES:
+                    break
+                if _is_fine(member, min(room, len(data))) and _put(tar, member, folder):
+                    room, added = room - member.size, added + 1
+    except Exception:  # noqa: BLE001, S110 - whatever a hostile archive makes of the reader
+        pass
     return added
 
 
+def _is_fine(member: tarfile.TarInfo, room: int) -> bool:
+    """A plain file, no larger than what was read, in one of the two folders."""
+    parts = member.name.split("/")
+    named = 1 < len(parts) <= MOST_PARTS and parts[0] in NAMES.values() and all(map(_is_plain, parts))
+    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
+    return named and plain and 0 <= member.size <= room
+
+
+def _put(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> bool:
+    """Write it whole or not at all; False if it is there, or something else is in its place."""
+    path = folder / member.name
+    if not path.resolve().is_relative_to(folder.resolve()) or path.exists():
+        return False
+    content = tar.extractfile(member)
+    if content is None:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.read(member.size))
+    return True
+
+
 def _is_plain(part: str) -> bool:
-    return part not in (".", "..") and len(part) < 200 and part.isascii() and part.isprintable()
+    return part not in ("", ".", "..") and len(part) < 200 and part.isascii() and part.isprintable()
 
 
 def _size(folder: Path) -> int:

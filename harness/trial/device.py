@@ -130,7 +130,7 @@ def torch_is_cpu_build() -> bool:
 def nvidia() -> list[Device]:
     """The GPUs that this process may use, in nvidia-smi's order; none without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not visible.strip().lstrip("-1"):
+    if visible is not None and visible.strip() in ("", "-1"):
         return []
     try:
         import pynvml

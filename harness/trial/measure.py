@@ -76,9 +76,10 @@ def open_bench(config: Config, repository: Path) -> Bench:
     if (source := Path(config.data.source).expanduser()).exists():
         hide.append(source if source.is_dir() else source.parent)
     device = resolve(config.trial.device)
+    isolation = choose(config.trial.sandbox, tuple(hide))
     return Bench(
-        config, open_prepared(config.data), device, choose(config.trial.sandbox, tuple(hide)),
-        _compiled(repository, device) if device.kind == "cuda" else None,
+        config, open_prepared(config.data), device, isolation,
+        _compiled(repository, device) if device.kind == "cuda" and isolation.kind == "bwrap" else None,
     )  # fmt: skip
 
 
@@ -133,8 +134,11 @@ def measure(
         scoring: list[score.Scoring] = []  # begun while it trains
 
         def begin() -> None:
-            scoring.append(_begin_scoring(folder, "val", bench))
-            stack.callback(scoring[0].close)
+            if (
+                bench.isolation.kind == "bwrap"
+            ):  # else its servers get copies, of a checkpoint that isn't there
+                scoring.append(_begin_scoring(folder, "val", bench))
+                stack.callback(scoring[0].close)
             place.prepare(bench.config.trial, bench.isolation, bench.device, bench.compiled)
 
         try:
@@ -150,17 +154,20 @@ def measure(
             place.trained_at = supervisor.ended_at
         except OSError as failed:
             training, idle = Training(ERROR, f"the machine failed: {failed}"), None
-        turn.has_trained()
         log.write_text(training.log, encoding="utf-8")
         status, detail = training.status, training.detail
         if why := spoilt(training.conditions):
             status, detail = ERROR, why
         if status == OK:
+            if not training.is_short(bench.config.trial.budget_seconds):  # that one is trained once more
+                turn.has_trained()
             if not scoring:
-                begin_now = _begin_scoring(folder, "val", bench)
-                stack.callback(begin_now.close)
-                scoring.append(begin_now)
+                scoring.append(_begin_scoring(folder, "val", bench))
+                stack.callback(scoring[0].close)
             result = _result(scoring[0], observe)
+            if isinstance(result, Failure) and place.is_shared:  # it may be for want of what another one took
+                with contextlib.closing(_begin_scoring(folder, "val", bench)) as once_more:
+                    result = _result(once_more, observe)
             if isinstance(result, Failure):
                 status, detail = result.status, result.detail
             else:

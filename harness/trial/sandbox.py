@@ -113,6 +113,7 @@ def _bwrap(
     # Run by root, what is inside still owns the kernel's settings, whatever its capabilities.
     args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
     args += ["--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger", "--dev", "/dev"]
+    gpu = gpu if Path(gpu).exists() else ""  # a container may have given it another number
     for device in sorted(Path("/dev").glob("nvidia*")):
         if not (gpu and device.name.removeprefix("nvidia").isdigit() and str(device) != gpu):
             args += ["--dev-bind", str(device), str(device)]

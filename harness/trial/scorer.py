@@ -89,12 +89,8 @@ class Server:
         self.begin_load()
         return self.end_load()
 
-    def begin_load(self, rehearse: bool = False) -> None:
-        """The first half of it: something else can be done meanwhile.
-
-        Args:
-            rehearse: have one batch of nothing answered too: a model's first one takes seconds.
-        """
+    def begin_load(self) -> None:
+        """The first half of it: something else can be done meanwhile."""
         self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
         rows, seq_len, _ = self._shape
         self._tokens = SharedArray.create((rows, seq_len), "int64")
@@ -111,20 +107,15 @@ class Server:
         order = {
             "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
         }  # fmt: skip
-        self._load_began, self._rehearses = time.monotonic(), rehearse
+        self._load_began = time.monotonic()
         self._say(order, descriptors)
-        if rehearse:
-            self._say({"forward": True})
 
     def end_load(self) -> float:
         """Waits for it; returns its seconds."""
         within = f"load the checkpoint within load_seconds ({self._request['load_seconds']:g} s)"
         left = self._load_began + self._request["load_seconds"] - time.monotonic()
         self._hear(max(0.0, left), "loaded", within)
-        seconds = time.monotonic() - self._load_began
-        if self._rehearses:
-            self._hear(self._request["scoring_seconds"], "done", "answer its first batch")
-        return seconds
+        return time.monotonic() - self._load_began
 
     def forward(self, tokens: np.ndarray, deadline: float) -> torch.Tensor:
         """Have (B, T) token ids answered; the (B, T, V) buffer that the server wrote to."""
@@ -247,26 +238,20 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
         for server in servers if not early else ():
             server.warm()
         load_seconds = first.load()
-        if early:  # they share nothing but the GPU's time: no way to tell the other one megabytes of rows
-            second.begin_load(rehearse=True)
         scoring_started = time.monotonic()
         scored, forward_seconds, first_seconds = answer(
             first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring"
         )
         own_seconds = time.monotonic() - scoring_started - forward_seconds
+        first.close()  # before the second one loads: they must not meet
         audit_started = time.monotonic()
-        closing = threading.Thread(target=first.close)
-        closing.start()  # it takes its time to free its memory
-        if not early:
-            closing.join()
-            second.begin_load()
+        second.begin_load()
 
         def doubts(rows: np.ndarray) -> np.ndarray:
             return np.maximum(rarity[targets[rows]] - scored[rows], 0.0)
 
         asked = audit.questions(inputs, doubts, request["audit_rows"], request["audit_seed"])
         second.end_load()
-        closing.join()
         audited, _, _ = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],
             "auditing",

@@ -73,6 +73,11 @@ class Station:
         self._idle: list[SimpleQueue[Any]] = []
         self._threads: list[tuple[threading.Thread, SimpleQueue[Any]]] = []
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether two trials are on it now."""
+        return self._holders > 1
+
     @contextmanager
     def hold(self, device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
         """Keep others off the device, while any trial of this station is on it."""
