@@ -143,8 +143,8 @@ class Lab:
             self._tell("trouble", f"     WARNING: {trial.warning}")
         return trial, folder
 
-    def noted(self, trial: Trial, folder: Path, bench: Bench) -> None:
-        """One more trial of a commit that stays as it is.
+    def noted(self, trial: Trial, folder: Path, bench: Bench, others: bool = False) -> None:
+        """One more trial of a commit that stays as it is; `others`: more of it are running.
 
         Raises:
             HarnessError: it gave no score, and none did before.
@@ -153,7 +153,7 @@ class Lab:
         self.experiments.note(commit, trial=trial)
         if trial.status == OK:
             self.keep(folder, commit)
-        elif not self.experiments.scores(commit, bench.setting):
+        elif not others and not self.experiments.scores(commit, bench.setting):
             raise HarnessError(f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}")
 
     def again(self, commit: str, bench: Bench, station: Station) -> Trial:

@@ -239,7 +239,7 @@ class Loop:
         trial = dataclasses.replace(trial, propose_seconds=job.propose_seconds)
         self._crew.learn(job.station, trial)
         if job.experiment is None:
-            self._lab.noted(trial, folder, job.bench)
+            self._lab.noted(trial, folder, job.bench, others=bool(self._of_commit(trial.commit)))
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
