@@ -255,14 +255,14 @@ def read_until(terminal, words, seconds=60):
 def test_an_interrupted_run_leaves_no_process_and_a_usable_terminal(repository, kind):
     process, terminal = run_on_a_terminal(repository.folder, 50)
     assert "training" in read_until(terminal, "training ")
-    assert alive("harness.trial.boot") or alive("train.py")
+    assert alive("harness.trial.boot")
     process.send_signal(kind)
     seen = read_until(terminal, "interrupted", 20)
     process.wait(timeout=20)
     os.close(terminal)
     assert process.returncode == 130
     assert "\x1b[?25h" in seen, "the cursor was not shown again"
-    assert alive("bwrap") == [] == alive("train.py")
+    assert alive("bwrap") == [] == alive("harness.trial.boot")
 
 
 @pytest.mark.alone
@@ -275,7 +275,7 @@ def test_a_killed_harness_takes_its_trial_with_it(repository):
     deadline = time.monotonic() + 5
     while alive("bwrap") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert alive("bwrap") == [] == alive("train.py")
+    assert alive("bwrap") == [] == alive("harness.trial.boot")
 
 
 # ── init and doctor ───────────────────────────────────────────────────────────────────────────
