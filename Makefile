@@ -10,6 +10,7 @@ BIN := .venv/bin
 	@echo 'Installing into .venv (two or three minutes, once) ...'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m compileall -q harness tests  # also where PYTHONDONTWRITEBYTECODE is set, as in many images
 	@touch $@
 
 loop:

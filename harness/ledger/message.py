@@ -22,7 +22,9 @@ MEASURED = (
 )  # fmt: skip
 PROPOSED = ("Program", ORIGIN, AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
-LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]*): ?(.*)")
+KNOWN = frozenset(TRAILERS)
+LINE = re.compile(r"^[ \t]*([A-Za-z][A-Za-z0-9-]*):(.*)$", re.MULTILINE)
+BETWEEN = re.compile(r"\n\s*\n")
 FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")
 
 
@@ -53,14 +55,10 @@ class Message:
 def parse(text: str) -> Message:
     """Read any message, a person's too; what is missing is empty."""
     subject, _, rest = text.strip().partition("\n")
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", rest) if part.strip()]
+    paragraphs = [part for whole in BETWEEN.split(rest) if (part := whole.strip())]
     hypothesis = next((p for p in paragraphs if p.startswith(f"{HYPOTHESIS}:")), "")
-    trailers = {}
-    if paragraphs:
-        for line in paragraphs[-1].splitlines():
-            match = LINE.fullmatch(line.strip())
-            if match and match[1] in TRAILERS:
-                trailers[match[1]] = match[2].strip()
+    lines = LINE.findall(paragraphs[-1]) if paragraphs else []
+    trailers = {name: value.strip() for name, value in lines if name in KNOWN}
     return Message(subject.strip(), " ".join(hypothesis.partition(":")[2].split()), trailers)
 
 

@@ -11,7 +11,7 @@ MAIN = "refs/heads/main"
 NOTES = "refs/notes/autoresearch"
 EXPERIMENTS = "refs/heads/exp/"
 SLUG_CHARS = 48
-NAME = re.compile(r"(\d{4,})-([a-z0-9][a-z0-9-]*)")
+NAME = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})-([a-z0-9][a-z0-9-]*)")  # 00012 is no number of ours
 
 
 @dataclass(frozen=True, order=True)
@@ -36,8 +36,7 @@ class Name:
 def parse(ref: str) -> Name | None:
     """The experiment that a full ref name means; None for every other ref, hand-made ones included."""
     match = NAME.fullmatch(ref.removeprefix(EXPERIMENTS)) if ref.startswith(EXPERIMENTS) else None
-    name = Name(int(match[1]), match[2]) if match else None
-    return name if name and name.ref == ref else None  # 00012 is no number of ours
+    return Name(int(match[1]), match[2]) if match else None
 
 
 def name_for(number: int, title: str) -> Name:

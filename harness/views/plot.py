@@ -22,24 +22,26 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     Raises:
         OSError: it can't be written.
     """
-    scored = [(e.name.number, e.val_bpb, e) for e in experiments if e.val_bpb is not None]
+    every = [(e.name.number, e.val_bpb, e) for e in experiments]
+    scored = [(x, y, e) for x, y, e in every if y is not None]
     kept = [(x, y, e) for x, y, e in scored if e.status == KEEP]
-    failed = [e.name.number for e in experiments if e.val_bpb is None and e.status is not None]
+    failed = [x for x, y, e in every if y is None and e.status is not None]
     figure = Figure(figsize=(11, 5.5), dpi=130)  # without pyplot, which takes longer to load than to draw
     axes = figure.subplots()
     low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept])
-    size = 22 if len(scored) < 300 else 5
+    dots: dict[str, Any] = {
+        "linestyle": "none",
+        "markersize": 4.7 if len(scored) < 300 else 2.3,
+        "markeredgewidth": 0,
+    }
     discarded = [(x, y) for x, y, e in scored if e.status == DISCARD]
     if shown := [(x, y) for x, y in discarded if y <= high]:
-        across, up = zip(*shown, strict=True)
-        axes.scatter(across, up, s=size, color=TRIED, linewidths=0, label="not kept")
+        axes.plot(*zip(*shown, strict=True), marker="o", color=TRIED, label="not kept", **dots)
     if above := [x for x, y in discarded if y > high]:
-        axes.scatter(
-            above, [high] * len(above), s=size, marker="^", color=TRIED, linewidths=0, label="far above"
-        )
+        axes.plot(above, [high] * len(above), marker="^", color=TRIED, label="far above", **dots)
     if failed:
-        top = [high] * len(failed)
-        axes.scatter(failed, top, s=size, marker="x", color=FAILED, linewidths=1, label="no score")
+        crosses = dots | {"marker": "x", "markeredgewidth": 1}
+        axes.plot(failed, [high] * len(failed), color=FAILED, label="no score", **crosses)
     start = next((float(e.message.trailers["Incumbent"].split()[1]) for _, _, e in scored if _beat(e)), None)
     steps = [(0, start)] if start is not None else []
     steps += [(x, e.believed) for x, _, e in kept if e.believed is not None]
@@ -53,7 +55,8 @@ def draw(experiments: list[Experiment], path: Path) -> None:
             label="best so far, as believed",
         )
     if kept:
-        axes.scatter([x for x, _, _ in kept], [y for _, y, _ in kept], s=size * 1.4, color=KEPT, zorder=3)
+        larger = dots | {"marker": "o", "markersize": 1.2 * dots["markersize"]}
+        axes.plot([x for x, _, _ in kept], [y for _, y, _ in kept], color=KEPT, zorder=3, **larger)
     for color, group in ((TRIED, [e for e in scored if e[2].status == DISCARD]), (KEPT, kept)):
         repeated = [(x, y, e.runs) for x, y, e in group if len(e.runs) > 1 and y <= high]
         if repeated:
@@ -78,8 +81,8 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
     """Titles below their dots, slanted, the first ones first; what would cover another stays away."""
     slope = math.radians(SLANT_DEGREES)
     taken: list[float] = []
-    for x, y, experiment in kept:
-        across, up = axes.transData.transform((x, y))
+    places = axes.transData.transform([(x, y) for x, y, _ in kept]) if kept else []
+    for (x, y, experiment), (across, up) in zip(kept, places, strict=True):
         line = across * math.sin(slope) + up * math.cos(slope)  # of the slanted lines, which one
         if len(taken) == LABELS or any(abs(line - other) < LINE_PIXELS for other in taken):
             continue
