@@ -1,6 +1,7 @@
 """What was tried: `status`, `log`, `show`, `diff`, `plot`, `export`. All of it is read from git."""
 
 import csv
+import gc
 import io
 import json
 import subprocess
@@ -20,6 +21,8 @@ from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
 from harness.views import table, wall, words
 
 LAST = 5
+
+gc.disable()  # each command ends in a moment: to look for garbage among 10,000 experiments is a tenth of it
 
 
 def _width() -> int:
