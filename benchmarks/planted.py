@@ -5,8 +5,8 @@
 
 `main` begins with a learning rate that is a tenth of what it should be. The loop is the real one; only
 what it is told to try is planted: constants in another order, arguments and attributes by another name,
-and in the end the rate put back. `main` must move for that one alone. Writes
-benchmarks/results/planted.md.
+and in the end the rate put back. `main` must move for that one alone: at once, or, as on any night, when a
+few more experiments on top of it have been measured. Writes benchmarks/results/planted.md.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import Proposal
 
+PATIENCE = 5  # more harmless tries, for `main` to follow the gain
 RESULTS = Path(__file__).parent / "results"
 RATE, BAD_RATE = "MATRIX_LR = 0.03", "MATRIX_LR = 0.003"
 CONSTANTS = {
@@ -99,16 +100,21 @@ def main() -> None:
         print(text, flush=True)
 
     os.chdir(folder)
-    watcher = Watcher(lambda event: tell(event.text), lambda _: None)
+    watcher = Watcher(lambda event: tell(event.text), lambda *_: None)
     limits = Limits(experiments=options.tries)
-    Loop(open_repository(folder), Harmless(), limits, 0, watcher).run()
+    agent = Harmless()
+    Loop(open_repository(folder), agent, limits, 0, watcher).run()
     harmless = run("git", "rev-parse", "main")
     Loop(open_repository(folder), Gain(), Limits(experiments=1), 0, watcher).run()
-    every = list(Experiments(open_repository(folder)))
-    real = every[-1]
-    still, went = harmless == base, run("git", "rev-parse", "main") == real.commit
-    moved = f"main moved in {options.tries} harmless tries: {'no' if still else 'YES'}; "
-    moved += f"for the real gain: {'yes' if went else 'NO'}"
+    real = list(Experiments(open_repository(folder)))[-1]
+    later = 0
+    while run("git", "rev-parse", "main") == harmless and later < PATIENCE:
+        later += 1
+        Loop(open_repository(folder), agent, Limits(experiments=1), 0, watcher).run()
+    on_main = run("git", "rev-list", "main").split()
+    moved = f"main moved in {options.tries} harmless tries: {'no' if harmless == base else 'YES'}; "
+    moved += f"for the real gain: {'yes' if real.commit in on_main else 'NO'}"
+    moved += f", after {later} more" if later else ""
     print(moved)
     blocks = [("The loop", said)]
     for which in ("1", str(real.name.number)):
