@@ -156,7 +156,7 @@ def standing_runs(count: int) -> None:
     """So many runs of `main` before the first experiment."""
     import harness.lab
 
-    harness.lab.CALIBRATION_RUNS = count
+    vars(harness.lab)["CALIBRATION_RUNS"] = count
 
 
 if __name__ == "__main__":
