@@ -41,7 +41,7 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
     side = "below" if delta < 0 else "above"
     yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's believed {against:.4f}."
     yield (
-        f"Two runs of one program differ by about {noise:.4f} here, so {_size(delta, noise)}; all in all "
+        f"Two runs of one program differ by about {noise:.4f} here, so {_size(delta, noise, abs(effect) > 2 * sd)}; all in all "
         f"we believe that the change {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
     )
     odds = f"That it truly helps has a probability of {_percent(helps)}"
@@ -82,13 +82,14 @@ def holdout(found: Sequence[Holdout], noise_sd: float | None) -> list[str]:
     return lines
 
 
-def _size(delta: float, noise: float) -> str:
+def _size(delta: float, noise: float, clear: bool) -> str:
+    """`clear`: whether what is believed is far from none too."""
     times = abs(delta) / noise if noise > 0 else math.inf
     if times < 1:
         return "this difference is within the noise"
     if times < 3:
         return "much of such a difference can be luck"
-    return "this is far more than luck"
+    return "this is far more than luck" if clear else "it is the change's doing, or an accident of the run"
 
 
 def _does(effect: float) -> str:
