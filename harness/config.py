@@ -102,6 +102,7 @@ CHOICES = {
     "device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none"),
     "policy": ("belief", "greedy"),
 }  # fmt: skip
+MOST = {int: 10**12, float: 1e6}  # a million seconds are a week and a half; more is a slip of the finger
 MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds"}
 T = TypeVar("T", DataConfig, TrialConfig, GateConfig)
 SECTIONS = {"data": DataConfig, "trial": TrialConfig, "gate": GateConfig}
@@ -189,12 +190,15 @@ def _checked(label: str, key: str, value: Any, default: Any) -> Any:
     if type(value) is not wanted:  # `type`, not isinstance: true is no number of seconds
         raise HarnessError(f"{label} must be {wanted.__name__}, not {value!r}")
     if key == "source":
-        return str(Path(value).expanduser()) if value.startswith("~") else value
+        try:
+            return str(Path(value).expanduser()) if value.startswith("~") else value
+        except RuntimeError:
+            raise HarnessError(f"{label} names the home folder of nobody here: {value!r}") from None
     if key in CHOICES and value not in CHOICES[key]:
         raise HarnessError(f"{label} must be one of {', '.join(CHOICES[key])}, not {value!r}")
-    in_range = wanted is str or 0 < value < float("inf") or (value == 0 and key in MAY_BE_ZERO)
+    in_range = wanted is str or 0 < value <= MOST[wanted] or (value == 0 and key in MAY_BE_ZERO)
     if not in_range:
-        raise HarnessError(f"{label} must be above 0 and finite, not {value!r}")
+        raise HarnessError(f"{label} must be finite, above 0 and at most {MOST[wanted]:g}, not {value!r}")
     if key == "vocab_size" and not 300 <= value <= 65536:
         raise HarnessError(f"{label} must be between 300 and 65536, not {value!r}")
     return value

@@ -154,7 +154,10 @@ class Lab:
         if trial.status == OK:
             self.keep(folder, commit)
         elif not others and not self.experiments.scores(commit, bench.setting):
-            raise HarnessError(f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}")
+            raise HarnessError(
+                f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
+                "mend it on main, commit, harness loop",
+            )
 
     def again(self, commit: str, bench: Bench, station: Station) -> Trial:
         """One more trial of a commit, here and now."""

@@ -349,9 +349,15 @@ class Loop:
 
     def _begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
-        found = [e for e in self._experiments if e.program and e.status in (None, ERROR)]
-        for experiment in found:
-            self._tell("note", f"{experiment.name.number:04d} was begun and not measured: it goes first")
+        found = []
+        for experiment in self._experiments:
+            if experiment.program and experiment.status in (None, ERROR):
+                number = f"{experiment.name.number:04d}"
+                if self._experiments.source_or_nothing(experiment.commit):
+                    self._tell("note", f"{number} was begun and not measured: it comes next")
+                    found.append(experiment)
+                else:
+                    self._tell("trouble", f"{number} can't be measured: it has no usable train.py")
         return found
 
     def _enough(self, ahead: int = 0) -> str:

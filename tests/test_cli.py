@@ -296,6 +296,14 @@ def test_init_makes_a_repository_and_changes_nothing_that_is_there(tmp_path):
     assert (folder / "train.py").read_text() == "mine"
     assert (folder / ".gitignore").read_text().startswith("mine\n")
     assert harness("init", cwd=folder).stdout == "nothing was missing\n"
+    (folder / "inner").mkdir()
+    assert_mistake(harness("init", cwd=folder / "inner"), "would lie inside the repository", "harness init")
+
+
+def test_a_slip_of_the_finger_in_a_command_or_a_limit_is_named(tmp_path):
+    assert "Did you mean 'status'?" in harness("statsu", cwd=tmp_path).stderr
+    done = harness("loop", "--hours", "nan", cwd=tmp_path)
+    assert done.returncode == 2 and "nan is no limit" in done.stderr
 
 
 def test_doctor_names_what_is_wrong_and_what_mends_it(repository, tmp_path):

@@ -28,6 +28,8 @@ def test_left_out_keys_take_the_profile_s_default():
         ({"trial": {"budget_seconds": "5"}}, ["trial.budget_seconds", "float"]),
         ({"trial": {"budget_seconds": True}}, ["trial.budget_seconds", "float"]),
         ({"trial": {"budget_seconds": -1}}, ["trial.budget_seconds", "above 0"]),
+        ({"trial": {"memory_gb": 1e300}}, ["trial.memory_gb", "at most 1e+06"]),
+        ({"data": {"source": "~nobody-of-this-name/texts"}}, ["data.source", "home folder of nobody"]),
         ({"trial": {"budget_seconds": float("inf")}}, ["trial.budget_seconds", "finite"]),
         ({"trial": {"budget_seconds": float("nan")}}, ["trial.budget_seconds", "finite"]),
         ({"trial": {"sandbox": "perhaps"}}, ["trial.sandbox", "require"]),

@@ -226,6 +226,8 @@ def test_odd_refs_and_notes_of_others_stop_nothing(research):
     empty = research("commit-tree", tree, "-p", "main", "-m", "no file")
     research("branch", "exp/0010-empty", empty)
     (folder / ".git" / "refs" / "heads" / "exp" / "0011-gone").write_text("1" * 40 + "\n")
+    begun = research("commit-tree", tree, "-p", "main", "-m", "no file either\n\nProgram: abc")
+    research("branch", "exp/0012-begun", begun)
     for number, text in enumerate(('{"trials": 5}', '{"trials": [{}, 3]}', "[" * 99999), 20):
         commit = research("commit-tree", f"{worse.commit}^{{tree}}", "-p", "main", "-m", f"mine {number}")
         research("branch", f"exp/00{number}-mine", commit)
@@ -234,7 +236,7 @@ def test_odd_refs_and_notes_of_others_stop_nothing(research):
             cwd=folder, input=text, text=True, check=True,
         )  # fmt: skip
     known = Experiments(open_repository(folder))
-    assert {e.name.number for e in known} == {1, 10, 20, 21, 22}
+    assert {e.name.number for e in known} == {1, 10, 12, 20, 21, 22}
     assert [known.trials(known.find(n).commit) for n in ("20", "21", "22")] == [[], [{}], []]
     night(research, ("Break it", CRASHING))
     assert known.find("23").status == "crash"

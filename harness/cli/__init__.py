@@ -3,6 +3,7 @@
 Commands are loaded when they are named: `harness --help` imports neither torch nor git.
 """
 
+import difflib
 import importlib
 import signal
 import sys
@@ -40,6 +41,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if (found := COMMANDS.get(name) or HIDDEN.get(name)) is None:
+            if close := difflib.get_close_matches(name, COMMANDS, 1):
+                ctx.fail(f"No such command {name!r}. Did you mean {close[0]!r}?")
             return None
         module = importlib.import_module(f"harness.cli.{found[0]}")
         command: click.Command = getattr(module, name)

@@ -24,6 +24,7 @@ PROBE = (
 )
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY")
 LOW_DISK_GB = 10.0
+BUSY = 0.5  # of all cores
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -72,6 +73,7 @@ def _findings() -> Iterator[Finding]:
     yield _guarded("sandbox", lambda: _sandbox(config))
     yield _guarded("data", lambda: Finding("data", "ok", open_prepared(config.data).id))
     yield _disk()
+    yield _load()
     found = [key for key in KEYS if os.environ.get(key)]
     if found:
         yield Finding("key", "ok", ", ".join(found))
@@ -132,3 +134,13 @@ def _disk() -> Finding:
     free = shutil.disk_usage(folder).free / 2**30
     level = "ok" if free >= LOW_DISK_GB else "warn"
     return Finding("disk", level, f"{free:.0f} GB free at {folder}")
+
+
+def _load() -> Finding:
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    detail = f"{load:.1f} processes were at work on {cores} cores in the last minute"
+    if load <= BUSY * cores:
+        return Finding("load", "ok", detail)
+    return Finding(
+        "load", "warn", f"{detail}: beside them trials are slow, and their scores far apart", "top"
+    )

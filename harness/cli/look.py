@@ -4,6 +4,7 @@ import csv
 import gc
 import io
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -70,7 +71,9 @@ def status(as_json: bool) -> int:
         click.echo(f"limits   {_limits(state)}")
     else:
         click.echo("running  nothing (harness loop)")
-    click.echo(f"main     {known.main[:7]}")
+    scores = known.scores(known.main, setting) if setting else ()
+    mean = f"  val_bpb {statistics.fmean(scores):.4f}, the mean of {len(scores)} runs" if scores else ""
+    click.echo(f"main     {known.main[:7]}{mean}")
     if ahead := _ahead(kept, experiments, known.main):
         click.echo(f"ahead    {ahead} kept: main follows if they are proven better together")
     if holdouts and setting:

@@ -1,5 +1,6 @@
 """`harness loop` and `harness adopt`: experiments, one after another."""
 
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,14 @@ from harness.trial.device import Device, chosen, resolve
 from harness.views.night import NightView
 
 FOLDER = click.Path(path_type=Path)
+
+
+def _number(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no limit", param=option)
+    return value
+
+
 MINUTES = click.FloatRange(min=0, min_open=True)
 LOOP_EXAMPLES = """\b
 Examples:
@@ -40,12 +49,17 @@ Examples:
 @click.option("--model", "models", multiple=True, help="Of `llm`, in litellm's words; more are fall-backs.")
 @click.option("--command", help="Of `command`: any coding agent's command line, its task on stdin.")
 @click.option(
-    "--minutes", default=15.0, show_default=True, type=MINUTES, help="What `command` may take for a proposal."
+    "--minutes",
+    default=15.0,
+    show_default=True,
+    type=MINUTES,
+    callback=_number,
+    help="What `command` may take for a proposal.",
 )
 @click.option("--writable", multiple=True, type=FOLDER, help="Of `command`: a folder that it may write to.")
 @click.option("--experiments", type=click.IntRange(min=1), help="Stop after so many.")
-@click.option("--hours", type=click.FloatRange(min=0), help="Begin none after so long.")
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Stop when the model cost so much.")
+@click.option("--hours", type=click.FloatRange(min=0), callback=_number, help="Begin none after so long.")
+@click.option("--max-usd", type=click.FloatRange(min=0), callback=_number, help="Stop when models cost this.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
 @click.option("--gpus", help="`all`, or numbers from 0: one trial at a time on each.")

@@ -329,8 +329,8 @@ def create_repository(folder: Path) -> Repository:
     """
     known = next(path for path in (folder, *folder.parents) if path.exists())
     found = pygit2.discover_repository(str(known))
-    if found is not None and known != folder:
-        root = pygit2.Repository(found).workdir or found
+    root = (pygit2.Repository(found).workdir or found) if found is not None else folder
+    if Path(root).resolve() != folder.resolve():
         raise HarnessError(f"{folder} would lie inside the repository {root}", f"cd {root} && harness init")
     try:
         folder.mkdir(parents=True, exist_ok=True)

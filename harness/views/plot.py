@@ -9,6 +9,7 @@ from matplotlib import artist
 # As matplotlib loads, it writes documentation for 105 classes: a seventh of the time of `harness plot`.
 artist.Artist._update_set_signature_and_docstring = classmethod(lambda cls: None)  # type: ignore[attr-defined]
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from harness.ledger.experiments import Experiment  # noqa: E402
 from harness.records import DISCARD, KEEP  # noqa: E402
@@ -60,7 +61,8 @@ def draw(experiments: list[Experiment], path: Path) -> None:
         )
     if kept:
         larger = dots | {"marker": "o", "markersize": 1.2 * dots["markersize"]}
-        axes.plot([x for x, _, _ in kept], [y for _, y, _ in kept], color=KEPT, zorder=3, **larger)
+        across, up = [x for x, _, _ in kept], [y for _, y, _ in kept]
+        axes.plot(across, up, color=KEPT, zorder=3, label="kept", **larger)
     for color, group in ((TRIED, [e for e in scored if e[2].status == DISCARD]), (KEPT, kept)):
         repeated = [(x, y, e.runs) for x, y, e in group if len(e.runs) > 1 and y <= high]
         if repeated:
@@ -69,11 +71,13 @@ def draw(experiments: list[Experiment], path: Path) -> None:
             axes.errorbar(places, middles, yerr=reach, fmt="none", color=color, capsize=2, linewidth=1)
     room = 0.34 if kept else 0.06
     axes.set_ylim(low - room * (high - low), high + 0.04 * (high - low))
-    axes.set_xlim(-0.02 * len(experiments), 1.12 * len(experiments))
+    late = any(x > 0.8 * len(experiments) for x, _, _ in kept)  # its title needs room
+    axes.set_xlim(-0.02 * len(experiments), (1.3 if late else 1.12) * len(experiments))
     _label(axes, sorted(kept, key=lambda item: item[2].delta or 0.0))
     axes.set_xlabel("experiment")
     axes.set_ylabel("val_bpb (lower is better)")
     axes.set_title(f"{len(experiments)} experiments, {len(kept)} kept", loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right", fontsize=8)

@@ -40,8 +40,9 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
         return
     side = "below" if delta < 0 else "above"
     yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's believed {against:.4f}."
+    size = _size(delta, noise, clear=abs(effect) > 2 * sd)
     yield (
-        f"Two runs of one program differ by about {noise:.4f} here, so {_size(delta, noise, abs(effect) > 2 * sd)}; all in all "
+        f"Two runs of one program differ by about {noise:.4f} here, so {size}; all in all "
         f"we believe that the change {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
     )
     odds = f"That it truly helps has a probability of {_percent(helps)}"
