@@ -211,13 +211,16 @@ class Belief:
 
     def _likelihood(self, parent: str, scores: Sequence[float]) -> tuple[int, Array]:
         """The center of a grid for these scores of a child of `parent`, and (S, POINTS) of its value."""
+        center = self._center(parent, scores)
+        return center, self._seen(center, scores)
+
+    def _center(self, parent: str, scores: Sequence[float]) -> int:
         places = (np.sort(scores) - self.origin) / self.unit / STEP
         start = self.nodes[parent].center if parent in self.nodes else 0
         off = places[len(places) // 2] - start
         # Where scores are too far apart for one grid, one is an accident: the parent's decides which.
         apart = places[-1] - places[0] > POINTS - 2 * EDGE
-        center = start if apart or abs(off) <= NEAR else start + round(off)
-        return center, self._seen(center, scores)
+        return start if apart or abs(off) <= NEAR else start + round(off)
 
     def _seen(self, center: int, scores: Sequence[float]) -> Array:
         """(S, POINTS): what scores say of a value. Beyond the grid they say no more than at its edge."""
@@ -303,7 +306,7 @@ def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noi
     nodes: dict[str, Node] = {}
     belief = Belief(unit, median_low(every[root].scores), prior, nodes, main)
     for commit in order:  # centers first, which only parents decide; then what is above, from the leaves on
-        center, _ = belief._likelihood(every[commit].parent, every[commit].scores)
+        center = belief._center(every[commit].parent, every[commit].scores)
         nodes[commit] = Node(every[commit], center, np.empty(0), np.empty(0))
     for commit in reversed(order):
         children = (nodes[child] for child in above.get(commit, []))
