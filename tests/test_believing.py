@@ -134,7 +134,8 @@ def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told)
     (first,) = known(fresh)
     assert first.status == "keep" and first.delta > -2.5 * SD, "a lucky run was believed at its word"
     assert fresh("rev-parse", "main") == base
-    assert "1 kept: main follows" in harness("status", cwd=fresh.folder).stdout
+    shown = harness("status", cwd=fresh.folder).stdout
+    assert "1 kept: main follows" in shown and f"main     {base[:7]}  val_bpb 2.0000, runs: 4" in shown
     night(fresh, told, ("Much", 2, more))
     _, second = known(fresh)
     assert second.parent == first.commit

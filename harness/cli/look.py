@@ -72,7 +72,7 @@ def status(as_json: bool) -> int:
     else:
         click.echo("running  nothing (harness loop)")
     scores = known.scores(known.main, setting) if setting else ()
-    mean = f"  val_bpb {statistics.fmean(scores):.4f}, the mean of {len(scores)} runs" if scores else ""
+    mean = f"  val_bpb {statistics.fmean(scores):.4f}, runs: {len(scores)}" if scores else ""
     click.echo(f"main     {known.main[:7]}{mean}")
     if ahead := _ahead(kept, experiments, known.main):
         click.echo(f"ahead    {ahead} kept: main follows if they are proven better together")
