@@ -35,7 +35,7 @@ if ON_GPU:
     DEPTH = 8
     WIDTH = 512
     HEAD_WIDTH = 128
-    SHORT_WINDOW = 256  # tokens a short-window layer looks back
+    SHORT_WINDOW = 128  # tokens a short-window layer looks back
     DROPOUT = 0.4  # of what a layer adds to the stream; only where the corpus is small
     BATCH_ROWS = 256  # rows of one optimizer step
     MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
@@ -54,6 +54,7 @@ VALUE_EMBEDDING_EVERY = 2  # layers, counted back from the last one; 0 for none
 LOGIT_CAP = 15.0
 SMALL_CORPUS = 200e6  # training tokens; below that, a GPU sees all of it many times
 ROTARY_BASE = 10000.0
+NORM_EPS = 1e-6
 
 MATRIX_LR = 0.03
 EMBEDDING_LR = 0.3
@@ -70,9 +71,8 @@ MAX_STEPS = None  # stop after so many steps, for runs that must be the same to 
 
 # ── fused kernels ─────────────────────────────────────────────────────────────────────────────
 #
-# Places where reading and writing a large tensor once more costs more than what is computed on it: the
-# widest activations of a block, and the logits. In training the compiler fuses all the rest; scoring runs
-# uncompiled, so two more are for it. Each has a plain twin beside its use, which says what it computes.
+# Where a large tensor would be read or written once more than it must be, or the compiler's kernel is slow.
+# Scoring runs uncompiled, so one more is for it. Each has a plain twin beside its use.
 
 if HAS_KERNELS:
 
@@ -109,8 +109,7 @@ if HAS_KERNELS:
         programs = torch.cuda.get_device_properties(a.device).multi_processor_count
         describe = TensorDescriptor.from_tensor
         relu_squared_matmul_kernel[(programs,)](
-            describe(a, [block_rows, block_inner]),
-            describe(b, [block_columns, block_inner]),
+            describe(a, [block_rows, block_inner]), describe(b, [block_columns, block_inner]),
             describe(out, [block_rows, block_columns // 2]),
             describe(out if activations is None else activations, [block_rows, block_columns // 2]),
             rows, columns, inner, block_rows, block_columns, block_inner, programs,
@@ -130,43 +129,48 @@ if HAS_KERNELS:
         total = tl.sum(exps, 0)
         hit = at == tl.load(targets + row)
         tl.store(losses + row, tl.log(total) - cap * tl.sum(tl.where(hit, tanh, 0.0), 0))
-        grad = (exps / total - tl.where(hit, 1.0, 0.0)) * (1 - tanh * tanh)
+        grad = (exps * (1 / total) - tl.where(hit, 1.0, 0.0)) * (1 - tanh * tanh)
         tl.store(place, grad.to(logits.dtype.element_ty), mask=inside)
 
     def capped_cross_entropy_(logits, targets, cap):
         """Losses (N,) of raw logits (N, V), which are overwritten with their gradients."""
-        losses = torch.empty(len(logits), device=logits.device)
-        block = triton.next_power_of_2(logits.size(1))
+        rows, vocab_size = logits.shape
+        losses = torch.empty(rows, device=logits.device)
+        block = triton.next_power_of_2(vocab_size)
         warps = min(32, max(4, block // 1024))
-        cross_entropy_kernel[(len(logits),)](
-            logits, targets, losses, cap, logits.size(1), block, num_warps=warps
-        )
+        cross_entropy_kernel[(rows,)](logits, targets, losses, cap, vocab_size, block, num_warps=warps)
         return losses
 
     @triton.jit
     def norm_rotary_kernel(
-        x, out, cos, sin, tokens, seq_len, stride, width, eps, D: tl.constexpr, TOKENS: tl.constexpr
-    ):
-        head, d = tl.program_id(1), tl.arange(0, D)[None, :]
+        x, y, grad, cos, sin, tokens, seq_len, width, eps,
+        D: tl.constexpr, TOKENS: tl.constexpr, BACKWARD: tl.constexpr,
+    ):  # fmt: skip
+        head, d = tl.program_id(1) * D, tl.arange(0, D)[None, :]
+        partner = (d + D // 2) % D
         token = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS))[:, None].to(tl.int64)
-        inside = token < tokens
-        row = x + token * stride + head * D
-        own = tl.load(row + d, mask=inside, other=0.0).to(tl.float32)
-        partner = tl.load(row + (d + D // 2) % D, mask=inside, other=0.0).to(tl.float32)
+        inside, row, at = token < tokens, token * 2 * width + head, token % seq_len * D + d
+        y += token * width + head
+        own = tl.load(x + row + d, mask=inside).to(tl.float32)
         scale = tl.rsqrt(tl.sum(own * own, 1) / D + eps)[:, None]
-        at = token % seq_len * D + d
-        turned = own * tl.load(cos + at) + partner * tl.load(sin + at)
-        tl.store(out + token * width + head * D + d, (turned * scale).to(tl.bfloat16), mask=inside)
+        if BACKWARD:
+            turned = tl.load(y + d, mask=inside) * tl.load(cos + at)
+            turned -= tl.load(y + partner, mask=inside) * tl.load(sin + at)
+            turned -= own * (scale * scale / D * tl.sum(turned * own, 1)[:, None])
+            tl.store(grad + row + d, (turned * scale).to(tl.bfloat16), mask=inside)
+        else:
+            turned = own * tl.load(cos + at) + tl.load(x + row + partner, mask=inside) * tl.load(sin + at)
+            tl.store(y + d, (turned * scale).to(tl.bfloat16), mask=inside)
 
-    def norm_rotary(qk, rotary, head_width):
-        """Queries and keys side by side, (B, T, 2 C) of any row stride, normalised and rotated."""
-        batch, seq_len, width = qk.shape
-        out = qk.new_empty(qk.shape)
-        norm_rotary_kernel[(triton.cdiv(batch * seq_len, 32), width // head_width)](
-            qk, out, rotary.cos, rotary.sin, batch * seq_len, seq_len, qk.stride(1), width, NORM_EPS,
-            head_width, 32,
-        )  # fmt: skip
-        return out
+    def norm_rotary_(qk, cos, sin, y, grad):
+        """Fill `y`, (B, T, C) twice, from (B, T, 2 C); or `grad`, if that isn't `qk`, from gradients `y`."""
+        (batch, seq_len, width), head_width = y[0].shape, cos.size(-1)
+        grid = triton.cdiv(batch * seq_len, 8), width // head_width  # larger tiles take longer to compile
+        for x, out, x_grad in zip(qk.chunk(2, -1), y, grad.chunk(2, -1), strict=True):
+            norm_rotary_kernel[grid](
+                x, out, x_grad, cos, sin, batch * seq_len, seq_len, width, NORM_EPS,
+                head_width, 8, grad is not qk,
+            )  # fmt: skip
 
     @triton.jit
     def cap_kernel(x, out, cap, count, BLOCK: tl.constexpr):
@@ -177,7 +181,7 @@ if HAS_KERNELS:
     def capped(x, cap):
         """cap * tanh(x / cap) in float32."""
         out = torch.empty(x.shape, device=x.device)
-        cap_kernel[(triton.cdiv(x.numel(), 4096),)](x, out, cap, x.numel(), 4096)
+        cap_kernel[(triton.cdiv(x.numel(), 1024),)](x, out, cap, x.numel(), 1024)
         return out
 
 
@@ -195,6 +199,21 @@ def fused_mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("train::mlp_inner_grad", mutates_args=())
 def fused_mlp_inner_grad(grad: Tensor, down: Tensor, h: Tensor) -> Tensor:
     return relu_squared_matmul(grad.contiguous(), down.T.contiguous(), h)
+
+
+@torch.library.custom_op("train::norm_rotary", mutates_args=())
+def fused_norm_rotary(qk: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, (B, T, C) each, normalised by head and rotated; from (B, T, 2 C), all bf16."""
+    y = tuple(torch.empty_like(part) for part in qk.chunk(2, -1))
+    norm_rotary_(qk, cos, sin, y, qk)
+    return y
+
+
+@torch.library.custom_op("train::norm_rotary_grad", mutates_args=())
+def fused_norm_rotary_grad(qk: Tensor, cos: Tensor, sin: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    grad = torch.empty_like(qk)
+    norm_rotary_(qk, cos, sin, (q.contiguous(), k.contiguous()), grad)
+    return grad
 
 
 @torch.library.custom_op("train::cross_entropy", mutates_args=())
@@ -217,6 +236,12 @@ def cross_entropy_backward(ctx, grad, _):
     return to_x, logit_grads.T @ (x * grad).to(x.dtype), None, None
 
 
+fused_norm_rotary.register_fake(lambda qk, cos, sin: tuple(torch.empty_like(x) for x in qk.chunk(2, -1)))
+fused_norm_rotary_grad.register_fake(lambda qk, cos, sin, q, k: torch.empty_like(qk))
+fused_norm_rotary.register_autograd(
+    lambda ctx, q, k: (fused_norm_rotary_grad(*ctx.saved_tensors, q, k), None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 fused_mlp.register_fake(lambda x, up, down: (torch.empty_like(x), x.new_empty(len(x), len(up))))
 fused_mlp_inner_grad.register_fake(lambda grad, down, h: torch.empty_like(h))
 fused_cross_entropy.register_fake(
@@ -260,9 +285,6 @@ class Config:
     def has_value_embedding(self, layer: int) -> bool:
         every = self.value_embedding_every
         return every > 0 and (self.depth - 1 - layer) % every == 0
-
-
-NORM_EPS = 1e-6
 
 
 def norm(x: Tensor) -> Tensor:
@@ -357,18 +379,17 @@ class Attention(nn.Module):
     def forward(self, x, value_embedding, rotary, mask):  # (B, T, C)
         batch, seq_len, width = x.shape
         shape = (batch, seq_len, self.heads, self.head_width)
-        # One product for the three, which reads x once; as weights they stay apart, for Muon's sake.
-        qkv = F.linear(x, torch.cat([self.query.weight, self.key.weight, self.value.weight]).to(x.dtype))
-        v = qkv[..., 2 * width :].view(shape)
+        # One product for both, which reads x once; as weights they stay apart, for Muon's sake.
+        qk = F.linear(x, torch.cat([self.query.weight, self.key.weight]).to(x.dtype))
+        # Normalised: https://arxiv.org/abs/2010.04245.
+        if HAS_KERNELS and x.dtype == torch.bfloat16:
+            q, k = (part.view(shape) for part in fused_norm_rotary(qk, rotary.cos, rotary.sin))
+        else:
+            q, k = (rotary(norm(part.view(shape))) for part in qk.chunk(2, -1))
+        v = self.value(x).view(shape)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H)
-            v = v + gate.unsqueeze(-1) * value_embedding.view(shape)
-        if HAS_KERNELS and is_scoring(x):
-            qk = norm_rotary(qkv[..., : 2 * width], rotary, self.head_width)
-            q, k = qk.unflatten(-1, (2, self.heads, self.head_width)).unbind(2)
-        else:  # normalised: https://arxiv.org/abs/2010.04245
-            q = rotary(norm(qkv[..., :width].view(shape)))
-            k = rotary(norm(qkv[..., width : 2 * width].view(shape)))
+            v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(shape))
         y = attend(q, k, v, self.window, mask)
         return self.out(y.reshape(batch, seq_len, width))
 
@@ -380,9 +401,12 @@ class MLP(nn.Module):
         self.down = Linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        up = self.up.weight.to(x.dtype)
         if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):
-            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
-            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)
+            return fused_mlp(x.flatten(0, -2), up, self.down.weight.to(x.dtype))[0].view(x.shape)
+        if is_scoring(x):  # the ReLU inside the product, with a bias of nothing
+            h = torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, -2), up.T)
+            return self.down(h.square_()).view(x.shape)
         return self.down(F.relu(self.up(x)).square())  # ReLU squared: https://arxiv.org/abs/2109.08668
 
 
@@ -421,12 +445,9 @@ class GPT(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         layers = range(config.depth)
+        valued = [str(layer) for layer in layers if config.has_value_embedding(layer)]
         self.value_embeddings = nn.ModuleDict(
-            {
-                str(i): nn.Embedding(config.vocab_size, config.width)
-                for i in layers
-                if config.has_value_embedding(i)
-            }
+            {layer: nn.Embedding(config.vocab_size, config.width) for layer in valued}
         )
         self.blocks = nn.ModuleList([Block(config, layer) for layer in layers])
         self.rotary = Rotary(config.head_width, config.seq_len, config.rotary_base)
@@ -460,11 +481,9 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) in float32, or the mean loss if `targets` are given; tokens are (B, T)."""
         x = first = norm(self.embedding(tokens))
+        values = {int(layer): table(tokens) for layer, table in self.value_embeddings.items()}
         for layer, block in enumerate(self.blocks):
-            values = (
-                self.value_embeddings[str(layer)](tokens) if self.config.has_value_embedding(layer) else None
-            )
-            x = block(x, first, values, self.rotary, self.masks[layer])
+            x = block(x, first, values.get(layer), self.rotary, self.masks[layer])
         x, cap = norm(x), self.config.logit_cap
         if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:
             weight = self.head.weight.to(x.dtype)
@@ -590,7 +609,9 @@ def train_step(model, optimizers, tokens, targets, scale: float) -> Tensor:
 def load(checkpoint_dir: Path, device: torch.device) -> GPT:
     """The trained model, for scoring: tokens (B, T) int64 -> logits (B, T, V)."""
     config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
-    model = GPT(config).prepare(device)
+    with device:  # much faster there to draw what is overwritten
+        model = GPT(config)
+    model.prepare(device)
     load_model(model, str(checkpoint_dir / "model.safetensors"))
     for block in model.blocks:
         block.fixed_mix = block.mix.tolist()
@@ -602,7 +623,8 @@ def main() -> None:
     torch.manual_seed(run.seed)
     torch.set_float32_matmul_precision("high")
     dropout = DROPOUT if run.train_tokens < SMALL_CORPUS else 0.0
-    plain = GPT(Config(run.vocab_size, run.seq_len, dropout=dropout))
+    with run.device:
+        plain = GPT(Config(run.vocab_size, run.seq_len, dropout=dropout))
     plain.initialize()
     plain.prepare(run.device)
     optimizers = make_optimizers(plain)

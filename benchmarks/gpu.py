@@ -12,6 +12,7 @@ benchmarks/results/gpu.md.
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def night(folder: Path, experiments: int, agent: Any, gpus: str | None) -> tuple
         print(f"{time.strftime('%H:%M:%S')} {event.text}", flush=True)
 
     Loop(found, agent, Limits(experiments=experiments), 0, Watcher(tell, lambda *_: None), devices).run()
-    seconds = time.monotonic() - began[0]
+    seconds = time.monotonic() - began[0] if began else 0.0
     known = Experiments(found)
     baseline = next(commit for commit, parent in known.history if not parent)
     return known.trials(baseline), [trial for e in known for trial in known.trials(e.commit)], seconds
@@ -135,16 +136,20 @@ def main() -> None:
     parser.add_argument("--gpus", default="", help="how many at a time, one measurement each: 1,2")
     options = parser.parse_args()
     standing_runs(options.runs_of_main)
+    compiled = Path(tempfile.mkdtemp())  # what one night compiled, the next one has
     lines = [f"`python {' '.join(sys.argv)}`, {resolve('cuda').name}, {os.cpu_count()} cores", ""]
     for count in options.gpus.split(","):
         with tempfile.TemporaryDirectory() as folder:
             repository(Path(folder), options.corpus, options.seconds)
+            kept = open_repository(Path(folder)).paths.compiled
+            shutil.copytree(compiled, kept, dirs_exist_ok=True)
             agent = Search() if options.agent == "search" else Rates()
             gpus = ",".join(map(str, range(int(count)))) if count else None
             of_main, trials, seconds = night(Path(folder), options.experiments, agent, gpus)
-            hourly = 3600 * len(trials) / seconds
+            hourly = 3600 * len(trials) / seconds if seconds else 0.0
             lines += [f"{count or 1} GPU: {len(trials)} trials in {seconds:.0f} s, {hourly:.1f} an hour", ""]
             lines += [*table(of_main, trials), ""]
+            shutil.copytree(kept, compiled, dirs_exist_ok=True)
             git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]
             print(subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False).stdout)
     print("\n".join(lines))

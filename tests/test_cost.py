@@ -63,7 +63,7 @@ def test_scoring_costs_less_than_a_fifth_beyond_the_forward_pass(cpu_bench, star
     save_model(model, str(checkpoint / "model.safetensors"))
     (checkpoint / "config.json").write_text(json.dumps(dataclasses.asdict(model.config)))
     rows = len(np.load(corpus.rows_file("val"), mmap_mode="r"))
-    calls = -(-rows * corpus.seq_len // BATCH_TOKENS["cpu"])
+    calls = -(-rows * corpus.seq_len // BATCH_TOKENS)
     script, log = tmp_path / "train.py", tmp_path / "server.txt"
     script.write_text((ROOT / "train.py").read_text() + TIMED.replace("CALLS", str(calls)))
     trial = dataclasses.replace(cpu_bench.config.trial, audit_rows=16)

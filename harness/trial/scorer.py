@@ -32,7 +32,8 @@ from harness.trial.server import warm_up
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
-BATCH_TOKENS = {"cuda": 65536, "mps": 16384, "cpu": 16384}
+BATCH_TOKENS = 16384
+LOGITS_SHARE = 20  # on a GPU, what part of its memory the logits of a batch may take: one in this many
 START_SECONDS = 120.0
 PROGRESS_SECONDS = 0.25
 
@@ -117,11 +118,16 @@ class Server:
         self._hear(max(0.0, left), "loaded", within)
         return time.monotonic() - self._load_began
 
-    def forward(self, tokens: np.ndarray, deadline: float) -> torch.Tensor:
-        """Have (B, T) token ids answered; the (B, T, V) buffer that the server wrote to."""
-        assert self._tokens is not None and self._logits is not None
+    def ask(self, tokens: np.ndarray) -> None:
+        """Have it work on (B, T) token ids; it may not write yet."""
+        assert self._tokens is not None
         self._tokens.array[:] = tokens
         self._say({"forward": True})
+
+    def logits(self, deadline: float) -> torch.Tensor:
+        """The (B, T, V) buffer, with the answer in it; for the caller until the next call."""
+        assert self._logits is not None
+        self._say({"write": True})
         spent = f"answer all rows within scoring_seconds ({self._request['scoring_seconds']:g} s)"
         self._hear(max(0.0, deadline - time.monotonic()), "done", spent)
         if isinstance(self._logits, CudaBuffer):
@@ -135,7 +141,7 @@ class Server:
 
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if not self._channel.offer(message, descriptors):
-            raise Refused(CRASH, "the model server died or stopped listening")
+            self._hear(0.0, "", "listen")  # what it said last is why
 
     def _hear(self, timeout_seconds: float, wanted: str, what: str) -> None:
         try:
@@ -167,6 +173,13 @@ class Server:
         self._tokens = self._logits = None
 
 
+def rows_of_batch(device: Device, seq_len: int, vocab_size: int) -> int:
+    """Many on a large GPU: between two batches it waits for both processes."""
+    if device.kind != "cuda":
+        return max(1, BATCH_TOKENS // seq_len)
+    return max(1, device.memory_mb * 2**20 // LOGITS_SHARE // (4 * seq_len * vocab_size))
+
+
 def answer(
     server: Server,
     tokens: np.ndarray,
@@ -187,12 +200,15 @@ def answer(
     waited = first = 0.0
     told = 0.0
     device = "cpu"
+    server.ask(tokens[np.arange(batch_rows) % total])
     for at in range(0, total, batch_rows):
         picked = np.arange(at, at + batch_rows) % total
         began = time.monotonic()
-        logits = server.forward(tokens[picked], deadline)
+        logits = server.logits(deadline)
         waited += time.monotonic() - began
         first = first or waited
+        if at + batch_rows < total:  # it works on the next ones while these are read
+            server.ask(tokens[(picked + batch_rows) % total])
         device = logits.device.type
         goal = torch.from_numpy(targets[picked].astype(np.int64)).to(device)
         nats = losses(logits.view(-1, logits.shape[-1]), goal.view(-1)).cpu().numpy()
@@ -220,7 +236,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
     byte_lengths = np.load(request["token_bytes"])
     inputs, targets = rows[:, :-1], rows[:, 1:]
     seq_len, vocab_size = inputs.shape[1], len(byte_lengths)
-    batch_rows = max(1, BATCH_TOKENS[device] // seq_len)
+    batch_rows = rows_of_batch(Device(**request["device"]), seq_len, vocab_size)
     shape = (batch_rows, seq_len, vocab_size)
     rarity = audit.rarity(targets, vocab_size)
     counted = byte_lengths[targets]  # (R, T)
