@@ -136,7 +136,8 @@ def main() -> None:
     parser.add_argument("--gpus", default="", help="how many at a time, one measurement each: 1,2")
     options = parser.parse_args()
     standing_runs(options.runs_of_main)
-    compiled = Path(tempfile.mkdtemp())  # what one night compiled, the next one has
+    compiled = Path(tempfile.gettempdir()) / "harness-gpu-compiled"  # what one night compiled, the next one has
+    compiled.mkdir(exist_ok=True)
     lines = [f"`python {' '.join(sys.argv)}`, {resolve('cuda').name}, {os.cpu_count()} cores", ""]
     for count in options.gpus.split(","):
         with tempfile.TemporaryDirectory() as folder:

@@ -82,12 +82,14 @@ class Channel:
             if time.monotonic() >= deadline:
                 raise TimeoutError
         size = array.array("i").itemsize * DESCRIPTORS
+        wanted = PACKET_BYTES, socket.CMSG_SPACE(size), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         try:
-            data, ancillary, flags, _ = self.socket.recvmsg(
-                PACKET_BYTES, socket.CMSG_SPACE(size), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-            )
-        except ConnectionError:
-            return None
+            data, ancillary, flags, _ = self.socket.recvmsg(*wanted)
+        except ConnectionError:  # told first, where the other end left something unread; then what it said
+            try:
+                data, ancillary, flags, _ = self.socket.recvmsg(*wanted)
+            except ConnectionError:
+                return None
         descriptors: list[int] = []
         for level, kind, rights in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
