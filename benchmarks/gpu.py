@@ -133,10 +133,12 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=3)
     parser.add_argument("--runs-of-main", type=int, default=2)
     parser.add_argument("--agent", choices=["rates", "search"], default="rates")
-    parser.add_argument("--gpus", default="", help="how many at a time, one measurement each: 1,2")
+    parser.add_argument(
+        "--gpus", default="", help="how many at a time, one measurement each: 1,2; experiments are for each"
+    )
     options = parser.parse_args()
     standing_runs(options.runs_of_main)
-    compiled = Path(tempfile.gettempdir()) / "harness-gpu-compiled"  # what one night compiled, the next one has
+    compiled = Path(tempfile.gettempdir()) / "harness-gpu-compiled"  # for the next repository
     compiled.mkdir(exist_ok=True)
     lines = [f"`python {' '.join(sys.argv)}`, {resolve('cuda').name}, {os.cpu_count()} cores", ""]
     for count in options.gpus.split(","):
@@ -146,7 +148,7 @@ def main() -> None:
             shutil.copytree(compiled, kept, dirs_exist_ok=True)
             agent = Search() if options.agent == "search" else Rates()
             gpus = ",".join(map(str, range(int(count)))) if count else None
-            of_main, trials, seconds = night(Path(folder), options.experiments, agent, gpus)
+            of_main, trials, seconds = night(Path(folder), options.experiments * int(count or 1), agent, gpus)
             hourly = 3600 * len(trials) / seconds if seconds else 0.0
             lines += [f"{count or 1} GPU: {len(trials)} trials in {seconds:.0f} s, {hourly:.1f} an hour", ""]
             lines += [*table(of_main, trials), ""]
