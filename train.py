@@ -6,6 +6,7 @@ same wall time, so a change has to pay for itself in seconds.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,6 @@ except ImportError:
 ON_GPU = torch.cuda.is_available()
 GENERATION = torch.cuda.get_device_capability()[0] if ON_GPU else 0
 HAS_KERNELS = triton is not None and GENERATION == 9  # Hopper
-HAS_FLASH = GENERATION >= 8  # FlashAttention as PyTorch brings it, which can do windows
 
 # ── hyperparameters ───────────────────────────────────────────────────────────────────────────
 
@@ -309,9 +309,8 @@ class Rotary(nn.Module):
         super().__init__()
         rates = base ** -(torch.arange(0, head_width, 2).float() / head_width)
         angles = torch.outer(torch.arange(seq_len).float(), rates)[:, None]  # (T, 1, D / 2)
-        cos, sin = angles.cos(), angles.sin()
-        self.register_buffer("cos", torch.cat([cos, cos], dim=-1), persistent=False)
-        self.register_buffer("sin", torch.cat([sin, -sin], dim=-1), persistent=False)
+        self.register_buffer("cos", torch.cat([angles, angles], dim=-1).cos(), persistent=False)
+        self.register_buffer("sin", torch.cat([angles, -angles], dim=-1).sin(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, H, D)
         # Halves swapped by a flip and not by torch.cat: the compiler then makes one kernel of all this.
@@ -343,7 +342,7 @@ compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
     """Causal attention over `window` tokens, `mask` says the same; all but that (B, T, H, D)."""
     seq_len = q.size(1)
-    if mask is not None and is_scoring(q) and HAS_FLASH:  # slower than Flex, with nothing to compile
+    if mask is not None and is_scoring(q) and GENERATION >= 8:  # slower than Flex, with nothing to compile
         return torch.ops.aten._flash_attention_forward(
             q, k, v, None, None, seq_len, seq_len, 0.0, True, False,
             window_size_left=window - 1, window_size_right=0,
@@ -452,7 +451,6 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList([Block(config, layer) for layer in layers])
         self.rotary = Rotary(config.head_width, config.seq_len, config.rotary_base)
         self.head = Linear(config.width, config.vocab_size)
-        self.masks: list = []
 
     def prepare(self, device: torch.device) -> "GPT":
         """Move to the device and make what is not a weight: masks, and bf16 tables on a GPU."""
@@ -498,8 +496,7 @@ class GPT(nn.Module):
 
     def flops_per_token(self) -> float:
         """Forward and backward, embeddings left out: https://arxiv.org/abs/2204.02311, appendix B."""
-        lookups = [self.embedding, *self.value_embeddings.values()]
-        matrices = sum(p.numel() for p in self.parameters()) - sum(e.weight.numel() for e in lookups)
+        matrices = sum(p.numel() for name, p in self.named_parameters() if "embedding" not in name)
         spans = sum(self.config.window(layer) for layer in range(self.config.depth))
         return 6 * matrices + 12 * self.config.width * spans
 
@@ -593,9 +590,8 @@ def lr_scale(progress: float) -> float:
 def train_step(model, optimizers, tokens, targets, scale: float) -> Tensor:
     """One optimizer step on (B, T) tokens in micro-batches; returns the mean loss, on the device."""
     total = torch.zeros((), device=tokens.device)
-    parts = len(tokens) // MICRO_BATCH_ROWS
     for inputs, goals in zip(tokens.split(MICRO_BATCH_ROWS), targets.split(MICRO_BATCH_ROWS), strict=True):
-        loss = model(inputs, goals) / parts
+        loss = model(inputs, goals) * (len(inputs) / len(tokens))
         loss.backward()
         total += loss.detach()
     for optimizer in optimizers:
@@ -610,9 +606,13 @@ def load(checkpoint_dir: Path, device: torch.device) -> GPT:
     """The trained model, for scoring: tokens (B, T) int64 -> logits (B, T, V)."""
     config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
     with device:  # much faster there to draw what is overwritten
-        model = GPT(config)
-    model.prepare(device)
-    load_model(model, str(checkpoint_dir / "model.safetensors"))
+        model = GPT(config).prepare(device)
+    with ThreadPoolExecutor() as pool:
+        if HAS_KERNELS:  # both are built at once, while the weights are read
+            any_qk = torch.zeros(1, config.seq_len, 2 * config.width, device=device, dtype=torch.bfloat16)
+            pool.submit(fused_norm_rotary, any_qk, model.rotary.cos, model.rotary.sin)
+            pool.submit(capped, any_qk, config.logit_cap)
+        load_model(model, str(checkpoint_dir / "model.safetensors"))
     for block in model.blocks:
         block.fixed_mix = block.mix.tolist()
     return model.eval()
