@@ -7,7 +7,7 @@
 In a new repository with the gpu profile and that corpus (a file or a folder of text), the real loop: runs
 of `main` with a seed each, then experiments that change one learning rate. `--agent search` takes the
 product's own instead. The figures come from the records of the trials, with n and spread; the table goes to
-benchmarks/results/gpu.md.
+benchmarks/results/gpu-table.md.
 """
 
 import argparse
@@ -155,9 +155,9 @@ def main() -> None:
             shutil.copytree(kept, compiled, dirs_exist_ok=True)
             git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]
             print(subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False).stdout)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "gpu-table.md").write_text("\n".join(lines))  # now: another night may be cut short
     print("\n".join(lines))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "gpu.md").write_text("\n".join(lines))
 
 
 def standing_runs(count: int) -> None:
