@@ -89,3 +89,58 @@ def test_a_whole_trial_on_the_gpu(gpu_bench, tmp_path):
     assert trial.training.reported.peak_vram_mb > 0
     assert trial.training.curve[-1].loss < trial.training.curve[0].loss
     assert "NVIDIA" in trial.device
+
+
+def plain_norm_rotary(qk, cos, sin):
+    def one(part):
+        heads = part.unflatten(-1, (-1, cos.size(-1)))
+        normed = heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + 1e-6)
+        swapped = normed.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        return (normed * cos + swapped * sin).flatten(-2)
+
+    return tuple(map(one, qk.chunk(2, -1)))
+
+
+def plain_mlp(x, up, down):
+    return ((x @ up.T).relu().square() @ down.T,)
+
+
+def plain_cross_entropy(x, weight, targets):
+    logits = 15 * torch.tanh(x @ weight.T / 15)
+    return (torch.nn.functional.cross_entropy(logits, targets, reduction="none"),)
+
+
+@pytest.mark.parametrize("name", ["norm_rotary", "mlp", "cross_entropy"])
+def test_a_fused_operator_of_train_py_and_its_gradients_are_those_of_its_plain_twin(starter, name):
+    if not starter.HAS_KERNELS:
+        pytest.skip("needs a Hopper GPU")
+    rows, width, wide = 512, 256, 1024
+    draw = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape, scale=1.0):
+        drawn = torch.randn(shape, generator=draw, device="cuda") * scale
+        return drawn.bfloat16().requires_grad_()
+
+    if name == "norm_rotary":
+        rotary = starter.Rotary(128, rows, 10000.0).cuda()
+        inputs, fixed = [normal(3, rows, 2 * width)], [rotary.cos, rotary.sin]
+        fused, plain = starter.fused_norm_rotary, plain_norm_rotary
+    elif name == "mlp":
+        inputs = [normal(rows, width), normal(wide, width, scale=0.06), normal(width, wide, scale=0.03)]
+        fixed, plain = [], plain_mlp
+        fused = lambda *given: starter.fused_mlp(*given)[:1]  # noqa: E731
+    else:
+        inputs = [normal(rows, width), normal(wide, width, scale=0.3)]
+        fixed, plain = [torch.randint(wide, (rows,), generator=draw, device="cuda")], plain_cross_entropy
+        fused = lambda *given: starter.fused_cross_entropy(*given, 15.0)[:1]  # noqa: E731
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    wanted = plain(*exact, *[f.double() if f.is_floating_point() else f for f in fixed])
+    got = fused(*inputs, *fixed)
+    along = [normal(*out.shape).detach() for out in wanted]
+    found = [
+        *got,
+        *torch.autograd.grad(got, inputs, [a.to(g.dtype) for a, g in zip(along, got, strict=True)]),
+    ]
+    right = [*wanted, *torch.autograd.grad(wanted, exact, [a.double() for a in along])]
+    for one, other in zip(found, right, strict=True):
+        assert torch.linalg.norm(one.double() - other) < 1e-2 * torch.linalg.norm(other)

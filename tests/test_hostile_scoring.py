@@ -278,3 +278,14 @@ def test_shrinking_the_shared_buffer_does_not_kill_the_scorer(scored):
         )
     )
     assert isinstance(scored(shrink), Score)
+
+
+def test_what_a_process_said_before_it_died_is_heard_whatever_it_left_unread():
+    from harness.trial.wire import pair
+
+    ours, theirs = pair()
+    ours.send({"never": "read"})
+    theirs.send({"error": "no luck"})
+    theirs.close()
+    assert ours.receive(1.0) == ({"error": "no luck"}, [])
+    assert ours.receive(1.0) is None
