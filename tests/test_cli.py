@@ -342,6 +342,16 @@ def test_a_cache_or_a_folder_that_can_not_be_made_is_one_line(repository):
     assert_mistake(harness("init", "/proc/nowhere"), "can't make /proc/nowhere")
 
 
+def test_a_ref_that_names_no_commit_is_one_line(repository):
+    for name, damaged in (("heads/main", "1" * 40), ("notes/autoresearch", repository("write-tree"))):
+        path = repository.folder / ".git/refs" / name
+        before = path.read_text() if path.exists() else ""
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{damaged}\n")
+        assert_mistake(harness("status", cwd=repository.folder), f"{name} is at {damaged}", "git fsck")
+        path.write_text(before) if before else path.unlink()
+
+
 def test_init_inside_of_another_repository_makes_nothing_and_names_it(repository):
     inner = repository.folder / "a" / "b"
     assert_mistake(harness("init", str(inner)), f"inside the repository {repository.folder}", "harness init")

@@ -80,10 +80,12 @@ class Search:
         changed = {constant: value for constant, value in changed.items() if value != constant.value}
         what = ", ".join(f"{c.name} {c.value!r} to {value!r}" for c, value in changed.items())
         known = len(study.trials) - 1
-        why = "A random step" if known < STARTUP else "The likeliest to help"
+        how = "a random step" if known < STARTUP else "the step likeliest to help"
+        which = " and ".join(c.name for c in changed) or "Nothing"
         return Proposal(
             f"Change {what}" if what else "Change nothing",
-            f"{why} after {known} scored programs of these constants (tree-structured Parzen estimator).",
+            f"{which} may not be at the best value: {how} after {known} scored programs of these constants "
+            "(tree-structured Parzen estimator).",
             program.with_values(context.source, changed),
             "search/tpe",
         )

@@ -82,9 +82,10 @@ def _words(commit: str, noise: Noise | None, runs: int) -> list[str]:
     lines = [
         f"noise    sd {noise.sd:.5f} (90% between {low:.5f} and {high:.5f}), from {noise.freedom} repeats of "
         "all programs",
-        f"a plain comparison with {commit[:7]}, which had {times}, shows with 95% and four times of five",
+        f"gain     that a plain comparison with {commit[:7]} ({times}) finds four times of five; noise",
+        "         passes for it once in twenty times:",
     ]
     for count in range(1, MOST_RUNS + 1):
         gain = noise.least_gain(count, runs)
-        lines.append(f"         a gain of {gain:.5f} in {count} run{'s' * (count > 1)}")
-    return [*lines, "main asks for 99%: some twice as large a gain, or several stacked"]
+        lines.append(f"         {gain:.5f} in {count} run{'s' * (count > 1)}")
+    return [*lines, "main asks for 99%: a gain about twice as large, or several that are stacked"]

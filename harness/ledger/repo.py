@@ -309,7 +309,7 @@ def open_repository(where: Path | None = None) -> Repository:
     """The repository that holds `where` (default: the current folder).
 
     Raises:
-        HarnessError: there is none, or it has no work tree.
+        HarnessError: there is none, it has no work tree, or it is damaged.
     """
     folder = (where or Path.cwd()).absolute()
     found = pygit2.discover_repository(str(folder)) if folder.exists() else None
@@ -318,6 +318,12 @@ def open_repository(where: Path | None = None) -> Repository:
     git = pygit2.Repository(found)
     if git.is_bare or git.workdir is None:
         raise HarnessError(f"{folder} is a bare repository; a work tree is needed", "git clone it")
+    for name in (refs.MAIN, refs.NOTES):
+        if (reference := git.references.get(name)) is not None:
+            try:
+                reference.peel(pygit2.Commit)
+            except (KeyError, ValueError, pygit2.GitError):
+                raise HarnessError(f"{name} is at {reference.target}: no commit here", "git fsck") from None
     return Repository(git)
 
 

@@ -108,7 +108,7 @@ def score(
 
 def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observer) -> Score | Failure:
     assert process.stdout and process.stderr
-    pending, complaint = b"", b""
+    pending, complaint, shown = b"", b"", ("scoring", 0, 0)
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         selector.register(process.stderr, selectors.EVENT_READ)
@@ -117,7 +117,7 @@ def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observ
                 return Failure(ERROR, "the scorer did not finish in time")
             ready = selector.select(0.5)
             if not ready:
-                observe("scoring", 0, 0)  # whoever watches may want to end it
+                observe(*shown)  # whoever watches may want to end it
             for key, _ in ready:
                 data = os.read(key.fd, 65536)
                 if not data:
@@ -126,17 +126,16 @@ def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observ
                     complaint = (complaint + data)[-8192:]
                 else:
                     *lines, pending = (pending + data).split(b"\n")
-                    for line in lines:
-                        if (result := _understand(json.loads(line), observe)) is not None:
-                            return result
+                    for message in map(json.loads, lines):
+                        if "progress" not in message:
+                            return _understood(message)
+                        shown = message["progress"], message["done"], message["of"]
+                        observe(*shown)
     last = (complaint.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
     return Failure(ERROR, f"the scorer died: {one_line(last)}")
 
 
-def _understand(message: dict, observe: Observer) -> Score | Failure | None:
-    if "progress" in message:
-        observe(message["progress"], message["done"], message["of"])
-        return None
+def _understood(message: dict) -> Score | Failure:
     if "failure" in message:
         return Failure(**message["failure"])
     fields = message["score"]
