@@ -2,13 +2,17 @@
 
 import dataclasses
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import HONEST, edit, with_caps
 
-from harness.records import CRASH, INVALID, OK, Failure, Score
+from harness.records import CRASH, ERROR, INVALID, OK, Failure, Score
 from harness.trial import device
 from harness.trial import score as scoring
 from harness.trial.measure import measure
@@ -24,6 +28,11 @@ def load(checkpoint_dir, device):
     table = torch.from_numpy(numpy.load(checkpoint_dir / "table.npy")).to(device)
     return lambda tokens: ANSWER
 """
+
+ON_GPU = edit(
+    ("    model = Model(run.vocab_size)\n", "    model = Model(run.vocab_size).to(run.device)\n"),
+    source=HONEST,
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +88,41 @@ def test_memory_without_end_is_a_crash(scored):
 
 
 def test_a_whole_trial_on_the_gpu(gpu_bench, tmp_path):
-    source = edit(
-        ("    model = Model(run.vocab_size)\n", "    model = Model(run.vocab_size).to(run.device)\n"),
-        source=HONEST,
-    )
-    trial = measure(source.encode(), "0" * 40, 1, gpu_bench, tmp_path / "run", lambda _: None, lambda _: None)
+    trial = measure(ON_GPU.encode(), "0" * 40, 1, gpu_bench, tmp_path / "run", lambda _: None, lambda _: None)
     assert trial.status == OK, (trial.detail, trial.training.log)
     assert abs(trial.training.training_seconds - 1.0) < 0.5
     assert trial.training.reported.peak_vram_mb > 0
     assert trial.training.curve[-1].loss < trial.training.curve[0].loss
     assert "NVIDIA" in trial.device
+
+
+BUSY = """
+import torch
+x = torch.ones(8192, 8192, device="cuda")
+while True:
+    x @ x
+    torch.cuda.synchronize()
+"""
+
+
+def test_a_trial_beside_somebody_elses_work_is_an_error(gpu_bench, tmp_path):
+    others = []
+
+    def observe(progress):
+        if progress.phase == "training" and not others:  # not a child of ours, which would be part of a trial
+            command = ["sh", "-c", '"$0" -c "$1" >/dev/null 2>&1 & echo $!', sys.executable, BUSY]
+            started = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+            others.append(int(started.stdout))
+
+    longer = with_caps(gpu_bench, {"budget_seconds": 25.0})
+    try:
+        folder = tmp_path / "run"
+        trial = measure(ON_GPU.encode(), "0" * 40, 1, longer, folder, observe, lambda _: None)
+    finally:
+        for process in others:
+            os.kill(process, signal.SIGKILL)
+    assert trial.status == ERROR
+    assert "shared with" in trial.detail
 
 
 def plain_norm_rotary(qk, cos, sin):
