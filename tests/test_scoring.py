@@ -10,7 +10,8 @@ from conftest import FORWARD, HONEST, MIXING, bits_per_byte, edit
 
 from harness.records import Score
 from harness.trial import score as scoring
-from harness.trial.scorer import losses
+from harness.trial.device import Device
+from harness.trial.scorer import losses, rows_of_batch
 
 
 def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):
@@ -143,3 +144,11 @@ def test_shared_logits_are_copied_before_anything_is_looked_up_in_them():
     logits, targets = torch.randn(700, 50), torch.randint(0, 50, (700,))
     assert torch.equal(losses(logits.as_subclass(Shared), targets), losses(logits, targets))
     assert set(seen) <= {"__get__", "__getitem__", "copy_"}, seen
+
+
+def test_a_batch_of_logits_takes_a_twentieth_of_a_gpus_memory_and_one_row_where_that_is_too_little():
+    large, small = (Device("cuda", "GPU", None, memory_mb=memory) for memory in (143_771, 8_000))
+    rows = rows_of_batch(large, 2048, 8192)
+    assert rows > 64
+    assert 4 * rows * 2048 * 8192 <= large.memory_mb * 2**20 / 20
+    assert rows_of_batch(small, 4096, 200_000) == 1

@@ -236,7 +236,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
     byte_lengths = np.load(request["token_bytes"])
     inputs, targets = rows[:, :-1], rows[:, 1:]
     seq_len, vocab_size = inputs.shape[1], len(byte_lengths)
-    batch_rows = rows_of_batch(Device(**request["device"]), seq_len, vocab_size)
+    batch_rows = min(len(inputs), rows_of_batch(Device(**request["device"]), seq_len, vocab_size))
     shape = (batch_rows, seq_len, vocab_size)
     rarity = audit.rarity(targets, vocab_size)
     counted = byte_lengths[targets]  # (R, T)
