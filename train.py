@@ -231,16 +231,15 @@ def mlp_backward(ctx, grad, _):
 
 def cross_entropy_backward(ctx, grad, _):
     x, weight, logit_grads = ctx.saved_tensors
-    grad = grad.unsqueeze(-1)
-    to_x = ((logit_grads @ weight) * grad).to(x.dtype)
-    return to_x, logit_grads.T @ (x * grad).to(x.dtype), None, None
+    to_x = ((logit_grads @ weight) * grad[:, None]).to(x.dtype)
+    return to_x, logit_grads.T @ (x * grad[:, None]).to(x.dtype), None, None
 
 
 fused_norm_rotary.register_fake(lambda qk, cos, sin: tuple(torch.empty_like(x) for x in qk.chunk(2, -1)))
 fused_norm_rotary_grad.register_fake(lambda qk, cos, sin, q, k: torch.empty_like(qk))
 fused_norm_rotary.register_autograd(
     lambda ctx, q, k: (fused_norm_rotary_grad(*ctx.saved_tensors, q, k), None, None),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    setup_context=lambda ctx, given, made: ctx.save_for_backward(*given),
 )
 fused_mlp.register_fake(lambda x, up, down: (torch.empty_like(x), x.new_empty(len(x), len(up))))
 fused_mlp_inner_grad.register_fake(lambda grad, down, h: torch.empty_like(h))
@@ -248,12 +247,10 @@ fused_cross_entropy.register_fake(
     lambda x, weight, targets, cap: (x.new_empty(len(x), dtype=torch.float), x.new_empty(len(x), len(weight)))
 )
 fused_mlp.register_autograd(
-    mlp_backward,
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1]),
+    mlp_backward, setup_context=lambda ctx, given, made: ctx.save_for_backward(*given, made[1])
 )
 fused_cross_entropy.register_autograd(
-    cross_entropy_backward,
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], output[1]),
+    cross_entropy_backward, setup_context=lambda ctx, given, made: ctx.save_for_backward(*given[:2], made[1])
 )
 
 
@@ -300,6 +297,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
+
+    def add_to(self, stream: Tensor, x: Tensor) -> Tensor:
+        """The same added to `stream`, in its memory and inside the product; has no gradient."""
+        return stream.flatten(0, 1).addmm_(x.flatten(0, -2), self.weight.to(x.dtype).T).view_as(stream)
 
 
 class Rotary(nn.Module):
@@ -376,12 +377,10 @@ class Attention(nn.Module):
         self.gate = Linear(min(32, config.width), self.heads) if config.has_value_embedding(layer) else None
 
     def forward(self, x, value_embedding, rotary, mask):  # (B, T, C)
-        batch, seq_len, width = x.shape
-        shape = (batch, seq_len, self.heads, self.head_width)
+        shape = (*x.shape[:2], self.heads, self.head_width)
         # One product for both, which reads x once; as weights they stay apart, for Muon's sake.
         qk = F.linear(x, torch.cat([self.query.weight, self.key.weight]).to(x.dtype))
-        # Normalised: https://arxiv.org/abs/2010.04245.
-        if HAS_KERNELS and x.dtype == torch.bfloat16:
+        if HAS_KERNELS and x.dtype == torch.bfloat16:  # normalised: https://arxiv.org/abs/2010.04245
             q, k = (part.view(shape) for part in fused_norm_rotary(qk, rotary.cos, rotary.sin))
         else:
             q, k = (rotary(norm(part.view(shape))) for part in qk.chunk(2, -1))
@@ -389,8 +388,7 @@ class Attention(nn.Module):
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H)
             v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(shape))
-        y = attend(q, k, v, self.window, mask)
-        return self.out(y.reshape(batch, seq_len, width))
+        return attend(q, k, v, self.window, mask).flatten(2)  # for `out`
 
 
 class MLP(nn.Module):
@@ -400,13 +398,17 @@ class MLP(nn.Module):
         self.down = Linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        up = self.up.weight.to(x.dtype)
         if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):
-            return fused_mlp(x.flatten(0, -2), up, self.down.weight.to(x.dtype))[0].view(x.shape)
+            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
+            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)
+        return self.down(self.hidden(x)).view(x.shape)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """ReLU squared, https://arxiv.org/abs/2109.08668; (B, T, F), or (B T, F) while scoring."""
         if is_scoring(x):  # the ReLU inside the product, with a bias of nothing
-            h = torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, -2), up.T)
-            return self.down(h.square_()).view(x.shape)
-        return self.down(F.relu(self.up(x)).square())  # ReLU squared: https://arxiv.org/abs/2109.08668
+            up = self.up.weight.to(x.dtype)
+            return torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, 1), up.T).square_()
+        return F.relu(self.up(x)).square()
 
 
 class Block(nn.Module):
@@ -420,19 +422,17 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x, first, value_embedding, rotary, mask):
-        if self.fixed_mix is None:
-            mix = self.mix.to(x.dtype)
-            x = mix[0] * x + mix[1] * first
-        else:
+        if self.fixed_mix is not None:
             x = torch.add(self.fixed_mix[0] * x, first, alpha=self.fixed_mix[1])
-        x = x + self.thin(self.attention(norm(x), value_embedding, rotary, mask))
+            self.attention.out.add_to(x, self.attention(norm(x), value_embedding, rotary, mask))
+            return self.mlp.down.add_to(x, self.mlp.hidden(norm(x)))
+        mix = self.mix.to(x.dtype)
+        x = mix[0] * x + mix[1] * first
+        x = x + self.thin(self.attention.out(self.attention(norm(x), value_embedding, rotary, mask)))
         return x + self.thin(self.mlp(norm(x)))
 
     def thin(self, x):  # (B, T, C)
-        """Dropout with one mask for all positions of a row, which needs few random numbers.
-
-        Source: https://arxiv.org/abs/1512.05287.
-        """
+        """Dropout with one mask for all positions of a row: https://arxiv.org/abs/1512.05287."""
         if not self.dropout or not self.training:
             return x
         return x * F.dropout(x.new_ones(len(x), 1, x.size(-1)), self.dropout)

@@ -50,11 +50,13 @@ def scored(gpu_bench, tmp_path):
     folder.mkdir()
     np.save(folder / "table.npy", table)
 
+    small = dataclasses.replace(gpu_bench.device, memory_mb=128)  # so that there are several batches
+
     def run(answer):
         script = tmp_path / "train.py"
         script.write_text(BIGRAM.replace("ANSWER", answer))
         return scoring.score(
-            script, folder, gpu_bench.corpus, "val", gpu_bench.config, gpu_bench.device, gpu_bench.isolation,
+            script, folder, gpu_bench.corpus, "val", gpu_bench.config, small, gpu_bench.isolation,
             tmp_path / "server.txt", lambda *_: None,
         )  # fmt: skip
 

@@ -146,9 +146,10 @@ def test_shared_logits_are_copied_before_anything_is_looked_up_in_them():
     assert set(seen) <= {"__get__", "__getitem__", "copy_"}, seen
 
 
-def test_a_batch_of_logits_takes_a_twentieth_of_a_gpus_memory_and_one_row_where_that_is_too_little():
+def test_a_batch_of_logits_takes_a_twentieth_of_a_gpus_memory_within_bounds():
     large, small = (Device("cuda", "GPU", None, memory_mb=memory) for memory in (143_771, 8_000))
     rows = rows_of_batch(large, 2048, 8192)
     assert rows > 64
     assert 4 * rows * 2048 * 8192 <= large.memory_mb * 2**20 / 20
     assert rows_of_batch(small, 4096, 200_000) == 1
+    assert rows_of_batch(large, 2048, 256) == 128

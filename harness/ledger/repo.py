@@ -305,8 +305,11 @@ class Repository:
         return entry.data
 
 
-def open_repository(where: Path | None = None) -> Repository:
+def open_repository(where: Path | None = None, checked: bool = True) -> Repository:
     """The repository that holds `where` (default: the current folder).
+
+    Args:
+        checked: whether `main` and the notes must be at commits, if they are anywhere.
 
     Raises:
         HarnessError: there is none, it has no work tree, or it is damaged.
@@ -318,12 +321,12 @@ def open_repository(where: Path | None = None) -> Repository:
     git = pygit2.Repository(found)
     if git.is_bare or git.workdir is None:
         raise HarnessError(f"{folder} is a bare repository; a work tree is needed", "git clone it")
-    for name in (refs.MAIN, refs.NOTES):
-        if (reference := git.references.get(name)) is not None:
-            try:
+    for name in (refs.MAIN, refs.NOTES) if checked else ():
+        try:
+            if (reference := git.references.get(name)) is not None:
                 reference.peel(pygit2.Commit)
-            except (KeyError, ValueError, pygit2.GitError):
-                raise HarnessError(f"{name} is at {reference.target}: no commit here", "git fsck") from None
+        except (KeyError, ValueError, pygit2.GitError):
+            raise HarnessError(f"{name} is at no commit that is here", "git fsck") from None
     return Repository(git)
 
 

@@ -33,8 +33,10 @@ from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
 BATCH_TOKENS = 16384
+GPU_BATCH_TOKENS = 262144  # more costs memory and saves nothing
 LOGITS_SHARE = 20  # on a GPU, what part of its memory the logits of a batch may take: one in this many
 START_SECONDS = 120.0
+LAST_WORDS = 8  # messages that are read from a server that can't be talked to
 PROGRESS_SECONDS = 0.25
 
 
@@ -141,9 +143,11 @@ class Server:
 
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if not self._channel.offer(message, descriptors):
-            self._hear(0.0, "", "listen")  # what it said last is why
+            for _ in range(LAST_WORDS):  # what it said last may be why
+                self._hear(0.0, None, "listen")
+            raise Refused(INVALID, "the model server spoke out of turn")
 
-    def _hear(self, timeout_seconds: float, wanted: str, what: str) -> None:
+    def _hear(self, timeout_seconds: float, wanted: str | None, what: str) -> None:
         try:
             packet = self._channel.receive(timeout_seconds)
         except TimeoutError:
@@ -155,7 +159,7 @@ class Server:
         close_all(packet[1])  # nobody asked for any
         if "error" in packet[0]:
             raise Refused(CRASH, f"the model server failed: {one_line(packet[0]['error'])}")
-        if wanted not in packet[0]:
+        if wanted is not None and wanted not in packet[0]:
             raise Refused(INVALID, "the model server spoke out of turn")
 
     def close(self) -> None:
@@ -177,7 +181,8 @@ def rows_of_batch(device: Device, seq_len: int, vocab_size: int) -> int:
     """Many on a large GPU: between two batches it waits for both processes."""
     if device.kind != "cuda":
         return max(1, BATCH_TOKENS // seq_len)
-    return max(1, device.memory_mb * 2**20 // LOGITS_SHARE // (4 * seq_len * vocab_size))
+    tokens = device.memory_mb * 2**20 // LOGITS_SHARE // (4 * vocab_size)
+    return max(1, min(GPU_BATCH_TOKENS, tokens) // seq_len)
 
 
 def answer(
@@ -303,7 +308,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     device = Device(**request["device"])
     if device.kind == "cpu":
-        # One thread: a second one would fight with those of the server, which spin after their work.
+        # One thread: the server works on the next batch meanwhile, with all the others.
         torch.set_num_threads(1)
     if device.kind == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False

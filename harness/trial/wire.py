@@ -87,8 +87,9 @@ class Channel:
             data, ancillary, flags, _ = self.socket.recvmsg(*wanted)
         except ConnectionError:  # told first, where the other end left something unread; then what it said
             try:
-                data, ancillary, flags, _ = self.socket.recvmsg(*wanted)
-            except ConnectionError:
+                now = wanted[2] | socket.MSG_DONTWAIT
+                data, ancillary, flags, _ = self.socket.recvmsg(*wanted[:2], now)
+            except OSError:  # on a datagram socket an end is no packet: nothing may be there
                 return None
         descriptors: list[int] = []
         for level, kind, rights in ancillary:
