@@ -23,12 +23,14 @@ class Edit:
 
 # What a kernel does for one way of computing goes with it.
 FUSED_MLP = (
-    "        up = self.up.weight.to(x.dtype)\n"
     "        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):\n"
-    "            return fused_mlp(x.flatten(0, -2), up, self.down.weight.to(x.dtype))[0].view(x.shape)\n"
+    "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
+    "            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)\n"
+)
+FUSED_RELU = (
     "        if is_scoring(x):  # the ReLU inside the product, with a bias of nothing\n"
-    "            h = torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, -2), up.T)\n"
-    "            return self.down(h.square_()).view(x.shape)\n"
+    "            up = self.up.weight.to(x.dtype)\n"
+    "            return torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, 1), up.T).square_()\n"
 )
 FUSED_LOSS = (
     "        if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:\n"
@@ -70,12 +72,12 @@ CATALOGUE = (
     Edit(
         "Use GELU in place of squared ReLU",
         "A smooth activation passes a gradient everywhere.",
-        ((FUSED_MLP, ""), ("F.relu(self.up(x)).square()", "F.gelu(self.up(x))")),
+        ((FUSED_MLP, ""), (FUSED_RELU, ""), ("F.relu(self.up(x)).square()", "F.gelu(self.up(x))")),
     ),
     Edit(
         "Use SiLU in place of squared ReLU",
         "A smooth activation passes a gradient everywhere, and its outputs have a smaller range.",
-        ((FUSED_MLP, ""), ("F.relu(self.up(x)).square()", "F.silu(self.up(x))")),
+        ((FUSED_MLP, ""), (FUSED_RELU, ""), ("F.relu(self.up(x)).square()", "F.silu(self.up(x))")),
     ),
     Edit(
         "Do not normalise the first embedding",
