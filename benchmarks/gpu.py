@@ -30,6 +30,7 @@ from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import Proposal
 from harness.trial.device import chosen, resolve
+from harness.views import wall
 
 RESULTS = Path(__file__).parent / "results"
 Trials = Sequence[dict[str, Any]]
@@ -62,22 +63,18 @@ def repository(folder: Path, corpus: Path, seconds: float) -> None:
     run(*harness, "prepare")
 
 
-def night(folder: Path, experiments: int, agent: Any, gpus: str | None) -> tuple[Trials, Trials, float]:
-    """Trials of `main` and of the experiments, and the seconds that the experiments took in all."""
+def night(folder: Path, experiments: int, agent: Any, gpus: str | None) -> tuple[Trials, Trials]:
+    """Trials of `main` and of the experiments."""
     found = open_repository(folder)
     devices = chosen(resolve("cuda"), gpus) if gpus else None
-    began: list[float] = []
 
     def tell(event: Any) -> None:
-        if event.kind == "begun" and event.experiment is not None:
-            began.append(time.monotonic())
         print(f"{time.strftime('%H:%M:%S')} {event.text}", flush=True)
 
     Loop(found, agent, Limits(experiments=experiments), 0, Watcher(tell, lambda *_: None), devices).run()
-    seconds = time.monotonic() - began[0] if began else 0.0
     known = Experiments(found)
     baseline = next(commit for commit, parent in known.history if not parent)
-    return known.trials(baseline), [trial for e in known for trial in known.trials(e.commit)], seconds
+    return known.trials(baseline), [trial for e in known for trial in known.trials(e.commit)]
 
 
 def figure(values: Sequence[float], digits: int = 2) -> str:
@@ -98,32 +95,35 @@ def part(trials: Trials, *names: str) -> list[float]:
     return found
 
 
-def table(main: Trials, experiments: Trials) -> list[str]:
+def table(main: Trials, experiments: Trials, gpus: int) -> list[str]:
     every = [trial for trial in (*main, *experiments) if trial["status"] == "ok"]
-    after = [trial for trial in experiments if trial["status"] == "ok" and trial["idle_seconds"] is not None]
-    tokens = [
-        trial["training"]["reported"]["total_tokens"] / trial["training"]["training_seconds"] / 1e6
-        for trial in every
-    ]
-    trained, idle = sum(part(after, "training", "training_seconds")), part(after, "idle_seconds")
-    share = 100 * trained / (trained + sum(idle)) if idle else float("nan")
+    after = [trial for trial in every if trial["idle_seconds"] is not None]
+    trained, idle = part(after, "training", "training_seconds"), part(after, "idle_seconds")
+    whole = [sum(each) for each in zip(trained, idle, strict=True)]  # between the ends of two trainings
+    by_gpu: dict[str, list[float]] = {}
+    for trial in every:
+        training = trial["training"]
+        speed = training["reported"]["total_tokens"] / training["training_seconds"] / 1e6
+        by_gpu.setdefault(training["conditions"]["uuid"], []).append(speed)
     rows = {
         "val_bpb of main, by seed": figure(part(main, "val_bpb"), 4),
-        "M tokens/s": figure(tokens, 3),
-        "seconds between two trainings, warm": figure(idle),
-        "training's share of the GPU's time, %": f"{share:.1f}",
+        **{f"M tokens/s of {uuid[:12]}": figure(by_gpu[uuid], 3) for uuid in sorted(by_gpu)},
+        "seconds between two trainings": figure(idle),
+        "training's share of the GPU's time, %": f"{100 * sum(trained) / sum(whole):.1f}" if whole else "-",
+        "trials an hour": f"{3600 * gpus * len(whole) / sum(whole):.1f}" if whole else "-",
         "seconds of scoring with audit": figure(part(every, "score", "total_seconds")),
         "of them: load": figure(part(every, "score", "load_seconds")),
         "the model's first batch": figure(part(every, "score", "first_seconds")),
         "all its batches": figure(part(every, "score", "forward_seconds")),
         "the scorer's own": figure(part(every, "score", "own_seconds")),
         "audit": figure(part(every, "score", "audit_seconds")),
-        "seconds from start to first batch": figure(part(after, "training", "startup_seconds")),
+        "seconds from start to being ready": figure(part(after, "training", "startup_seconds")),
         "seconds of saving": figure(part(every, "training", "save_seconds")),
         "peak MB of the GPU": figure(part(every, "training", "conditions", "peak_memory_mb"), 0),
         "median MHz": figure(part(every, "training", "conditions", "clock_mhz"), 0),
     }
-    return ["| what | mean (least to most, n) |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+    lines = ["| what | mean (least to most, n) |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+    return [*lines, "", *(f"    {wall.line(trial)}; idle before {trial['idle_seconds']}" for trial in every)]
 
 
 def main() -> None:
@@ -148,10 +148,8 @@ def main() -> None:
             shutil.copytree(compiled, kept, dirs_exist_ok=True)
             agent = Search() if options.agent == "search" else Rates()
             gpus = ",".join(map(str, range(int(count)))) if count else None
-            of_main, trials, seconds = night(Path(folder), options.experiments * int(count or 1), agent, gpus)
-            hourly = 3600 * len(trials) / seconds if seconds else 0.0
-            lines += [f"{count or 1} GPU: {len(trials)} trials in {seconds:.0f} s, {hourly:.1f} an hour", ""]
-            lines += [*table(of_main, trials), ""]
+            of_main, trials = night(Path(folder), options.experiments * int(count or 1), agent, gpus)
+            lines += [f"{count or 1} GPU:", "", *table(of_main, trials, int(count or 1)), ""]
             shutil.copytree(kept, compiled, dirs_exist_ok=True)
             git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]
             print(subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False).stdout)

@@ -1,7 +1,8 @@
 """The crew: which trial runs on which station. Whoever asks for a trial hears of it when it is over.
 
 A station has one trial that trains or is scored, and at most one that starts meanwhile, where the GPU
-has room for both. That one gets its first batch when the loop has taken in what the other one gave.
+has room for both: while the other one trains, if the driver tells their work and memory apart. That one
+gets its first batch when the loop has taken in what the other one gave.
 """
 
 from concurrent.futures import Future
@@ -10,13 +11,15 @@ from queue import Empty, SimpleQueue
 
 from harness.lab import Lab, Order
 from harness.ledger.experiments import Experiment
-from harness.records import Trial
+from harness.records import Conditions, Trial
 from harness.trial.device import Device
 from harness.trial.measure import Bench
 from harness.trial.station import Station, Turn
 
 AT_A_TIME = 2
-ROOM = 0.6  # of a GPU's memory: what used more leaves none for another one's start
+ROOM = 0.6  # of a GPU's memory: what used more leaves none for another one's start while it is scored
+ROOM_BESIDE = 0.4  # and while it trains
+CORES_BESIDE = 8  # fewer, and compiling would hold up what trains
 TICK_SECONDS = 0.2
 
 
@@ -45,7 +48,7 @@ class Crew:
         """`devices`: one for each station; None: `places` stations on the one that the config means."""
         self._lab, self._devices = lab, devices
         self._stations = [Station(place) for place in range(len(devices) if devices else places)]
-        self._peaks_mb: dict[int, int] = {}
+        self._seen: dict[int, Conditions] = {}
         self._events: SimpleQueue[None] = SimpleQueue()
         self.running: list[Job] = []
 
@@ -60,22 +63,33 @@ class Crew:
         return replace(bench, device=replace(bench.device, place=place, places=len(self)))
 
     def free(self) -> list[Station]:
-        """Where a trial may start now, the idle ones first."""
-        found = [(len(self._at(station)), station) for station in self._stations if self._may_start(station)]
+        """Where a trial may start now: the idle ones, then where one is scored, then where one trains."""
+        found = [
+            (len(self._at(station)) + self.is_training(station), station)
+            for station in self._stations
+            if self._may_start(station)
+        ]
         return [station for _, station in sorted(found, key=lambda each: each[0])]
 
     def _at(self, station: Station) -> list[Job]:
         return [job for job in self.running if job.station is station]
 
+    def is_training(self, station: Station) -> bool:
+        """Whether a trial there is not over with its training."""
+        return not all(job.turn.trained.is_set() for job in self._at(station))
+
     def _may_start(self, station: Station) -> bool:
         here = self._at(station)
-        if len(here) >= AT_A_TIME or not all(job.turn.trained.is_set() for job in here):
-            return False
-        device = here[0].bench.device if here else None
-        if device is None:
+        if not here:
             return True
-        peak = self._peaks_mb.get(station.place)
-        return device.has_room and peak is not None and peak < ROOM * device.memory_mb
+        device, seen = here[0].bench.device, self._seen.get(station.place)
+        if len(here) >= AT_A_TIME or not device.has_room or seen is None:
+            return False
+        share = seen.peak_memory_mb / device.memory_mb
+        if not self.is_training(station):
+            return share < ROOM
+        beside = seen.told_apart and share < ROOM_BESIDE and device.core_count >= CORES_BESIDE
+        return beside and station.trains is not None
 
     def start(self, job: Job, station: Station) -> None:
         job.station = station
@@ -107,9 +121,9 @@ class Crew:
         return over
 
     def learn(self, station: Station, trial: Trial) -> None:
-        """How much memory a training took."""
+        """What a training took there."""
         if trial.training.conditions is not None:
-            self._peaks_mb[station.place] = trial.training.conditions.peak_memory_mb
+            self._seen[station.place] = trial.training.conditions
 
     def held(self, station: Station) -> list[Job]:
         return [job for job in self._at(station) if job.is_held]

@@ -63,6 +63,11 @@ class Drafts:
             self._ahead.append(self._ask(incumbent, bench, results))
 
     @property
+    def is_ready(self) -> bool:
+        """Whether there is an answer that nobody took yet."""
+        return bool(self._ahead) and self._ahead[0].answer.done()
+
+    @property
     def answer(self) -> "Future[Proposal] | None":
         """What is being waited for."""
         return self._ahead[0].answer if self._ahead else None

@@ -139,6 +139,8 @@ class Loop:
     def _fill(self) -> None:
         """Hand out trials while there are stations for them."""
         for station in self._crew.free():
+            if self._crew.is_training(station) and not self._has_next(station):
+                return  # nobody waits for it yet
             job: Job | None = None
             try:
                 job = self._next(station) if self._failure is None else None
@@ -163,7 +165,8 @@ class Loop:
         if not self._waiting:
             found = self._drafts.next(current.incumbent, bench, self._results)
             if found is None:
-                self._unproposed_since = waited or time.monotonic()
+                if not self._crew.is_training(station):
+                    self._unproposed_since = waited or time.monotonic()
                 return None
             self._waiting.append(found)
             if waited is not None:
@@ -171,6 +174,12 @@ class Loop:
         experiment = self._waiting.pop(0)
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
         return self._job(experiment, bench)
+
+    def _has_next(self, station: Station) -> bool:
+        """Whether a new experiment could begin at once, with nothing else to be done before."""
+        if self._standing is None or self._again or not (self._waiting or self._drafts.is_ready):
+            return False
+        return self._stands_on == self._ground(self._crew.bench(self._lab.bench(), station))
 
     def _job(self, experiment: Experiment, bench: Bench) -> Job:
         return Job(self._lab.order(experiment.commit, experiment.name.number), bench, experiment)
@@ -224,9 +233,8 @@ class Loop:
         """Have proposals made for when the running trials are over."""
         busy = self._crew.running if self._failure is None else []
         if busy and self._standing is not None and not (self._waiting or self._enough(self._undecided)):
-            self._drafts.ask_ahead(
-                self._standing.incumbent, busy[-1].bench, self._results, wanted=len(self._crew)
-            )
+            wanted = len(self._crew) - sum(job.is_held for job in busy)  # what is held was asked for before
+            self._drafts.ask_ahead(self._standing.incumbent, busy[-1].bench, self._results, wanted)
 
     # ── what came back ────────────────────────────────────────────────────────────────────────
 
@@ -243,8 +251,9 @@ class Loop:
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
+        over = self._enough(self._undecided - sum(each.is_held for each in self._crew.running))
         for waits in self._crew.held(job.station):
-            if self._stopping:
+            if over:
                 waits.turn.cancelled.set()  # it was only to be ready
             else:
                 self._bring_up(waits)
@@ -334,7 +343,9 @@ class Loop:
             return None
         self._experiments.forget(experiment.commit)
         self._results.append(done)
-        self._tell("measured", f"     {decision.status}: {decision.reason}", done)
+        # Titles of others may stand between its own and this.
+        which = f"{done.name.number:04d}" if self._crew.running else "    "
+        self._tell("measured", f"{which} {decision.status}: {decision.reason}", done)
         self._drafts.learn(done, trial, bench)
         return done
 

@@ -57,9 +57,13 @@ class Conditions:
     slowed_share: float
     """Of the samples: held back by heat, or by a supply that gives way."""
     peak_memory_mb: int
-    """Of the whole device."""
+    """Of its own processes; of the whole device, where the driver doesn't tell them apart."""
     foreign: tuple[str, ...] = ()
     """Who else was at work on it, a sample each."""
+    uuid: str = ""
+    """Of the GPU."""
+    told_apart: bool = False
+    """Whether the driver told its processes' memory and work from those of others."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Training:
     """Head and tail of what it printed, without control characters."""
     open_seconds: float | None = None
     """The part of the start until `trial.open()`: the interpreter, and what is imported."""
+    held_seconds: float = 0.0
+    """Between asking for the first batch and getting it, when another one's turn was over."""
     conditions: Conditions | None = None
     """None where there is no NVIDIA GPU to ask."""
 

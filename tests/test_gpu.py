@@ -1,11 +1,13 @@
 """The same trial on an NVIDIA GPU: logits through CUDA IPC, under the same sandbox."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from harness.records import CRASH, ERROR, INVALID, OK, Failure, Score
 from harness.trial import device
 from harness.trial import score as scoring
 from harness.trial.measure import measure
+from harness.trial.station import Station, Turn
 
 pytestmark = [
     pytest.mark.gpu,
@@ -125,6 +128,47 @@ def test_a_trial_beside_somebody_elses_work_is_an_error(gpu_bench, tmp_path):
             os.kill(process, signal.SIGKILL)
     assert trial.status == ERROR
     assert "shared with" in trial.detail
+
+
+BURNING = edit(
+    ("    run = trial.open()\n", """    run = trial.open()
+    x, until = torch.ones(8192, 8192, device="cuda"), time.monotonic() + 20
+    while time.monotonic() < until:
+        x @ x
+        torch.cuda.synchronize()
+"""),
+    source=ON_GPU,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [ON_GPU, BURNING], ids=["honest", "burning"])
+def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_bench, tmp_path, source):
+    longer = with_caps(gpu_bench, {"budget_seconds": 25.0})
+    station, first, second = Station(), Turn.alone(), Turn()
+    early = []
+
+    def observe(progress):
+        if progress.phase == "training" and progress.elapsed_seconds > 1 and not early:
+            early.append(pool.submit(run, "second", source, second, lambda _: None))
+
+    def run(name, text, turn, observe):
+        return measure(
+            text.encode(), "0" * 40, 1, longer, tmp_path / name, observe, lambda _: None, False, station, turn
+        )
+
+    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+        one = run("first", ON_GPU, first, observe)
+        second.may_train.set()
+        two = early[0].result()
+    assert one.status == OK, one.detail
+    assert one.training.conditions.told_apart
+    assert one.training.conditions.peak_memory_mb < 8_000
+    if source == BURNING:
+        assert two.status == CRASH
+        assert "another trial's GPU time" in two.detail
+    else:
+        assert two.status == OK, two.detail
+        assert two.training.held_seconds > 0
 
 
 def plain_norm_rotary(qk, cos, sin):

@@ -17,6 +17,7 @@ from harness.records import Conditions
 from harness.trial.device import Device
 
 EVERY_SECONDS = 2.0
+EVERY_AHEAD_SECONDS = 1.0
 THROTTLED_SHARE = 0.05  # of the samples, above which a trial doesn't count
 FOREIGN_SAMPLES = 2  # in which somebody else was at work
 SLOWED = ("HwSlowdown", "HwThermalSlowdown", "SwThermalSlowdown", "HwPowerBrakeSlowdown")
@@ -28,6 +29,7 @@ class Sample:
     temperature_c: int
     slowed: bool
     memory_mb: int
+    told_apart: bool
     foreign: str
     """Who else computes, `name (process)`; empty for nobody."""
 
@@ -35,9 +37,13 @@ class Sample:
 class Watch:
     """Samples of one device. Where there is no NVIDIA GPU, or it doesn't answer, there are none."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, process: int = 0) -> None:
+        """`process`: the first one of those that are watched."""
+        self._process, self._uuid = process, device.uuid
         self._samples: list[Sample] = []
         self._next = 0.0
+        self._used_seconds = 0.0
+        self._worked = False
         self._seen_at = 0
         self._handle: Any = None
         if device.kind == "cuda":
@@ -65,32 +71,57 @@ class Watch:
             return self._foreign()
         return ""
 
+    def used_seconds(self) -> float:
+        """What the watched processes took of the GPU's time since the first call, by the driver's word."""
+        now = time.monotonic()
+        if self._handle is not None and now >= self._next:
+            with suppress(Exception):
+                shares = [share for pid, share in self._at_work() if _descends(pid, self._process)]
+                self._used_seconds += min(1.0, sum(shares)) * EVERY_AHEAD_SECONDS
+            self._next = now + EVERY_AHEAD_SECONDS
+        return self._used_seconds
+
     def _sample(self) -> Sample:
         nvml, handle = self._nvml, self._handle
         reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
         slowed = sum(getattr(nvml, f"nvmlClocksThrottleReason{name}", 0) for name in SLOWED)
+        foreign = self._foreign()
+        memory = self._own_memory()
         return Sample(
             nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
             nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
             bool(reasons & slowed),
-            nvml.nvmlDeviceGetMemoryInfo(handle).used // 2**20,
-            self._foreign(),
+            (memory or nvml.nvmlDeviceGetMemoryInfo(handle).used) // 2**20,
+            memory is not None and self._worked,
+            foreign,
         )
+
+    def _own_memory(self) -> int | None:
+        """Bytes; None where the driver doesn't tell whose memory it is, or not by numbers known here."""
+        running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        own = [each.usedGpuMemory for each in running if _descends(each.pid, self._process)]
+        return sum(own) if own and None not in own else None
 
     def _foreign(self) -> str:
         """By what the driver says of the last seconds; a process that only holds memory disturbs nobody."""
+        working = [pid for pid, share in self._at_work() if share > 0]
+        self._worked = self._worked or any(_descends(pid, self._process) for pid in working)
+        others = sorted({pid for pid in working if _descends(pid, os.getpid()) is False})
+        return ", ".join(f"{_name(self._nvml, pid)} ({pid})" for pid in others)
+
+    def _at_work(self) -> list[tuple[int, float]]:
+        """Processes, and the part of the time since the last call that each had the GPU."""
         nvml = self._nvml
         try:
             found = nvml.nvmlDeviceGetProcessUtilization(self._handle, self._seen_at)
         except nvml.NVMLError:
-            return ""  # nobody was at work since, or it isn't told
+            return []  # nobody was at work since, or it isn't told
         self._seen_at = max((each.timeStamp for each in found), default=self._seen_at)
-        others = {each.pid for each in found if each.smUtil > 0 and not _is_ours(each.pid)}
-        return ", ".join(f"{_name(nvml, pid)} ({pid})" for pid in sorted(others))
+        return [(each.pid, each.smUtil / 100) for each in found]
 
     @property
     def peak_memory_mb(self) -> int:
-        """Of the whole device, so far."""
+        """So far."""
         return max((sample.memory_mb for sample in self._samples), default=0)
 
     def conditions(self) -> Conditions | None:
@@ -105,6 +136,8 @@ class Watch:
             slowed_share=sum(sample.slowed for sample in samples) / len(samples),
             peak_memory_mb=peak,
             foreign=tuple(sample.foreign for sample in samples if sample.foreign),
+            uuid=self._uuid,
+            told_apart=samples[-1].told_apart,
         )
 
 
@@ -119,16 +152,15 @@ def spoilt(seen: Conditions | None) -> str:
     return ""
 
 
-def _is_ours(process: int) -> bool:
-    """Whether it descends from this process. One that is not to be seen here, as a container shows only its
-    own, can't be told from ours."""
-    while process > 1:
-        if process == os.getpid():
+def _descends(process: int, ancestor: int) -> bool | None:
+    """None for one that is not to be seen here: a container shows only its own."""
+    while process > 0:
+        if process == ancestor:
             return True
         try:
             process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
-            return True
+            return None
     return False
 
 

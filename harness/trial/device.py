@@ -64,6 +64,11 @@ class Device:
         every = sorted(os.sched_getaffinity(0))
         return every[self.place :: self.places]
 
+    @property
+    def core_count(self) -> int:
+        """Cores that a trial on it may use."""
+        return len(self.cores) or os.cpu_count() or 1
+
     def limits(self, memory_gb: float) -> dict[str, Any]:
         """Of a process on it, for `harness.trial.limits`.
 

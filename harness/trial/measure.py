@@ -1,7 +1,7 @@
 """One trial from end to end: hold the device, train, score, put it into a record.
 
 On a GPU the scorer and the seat of the next trial are started while this one trains, so that imports
-cost no GPU time; on a processor they would be in the way.
+cost no GPU time; on a processor they would be in the way. So is the next trial, where there is room.
 
 The run folder keeps the exported train.py, the log and the record. Whoever asked for the trial takes
 the checkpoint or has it removed, because a night of them fills a disk.
@@ -134,6 +134,9 @@ def measure(
         scoring: list[score.Scoring] = []  # begun while it trains
 
         def begin() -> None:
+            place.trains = turn
+            if not on_gpu:
+                return
             if (
                 bench.isolation.kind == "bwrap"
             ):  # else its servers get copies, of a checkpoint that isn't there
@@ -145,9 +148,14 @@ def measure(
             supervisor = Supervisor(
                 script, checkpoint, bench.spec(seed), bench.corpus.train_file, bench.config.trial,
                 place.seat(bench.config.trial, bench.isolation, bench.device, bench.compiled),
-                observe, begin if on_gpu else lambda: None, turn.may_train.is_set,
+                observe, begin, turn.may_train.is_set,
+                lambda: place.trains is not None,
             )  # fmt: skip
-            training = supervisor.train()
+            try:
+                training = supervisor.train()
+            finally:
+                if place.trains is turn:
+                    place.trains = None
             idle = None
             if place.trained_at is not None and supervisor.first_batch_at is not None:
                 idle = supervisor.first_batch_at - place.trained_at

@@ -255,6 +255,11 @@ class Process:
             folder=folder, output=output,
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """Of the process that all others in it descend from."""
+        return self._namespace.process.pid
+
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
         code = self._namespace.process.poll()

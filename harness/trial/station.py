@@ -1,7 +1,7 @@
 """A station: one device, the threads that run its trials, and the seat that is ready for the next one.
 
 One trial trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
-and then waits with its first batch until its turn has come. Processes are started in the station's
+and then waits for its first batch until its turn has come. Processes are started in the station's
 own threads, which live as long as they may: the kernel kills a child when the thread that made it ends.
 """
 
@@ -59,11 +59,13 @@ class Station:
     """Without `start` it is used by the thread that has it.
 
     Attributes:
+        trains: the turn of the trial that has the device for its training now.
         trained_at: when the last training here ended, by the monotonic clock.
     """
 
     def __init__(self, place: int = 0) -> None:
         self.place = place
+        self.trains: Turn | None = None
         self.trained_at: float | None = None
         self._spare: tuple[Any, Seat] | None = None
         self._lock = threading.Lock()

@@ -26,6 +26,7 @@ from harness.trial.wire import Channel, ProtocolError, close_all
 CURVE_POINTS = 1000
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
+AHEAD_SECONDS = 5.0  # of the GPU's, that a start may take from another trial that trains
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
 
@@ -82,6 +83,7 @@ class Supervisor:
         observe: Observer,
         on_training: Callable[[], None] = lambda: None,
         may_train: Callable[[], bool] = lambda: True,
+        other_trains: Callable[[], bool] = lambda: False,
     ) -> None:
         """`spec` is what train.py is told, `tokens` the training split that it gets when it asks.
 
@@ -89,12 +91,13 @@ class Supervisor:
             seat: where it runs; closed in the end.
             on_training: called once, when the clock has begun.
             may_train: whether the tokens may be handed out; until then it waits with what it compiled.
+            other_trains: whether another trial has the device meanwhile, which it may hardly disturb.
         """
         self.source, self.checkpoint_dir = source, checkpoint_dir
         self.spec, self.tokens = spec, tokens
         self.config, self.seat, self.observe, self.on_training = config, seat, observe, on_training
-        self.may_train = may_train
-        self.watch = Watch(seat.device)
+        self.may_train, self.other_trains = may_train, other_trains
+        self.watch = Watch(seat.device, seat.process.pid)
         self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
         self.ended_at: float | None = None
 
@@ -164,8 +167,10 @@ class Supervisor:
                     return code
 
     def _look(self, state: _State) -> None:
-        """At the GPU while it trains; and begin what else is to be ready when it has trained."""
+        """At the GPU; and begin what else is to be ready when it has trained."""
         if state.first_batch_at is None:
+            if self.other_trains() and self.watch.used_seconds() > AHEAD_SECONDS:
+                state.failure = Failure(CRASH, f"took over {AHEAD_SECONDS:g} s of another trial's GPU time")
             return
         if not state.told:
             state.told = True
@@ -288,6 +293,7 @@ class Supervisor:
             status=state.failure.status if state.failure else OK,
             detail=state.failure.detail if state.failure else "",
             startup_seconds=(state.asked_at or first) - state.started_at if first is not None else None,
+            held_seconds=first - state.asked_at if first is not None and state.asked_at is not None else 0.0,
             training_seconds=saving - first if first is not None and saving is not None else None,
             save_seconds=submitted - saving if submitted is not None and saving is not None else None,
             open_seconds=state.opened_at - state.started_at if state.opened_at is not None else None,

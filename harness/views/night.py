@@ -68,8 +68,9 @@ class NightView:
     def tell(self, event: Event) -> None:
         experiment = event.experiment
         if event.kind == "begun":
-            self._titles, self._curve = [*(t for t in self._titles if t != event.text), event.text], []
+            self._titles = [*(t for t in self._titles if t != event.text), event.text]
         if event.kind == "measured":
+            self._curve = []
             over = f"{experiment.name.number:04d}" if experiment is not None else "main"
             gone = next((title for title in self._titles if over in title.split()[:2]), None)
             self._titles = [title for title in self._titles if title != gone]

@@ -4,15 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PHASES = ("wait", "propose", "start", "compile", "train", "save", "score", "audit", "own")
+PHASES = ("wait", "propose", "start", "compile", "held", "train", "save", "score", "audit", "own")
 LONGEST_SECONDS = 1e9
 LAST = 50  # trials that a share is taken over
 
 
 def phases(trial: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds by phase; on a GPU a start and a compilation may lie beside the score of the trial before.
+    """Seconds by phase; on a GPU a start and a compilation may lie beside the trial before.
 
-    `wait` is for somebody else's work on the device, `own` what is left of the whole.
+    `wait` is for somebody else's work on the device, `held` until the trial before was decided, `own` what
+    is left of the whole.
     """
     training, score = _part(trial, "training"), _part(trial, "score")
     start, opened = _seconds(training, "startup_seconds"), _seconds(training, "open_seconds")
@@ -22,6 +23,7 @@ def phases(trial: Mapping[str, Any]) -> dict[str, float]:
         "propose": _seconds(trial, "propose_seconds"),
         "start": opened,
         "compile": max(0.0, start - opened),
+        "held": _seconds(training, "held_seconds"),
         "train": _seconds(training, "training_seconds"),
         "save": _seconds(training, "save_seconds"),
         "score": max(0.0, _seconds(score, "total_seconds") - audit),
