@@ -136,8 +136,7 @@ if HAS_KERNELS:
         """Losses (N,) of raw logits (N, V), which are overwritten with their gradients."""
         rows, vocab_size = logits.shape
         losses = torch.empty(rows, device=logits.device)
-        block = triton.next_power_of_2(vocab_size)
-        warps = min(32, max(4, block // 1024))
+        block, warps = triton.next_power_of_2(vocab_size), min(32, max(4, vocab_size // 1024))
         cross_entropy_kernel[(rows,)](logits, targets, losses, cap, vocab_size, block, num_warps=warps)
         return losses
 
@@ -239,7 +238,7 @@ fused_norm_rotary.register_fake(lambda qk, cos, sin: tuple(torch.empty_like(x) f
 fused_norm_rotary_grad.register_fake(lambda qk, cos, sin, q, k: torch.empty_like(qk))
 fused_norm_rotary.register_autograd(
     lambda ctx, q, k: (fused_norm_rotary_grad(*ctx.saved_tensors, q, k), None, None),
-    setup_context=lambda ctx, given, made: ctx.save_for_backward(*given),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
 fused_mlp.register_fake(lambda x, up, down: (torch.empty_like(x), x.new_empty(len(x), len(up))))
 fused_mlp_inner_grad.register_fake(lambda grad, down, h: torch.empty_like(h))
@@ -247,10 +246,11 @@ fused_cross_entropy.register_fake(
     lambda x, weight, targets, cap: (x.new_empty(len(x), dtype=torch.float), x.new_empty(len(x), len(weight)))
 )
 fused_mlp.register_autograd(
-    mlp_backward, setup_context=lambda ctx, given, made: ctx.save_for_backward(*given, made[1])
+    mlp_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1])
 )
 fused_cross_entropy.register_autograd(
-    cross_entropy_backward, setup_context=lambda ctx, given, made: ctx.save_for_backward(*given[:2], made[1])
+    cross_entropy_backward,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], output[1]),
 )
 
 
