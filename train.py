@@ -135,8 +135,8 @@ if HAS_KERNELS:
     def capped_cross_entropy_(logits, targets, cap):
         """Losses (N,) of raw logits (N, V), which are overwritten with their gradients."""
         rows, vocab_size = logits.shape
-        losses = torch.empty(rows, device=logits.device)
-        block, warps = triton.next_power_of_2(vocab_size), min(32, max(4, vocab_size // 1024))
+        losses, block = torch.empty(rows, device=logits.device), triton.next_power_of_2(vocab_size)
+        warps = min(32, max(4, block // 1024))
         cross_entropy_kernel[(rows,)](logits, targets, losses, cap, vocab_size, block, num_warps=warps)
         return losses
 
