@@ -322,10 +322,10 @@ class Rotary(nn.Module):
 def window_mask(seq_len: int, window: int, device: torch.device):
     """Which keys a query may see: itself and the `window - 1` tokens before it.
 
-    None where plain causal attention says the same; a block mask for FlexAttention on a GPU
-    (https://arxiv.org/abs/2412.05496), elsewhere (T, T) booleans.
+    None where plain causal attention says the same, or scoring needs none; a block mask for FlexAttention
+    on a GPU (https://arxiv.org/abs/2412.05496), elsewhere (T, T) booleans.
     """
-    if window >= seq_len:
+    if window >= seq_len or (is_scoring(device) and GENERATION >= 8):
         return None
 
     def visible(batch, head, query, key):
@@ -343,7 +343,7 @@ compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
     """Causal attention over `window` tokens, `mask` says the same; all but that (B, T, H, D)."""
     seq_len = q.size(1)
-    if mask is not None and is_scoring(q) and GENERATION >= 8:  # slower than Flex, with nothing to compile
+    if window < seq_len and is_scoring(q.device) and GENERATION >= 8:  # slower, but needs no compiling
         return torch.ops.aten._flash_attention_forward(
             q, k, v, None, None, seq_len, seq_len, 0.0, True, False,
             window_size_left=window - 1, window_size_right=0,
@@ -358,9 +358,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
     return y.transpose(1, 2)
 
 
-def is_scoring(x: Tensor) -> bool:
+def is_scoring(device: torch.device) -> bool:
     """Whether this is an uncompiled pass for its logits: then what has to be compiled doesn't pay."""
-    return x.is_cuda and not torch.is_grad_enabled()
+    return device.type == "cuda" and not torch.is_grad_enabled()
 
 
 class Attention(nn.Module):
@@ -398,14 +398,14 @@ class MLP(nn.Module):
         self.down = Linear(config.mlp_ratio * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):
+        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x.device):
             up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
             return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)
         return self.down(self.hidden(x)).view(x.shape)
 
     def hidden(self, x: Tensor) -> Tensor:
         """ReLU squared, https://arxiv.org/abs/2109.08668; (B, T, F), or (B T, F) while scoring."""
-        if is_scoring(x):  # the ReLU inside the product, with a bias of nothing
+        if is_scoring(x.device):  # the ReLU inside the product, with a bias of nothing
             up = self.up.weight.to(x.dtype)
             return torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, 1), up.T).square_()
         return F.relu(self.up(x)).square()
@@ -486,7 +486,7 @@ class GPT(nn.Module):
         if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:
             weight = self.head.weight.to(x.dtype)
             return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()
-        if HAS_KERNELS and is_scoring(x):
+        if HAS_KERNELS and is_scoring(x.device):
             return capped(self.head(x), cap)
         # Soft cap: Gemma 2, https://arxiv.org/abs/2408.00118.
         logits = cap * torch.tanh(self.head(x).float() / cap)
@@ -605,7 +605,7 @@ def train_step(model, optimizers, tokens, targets, scale: float) -> Tensor:
 def load(checkpoint_dir: Path, device: torch.device) -> GPT:
     """The trained model, for scoring: tokens (B, T) int64 -> logits (B, T, V)."""
     config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
-    with device:  # much faster there to draw what is overwritten
+    with device, torch.no_grad():  # much faster there to draw what is overwritten
         model = GPT(config).prepare(device)
     with ThreadPoolExecutor() as pool:
         if HAS_KERNELS:  # both are built at once, while the weights are read

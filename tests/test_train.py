@@ -6,7 +6,9 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
+from test_gpu import plain_cross_entropy, plain_mlp, plain_norm_rotary
 
 from harness.records import OK
 
@@ -126,3 +128,65 @@ def test_windows_on_a_gpu_are_those_of_the_cpu(starter):
         on_cpu = model.prepare(torch.device("cpu"))(tokens)
         on_gpu = model.prepare(torch.device("cuda"))(tokens.cuda()).cpu()
     assert (on_gpu - on_cpu).norm() / on_cpu.norm() < 2e-2
+
+
+def plain_relu_squared(a, b, activations=None):
+    product = a @ b.T
+    return product.relu().square() if activations is None else 2 * activations.sqrt() * product
+
+
+def plain_norm_rotary_(qk, cos, sin, y, grad):
+    for part, out, to in zip(qk.chunk(2, -1), y, grad.chunk(2, -1), strict=True):
+        heads = part.unflatten(-1, (-1, cos.size(-1)))
+        scale = torch.rsqrt(heads.square().mean(-1, keepdim=True) + 1e-6)
+        if grad is qk:
+            normed = heads * scale
+            out.copy_((normed * cos + swapped(normed) * sin).flatten(-2))
+        else:
+            given = out.view(heads.shape)
+            turned = given * cos + swapped(given * sin)
+            turned = turned - heads * scale**2 * (turned * heads).mean(-1, keepdim=True)
+            to.copy_((turned * scale).flatten(-2))
+
+
+def swapped(heads):
+    return heads.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+
+
+def plain_capped_cross_entropy_(logits, targets, cap):
+    tanh = torch.tanh(logits / cap)
+    likely = torch.log_softmax(cap * tanh, -1)
+    logits.copy_((likely.exp() - F.one_hot(targets, logits.size(-1))) * (1 - tanh**2))
+    return -likely.gather(-1, targets[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("name", ["norm_rotary", "mlp", "cross_entropy"])
+def test_a_fused_operators_gradients_are_those_of_its_plain_twin_whatever_its_kernels(
+    starter, monkeypatch, name
+):
+    kernels = {
+        "relu_squared_matmul": plain_relu_squared,
+        "norm_rotary_": plain_norm_rotary_,
+        "capped_cross_entropy_": plain_capped_cross_entropy_,
+    }
+    for kernel, plain in kernels.items():
+        monkeypatch.setattr(starter, kernel, plain, raising=False)
+    torch.manual_seed(0)
+    if name == "norm_rotary":
+        rotary = starter.Rotary(8, 6, 10000.0)
+        inputs, rest = [torch.randn(2, 6, 32)], (rotary.cos, rotary.sin)
+        fused, plain = starter.fused_norm_rotary, plain_norm_rotary
+    elif name == "mlp":
+        inputs, rest = [torch.randn(5, 8), torch.randn(12, 8), torch.randn(8, 12)], ()
+        fused, plain = lambda *given: starter.fused_mlp(*given)[:1], plain_mlp
+    else:
+        inputs, rest = [torch.randn(5, 8), torch.randn(12, 8)], (torch.randint(12, (5,)),)
+        fused, plain = lambda *given: starter.fused_cross_entropy(*given, 15.0)[:1], plain_cross_entropy
+    found = []
+    for operator in (fused, plain):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        made = operator(*leaves, *rest)
+        loss = sum((out * torch.arange(1.0, 1 + out.numel()).view(out.shape)).sum() for out in made)
+        found.append([*made, *torch.autograd.grad(loss, leaves)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

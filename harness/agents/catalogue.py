@@ -23,12 +23,12 @@ class Edit:
 
 # What a kernel does for one way of computing goes with it.
 FUSED_MLP = (
-    "        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x):\n"
+    "        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x.device):\n"
     "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
     "            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)\n"
 )
 FUSED_RELU = (
-    "        if is_scoring(x):  # the ReLU inside the product, with a bias of nothing\n"
+    "        if is_scoring(x.device):  # the ReLU inside the product, with a bias of nothing\n"
     "            up = self.up.weight.to(x.dtype)\n"
     "            return torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, 1), up.T).square_()\n"
 )
@@ -37,7 +37,7 @@ FUSED_LOSS = (
     "            weight = self.head.weight.to(x.dtype)\n"
     "            return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()\n"
 )
-FUSED_CAP = "        if HAS_KERNELS and is_scoring(x):\n            return capped(self.head(x), cap)\n"
+FUSED_CAP = "        if HAS_KERNELS and is_scoring(x.device):\n            return capped(self.head(x), cap)\n"
 
 CATALOGUE = (
     Edit(
