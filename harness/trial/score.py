@@ -14,6 +14,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from harness.trial.text import one_line
 
 SCORED_BY = ("scorer.py", "server.py", "audit.py", "buffers.py", "losses.py")
 START_SECONDS = 240.0
+END_SECONDS = 10.0
 Observer = Callable[[str, int, int], None]
 """Called with (`scoring` or `auditing`, rows done, of)."""
 
@@ -71,6 +73,7 @@ class Scoring:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True, env={**os.environ, "PYTHONPATH": path, **device.variables},
         )  # fmt: skip
+        self._ends = False
         self._say(json.dumps(request))
 
     def _say(self, line: str) -> None:
@@ -80,15 +83,28 @@ class Scoring:
             self._process.stdin.flush()
 
     def result(self, observe: Observer) -> Score | Failure:
-        """Score it now."""
+        """Score it now. Whoever has the score needn't wait for the end of the last server."""
         self._say("go")
         try:
-            return _converse(self._process, time.monotonic() + self._cap_seconds, observe)
+            found = _converse(self._process, time.monotonic() + self._cap_seconds, observe)
+            self._ends = isinstance(found, Score)
         finally:
             self.close()
+        if self._ends:
+            threading.Thread(target=self._end, daemon=True).start()
+        return found
+
+    def _end(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        self._kill()
 
     def close(self) -> None:
-        """Kill it with all that it started; a second call does nothing."""
+        """Kill it with all that it started, unless it gave its result and ends by itself."""
+        if not self._ends:
+            self._kill()
+
+    def _kill(self) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -227,11 +227,12 @@ def answer(
     return result, waited, first
 
 
-def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
+def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Score], None]) -> None:
     """The whole evaluation of one checkpoint.
 
     Args:
         wait: returns when there is a checkpoint to score; False if there will be none.
+        tell: takes the score, before the last server's end, which takes a moment on a GPU.
 
     Raises:
         Refused: crash or invalid, with its reason.
@@ -254,7 +255,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
         if device == "cuda" and early:
             warm_up("cuda")
         if not wait():
-            return None
+            return
         started = time.monotonic()
         for server in servers if not early else ():
             server.warm()
@@ -278,24 +279,26 @@ def score(request: dict[str, Any], wait: Callable[[], bool]) -> Score | None:
             "auditing",
         )  # fmt: skip
         found = audit.compare(asked, scored[asked.rows], audited)
+        if failure := audit.judge(found, device):
+            raise Refused(failure.status, failure.detail)
+        nats = float(np.sum(scored, where=counted, dtype=np.float64))
+        tell(
+            Score(
+                val_bpb=nats / (math.log(2) * text_bytes),
+                tokens=int(targets.size),
+                text_bytes=text_bytes,
+                total_seconds=time.monotonic() - started,
+                load_seconds=load_seconds,
+                forward_seconds=forward_seconds,
+                first_seconds=first_seconds,
+                own_seconds=own_seconds,
+                audit_seconds=time.monotonic() - audit_started,
+                audit=found,
+            )
+        )
     finally:
         first.close()
         second.close()
-    if failure := audit.judge(found, device):
-        raise Refused(failure.status, failure.detail)
-    nats = float(np.sum(scored, where=counted, dtype=np.float64))
-    return Score(
-        val_bpb=nats / (math.log(2) * text_bytes),
-        tokens=int(targets.size),
-        text_bytes=text_bytes,
-        total_seconds=time.monotonic() - started,
-        load_seconds=load_seconds,
-        forward_seconds=forward_seconds,
-        first_seconds=first_seconds,
-        own_seconds=own_seconds,
-        audit_seconds=time.monotonic() - audit_started,
-        audit=found,
-    )
 
 
 def emit(message: dict[str, Any]) -> None:
@@ -313,9 +316,10 @@ def main() -> None:
     if device.kind == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        found = score(request, wait=lambda: bool(sys.stdin.readline()))
-        if found is not None:
-            emit({"score": asdict(found)})
+        score(
+            request, wait=lambda: bool(sys.stdin.readline()),
+            tell=lambda found: emit({"score": asdict(found)}),
+        )  # fmt: skip
     except Refused as refused:
         emit({"failure": asdict(refused.failure)})
     except torch.OutOfMemoryError:
