@@ -422,9 +422,9 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x, first, value_embedding, rotary, mask):
-        if self.fixed_mix is not None:
+        if self.fixed_mix is not None:  # scoring: must stay the same function as training's, below
             x = torch.add(self.fixed_mix[0] * x, first, alpha=self.fixed_mix[1])
-            self.attention.out.add_to(x, self.attention(norm(x), value_embedding, rotary, mask))
+            x = self.attention.out.add_to(x, self.attention(norm(x), value_embedding, rotary, mask))
             return self.mlp.down.add_to(x, self.mlp.hidden(norm(x)))
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * first

@@ -11,14 +11,14 @@ from queue import Empty, SimpleQueue
 
 from harness.lab import Lab, Order
 from harness.ledger.experiments import Experiment
-from harness.records import Conditions, Trial
+from harness.records import Trial
 from harness.trial.device import Device
 from harness.trial.measure import Bench
 from harness.trial.station import Station, Turn
 
 AT_A_TIME = 2
 ROOM = 0.6  # of a GPU's memory: what used more leaves none for another one's start while it is scored
-ROOM_BESIDE = 0.4  # and while it trains
+ROOM_BESIDE = 0.5  # and while it trains: a start there may take what `conditions.AHEAD_MEMORY` says
 CORES_BESIDE = 8  # fewer, and compiling would hold up what trains
 TICK_SECONDS = 0.2
 
@@ -48,7 +48,7 @@ class Crew:
         """`devices`: one for each station; None: `places` stations on the one that the config means."""
         self._lab, self._devices = lab, devices
         self._stations = [Station(place) for place in range(len(devices) if devices else places)]
-        self._seen: dict[int, Conditions] = {}
+        self._peaks_mb: dict[int, int] = {}
         self._events: SimpleQueue[None] = SimpleQueue()
         self.running: list[Job] = []
 
@@ -82,14 +82,16 @@ class Crew:
         here = self._at(station)
         if not here:
             return True
-        device, seen = here[0].bench.device, self._seen.get(station.place)
-        if len(here) >= AT_A_TIME or not device.has_room or seen is None:
+        device = here[0].bench.device
+        if len(here) >= AT_A_TIME or not device.has_room:
             return False
-        share = seen.peak_memory_mb / device.memory_mb
-        if not self.is_training(station):
-            return share < ROOM
-        beside = seen.told_apart and share < ROOM_BESIDE and device.core_count >= CORES_BESIDE
-        return beside and station.trains is not None
+        if self.is_training(station):
+            watch = here[0].turn.watch
+            if watch is None or not watch.told_apart or device.core_count < CORES_BESIDE:
+                return False
+            return watch.peak_memory_mb < ROOM_BESIDE * device.memory_mb
+        peak = self._peaks_mb.get(station.place)
+        return peak is not None and peak < ROOM * device.memory_mb
 
     def start(self, job: Job, station: Station) -> None:
         job.station = station
@@ -121,9 +123,9 @@ class Crew:
         return over
 
     def learn(self, station: Station, trial: Trial) -> None:
-        """What a training took there."""
+        """How much memory a training took."""
         if trial.training.conditions is not None:
-            self._seen[station.place] = trial.training.conditions
+            self._peaks_mb[station.place] = trial.training.conditions.peak_memory_mb
 
     def held(self, station: Station) -> list[Job]:
         return [job for job in self._at(station) if job.is_held]

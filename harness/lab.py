@@ -116,26 +116,31 @@ class Lab:
     def run(self, order: "Order", bench: Bench, station: Station, turn: Turn) -> tuple[Trial, Path]:
         """One trial, and its folder; what the machine spoilt is repeated. Any thread may call it, since it
         doesn't touch git."""
-        started_alone = turn.may_train.is_set()
 
         def show(progress: Progress) -> None:
             turn.check()
             if turn.may_train.is_set():  # else the one that is being scored is shown
                 self._show(progress, station.place)
 
-        for attempt in range(1 + REPEATS_OF_ERROR):
+        attempt = 0
+        while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
+            alone, turn.was_joined = turn.may_train.is_set(), False
             trial = measure(
                 order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
             )
-            if trial.status == ERROR:
-                self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
-            elif not attempt and not started_alone and trial.training.startup_seconds is None:
-                while not turn.may_train.wait(0.1):  # it may be for want of GPU memory that the other had
+            if not alone and trial.training.startup_seconds is None:
+                while not turn.may_train.wait(0.1):  # it may be for want of what the other one had
                     turn.check()
-            elif not attempt and (trial.late or trial.warning):
+            elif trial.status == ERROR:
+                self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
+                if attempt == REPEATS_OF_ERROR:
+                    break
+                attempt += 1
+            elif not attempt and (trial.late or trial.warning or (turn.was_joined and trial.lacked_memory)):
                 self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
+                attempt += 1
             else:
                 break
             self.forget(folder)

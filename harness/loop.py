@@ -139,11 +139,10 @@ class Loop:
     def _fill(self) -> None:
         """Hand out trials while there are stations for them."""
         for station in self._crew.free():
-            if self._crew.is_training(station) and not self._has_next(station):
-                return  # nobody waits for it yet
             job: Job | None = None
             try:
-                job = self._next(station) if self._failure is None else None
+                wanted = not self._crew.is_training(station) or self._has_next(station)
+                job = self._next(station) if self._failure is None and wanted else None
             except HarnessError as failure:
                 self._fail(failure)
             if job is None:
@@ -251,10 +250,13 @@ class Loop:
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
-        over = self._enough(self._undecided - sum(each.is_held for each in self._crew.running))
+        over = self._enough(self._undecided - sum(each.is_held for each in self._crew.running), spent_usd=0.0)
+        ground = self._ground(self._crew.bench(self._lab.bench(), job.station))
         for waits in self._crew.held(job.station):
-            if over:
+            moved = waits.experiment is not None and self._stands_on not in (None, ground)  # by a person
+            if over or moved:
                 waits.turn.cancelled.set()  # it was only to be ready
+                self._waiting += [waits.experiment] if waits.experiment is not None else []
             else:
                 self._bring_up(waits)
         self._crew.release(job.station)
@@ -371,10 +373,11 @@ class Loop:
                     self._tell("trouble", f"{number} can't be measured: it has no usable train.py")
         return found
 
-    def _enough(self, ahead: int = 0) -> str:
+    def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""
-        seconds = time.monotonic() - self._began
-        return self._stopping or self._limits.reached(self._results, seconds, self._drafts.spent_usd, ahead)
+        seconds, usd = time.monotonic() - self._began, self._drafts.spent_usd
+        spent = usd if spent_usd is None else spent_usd  # 0 for what was paid already
+        return self._stopping or self._limits.reached(self._results, seconds, spent, ahead)
 
     def _tell(self, kind: str, text: str, experiment: Experiment | None = None) -> None:
         if kind in ("begun", "measured"):  # for `harness status`; of no use to anybody afterwards

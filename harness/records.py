@@ -5,6 +5,7 @@ shown, never decided on.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +190,11 @@ class Trial:
     def late(self) -> bool:
         """Whether it overran its budget, as an honest one may on a busy machine, once."""
         return self.status == INVALID and LATE in self.detail
+
+    @property
+    def lacked_memory(self) -> bool:
+        """Whether it crashed as one does that finds no memory left, the GPU's or the machine's."""
+        return self.status == CRASH and re.search("out ?of ?memory", self.detail, re.IGNORECASE) is not None
 
     @property
     def mfu_percent(self) -> float | None:

@@ -3,21 +3,19 @@
 import dataclasses
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
-from conftest import HONEST, Script, assert_mistake, edit, harness, loop_in
+from conftest import Script, assert_mistake, edit, harness, loop_in
 from test_believing import SD, Bench, Changing, fresh, known, program, told  # noqa: F401 - fixtures
 
-import harness.crew as crew
 import harness.lab as lab
 from harness.crew import Crew
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import Conditions
-from harness.trial import supervisor
-from harness.trial.conditions import Watch, spoilt
+from harness.trial.conditions import spoilt
 from harness.trial.device import Device
-from harness.trial.seat import Seat
 from harness.trial.station import Cancelled
 
 GPU = Device("cuda", "a GPU", None, "GPU-1", memory_mb=80_000)
@@ -89,7 +87,7 @@ class Held:
         self.started, self.cancelled = [], []
         self.wait_for_start_of = {}
         self.trains_until_start_of = {}
-        self.seen = Conditions(1, 1, 1, 0.0, 10_000)
+        self.seen, self.tells_apart = Conditions(1, 1, 1, 0.0, 10_000), lambda title: False
 
     def __call__(self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn):
         title = self.git("log", "-1", "--format=%s", commit)
@@ -104,12 +102,16 @@ class Held:
                 raise
             time.sleep(0.01)
         station.trains = turn
-        self.until_start_of(self.trains_until_start_of.get(title))
+        turn.watch = SimpleNamespace(told_apart=self.tells_apart(title), peak_memory_mb=10_000)
+        self.train(title)
         station.trains = None
         turn.has_trained()
         self.until_start_of(self.wait_for_start_of.get(title))
         trial = self.told.measure(source, commit, seed, bench, folder, observe, on_wait, keep, station, turn)
         return dataclasses.replace(trial, training=dataclasses.replace(trial.training, conditions=self.seen))
+
+    def train(self, title):
+        self.until_start_of(self.trains_until_start_of.get(title))
 
     def until_start_of(self, wanted):
         deadline = time.monotonic() + 20
@@ -140,60 +142,6 @@ def test_the_next_trial_starts_while_one_is_scored_and_trains_when_that_is_decid
     assert summary.measured == 2
     assert ("One", True) in gpu.started and ("Two", False) in gpu.started
     assert [e.status for e in known(fresh)] == ["discard", "discard"]
-
-
-def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(
-    fresh,  # noqa: F811
-    told,  # noqa: F811
-    gpu,
-    monkeypatch,
-):
-    monkeypatch.setattr(crew, "CORES_BESIDE", 1)
-    gpu.seen = dataclasses.replace(gpu.seen, told_apart=True)
-    answers = [(f"Number {n}", n, [2.0 + 5 * SD] * 3) for n in range(1, 4)]
-    told.scores |= {title: list(scores) for title, _, scores in answers}
-    gpu.trains_until_start_of = {"Number 1": "Number 2", "Number 2": "Number 3"}
-    agent = Changing(answers)
-    knew, real = [], agent.propose
-    agent.propose = lambda context: knew.append([e.val_bpb for e in context.history]) or real(context)
-    assert begin(fresh, agent, places=1, experiments=3).run().measured == 3
-    assert knew == [[], [None], [2.0 + 5 * SD, None]], "asked for before the last result was known"
-    assert [alone for title, alone in gpu.started if title in ("Number 2", "Number 3")] == [False, False]
-    assert [e.status for e in known(fresh)] == ["discard"] * 3
-
-
-def test_what_started_early_is_left_for_another_night_when_a_limit_is_met_meanwhile(
-    fresh,  # noqa: F811
-    told,  # noqa: F811
-    gpu,
-    monkeypatch,
-):
-    monkeypatch.setattr(crew, "CORES_BESIDE", 1)
-    gpu.seen = dataclasses.replace(gpu.seen, told_apart=True)
-    answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
-    told.scores |= {title: list(scores) for title, _, scores in answers}
-    gpu.trains_until_start_of = {"One": "Two"}
-    assert begin(fresh, Changing(answers), places=1, patience=1).run().measured == 1
-    assert gpu.cancelled == ["Two"]
-    one, two = known(fresh)
-    assert (one.status, two.status) == ("discard", None)
-
-
-@pytest.mark.parametrize("other_trains", [True, False])
-def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(bench, tmp_path, monkeypatch, other_trains):
-    monkeypatch.setattr(Watch, "used_seconds", lambda self: supervisor.AHEAD_SECONDS + 1)
-    script, folder = tmp_path / "train.py", tmp_path / "checkpoint"
-    script.write_text(HONEST)
-    folder.mkdir()
-    asked_until = time.monotonic() + 5
-    seat = Seat(bench.config.trial, bench.isolation, bench.device)
-    found = supervisor.Supervisor(
-        script, folder, bench.spec(1), bench.corpus.train_file, bench.config.trial, seat, lambda _: None,
-        may_train=lambda: time.monotonic() > asked_until, other_trains=lambda: other_trains,
-    ).train()  # fmt: skip
-    assert found.status == ("crash" if other_trains else "ok"), found
-    assert ("another trial's GPU time" in found.detail) == other_trains
-    assert found.held_seconds > 0 or other_trains
 
 
 def test_what_started_on_a_tip_that_is_none_any_more_starts_anew_on_the_new_one(fresh, told, gpu):  # noqa: F811

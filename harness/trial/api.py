@@ -24,7 +24,7 @@ from harness.trial import compiled
 from harness.trial.loader import Loader
 from harness.trial.wire import DESCRIPTORS, Channel
 
-WAIT_SECONDS = 3600.0
+WAIT_SECONDS = 24 * 3600.0
 
 
 class Host(Protocol):
@@ -55,7 +55,7 @@ class Supervised:
         self._channel.send({"ask": "data"}, archive)
         for descriptor in archive:
             os.close(descriptor)
-        answer = self._channel.receive(WAIT_SECONDS)  # another trial may be being scored
+        answer = self._channel.receive(WAIT_SECONDS)  # another trial may train, or be being scored
         if answer is None or not answer[1]:
             raise RuntimeError("the supervisor gave no training data")
         return answer[1][0]

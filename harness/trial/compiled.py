@@ -12,6 +12,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 from pathlib import Path
 
 MOST_BYTES = 256 * 2**20  # of one trial
@@ -91,7 +92,7 @@ def _put(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `write_atomically`: a cold trial has hundreds of files, and none is worth waiting for the disk.
-    temporary = path.with_name(f".{os.getpid()}.tmp")
+    temporary = path.with_name(f".{threading.get_native_id()}.tmp")
     temporary.write_bytes(content.read(member.size))
     temporary.replace(path)
     return True

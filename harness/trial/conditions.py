@@ -18,6 +18,9 @@ from harness.trial.device import Device
 
 EVERY_SECONDS = 2.0
 EVERY_AHEAD_SECONDS = 1.0
+AHEAD_GPU_SECONDS = 5.0  # the most that a start may take from another trial that trains
+AHEAD_MEMORY = 0.4  # of the GPU's
+AHEAD_CPU_SECONDS = 60.0  # when it has started, and only waits
 THROTTLED_SHARE = 0.05  # of the samples, above which a trial doesn't count
 FOREIGN_SAMPLES = 2  # in which somebody else was at work
 SLOWED = ("HwSlowdown", "HwThermalSlowdown", "SwThermalSlowdown", "HwPowerBrakeSlowdown")
@@ -42,8 +45,10 @@ class Watch:
         self._process, self._uuid = process, device.uuid
         self._samples: list[Sample] = []
         self._next = 0.0
-        self._used_seconds = 0.0
         self._worked = False
+        self._strained_at = time.monotonic()
+        self._gpu_seconds = 0.0
+        self._idle_from: float | None = None
         self._seen_at = 0
         self._handle: Any = None
         if device.kind == "cuda":
@@ -71,15 +76,32 @@ class Watch:
             return self._foreign()
         return ""
 
-    def used_seconds(self) -> float:
-        """What the watched processes took of the GPU's time since the first call, by the driver's word."""
+    def strain(self, waits: bool) -> str:
+        """What the watched processes, which only start, took from another trial that trains, if that is too
+        much; to be called a few times a second.
+
+        Args:
+            waits: whether they have nothing to do any more.
+        """
         now = time.monotonic()
-        if self._handle is not None and now >= self._next:
-            with suppress(Exception):
-                shares = [share for pid, share in self._at_work() if _descends(pid, self._process)]
-                self._used_seconds += min(1.0, sum(shares)) * EVERY_AHEAD_SECONDS
-            self._next = now + EVERY_AHEAD_SECONDS
-        return self._used_seconds
+        if self._handle is None or now < self._next:
+            return ""
+        elapsed, self._next = now - self._strained_at, now + EVERY_AHEAD_SECONDS
+        self._strained_at = now
+        with suppress(Exception):
+            shares = [share for pid, share in self._at_work() if _descends(pid, self._process)]
+            self._gpu_seconds += min(1.0, sum(shares)) * elapsed
+            whole = self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total
+            if (self._own_memory() or 0) > AHEAD_MEMORY * whole:
+                return f"over {AHEAD_MEMORY:.0%} of the GPU's memory"
+        if waits:
+            spent = _cpu_seconds(self._process)
+            self._idle_from = spent if self._idle_from is None else self._idle_from
+            if spent - self._idle_from > AHEAD_CPU_SECONDS:
+                return f"over {AHEAD_CPU_SECONDS:g} s of the processor's time while it waited"
+        return (
+            f"over {AHEAD_GPU_SECONDS:g} s of the GPU's time" if self._gpu_seconds > AHEAD_GPU_SECONDS else ""
+        )
 
     def _sample(self) -> Sample:
         nvml, handle = self._nvml, self._handle
@@ -91,14 +113,17 @@ class Watch:
             nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
             nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
             bool(reasons & slowed),
-            (memory or nvml.nvmlDeviceGetMemoryInfo(handle).used) // 2**20,
+            (nvml.nvmlDeviceGetMemoryInfo(handle).used if memory is None else memory) // 2**20,
             memory is not None and self._worked,
             foreign,
         )
 
     def _own_memory(self) -> int | None:
         """Bytes; None where the driver doesn't tell whose memory it is, or not by numbers known here."""
-        running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        try:
+            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError:
+            return None
         own = [each.usedGpuMemory for each in running if _descends(each.pid, self._process)]
         return sum(own) if own and None not in own else None
 
@@ -120,13 +145,19 @@ class Watch:
         return [(each.pid, each.smUtil / 100) for each in found]
 
     @property
+    def told_apart(self) -> bool:
+        """Whether the driver tells the watched processes' memory and work from those of others."""
+        return any(sample.told_apart for sample in self._samples[-1:])
+
+    @property
     def peak_memory_mb(self) -> int:
         """So far."""
         return max((sample.memory_mb for sample in self._samples), default=0)
 
     def conditions(self) -> Conditions | None:
         """What was seen since the last call."""
-        peak, samples, self._samples = self.peak_memory_mb, self._samples, []
+        peak, apart = self.peak_memory_mb, self.told_apart
+        samples, self._samples = self._samples, []
         if not samples:
             return None
         return Conditions(
@@ -137,7 +168,7 @@ class Watch:
             peak_memory_mb=peak,
             foreign=tuple(sample.foreign for sample in samples if sample.foreign),
             uuid=self._uuid,
-            told_apart=samples[-1].told_apart,
+            told_apart=apart,
         )
 
 
@@ -162,6 +193,19 @@ def _descends(process: int, ancestor: int) -> bool | None:
         except (OSError, ValueError, IndexError):
             return None
     return False
+
+
+def _cpu_seconds(ancestor: int) -> float:
+    """Of all processes below it, and of those of them that ended."""
+    parents, ticks = {}, {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            parents[int(entry.parent.name)], ticks[int(entry.parent.name)] = int(fields[1]), fields[11:15]
+    own = {ancestor}
+    while below := {pid for pid, parent in parents.items() if parent in own} - own:
+        own |= below
+    return sum(int(tick) for pid in own & ticks.keys() for tick in ticks[pid]) / os.sysconf("SC_CLK_TCK")
 
 
 def _name(nvml: Any, pid: int) -> str:

@@ -67,7 +67,8 @@ class Device:
     @property
     def core_count(self) -> int:
         """Cores that a trial on it may use."""
-        return len(self.cores) or os.cpu_count() or 1
+        every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        return len(self.cores or every)
 
     def limits(self, memory_gb: float) -> dict[str, Any]:
         """Of a process on it, for `harness.trial.limits`.

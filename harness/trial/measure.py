@@ -128,13 +128,15 @@ def measure(
             stack.callback(place.close)
         waited = time.monotonic()
         stack.enter_context(place.hold(bench.device, on_wait))
+        if place.trains is not None:
+            place.trains.was_joined = True
         _wait_until_alone(bench.device, observe, on_wait)
         started = time.monotonic()
         scored: Score | None = None
         scoring: list[score.Scoring] = []  # begun while it trains
 
         def begin() -> None:
-            place.trains = turn
+            place.trains, turn.watch = turn, supervisor.watch
             if not on_gpu:
                 return
             if (
@@ -155,11 +157,12 @@ def measure(
                 training = supervisor.train()
             finally:
                 if place.trains is turn:
-                    place.trains = None
+                    place.trains = turn.watch = None
             idle = None
             if place.trained_at is not None and supervisor.first_batch_at is not None:
                 idle = supervisor.first_batch_at - place.trained_at
-            place.trained_at = supervisor.ended_at
+            if supervisor.first_batch_at is not None:
+                place.trained_at = supervisor.ended_at
         except OSError as failed:
             training, idle = Training(ERROR, f"the machine failed: {failed}"), None
         log.write_text(training.log, encoding="utf-8")

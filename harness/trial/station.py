@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from harness.config import TrialConfig
+from harness.trial.conditions import Watch
 from harness.trial.device import Device, exclusive
 from harness.trial.sandbox import Isolation
 from harness.trial.seat import Seat
@@ -34,6 +35,10 @@ class Turn:
     may_train: threading.Event = field(default_factory=threading.Event)
     trained: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    watch: Watch | None = None
+    """Of the device, while it trains."""
+    was_joined: bool = False
+    """Whether another one started beside its training."""
 
     @classmethod
     def alone(cls) -> "Turn":

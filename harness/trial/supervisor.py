@@ -26,7 +26,6 @@ from harness.trial.wire import Channel, ProtocolError, close_all
 CURVE_POINTS = 1000
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
-AHEAD_SECONDS = 5.0  # of the GPU's, that a start may take from another trial that trains
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
 
@@ -153,7 +152,8 @@ class Supervisor:
                     self.observe(self._progress(state, now))
                     self._look(state)
                 waits = state.asked_at is not None and state.first_batch_at is None
-                for key, _ in selector.select(0.01 if waits else min(deadline - now, 0.25)):
+                soon = waits and not self.other_trains()
+                for key, _ in selector.select(0.01 if soon else min(deadline - now, 0.25)):
                     if key.fd == reading:
                         if not self._read(reading, tail):
                             selector.unregister(reading)
@@ -169,8 +169,8 @@ class Supervisor:
     def _look(self, state: _State) -> None:
         """At the GPU; and begin what else is to be ready when it has trained."""
         if state.first_batch_at is None:
-            if self.other_trains() and self.watch.used_seconds() > AHEAD_SECONDS:
-                state.failure = Failure(CRASH, f"took over {AHEAD_SECONDS:g} s of another trial's GPU time")
+            if self.other_trains() and (took := self.watch.strain(waits=state.asked_at is not None)):
+                state.failure = Failure(CRASH, f"took {took} beside another trial")
             return
         if not state.told:
             state.told = True

@@ -1,0 +1,274 @@
+"""A trial that starts while another one trains: what it may take, and what it must not spoil."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+from conftest import HONEST, with_caps
+from test_believing import SD, Changing, fresh, known, told  # noqa: F401 - fixtures
+from test_crew import Held, begin, gpu  # noqa: F401 - fixtures
+
+import harness.crew as crew
+import harness.lab as lab
+from harness.errors import HarnessError
+from harness.ledger.repo import open_repository
+from harness.records import CRASH, ERROR, OK
+from harness.trial import conditions, supervisor
+from harness.trial.conditions import Watch
+from harness.trial.device import Device
+from harness.trial.measure import measure
+from harness.trial.seat import Seat
+from harness.trial.station import Station, Turn
+
+
+@pytest.fixture
+def beside(gpu, monkeypatch):  # noqa: F811
+    """A GPU whose driver tells processes apart, and cores enough."""
+    monkeypatch.setattr(crew, "CORES_BESIDE", 1)
+    gpu.tells_apart = lambda title: True
+    return gpu
+
+
+def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(
+    fresh,  # noqa: F811
+    told,  # noqa: F811
+    beside,
+):
+    answers = [(f"Number {n}", n, [2.0 + 5 * SD] * 3) for n in range(1, 4)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    beside.trains_until_start_of = {"Number 1": "Number 2", "Number 2": "Number 3"}
+    agent = Changing(answers)
+    knew, real = [], agent.propose
+    agent.propose = lambda context: knew.append([e.val_bpb for e in context.history]) or real(context)
+    assert begin(fresh, agent, places=1, experiments=3).run().measured == 3
+    assert knew == [[], [None], [2.0 + 5 * SD, None]], "asked for before the last result was known"
+    assert [alone for title, alone in beside.started if title in ("Number 2", "Number 3")] == [False, False]
+    assert [e.status for e in known(fresh)] == ["discard"] * 3
+
+
+def test_what_started_early_is_left_for_another_night_when_a_limit_is_met_meanwhile(
+    fresh,  # noqa: F811
+    told,  # noqa: F811
+    beside,
+):
+    answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    beside.trains_until_start_of = {"One": "Two"}
+    assert begin(fresh, Changing(answers), places=1, patience=1).run().measured == 1
+    assert beside.cancelled == ["Two"]
+    one, two = known(fresh)
+    assert (one.status, two.status) == ("discard", None)
+
+
+@pytest.mark.parametrize("other_trains", [True, False])
+def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(bench, tmp_path, monkeypatch, other_trains):
+    monkeypatch.setattr(Watch, "strain", lambda self, waits: "all of it")
+    script, folder = tmp_path / "train.py", tmp_path / "checkpoint"
+    script.write_text(HONEST)
+    folder.mkdir()
+    asked_until = time.monotonic() + 5
+    seat = Seat(bench.config.trial, bench.isolation, bench.device)
+    found = supervisor.Supervisor(
+        script, folder, bench.spec(1), bench.corpus.train_file, bench.config.trial, seat, lambda _: None,
+        may_train=lambda: time.monotonic() > asked_until, other_trains=lambda: other_trains,
+    ).train()  # fmt: skip
+    assert found.status == ("crash" if other_trains else "ok"), found
+    assert ("took all of it beside another trial" in found.detail) == other_trains
+    assert found.held_seconds > 0 or other_trains
+
+
+def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_it(fresh, told, beside):  # noqa: F811
+    answers = [(title, n, [2.0 + 5 * SD] * 3) for n, title in enumerate(("One", "Two", "Three", "Four"))]
+    answers[1] = ("Two", 1, [2.0 - 8 * SD] * 3)
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    said, both = [], threading.Barrier(2, timeout=20)
+
+    def train(title):
+        if title in ("One", "Two"):
+            both.wait()
+            beside.until_start_of("Three")
+        deadline = time.monotonic() + 20
+        while title == "Two" and not any("discard" in line for line in said):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    beside.train, beside.tells_apart = train, lambda title: title == "One"
+    begin(fresh, Changing(answers), places=2, patience=1, said=said).run()
+    assert beside.cancelled == ["Three"]
+    assert {e.message.title: e.status for e in known(fresh)}["Three"] == "discard"
+
+
+def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, beside):  # noqa: F811
+    answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    loop = begin(fresh, Changing(answers), places=1, experiments=2)
+    real, full = loop._lab.bench, threading.Event()
+
+    def bench():
+        if full.is_set():
+            raise HarnessError("only 3 MB are free")
+        return real()
+
+    def train(title):
+        if title == "One":
+            full.set()
+            time.sleep(1)  # a few looks for what is next
+
+    loop._lab.bench, beside.train = bench, train
+    with pytest.raises(HarnessError, match="3 MB"):
+        loop.run()
+    assert next((e.message.title, e.status) for e in known(fresh)) == ("One", "discard")
+    assert beside.cancelled in ([], ["Two"])
+
+
+def outcome(status, detail="", startup_seconds=1.0):
+    training = SimpleNamespace(startup_seconds=startup_seconds)
+    memory = status == CRASH and "OutOfMemory" in detail
+    return SimpleNamespace(
+        status=status, detail=detail, training=training, late=False, warning="", lacked_memory=memory
+    )
+
+
+@pytest.mark.parametrize(
+    ("alone", "joined", "outcomes"),
+    [
+        (True, True, [outcome(CRASH, "OutOfMemoryError"), outcome(OK)]),
+        (True, True, [outcome(CRASH, "OutOfMemoryError"), outcome(CRASH, "OutOfMemoryError")]),
+        (True, False, [outcome(CRASH, "OutOfMemoryError")]),
+        (True, True, [outcome(CRASH, "ValueError")]),
+        (True, False, [outcome(ERROR)] * 3),
+        (False, False, [outcome(ERROR, "", None), outcome(CRASH)]),
+        (False, False, [outcome(CRASH, "", None), outcome(ERROR), outcome(OK)]),
+    ],
+)
+def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch, alone, joined, outcomes):
+    left = list(outcomes)
+
+    def stub(*args):
+        turn.was_joined = joined
+        if not turn.may_train.is_set():
+            turn.may_train.set()  # the other one is over
+        return left.pop(0)
+
+    monkeypatch.setattr(lab, "measure", stub)
+    made = lab.Lab(open_repository(repository.folder), lambda *_: None, lambda *_: None)
+    turn = Turn.alone() if alone else Turn()
+    found, _ = made.run(lab.Order("0" * 40, b"", 1), None, Station(), turn)
+    assert found is outcomes[-1] and not left
+
+
+@pytest.mark.slow
+def test_one_that_dies_in_its_start_leaves_the_others_idle_time_alone(bench, tmp_path):
+    longer = with_caps(bench, {"budget_seconds": 5.0})
+    station, first, second = Station(), Turn.alone(), Turn()
+    early = []
+
+    def run(name, text, turn, observe):
+        folder = tmp_path / name
+        return measure(
+            text.encode(), "0" * 40, 1, longer, folder, observe, lambda _: None, False, station, turn
+        )
+
+    def observe(progress):
+        if progress.phase == "training" and not early:
+            early.append(pool.submit(run, "second", "1 / 0\n", second, lambda _: None))
+
+    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+        one = run("first", HONEST, first, observe)
+        assert early[0].result().status == CRASH
+    assert one.status == OK and one.idle_seconds is None and first.was_joined and station.trains is None
+
+
+# ── what the driver says ──────────────────────────────────────────────────────────────────────
+
+
+class Driver:
+    """In place of NVML: one process at work on a GPU of 100 GB."""
+
+    class NVMLError(Exception):
+        pass
+
+    NVML_CLOCK_SM = NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, pid, share=0, memory=0, lists=True):
+        self.pid, self.share, self.memory, self.lists = pid, share, memory, lists
+
+    def nvmlDeviceGetProcessUtilization(self, handle, since):
+        return [SimpleNamespace(pid=self.pid, smUtil=self.share, timeStamp=1)]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        if not self.lists:
+            raise self.NVMLError
+        return [SimpleNamespace(pid=self.pid, usedGpuMemory=self.memory)]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(total=100 * 2**30, used=7 * 2**30)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):
+        return 0
+
+    def nvmlDeviceGetClockInfo(self, handle, which):
+        return 1700
+
+    nvmlDeviceGetTemperature = nvmlDeviceGetClockInfo
+
+
+def watching(driver, process):
+    made = Watch(Device("cpu", "a GPU", None), process)
+    made._nvml, made._handle = driver, 1
+    return made
+
+
+def test_a_drivers_list_of_processes_tells_a_trials_own_memory():
+    watch = watching(Driver(os.getpid(), share=50, memory=3 * 2**30), os.getpid())
+    watch.look()
+    seen = watch.conditions()
+    assert (seen.told_apart, seen.peak_memory_mb) == (True, 3 * 1024)
+
+
+@pytest.mark.parametrize("driver", [Driver(1, 50, 2**30), Driver(os.getpid(), 50, lists=False)])
+def test_without_such_a_list_conditions_are_those_of_the_whole_device(driver):
+    watch = watching(driver, os.getpid())
+    watch.look()
+    seen = watch.conditions()
+    assert (seen.told_apart, seen.peak_memory_mb, seen.clock_mhz) == (False, 7 * 1024, 1700)
+
+
+@pytest.mark.parametrize(
+    ("driver", "took"),
+    [
+        (Driver(os.getpid(), share=100), "over 5 s of the GPU's time"),
+        (Driver(os.getpid(), memory=50 * 2**30), "over 40% of the GPU's memory"),
+        (Driver(os.getpid(), share=3, memory=30 * 2**30), ""),
+        (Driver(1, share=100, memory=50 * 2**30), ""),
+    ],
+)
+def test_a_start_may_take_little_of_a_gpu_that_another_one_trains_on(monkeypatch, driver, took):
+    clock = [0.0]
+    monkeypatch.setattr(conditions.time, "monotonic", lambda: clock[0])
+    watch, said = watching(driver, os.getpid()), []
+    for clock[0] in range(20):
+        said.append(watch.strain(waits=False))
+    assert said[-1] == took and said[3] in ("", "over 40% of the GPU's memory")
+
+
+def test_one_that_only_waits_may_not_keep_the_processor_busy(monkeypatch):
+    monkeypatch.setattr(conditions, "AHEAD_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(conditions, "EVERY_AHEAD_SECONDS", 0.05)
+    spin = "import os\nos.fork()\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", spin], start_new_session=True) as busy:
+        try:
+            watch = watching(Driver(1), busy.pid)
+            deadline = time.monotonic() + 20
+            while not (took := watch.strain(waits=True)):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            os.killpg(busy.pid, 9)
+    assert "of the processor's time while it waited" in took
