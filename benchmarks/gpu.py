@@ -123,7 +123,12 @@ def table(main: Trials, experiments: Trials, gpus: int) -> list[str]:
         "median MHz": figure(part(every, "training", "conditions", "clock_mhz"), 0),
     }
     lines = ["| what | mean (least to most, n) |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
-    return [*lines, "", *(f"    {wall.line(trial)}; idle before {trial['idle_seconds']}" for trial in every)]
+    lines.append("")
+    for trial in every:
+        tokens = trial["training"]["reported"]["total_tokens"] / 1e6
+        idle_before = figure(part([trial], "idle_seconds")).partition(" ")[0]
+        lines += [f"    {wall.line(trial)}; idle before {idle_before} s; {tokens:.1f} M tokens"]
+    return lines
 
 
 def main() -> None:
