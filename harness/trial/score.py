@@ -73,7 +73,7 @@ class Scoring:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True, env={**os.environ, "PYTHONPATH": path, **device.variables},
         )  # fmt: skip
-        self._ends = False
+        self._ends, self._on_gpu = False, device.kind == "cuda"
         self._say(json.dumps(request))
 
     def _say(self, line: str) -> None:
@@ -83,15 +83,17 @@ class Scoring:
             self._process.stdin.flush()
 
     def result(self, observe: Observer) -> Score | Failure:
-        """Score it now. Whoever has the score needn't wait for the end of the last server."""
+        """Score it now. On a GPU, where it takes a moment, the last server's end is not waited for."""
         self._say("go")
         try:
             found = _converse(self._process, time.monotonic() + self._cap_seconds, observe)
             self._ends = isinstance(found, Score)
         finally:
             self.close()
-        if self._ends:
+        if self._ends and self._on_gpu:
             threading.Thread(target=self._end, daemon=True).start()
+        elif self._ends:
+            self._end()
         return found
 
     def _end(self) -> None:
