@@ -176,7 +176,7 @@ def test_one_that_dies_in_its_start_leaves_the_others_idle_time_alone(bench, tmp
         )
 
     def observe(progress):
-        if progress.phase == "training" and not early:
+        if station.trains is first and not early:
             early.append(pool.submit(run, "second", "1 / 0\n", second, lambda _: None))
 
     with ThreadPoolExecutor() as pool, contextlib.closing(station):
