@@ -250,11 +250,11 @@ class Loop:
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
-        over = self._enough(self._undecided - sum(each.is_held for each in self._crew.running), spent_usd=0.0)
-        ground = self._ground(self._crew.bench(self._lab.bench(), job.station))
         for waits in self._crew.held(job.station):
+            others = self._undecided - sum(each.is_held for each in self._crew.running)
+            ground = self._ground(self._crew.bench(self._lab.bench(), job.station))
             moved = waits.experiment is not None and self._stands_on not in (None, ground)  # by a person
-            if over or moved:
+            if moved or self._enough(others, spent_usd=0.0):
                 waits.turn.cancelled.set()  # it was only to be ready
                 self._waiting += [waits.experiment] if waits.experiment is not None else []
             else:

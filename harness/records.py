@@ -87,7 +87,8 @@ class Training:
     open_seconds: float | None = None
     """The part of the start until `trial.open()`: the interpreter, and what is imported."""
     held_seconds: float = 0.0
-    """Between asking for the first batch and getting it, when another one's turn was over."""
+    """Between asking for the first batch and getting it: what it compiled is taken over, and it has to wait
+    for another one's turn to end."""
     conditions: Conditions | None = None
     """None where there is no NVIDIA GPU to ask."""
 

@@ -1,6 +1,7 @@
 """A trial that starts while another one trains: what it may take, and what it must not spoil."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -102,6 +103,43 @@ def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_i
     begin(fresh, Changing(answers), places=2, patience=1, said=said).run()
     assert beside.cancelled == ["Three"]
     assert {e.message.title: e.status for e in known(fresh)}["Three"] == "discard"
+
+
+def test_what_is_held_when_a_person_moves_main_trains_after_main_was_measured(fresh, told, beside):  # noqa: F811
+    answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    told.scores["By hand"] = [2.0] * 4
+
+    def train(title):
+        beside.until_start_of({"One": "Two"}.get(title))
+        if title == "One":
+            source = fresh.folder / "train.py"
+            source.write_text(source.read_text() + "# by hand\n")
+            fresh("commit", "-qam", "By hand")
+
+    beside.train = train
+    begin(fresh, Changing(answers), places=1, experiments=2).run()
+    order = [title for title, may_train in beside.started]
+    assert beside.cancelled == ["Two"]
+    assert order.index("One") < order.index("Two") < order.index("By hand") < len(order) - 1
+    assert order[-1] == "Two" and known(fresh).find("2").status == "discard"
+
+
+def test_what_was_paid_for_before_the_limit_on_money_was_met_is_measured(fresh, told, beside):  # noqa: F811
+    answers = [(title, n, [2.0 + 5 * SD] * 3) for n, title in enumerate(("One", "Two", "Three"))]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+    beside.trains_until_start_of = {"One": "Two"}
+    agent = Changing(answers)
+    real = agent.propose
+    agent.propose = lambda context: dataclasses.replace(real(context), cost_usd=1.0)
+    assert begin(fresh, agent, places=1, usd=2.0).run().measured == 2
+    assert beside.cancelled == [] and [e.status for e in known(fresh)] == ["discard"] * 2
+
+
+def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    assert Device("cuda", "a GPU", None).core_count == 2
+    assert Device("cuda", "a GPU", None, place=1, places=2).core_count == 1
 
 
 def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, beside):  # noqa: F811

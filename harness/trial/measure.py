@@ -128,8 +128,8 @@ def measure(
             stack.callback(place.close)
         waited = time.monotonic()
         stack.enter_context(place.hold(bench.device, on_wait))
-        if place.trains is not None:
-            place.trains.was_joined = True
+        if (trains := place.trains) is not None:  # read once: its own thread ends it
+            trains.was_joined = True
         _wait_until_alone(bench.device, observe, on_wait)
         started = time.monotonic()
         scored: Score | None = None

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PHASES = ("wait", "propose", "start", "compile", "held", "train", "save", "score", "audit", "own")
 LONGEST_SECONDS = 1e9
 LAST = 50  # trials that a share is taken over
 
@@ -12,8 +11,8 @@ LAST = 50  # trials that a share is taken over
 def phases(trial: Mapping[str, Any]) -> dict[str, float]:
     """Seconds by phase; on a GPU a start and a compilation may lie beside the trial before.
 
-    `wait` is for somebody else's work on the device, `held` until the trial before was decided, `own` what
-    is left of the whole.
+    `wait` is for somebody else's work on the device, `held` until it got its first batch, `own` what is left
+    of the whole.
     """
     training, score = _part(trial, "training"), _part(trial, "score")
     start, opened = _seconds(training, "startup_seconds"), _seconds(training, "open_seconds")
