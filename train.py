@@ -165,11 +165,10 @@ if HAS_KERNELS:
         """Fill `y`, (B, T, C) twice, from (B, T, 2 C); or `grad`, if that isn't `qk`, from gradients `y`."""
         (batch, seq_len, width), head_width = y[0].shape, cos.size(-1)
         grid = triton.cdiv(batch * seq_len, 8), width // head_width  # larger tiles take longer to compile
-        for x, out, x_grad in zip(qk.chunk(2, -1), y, grad.chunk(2, -1), strict=True):
+        for x, out, g in zip(qk.chunk(2, -1), y, grad.chunk(2, -1), strict=True):
             norm_rotary_kernel[grid](
-                x, out, x_grad, cos, sin, batch * seq_len, seq_len, width, NORM_EPS,
-                head_width, 8, grad is not qk,
-            )  # fmt: skip
+                x, out, g, cos, sin, batch * seq_len, seq_len, width, NORM_EPS, head_width, 8, grad is not qk
+            )
 
     @triton.jit
     def cap_kernel(x, out, cap, count, BLOCK: tl.constexpr):
@@ -320,10 +319,9 @@ class Rotary(nn.Module):
 
 
 def window_mask(seq_len: int, window: int, device: torch.device):
-    """Which keys a query may see: itself and the `window - 1` tokens before it.
+    """Which keys a query may see: itself and the `window - 1` tokens before it; None if no mask is needed.
 
-    None where plain causal attention says the same, or scoring needs none; a block mask for FlexAttention
-    on a GPU (https://arxiv.org/abs/2412.05496), elsewhere (T, T) booleans.
+    A block mask for FlexAttention on a GPU (https://arxiv.org/abs/2412.05496), elsewhere (T, T) booleans.
     """
     if window >= seq_len or (is_scoring(device) and GENERATION >= 8):
         return None
@@ -338,6 +336,9 @@ def window_mask(seq_len: int, window: int, device: torch.device):
 
 
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU else None
+# On an H200, heads of 128 and a window of 128: 2.13 ms a layer both ways, by the default 2.39.
+TILES = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64}
+TILES |= {"bwd_BLOCK_N2": 32, "num_warps": 4, "num_stages": 3}
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
@@ -352,7 +353,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
     if mask is None:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     elif q.is_cuda:
-        y = compiled_flex_attention(q, k, v, block_mask=mask)
+        y = compiled_flex_attention(q, k, v, block_mask=mask, kernel_options=TILES if HAS_KERNELS else None)
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return y.transpose(1, 2)
@@ -442,12 +443,10 @@ class GPT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        layers = range(config.depth)
+        layers, table = range(config.depth), (config.vocab_size, config.width)
+        self.embedding = nn.Embedding(*table)
         valued = [str(layer) for layer in layers if config.has_value_embedding(layer)]
-        self.value_embeddings = nn.ModuleDict(
-            {layer: nn.Embedding(config.vocab_size, config.width) for layer in valued}
-        )
+        self.value_embeddings = nn.ModuleDict({layer: nn.Embedding(*table) for layer in valued})
         self.blocks = nn.ModuleList([Block(config, layer) for layer in layers])
         self.rotary = Rotary(config.head_width, config.seq_len, config.rotary_base)
         self.head = Linear(config.width, config.vocab_size)
