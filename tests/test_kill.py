@@ -16,15 +16,16 @@ pytestmark = pytest.mark.slow
 
 FASTER = edit(("        time.sleep(0.01)\n", ""))
 
-# A loop of one experiment that kills itself when a function is entered or left.
+# A loop that kills itself when a function is entered or left.
 DRIVER = """
 import os, signal, sys
 sys.path.insert(0, TESTS)
 from conftest import Script, loop_in
 from pathlib import Path
-from harness import lab, loop
+from harness import crew, lab, loop
 from harness.ledger import experiments, notes, repo
 from harness.trial import supervisor
+from harness.trial.conditions import Watch
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -37,7 +38,8 @@ def after(owner, name):
     setattr(owner, name, lambda *a, **k: (real(*a, **k), die()))
 
 ARROW
-loop_in(Path(FOLDER), Script(("Sleep less", Path(SOURCE).read_text())), experiments=1).run()
+answers = ANSWERS
+loop_in(Path(FOLDER), Script(*answers), experiments=len(answers)).run()
 """
 ARROWS = {
     "before the commit": "before(experiments.Experiments, 'begin')",
@@ -54,16 +56,46 @@ ARROWS = {
     "between the checkout and main": "after(repo, 'write_atomically')",
 }
 
+# A loop of two that kills itself when the second one waits for its first batch and the first is not over.
+BESIDE = """
+crew.Crew._may_start = lambda self, station: len(self._at(station)) < crew.AT_A_TIME
+Watch.strain = lambda self, waits: die() if waits else ""
+"""
 
-@pytest.mark.parametrize("arrow", ARROWS)
-def test_a_loop_that_was_killed_is_finished_by_the_next(research, tmp_path, arrow):
-    source = tmp_path / "faster.py"
-    source.write_text(FASTER)
-    code = DRIVER.replace("ARROW", ARROWS[arrow]).replace("TESTS", repr(str(Path(__file__).parent)))
-    code = code.replace("FOLDER", repr(str(research.folder))).replace("SOURCE", repr(str(source)))
-    base = research("rev-parse", "main")
+
+def killed(folder, arrow, *answers):
+    code = DRIVER.replace("ARROW", arrow).replace("TESTS", repr(str(Path(__file__).parent)))
+    code = code.replace("FOLDER", repr(str(folder))).replace("ANSWERS", repr(answers))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == -9, (done.returncode, done.stderr[-1000:])
+
+
+def nothing_is_left_of(research):
+    assert research("status", "--porcelain") == ""
+    assert research("worktree", "list").count("\n") == 0
+    assert processes_with(str(research.folder)) == []
+
+
+def test_both_are_finished_where_one_trained_and_the_next_was_held(research):
+    slow = ("    run = trial.open()\n", "    time.sleep(7)\n    run = trial.open()\n")
+    worse = edit(slow, ("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))
+    answers = ("Start slowly", worse), ("Sleep less", FASTER)
+    killed(research.folder, BESIDE, *answers)
+    known = Experiments(open_repository(research.folder))
+    assert [(e.message.title, e.status) for e in known] == [("Start slowly", None), ("Sleep less", None)]
+
+    with contextlib.suppress(HarnessError):
+        loop_in(research.folder, Script(), experiments=2).run()
+    known = Experiments(open_repository(research.folder))
+    assert [len(known.trials(e.commit)) for e in known] == [1, 1]
+    assert [e.status for e in known] == ["discard", "keep"]
+    nothing_is_left_of(research)
+
+
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_a_loop_that_was_killed_is_finished_by_the_next(research, arrow):
+    base = research("rev-parse", "main")
+    killed(research.folder, ARROWS[arrow], ("Sleep less", FASTER))
 
     with contextlib.suppress(HarnessError):  # where it was recorded already, there is nothing new to try
         loop_in(research.folder, Script(("Sleep less", FASTER)), experiments=1).run()
@@ -76,7 +108,5 @@ def test_a_loop_that_was_killed_is_finished_by_the_next(research, tmp_path, arro
     if arrow in ("before what is proven is noted", "before the holdout"):
         (held_out,) = known.record(kept.commit)["holdout"]
         assert held_out["val_bpb"] == pytest.approx(kept.val_bpb, abs=1e-6)
-    assert research("status", "--porcelain") == ""
     assert (research.folder / "train.py").read_text() == FASTER
-    assert research("worktree", "list").count("\n") == 0
-    assert processes_with(str(research.folder)) == []
+    nothing_is_left_of(research)
