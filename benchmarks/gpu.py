@@ -63,7 +63,7 @@ def repository(folder: Path, corpus: Path, seconds: float) -> None:
     run(*harness, "prepare")
 
 
-def night(folder: Path, experiments: int, agent: Any, gpus: str | None) -> tuple[Trials, Trials]:
+def night(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple[Trials, Trials]:
     """Trials of `main` and of the experiments."""
     found = open_repository(folder)
     devices = chosen(resolve("cuda"), gpus) if gpus else None
@@ -71,7 +71,7 @@ def night(folder: Path, experiments: int, agent: Any, gpus: str | None) -> tuple
     def tell(event: Any) -> None:
         print(f"{time.strftime('%H:%M:%S')} {event.text}", flush=True)
 
-    Loop(found, agent, Limits(experiments=experiments), 0, Watcher(tell, lambda *_: None), devices).run()
+    Loop(found, agent, limits, 0, Watcher(tell, lambda *_: None), devices).run()
     known = Experiments(found)
     baseline = next(commit for commit, parent in known.history if not parent)
     return known.trials(baseline), [trial for e in known for trial in known.trials(e.commit)]
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--seconds", type=float, default=300.0, help="of one training")
     parser.add_argument("--experiments", type=int, default=3)
+    parser.add_argument("--hours", type=float, help="after which no experiment begins any more")
     parser.add_argument("--runs-of-main", type=int, default=2)
     parser.add_argument("--agent", choices=["rates", "search"], default="rates")
     parser.add_argument(
@@ -153,7 +154,8 @@ def main() -> None:
             shutil.copytree(compiled, kept, dirs_exist_ok=True)
             agent = Search() if options.agent == "search" else Rates()
             gpus = ",".join(map(str, range(int(count)))) if count else None
-            of_main, trials = night(Path(folder), options.experiments * int(count or 1), agent, gpus)
+            limits = Limits(experiments=options.experiments * int(count or 1), hours=options.hours)
+            of_main, trials = night(Path(folder), limits, agent, gpus)
             lines += [f"{count or 1} GPU:", "", *table(of_main, trials, int(count or 1)), ""]
             shutil.copytree(kept, compiled, dirs_exist_ok=True)
             git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]

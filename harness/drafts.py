@@ -112,6 +112,13 @@ class Drafts:
             self._ahead.append(self._ask(incumbent, bench, results, trouble))
         return None
 
+    def broken(self, experiment: Experiment) -> str | None:
+        """Why one that somebody made can't be measured, in one line."""
+        if not (source := self._experiments.source_or_nothing(experiment.commit)):
+            return "it has no usable train.py"
+        changes = self._experiments.changes(experiment)
+        return guards.broken_change(experiment.name.branch, changes) or guards.broken_source(source)
+
     def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
         """One that was begun and not measured, put on another commit; None where it doesn't apply there."""
         try:

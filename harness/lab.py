@@ -5,6 +5,8 @@ else happens; `main` is measured, and the noise known, before anything is decide
 when `main` is about to move, and no decision sees it.
 """
 
+import math
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +30,7 @@ from harness.trial.supervisor import Progress
 
 REPEATS_OF_ERROR = 2
 FREE_MB = 1024  # beyond what a trial may write
-LARGEST_SEED = 2**31 - 2
-SEEDS_EACH = 10  # experiment 7 has seeds 71, 72, ...: no two programs share their luck
+LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
 UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
@@ -101,16 +102,15 @@ class Lab:
 
     # ── trials ────────────────────────────────────────────────────────────────────────────────
 
-    def order(self, commit: str, number: int = 0, running: Iterable[int] = ()) -> "Order":
+    def order(self, commit: str, running: Iterable[int] = ()) -> "Order":
         """The next trial of a commit, with a seed that it didn't have.
 
         Args:
-            number: of the experiment; 0 for what a person made.
             running: seeds of trials of it that are not over.
         """
-        used = [run.get("seed") for run in self.experiments.trials(commit)]
-        real = [seed for seed in used if isinstance(seed, int) and 0 <= seed < LARGEST_SEED]
-        seed = max([*real, *running], default=SEEDS_EACH * number % LARGEST_SEED) + 1
+        used = {*running, *(run.get("seed") for run in self.experiments.trials(commit))}
+        while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
+            pass
         return Order(commit, self.experiments.source(commit), seed)
 
     def run(self, order: "Order", bench: Bench, station: Station, turn: Turn) -> tuple[Trial, Path]:
@@ -122,7 +122,7 @@ class Lab:
             if turn.may_train.is_set():  # else the one that is being scored is shown
                 self._show(progress, station.place)
 
-        attempt = 0
+        attempt, first = 0, None  # the first with a score, if it is repeated
         while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
@@ -141,9 +141,17 @@ class Lab:
             elif not attempt and (trial.late or trial.warning or (turn.was_joined and trial.lacked_memory)):
                 self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
                 attempt += 1
+                if trial.warning:
+                    first = trial, folder
+                    continue
             else:
                 break
             self.forget(folder)
+        if first is not None:
+            # The worse of two counts: else a train.py that ends early when it is unlucky draws twice.
+            both = first, (trial, folder)
+            (_, unused), (trial, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
+            self.forget(unused)
         if trial.warning:
             self._tell("trouble", f"     WARNING: {trial.warning}")
         return trial, folder

@@ -181,7 +181,7 @@ class Loop:
         return self._stands_on == self._ground(self._crew.bench(self._lab.bench(), station))
 
     def _job(self, experiment: Experiment, bench: Bench) -> Job:
-        return Job(self._lab.order(experiment.commit, experiment.name.number), bench, experiment)
+        return Job(self._lab.order(experiment.commit), bench, experiment)
 
     def _of_main(self, bench: Bench) -> Job | None:
         """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
@@ -366,11 +366,11 @@ class Loop:
         for experiment in self._experiments:
             if experiment.program and experiment.status in (None, ERROR):
                 number = f"{experiment.name.number:04d}"
-                if self._experiments.source_or_nothing(experiment.commit):
+                if broken := self._drafts.broken(experiment):  # made by hand, without the hooks
+                    self._tell("trouble", f"{number} can't be measured: {broken}")
+                else:
                     self._tell("note", f"{number} was begun and not measured: it comes next")
                     found.append(experiment)
-                else:
-                    self._tell("trouble", f"{number} can't be measured: it has no usable train.py")
         return found
 
     def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:

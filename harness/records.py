@@ -7,7 +7,7 @@ shown, never decided on.
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 VERSION = 1
 DECIMALS = {
@@ -95,6 +95,14 @@ class Training:
     def is_short(self, budget_seconds: float) -> bool:
         """Whether it left a part of its budget unused, as on a machine that was busy otherwise."""
         return (self.training_seconds or 0.0) < min(0.9 * budget_seconds, budget_seconds - 1.0)
+
+
+HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
+
+
+def is_score(value: Any) -> TypeGuard[float]:
+    """Whether it can be a val_bpb: notes, messages and models may be anybody's."""
+    return isinstance(value, float) and 0 < value < HIGHEST_BPB
 
 
 @dataclass(frozen=True)

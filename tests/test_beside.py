@@ -165,12 +165,12 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
     assert beside.cancelled in ([], ["Two"])
 
 
-def outcome(status, detail="", startup_seconds=1.0):
+def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
     training = SimpleNamespace(startup_seconds=startup_seconds)
-    memory = status == CRASH and "OutOfMemory" in detail
     return SimpleNamespace(
-        status=status, detail=detail, training=training, late=False, warning="", lacked_memory=memory
-    )
+        status=status, detail=detail, training=training, late=False, warning=warning, val_bpb=val_bpb,
+        lacked_memory=status == CRASH and "OutOfMemory" in detail,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,29 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
     turn = Turn.alone() if alone else Turn()
     found, _ = made.run(lab.Order("0" * 40, b"", 1), None, Station(), turn)
     assert found is outcomes[-1] and not left
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "counts"),
+    [(2.1, 2.0, 2.1), (2.0, 2.1, 2.1), (2.0, None, None)],
+)
+def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
+    repository, monkeypatch, first, second, counts
+):
+    left = [outcome(OK, warning="short", val_bpb=first), outcome(OK if second else CRASH, val_bpb=second)]
+    folders = []
+
+    def stub(*args):
+        folders.append(args[4])
+        (args[4] / "checkpoint").mkdir(parents=True)
+        return left.pop(0)
+
+    monkeypatch.setattr(lab, "measure", stub)
+    made = lab.Lab(open_repository(repository.folder), lambda *_: None, lambda *_: None)
+    found, folder = made.run(lab.Order("0" * 40, b"", 1), None, Station(), Turn.alone())
+    assert found.val_bpb == counts and not left
+    assert [each for each in folders if (each / "checkpoint").exists()] == [folder]
+    assert folder == folders[0 if counts == first else 1]
 
 
 @pytest.mark.slow

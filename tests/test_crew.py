@@ -54,7 +54,7 @@ def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fre
     assert summary.measured == 3 and begun[-1] == "Three"
     assert {e.status for e in known(fresh)} == {"discard"}
     seeds = [seed for commit, seed in told.ran if commit == fresh("rev-parse", "main")]
-    assert sorted(seeds) == [1, 2, 3, 4], "runs beside each other shared a seed"
+    assert len(set(seeds)) == 4, "runs beside each other shared a seed"
 
 
 def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):  # noqa: F811

@@ -164,7 +164,7 @@ def test_a_jump_is_run_again_before_it_is_believed_and_then_it_is():
     assert kept.move() is not None
 
 
-@pytest.mark.parametrize("units", [12, 600, 2_800, 50_000, 1e9])
+@pytest.mark.parametrize("units", [12, 600, 2_800, 50_000, 1e9, 1e12])
 def test_scores_however_far_away_are_decided_by_which_side_they_are_on(units):
     standing = begun()
     low, high = 1.0 - units * SD, 1.0 + units * SD

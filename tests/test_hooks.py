@@ -89,6 +89,11 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
         (edit(('if __name__ == "__main__":\n    main()\n', "main()\n")), "importing it would train"),
         (HONEST + "#" * 300_000, "over 256 KB"),
         ("\0\1\2", "no program"),
+        (edit(("torch.manual_seed(run.seed)", "torch.manual_seed(1234)")), "sets a seed of its own"),
+        (
+            edit(("    run = trial.open()\n", "    run = trial.open()\n    run.seed = 7\n")),
+            "a seed of its own",
+        ),
     ],
 )
 def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, source, word):

@@ -9,6 +9,7 @@ import pytest
 from conftest import Script, edit, loop_in, processes_with
 
 from harness.errors import HarnessError
+from harness.ledger import notes
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import open_repository
 
@@ -110,3 +111,20 @@ def test_a_loop_that_was_killed_is_finished_by_the_next(research, arrow):
         assert held_out["val_bpb"] == pytest.approx(kept.val_bpb, abs=1e-6)
     assert (research.folder / "train.py").read_text() == FASTER
     nothing_is_left_of(research)
+
+
+def test_a_note_that_somebody_writes_meanwhile_is_kept(research, monkeypatch):
+    repository, real = open_repository(research.folder), notes._with
+    theirs = ["notes", "--ref", "autoresearch", "add", "-m", "mine", "main^{tree}"]
+
+    def slow(*args):
+        made = real(*args)
+        if theirs:
+            research(*theirs)
+            theirs.clear()
+        return made
+
+    monkeypatch.setattr(notes, "_with", slow)
+    Experiments(repository).note(research("rev-parse", "main"), holdout=[])
+    assert research("notes", "--ref", "autoresearch", "show", "main^{tree}") == "mine"
+    assert "holdout" in Experiments(repository).record(research("rev-parse", "main"))

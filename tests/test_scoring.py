@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import FORWARD, HONEST, MIXING, bits_per_byte, edit
+from conftest import FORWARD, HONEST, MIXING, assert_failed, bits_per_byte, edit
 
 from harness.records import Score
 from harness.trial import score as scoring
@@ -98,6 +98,12 @@ def test_constant_logits_are_only_a_bad_score(scored):
     result = scored(edit((FORWARD, "        return torch.zeros((*tokens.shape, 320)) + 3e4\n")))
     assert isinstance(result, Score), result
     assert result.val_bpb > 2
+
+
+@pytest.mark.parametrize("factor", ["1e5", "1e30"])
+def test_a_model_that_has_diverged_is_a_crash_and_no_score(scored, factor):
+    result = scored(edit((FORWARD, f"        return {factor} * self.head(self.table(tokens))\n")))
+    assert_failed(result, "crash", "has diverged")
 
 
 def test_shifted_logits_gain_nothing(scored):

@@ -35,6 +35,7 @@ BACK = 64  # links below `main` that still say something of it
 NEWEST = 200  # experiments left aside on one commit that are looked at; more say nothing new
 TIE = 0.25  # units of noise: what a program with fewer lines may seem to cost
 FAR = 12.0  # units; what is lower by more is a jump
+FARTHEST = 1e15  # points: further off than that makes no difference any more
 TINY = np.float32(1e-30)
 # Under heavy tails a score looks ever more like an accident the lower it is. What is lower must not look
 # worse, so a deep score is also judged as if it were less deep, by steps of so many units.
@@ -215,7 +216,7 @@ class Belief:
         return center, self._seen(center, scores)
 
     def _center(self, parent: str, scores: Sequence[float]) -> int:
-        places = (np.sort(scores) - self.origin) / self.unit / STEP
+        places = np.clip((np.sort(scores) - self.origin) / self.unit / STEP, -FARTHEST, FARTHEST)
         start = self.nodes[parent].center if parent in self.nodes else 0
         off = places[len(places) // 2] - start
         # Where scores are too far apart for one grid, one is an accident: the parent's decides which.

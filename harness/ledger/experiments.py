@@ -9,7 +9,7 @@ start can finish. Nothing is stored anywhere else.
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import pygit2
 from pygit2.enums import FileMode
@@ -19,11 +19,10 @@ from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
-from harness.ledger.repo import Repository, patiently
-from harness.records import ERROR, KEEP, OK, Decision, Holdout, Measured, Proposal, Setting, Trial
+from harness.ledger.repo import Change, Repository, patiently
+from harness.records import ERROR, KEEP, OK, Decision, Holdout, Measured, Proposal, Setting, Trial, is_score
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
-HIGHEST = 1e4  # bits per byte; no score is as high
 HISTORY = 100  # commits of `main` that are looked back at
 
 
@@ -172,6 +171,10 @@ class Experiments:
         except HarnessError:
             return b""
 
+    def changes(self, experiment: Experiment) -> list[Change]:
+        """Of files, in its parent."""
+        return self._repository.changes(experiment.parent, experiment.commit)
+
     def proposal(self, experiment: Experiment) -> Proposal:
         """What it proposed, to be tried again elsewhere."""
         message = experiment.message
@@ -193,7 +196,7 @@ class Experiments:
         """Of its trials in this setting."""
         return tuple(
             trial["val_bpb"] for trial in self.trials(commit)
-            if trial.get("status") == OK and _is_score(trial.get("val_bpb")) and _of(trial, setting)
+            if trial.get("status") == OK and is_score(trial.get("val_bpb")) and _of(trial, setting)
         )  # fmt: skip
 
     def part(self, commit: str, name: str) -> dict[str, Any]:
@@ -203,14 +206,15 @@ class Experiments:
 
     def measured(self, setting: Setting) -> list[Measured]:
         """Every commit that has a score in this setting, oldest first: all that the gate knows."""
-        gone = self._repository.been_at(refs.MAIN)  # where it was and is no more, a person moved it
+        line = {commit for commit, _ in self.history}
+        gone = self._repository.been_at(refs.MAIN) - line  # where it was and is no more, a person moved it
         found = {}
         for experiment in self:
             commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
             if kept:  # it may have been run again since, which its message can't say any more
                 scores = self.scores(commit, setting)
             elif experiment.setting == setting and experiment.val_bpb is not None:
-                scores = tuple(filter(_is_score, experiment.runs or [experiment.val_bpb]))
+                scores = tuple(filter(is_score, experiment.runs or [experiment.val_bpb]))
             else:
                 continue
             if scores:
@@ -254,7 +258,7 @@ class Experiments:
         for said in noted if isinstance(noted, list) else []:
             if isinstance(said, dict) and _of(said.get("setting"), setting):
                 val, held_out = said.get("val_bpb"), said.get("holdout_bpb")
-                if _is_score(val) and _is_score(held_out):
+                if is_score(val) and is_score(held_out):
                     return Holdout(val, held_out, setting)
         return None
 
@@ -376,11 +380,6 @@ class Experiments:
             HarnessError: the checkout's train.py has changes that the move would lose.
         """
         return self._repository.fast_forward(refs.MAIN, old, new)
-
-
-def _is_score(value: Any) -> TypeGuard[float]:
-    """Whether it can be a val_bpb: notes and messages may be anybody's."""
-    return isinstance(value, float) and 0 < value < HIGHEST
 
 
 def _of(about: Any, setting: Setting) -> bool:

@@ -11,6 +11,7 @@ from harness.ledger import refs
 from harness.ledger.repo import TRAIN_BYTES, Change
 
 REGULAR_MODES = (0o100644, 0o100755)
+SEEDERS = ("manual_seed", "manual_seed_all", "seed", "default_rng", "RandomState")
 AGENT_BRANCH = "HARNESS_BRANCH"  # set where an agent works: the one branch that is its own
 
 
@@ -36,12 +37,34 @@ def broken_source(source: bytes) -> str | None:
         return f"train.py is no program: {error.__class__.__name__}, line {getattr(error, 'lineno', '?')}"
     if not any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body):
         return "train.py defines no function load(checkpoint_dir, device)"
+    if (line := _seeds_itself(body)) is not None:
+        return f"line {line} sets a seed of its own, not run.seed: good luck that is kept is no idea"
     guarded = any(
         isinstance(node, ast.If)
         and any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test))
         for node in body
     )
     return None if guarded else "train.py has no `if __name__ == '__main__':`, so importing it would train"
+
+
+def _seeds_itself(body: list[ast.stmt]) -> int | None:
+    """The line where randomness begins from something that no `seed` is in, or a seed is made a constant.
+
+    It catches what agents write without a thought; who hides it gets past.
+    """
+    for node in (inner for statement in body for inner in ast.walk(statement)):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            if called in SEEDERS and given and not any(_names(each) & {"seed"} for each in given):
+                return node.lineno
+        elif isinstance(node, ast.Assign) and any(getattr(to, "attr", "") == "seed" for to in node.targets):
+            return node.lineno
+    return None
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {getattr(each, "attr", getattr(each, "id", "")) for each in ast.walk(node)}
 
 
 def broken_move(own_branch: str, ref: str, new: str) -> str | None:

@@ -15,7 +15,7 @@ from harness.ledger.refs import NOTES
 
 def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
     """The record of a commit, or None; a note that is no JSON object counts as none."""
-    tree = _tree(git)
+    tree = _tree(git.references.get(NOTES))
     for path in (f"{commit[:2]}/{commit[2:]}", commit):  # ours, and what git itself writes first
         try:
             entry = tree[path] if tree is not None else None
@@ -38,8 +38,8 @@ def write(
 ) -> None:
     """Put a commit's record, replacing what was there; None removes it. One commit on the notes ref."""
     blob = None if record is None else git.create_blob(json.dumps(record, separators=(",", ":")).encode())
-    root = _with(git, _tree(git), commit, blob)
-    reference = git.references.get(NOTES)
+    reference = git.references.get(NOTES)  # read once: the tree, the parent and what is compared below
+    root = _with(git, _tree(reference), commit, blob)
     parents = [reference.target] if reference is not None else []
     made = git.create_commit(None, signature, signature, "Notes by harness\n", root.id, parents)
     if reference is None:
@@ -65,8 +65,7 @@ def _with(
     return made
 
 
-def _tree(git: pygit2.Repository) -> pygit2.Tree | None:
-    reference = git.references.get(NOTES)
+def _tree(reference: pygit2.Reference | None) -> pygit2.Tree | None:
     try:
         return reference.peel(pygit2.Tree) if reference is not None else None
     except (pygit2.GitError, KeyError, ValueError):

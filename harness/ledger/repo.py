@@ -44,6 +44,12 @@ class Change:
     new_mode: int
 
 
+def _changes(difference: pygit2.Diff) -> list[Change]:
+    return [
+        Change(delta.new_file.path, delta.old_file.mode, delta.new_file.mode) for delta in difference.deltas
+    ]
+
+
 class Moved(HarnessError):
     """A ref isn't where it was left: somebody else moved it."""
 
@@ -258,11 +264,12 @@ class Repository:
         base = None if self.git.head_is_unborn else self.git.head.peel(pygit2.Tree)
         if base is None:
             return []
-        difference = base.diff_to_index(self._index)
-        return [
-            Change(delta.new_file.path, delta.old_file.mode, delta.new_file.mode)
-            for delta in difference.deltas
-        ]
+        return _changes(base.diff_to_index(self._index))
+
+    def changes(self, old: str, new: str) -> list[Change]:
+        """Between two commits, renames not folded."""
+        before, after = (self.git[commit].peel(pygit2.Tree) for commit in (old, new))
+        return _changes(before.diff_to_tree(after))
 
     def staged_source(self) -> bytes:
         """train.py as the index has it; empty where it is not there."""

@@ -91,6 +91,7 @@ class Run:
 
     def __init__(self, host: Host, spec: dict[str, Any], checkpoint_dir: Path) -> None:
         self.seed: int = spec["seed"]
+        self._order_seed = self.seed  # a train.py that sets another one gets no other order of the data
         self.device = torch.device(spec["device"])
         self.budget_seconds: float = spec["budget_seconds"]
         self.vocab_size: int = spec["vocab_size"]
@@ -132,7 +133,7 @@ class Run:
             raise RuntimeError("batches() can be asked for once")
         descriptor = self._host.training_tokens()
         self._started_at = time.monotonic()
-        loader = Loader(descriptor, batch_size, self.seq_len, self.seed, self.device)
+        loader = Loader(descriptor, batch_size, self.seq_len, self._order_seed, self.device)
         ends: deque[float] = deque([time.monotonic()], maxlen=17)
         queued: deque[Any] = deque()
         while True:

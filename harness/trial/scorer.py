@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.records import CRASH, INVALID, Failure, Score
+from harness.records import CRASH, INVALID, Failure, Score, is_score
 from harness.trial import audit, limits
 from harness.trial.buffers import CudaBuffer, SharedArray
 from harness.trial.device import Device
@@ -282,9 +282,12 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         if failure := audit.judge(found, device):
             raise Refused(failure.status, failure.detail)
         nats = float(np.sum(scored, where=counted, dtype=np.float64))
+        val_bpb = nats / (math.log(2) * text_bytes)
+        if not is_score(val_bpb):
+            raise Refused(CRASH, f"the model has diverged: {val_bpb:.3g} bits for a byte")
         tell(
             Score(
-                val_bpb=nats / (math.log(2) * text_bytes),
+                val_bpb=val_bpb,
                 tokens=int(targets.size),
                 text_bytes=text_bytes,
                 total_seconds=time.monotonic() - started,
