@@ -113,11 +113,11 @@ def test_a_commit_of_anything_else_is_refused_with_and_without_the_hooks(ask, as
         ("Halve it", "no hypothesis"),
         ("Halve it\n\nHypothesis: h.\n\nStatus: keep\nVal-Bpb: 0.1", "Status: is the harness"),
         ("Halve it\n\nHypothesis: h.\n\nConfidence: 1.0", "Confidence: is the harness"),
-        ("\u200b\n\nHypothesis: \u200b", "is empty"),
+        ("\u200b\n\nHypothesis: \u200b", "no hypothesis"),
     ],
 )
 def test_a_message_without_a_hypothesis_or_with_forged_trailers_is_refused(ask, as_it_was, message, words):
-    with pytest.raises(NoProposal, match=r"changed, but not committed|is empty"):
+    with pytest.raises(NoProposal, match="changed, but not committed"):
         ask(EDIT + f"git commit -qam '{message}'; exit 0\n")
     with pytest.raises(NoProposal) as skipped:
         ask(EDIT + f"git commit {SKIP} -qam '{message}'\n")

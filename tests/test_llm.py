@@ -199,7 +199,7 @@ Hypothesis: luck.
 <<<<<<< SEARCH
     torch.manual_seed(run.seed)
 =======
-    torch.manual_seed(7)
+    torch.manual_seed(run.seed + 7)
 >>>>>>> REPLACE
 """
 CRASH = EDIT.replace("Sleep less", "Break it").replace("time.sleep(0.001)", "raise ValueError('oops')")

@@ -248,6 +248,7 @@ def test_messages_survive_the_round_trip():
     made = messages.Message("Halve it (val_bpb 0.9860, -0.0119)", "more steps", {"Status": "keep"})
     assert messages.parse(made.text()) == made
     assert made.title == "Halve it"
+    assert messages.parse("Halve\x1b[2J \u202eit\U000e0041\n\nHypothesis: \x07why").subject == "Halve [2J  it"
     with pytest.raises(HarnessError, match="Val-Bpb"):
         messages.check_agents("Title\n\nHypothesis: because\n\nVal-Bpb: 0.1\n")
 

@@ -72,7 +72,7 @@ class _Normal(ast.NodeTransformer):
         numbers: dict[str, str] = {}
         for name in named:
             if isinstance(name.ctx, ast.Store):
-                numbers.setdefault(name.id, f"local{len(numbers)}")
+                numbers.setdefault(name.id, f"<{len(numbers)}>")  # as nothing else is called
         for name in named:
             name.id = numbers.get(name.id, name.id)
         self._inside = True
