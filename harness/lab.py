@@ -17,13 +17,12 @@ from pathlib import Path
 
 from harness import config as configs
 from harness.errors import HarnessError
-from harness.gate.belief import believe
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
-from harness.gate.standing import Believing, Standing, greedy
+from harness.gate.standing import Standing, rebuilt
 from harness.ledger.experiments import Experiment, Experiments
 from harness.ledger.repo import Repository
-from harness.records import ERROR, OK, Measured, Setting, Trial
+from harness.records import ERROR, OK, Setting, Trial
 from harness.trial.measure import Bench, measure, measure_holdout, open_bench
 from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
@@ -32,8 +31,6 @@ REPEATS_OF_ERROR = 2
 FREE_MB = 1024  # beyond what a trial may write
 LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
-LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
-UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
 
 
 @dataclass(frozen=True)
@@ -208,23 +205,16 @@ class Lab:
         score there."""
         main = main or self.experiments.main
         measured = self.experiments.measured(bench.setting)
-        scored = {each.commit: each for each in measured}
-        if main not in scored:
-            return None
         if main != self.experiments.main:  # what a person put on top of it isn't a kept experiment
             numbered = {experiment.commit for experiment in self.experiments}
             measured = [each for each in measured if each.commit in numbered or each.commit == main]
-        if bench.config.gate.policy == "greedy":
-            return greedy(main, measured)
-        noise, usual = pooled(each.scores for each in measured), UNKNOWN_NOISE * scored[main].scores[0]
-        level = noise.sd if noise and noise.sd > LEAST_NOISE * usual else usual
-        return Believing(believe(main, measured, level, _elsewhere(main, measured)))
+        return rebuilt(main, measured, bench.config.gate.policy)
 
     def missing_runs(self, bench: Bench) -> int:
-        """How often `main` is to be run before anything is decided: once at least, and until the noise is
-        known."""
-        wanted = 1
-        if bench.config.gate.policy != "greedy" and self._freedom(bench) < CALIBRATION_RUNS - 1:
+        """How often `main` is to be run before anything is decided: twice at least, since one run may be an
+        accident, and until the noise is known. The greedy rule takes one run at its word."""
+        wanted = 1 if bench.config.gate.policy == "greedy" else 2
+        if wanted > 1 and self._freedom(bench) < CALIBRATION_RUNS - 1:
             wanted = CALIBRATION_RUNS
         return max(0, wanted - len(self.experiments.scores(self.experiments.main, bench.setting)))
 
@@ -293,16 +283,3 @@ class Lab:
 
     def _note(self, text: str) -> None:
         self._tell("note", text)
-
-
-def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:
-    """The noise that repeats of commits show which don't hang together with `main`."""
-    every = {each.commit: each for each in measured}
-
-    def root(commit: str) -> str:
-        while every[commit].parent in every:
-            commit = every[commit].parent
-        return commit
-
-    own = root(main)
-    return pooled(each.scores for each in measured if root(each.commit) != own)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.errors import HarnessError
+
 
 @contextmanager
 def held(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
@@ -40,3 +42,8 @@ def holder(path: Path) -> int | None:
     except OSError:
         pass
     return None
+
+
+def refuse(process: str) -> None:
+    """On a loop's lock: there is one in a repository."""
+    raise HarnessError(f"another loop runs in this repository (process {process})", "harness status")

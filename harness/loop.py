@@ -27,7 +27,7 @@ from harness.lab import Lab
 from harness.ledger.experiments import Experiment
 from harness.ledger.repo import Moved, Repository
 from harness.limits import Limits
-from harness.lock import held
+from harness.lock import held, refuse
 from harness.paths import write_atomically
 from harness.records import AGAIN, ERROR, KEEP, Decision, Measured, Trial
 from harness.trial.device import Device
@@ -189,7 +189,7 @@ class Loop:
         if self._runs_left[ground] <= 0:
             return None
         first = not self._experiments.scores(main, bench.setting) and not self._of_commit(main)
-        why = "was not measured in this setting: it goes first" if first else "once more, to know its noise"
+        why = "was not measured here: it goes first" if first else "once more, to know its noise"
         self._tell("begun", f"{main[:7]} main {why}")
         self._runs_left[ground] -= 1
         return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)
@@ -216,6 +216,9 @@ class Loop:
 
     def _advance(self, standing: Standing, bench: Bench, station: Station) -> None:
         """Move `main` as far as it may."""
+        before = self._standing.line if self._standing is not None else ()
+        for lost in before[len(standing.line) :] if set(standing.line) < set(before) else ():
+            self._tell("note", f"     {lost[:7]} is built on no more: later scores speak against it")
         self._standing = self._lab.advance(standing, bench, station)
         self._stands_on = self._ground(bench)
 
@@ -391,7 +394,3 @@ class Loop:
             }  # fmt: skip
             write_atomically(self._repository.paths.loop_state, json.dumps(state).encode())
         self._watcher.tell(Event(kind, text, experiment))
-
-
-def refuse(process: str) -> None:
-    raise HarnessError(f"another loop runs in this repository (process {process})", "harness status")

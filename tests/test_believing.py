@@ -137,7 +137,7 @@ def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told)
     assert first.status == "keep" and first.delta > -2.5 * SD, "a lucky run was believed at its word"
     assert fresh("rev-parse", "main") == base
     shown = harness("status", cwd=fresh.folder).stdout
-    assert "1 kept: main follows" in shown and f"main     {base[:7]}  val_bpb 2.0000, runs: 4" in shown
+    assert "1 kept, up to 0001: main follows" in shown and f"main     {base[:7]}  val_bpb 2.0000, runs: 4" in shown
     night(fresh, told, ("Much", 2, more))
     _, second = known(fresh)
     assert second.parent == first.commit
@@ -426,3 +426,24 @@ def test_a_branch_made_without_the_hooks_brings_no_other_file_to_main(fresh, tol
         night(fresh, told, said=said, experiments=1)
     assert "0050 can't be measured: an experiment may change train.py only, not more.py" in said
     assert fresh("ls-tree", "--name-only", "main").count("more.py") == 0
+
+
+def test_ahead_in_status_is_where_the_next_one_stands(fresh, told):
+    night(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]))
+    (small,) = known(fresh)
+    assert small.status == "keep"
+    assert "ahead    1 kept, up to 0001" in harness("status", cwd=fresh.folder).stdout
+    made = lab.Lab(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
+    told.scores["Small"] = [2.0 + 9 * SD] * 2
+    for _ in range(2):
+        made.again(small.commit, made.bench(), Station())
+    assert "ahead" not in harness("status", cwd=fresh.folder).stdout
+
+
+def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):
+    said = []
+    worse = [(f"On it {n}", n, [2.0 + 4 * SD] * 3) for n in range(2, 6)]
+    night(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]), *worse, said=said)
+    small, *rest = known(fresh)
+    assert f"     {small.commit[:7]} is built on no more: later scores speak against it" in said
+    assert small.commit in {e.parent for e in rest} != {e.parent for e in rest[-1:]}

@@ -117,7 +117,7 @@ def test_log_shows_what_git_has(few):
         json.loads(x)
         for x in harness("log", "--near-miss", "--json", "-n", "3", cwd=folder).stdout.splitlines()
     ]
-    assert [e["delta"] for e in near] == sorted(e["delta"] for e in shown if e["status"] == "discard")[:3]
+    assert [e["effect"] for e in near] == sorted(e["effect"] for e in shown if e["status"] == "discard")[:3]
     crashed = harness("log", "--crash", cwd=folder).stdout
     assert "keep" not in crashed and "discard" not in crashed
 

@@ -11,8 +11,7 @@ from harness.gate.noise import Noise
 from harness.gate.policy import MOST_RUNS
 from harness.lab import Lab
 from harness.ledger.repo import open_repository
-from harness.lock import held
-from harness.loop import refuse
+from harness.lock import held, refuse
 from harness.trial.station import Station
 from harness.trial.text import one_line
 from harness.views.live import TrialView
@@ -53,6 +52,8 @@ def calibrate(count: int, as_json: bool) -> int:
                 else f"     {trial.val_bpb:.4f}"
             )
         if (now := lab.known(bench)) is not None:
+            for lost in known.line[len(now.line) :] if known and set(now.line) < set(known.line) else ():
+                view.say(f"{lost[:7]} is built on no more: later scores speak against it")
             lab.advance(now, bench, station)
     noise, runs = lab.noise(bench), len(lab.experiments.scores(commit, bench.setting))
     if as_json:

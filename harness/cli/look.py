@@ -13,12 +13,14 @@ from pathlib import Path
 
 import click
 
+from harness.config import load
 from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
+from harness.gate.standing import rebuilt
 from harness.ledger.experiments import Experiment, Experiments, best, comparable
-from harness.ledger.repo import open_repository
+from harness.ledger.repo import Repository, open_repository
 from harness.lock import holder
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
 from harness.views import table, wall, words
 
 LAST = 5
@@ -42,7 +44,7 @@ Examples:
 @click.command(epilog=STATUS_EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def status(as_json: bool) -> int:
-    """What runs now, the best so far, the last results, the limits left."""
+    """What runs now, the best so far, the last results, the limits."""
     repository = open_repository()
     known = Experiments(repository)
     experiments = list(known)
@@ -74,8 +76,9 @@ def status(as_json: bool) -> int:
     scores = known.scores(known.main, setting) if setting else ()
     mean = f"  val_bpb {statistics.fmean(scores):.4f}, runs: {len(scores)}" if scores else ""
     click.echo(f"main     {known.main[:7]}{mean}")
-    if ahead := _ahead(kept, experiments, known.main):
-        click.echo(f"ahead    {ahead} kept: main follows if they are proven better together")
+    if above := _above_main(repository, known, setting):
+        tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
+        click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
     if holdouts and setting:
         noise = pooled(each.scores for each in known.measured(setting))
         for line in words.holdout(holdouts, noise.sd if noise else None):
@@ -85,7 +88,8 @@ def status(as_json: bool) -> int:
             f"time     {share[0]:.1%} of the device's time was training, {share[1]:.1f} s between two of "
             f"{share[2]} trials"
         )
-    figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    begun = sum(e.status is None for e in experiments)
+    figures = ", ".join(f"{n} {s}" for s, n in {**counts, "begun": begun}.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
         click.echo(f"best     {table.styled(kept, _width() - 9)}")
@@ -94,15 +98,14 @@ def status(as_json: bool) -> int:
     return DONE
 
 
-def _ahead(kept: Experiment | None, experiments: list[Experiment], main: str) -> int:
-    """How many kept experiments stand on `main`, the last kept one being the upper end."""
-    every, count = {experiment.commit: experiment for experiment in experiments}, 0
-    while kept is not None and kept.commit != main:
-        count, below = count + 1, kept.parent
-        if below == main:
-            return count
-        kept = every.get(below)
-    return 0
+def _above_main(repository: Repository, known: Experiments, setting: Setting | None) -> tuple[str, ...]:
+    """Commits above `main` that the next experiment stands on."""
+    try:
+        policy = load(repository.paths.config).gate.policy
+    except HarnessError:
+        return ()
+    standing = rebuilt(known.main, known.measured(setting), policy) if setting else None
+    return standing.line[1:] if standing else ()
 
 
 def _state(path: Path) -> dict:
@@ -188,6 +191,10 @@ def show(experiment: str, as_json: bool) -> int:
         curve = [loss for loss in points if isinstance(loss, float)]
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
+        if len(trials) > 1:
+            score = trial.get("val_bpb")
+            ended = f"{score:.6f}" if isinstance(score, float) else trial.get("status")
+            click.echo(f"seed {trial.get('seed')}: {ended}")
         if trial.get("total_seconds"):
             click.echo(f"time {wall.line(trial)}\n")
         if trial.get("detail"):
@@ -227,7 +234,7 @@ Examples:
 @click.command(epilog=PLOT_EXAMPLES)
 @click.option("-o", "--output", default="progress.png", show_default=True, type=click.Path(path_type=Path))
 def plot(output: Path) -> int:
-    """Every experiment a dot, kept ones labelled, the best so far as a line."""
+    """Every experiment a dot, kept ones labelled, what is built on as a line."""
     if output.suffix not in (".png", ".svg"):
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
     from harness.views.plot import draw

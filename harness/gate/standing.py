@@ -10,9 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.gate.belief import Belief
+from harness.gate.belief import Belief, believe
+from harness.gate.noise import Noise, pooled
 from harness.gate.policy import SURE, main_may_move, verdict
 from harness.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
+
+LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
+UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
 
 
 class Standing(Protocol):
@@ -146,3 +150,28 @@ def greedy(main: str, measured: Iterable[Measured]) -> Greedy:
         if best is None or statistics.fmean(best.scores) >= found.scores[-1]:
             return found
         found = found.after(best)
+
+
+def rebuilt(main: str, measured: list[Measured], policy: str) -> Standing | None:
+    """From all that git has in a setting; None if `main` has no score there."""
+    of_main = next((each for each in measured if each.commit == main), None)
+    if of_main is None:
+        return None
+    if policy == "greedy":
+        return greedy(main, measured)
+    noise, usual = pooled(each.scores for each in measured), UNKNOWN_NOISE * of_main.scores[0]
+    level = noise.sd if noise and noise.sd > LEAST_NOISE * usual else usual
+    return Believing(believe(main, measured, level, _elsewhere(main, measured)))
+
+
+def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:
+    """The noise that repeats of commits show which don't hang together with `main`."""
+    every = {each.commit: each for each in measured}
+
+    def root(commit: str) -> str:
+        while every[commit].parent in every:
+            commit = every[commit].parent
+        return commit
+
+    own = root(main)
+    return pooled(each.scores for each in measured if root(each.commit) != own)

@@ -1,4 +1,4 @@
-"""The picture of a repository's research: every experiment a dot, the best so far, as believed, a line."""
+"""The picture of a repository's research: every experiment a dot, what is built on, as believed, a line."""
 
 import math
 from pathlib import Path
@@ -28,6 +28,7 @@ def draw(experiments: list[Experiment], path: Path) -> None:
         OSError: it can't be written.
     """
     every = [(e.name.number, e.val_bpb, e) for e in experiments]
+    end = max(x for x, _, _ in every)  # more than there are, where a person gave a number
     scored = [(x, y, e) for x, y, e in every if y is not None]
     kept = [(x, y, e) for x, y, e in scored if e.status == KEEP]
     failed = [x for x, y, e in every if y is None and e.status is not None]
@@ -51,13 +52,13 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     steps = [(0, start)] if start is not None else []
     steps += [(x, e.believed) for x, _, e in kept if e.believed is not None]
     if steps:
-        steps.append((experiments[-1].name.number, steps[-1][1]))
+        steps.append((end, steps[-1][1]))
         axes.step(
             *zip(*steps, strict=True),
             where="post",
             color=KEPT,
             linewidth=1.4,
-            label="best so far, as believed",
+            label="what is built on, as believed",
         )
     if kept:
         larger = dots | {"marker": "o", "markersize": 1.2 * dots["markersize"]}
@@ -71,8 +72,8 @@ def draw(experiments: list[Experiment], path: Path) -> None:
             axes.errorbar(places, middles, yerr=reach, fmt="none", color=color, capsize=2, linewidth=1)
     room = 0.34 if kept else 0.06
     axes.set_ylim(low - room * (high - low), high + 0.04 * (high - low))
-    late = any(x > 0.8 * len(experiments) for x, _, _ in kept)  # its title needs room
-    axes.set_xlim(-0.02 * len(experiments), (1.3 if late else 1.12) * len(experiments))
+    late = any(x > 0.8 * end for x, _, _ in kept)  # its title needs room
+    axes.set_xlim(-0.02 * end, (1.3 if late else 1.12) * end)
     _label(axes, sorted(kept, key=lambda item: item[2].delta or 0.0))
     axes.set_xlabel("experiment")
     axes.set_ylabel("val_bpb (lower is better)")

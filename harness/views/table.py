@@ -61,10 +61,10 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "parent": experiment.parent,
         "status": experiment.status,
         "val_bpb": experiment.val_bpb,
-        "delta": experiment.delta,
+        "effect": experiment.delta,
         "title": experiment.message.title,
         "hypothesis": experiment.message.hypothesis,
-        "seconds": experiment.seconds,
+        "committed_at": experiment.seconds,
         "trailers": dict(trailers),
     }
 
