@@ -137,7 +137,10 @@ def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told)
     assert first.status == "keep" and first.delta > -2.5 * SD, "a lucky run was believed at its word"
     assert fresh("rev-parse", "main") == base
     shown = harness("status", cwd=fresh.folder).stdout
-    assert "1 kept, up to 0001: main follows" in shown and f"main     {base[:7]}  val_bpb 2.0000, runs: 4" in shown
+    assert (
+        "1 kept, up to 0001: main follows" in shown
+        and f"main     {base[:7]}  val_bpb 2.0000, runs: 4" in shown
+    )
     night(fresh, told, ("Much", 2, more))
     _, second = known(fresh)
     assert second.parent == first.commit
@@ -438,6 +441,8 @@ def test_ahead_in_status_is_where_the_next_one_stands(fresh, told):
     for _ in range(2):
         made.again(small.commit, made.bench(), Station())
     assert "ahead" not in harness("status", cwd=fresh.folder).stdout
+    shown = harness("show", "1", cwd=fresh.folder).stdout
+    assert "It is built on no more" in shown and shown.count("seed ") == 3
 
 
 def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):

@@ -16,7 +16,7 @@ import click
 from harness.config import load
 from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
-from harness.gate.standing import rebuilt
+from harness.gate.standing import Standing, rebuilt
 from harness.ledger.experiments import Experiment, Experiments, best, comparable
 from harness.ledger.repo import Repository, open_repository
 from harness.lock import holder
@@ -76,7 +76,8 @@ def status(as_json: bool) -> int:
     scores = known.scores(known.main, setting) if setting else ()
     mean = f"  val_bpb {statistics.fmean(scores):.4f}, runs: {len(scores)}" if scores else ""
     click.echo(f"main     {known.main[:7]}{mean}")
-    if above := _above_main(repository, known, setting):
+    standing = _standing(repository, known, setting)
+    if above := standing.line[1:] if standing else ():
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
     if holdouts and setting:
@@ -98,14 +99,13 @@ def status(as_json: bool) -> int:
     return DONE
 
 
-def _above_main(repository: Repository, known: Experiments, setting: Setting | None) -> tuple[str, ...]:
-    """Commits above `main` that the next experiment stands on."""
+def _standing(repository: Repository, known: Experiments, setting: Setting | None) -> Standing | None:
+    """Where the research stands there, as far as git says."""
     try:
         policy = load(repository.paths.config).gate.policy
     except HarnessError:
-        return ()
-    standing = rebuilt(known.main, known.measured(setting), policy) if setting else None
-    return standing.line[1:] if standing else ()
+        return None
+    return rebuilt(known.main, known.measured(setting), policy) if setting else None
 
 
 def _state(path: Path) -> dict:
@@ -173,7 +173,8 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="The full record as one JSON object.")
 def show(experiment: str, as_json: bool) -> int:
     """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
-    known = Experiments(open_repository())
+    repository = open_repository()
+    known = Experiments(repository)
     found = known.find(experiment)
     record, trials = known.record(found.commit), known.trials(found.commit)
     if as_json:
@@ -182,7 +183,11 @@ def show(experiment: str, as_json: bool) -> int:
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
     decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
-    if why := words.explain(decision, proven, known.on_main(found.commit)):
+    why = words.explain(decision, proven, known.on_main(found.commit))
+    standing = _standing(repository, known, found.setting) if found.status == KEEP else None
+    if standing is not None and found.commit not in standing.line and not known.on_main(found.commit):
+        why.append(words.GIVEN_UP)
+    if why:
         click.echo("\n".join(why) + "\n")
     for trial in trials:
         training = trial.get("training")

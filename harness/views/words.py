@@ -10,6 +10,7 @@ from typing import Any
 from harness.records import DISCARD, KEEP, Holdout
 
 SURE = 0.99
+GIVEN_UP = "It is built on no more: what was measured since speaks against it, or another one stands there."
 SEEN = 0.5  # of a gain on val that the holdout must show, or it is said aloud
 
 
