@@ -1,6 +1,6 @@
 """Policies side by side: campaigns of random hypotheses, in which the truth is known.
 
-    python benchmarks/gate.py                  # 1,000 campaigns a row; about an hour on two cores
+    python benchmarks/gate.py                  # 1,000 campaigns a row; half an hour on two cores
     python benchmarks/gate.py --campaigns 50   # a quick look
     python benchmarks/gate.py --only "design,all null"
 
