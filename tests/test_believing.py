@@ -452,3 +452,10 @@ def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):
     small, *rest = known(fresh)
     assert f"     {small.commit[:7]} is built on no more: later scores speak against it" in said
     assert small.commit in {e.parent for e in rest} != {e.parent for e in rest[-1:]}
+
+
+def test_a_seed_tells_no_program_which_of_its_runs_it_is(fresh, told):
+    made = lab.Lab(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
+    seeds = [made.order(known(fresh).main).seed for _ in range(50)]
+    assert len(set(seeds)) > 45 and all(0 < seed < 1_000_000 for seed in seeds)
+    assert len({seed % 10 for seed in seeds}) > 4, "the last digit counts the runs"

@@ -233,3 +233,11 @@ def test_a_pipe_for_a_checkpoint_is_refused(train_only):
     time.sleep(5)
 """
     assert_failed(train_only(edit((SUBMIT, submit))), INVALID, "not a plain file")
+
+
+def test_a_seed_of_its_own_gives_a_program_no_other_order_of_the_data(train_only):
+    shown = edit((LOOP_END, '        print("FIRST", tokens.sum().item(), flush=True)\n        break\n'))
+    pinned = edit((MAIN, MAIN + "    run.seed = 7\n"), source=shown)
+    logs = [train_only(source).log for source in (shown, pinned)]
+    first, second = (re.findall(r"FIRST (\d+)", log) for log in logs)
+    assert first == second and len(first) == 1, logs
