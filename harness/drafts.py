@@ -88,10 +88,11 @@ class Drafts:
         try:
             proposal = self._paid(draft.answer.result())
             proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
-            trouble = guards.broken_source(proposal.source) or ""
+            parent = self._experiments.source(incumbent.commit)
+            trouble = guards.broken_source(proposal.source, parent) or ""
             if not trouble:
                 mark = _mark(proposal.source)
-                if mark == _mark(self._experiments.source(incumbent.commit)):
+                if mark == _mark(parent):
                     trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
                 elif mark in {experiment.program for experiment in self._experiments}:
                     trouble = f"{proposal.title!r} is a program that was tried before"
@@ -117,7 +118,8 @@ class Drafts:
         if not (source := self._experiments.source_or_nothing(experiment.commit)):
             return "it has no usable train.py"
         changes = self._experiments.changes(experiment)
-        return guards.broken_change(experiment.name.branch, changes) or guards.broken_source(source)
+        parent = self._experiments.source_or_nothing(experiment.parent)
+        return guards.broken_change(experiment.name.branch, changes) or guards.broken_source(source, parent)
 
     def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
         """One that was begun and not measured, put on another commit; None where it doesn't apply there."""

@@ -105,7 +105,7 @@ class Lab:
         Args:
             running: seeds of trials of it that are not over.
         """
-        used = {*running, *(run.get("seed") for run in self.experiments.trials(commit))}
+        used = [*running, *(run.get("seed") for run in self.experiments.trials(commit))]
         while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
             pass
         return Order(commit, self.experiments.source(commit), seed)

@@ -22,7 +22,7 @@ from harness.agents import Agent, program
 from harness.crew import Crew, Job
 from harness.drafts import Drafts, in_background
 from harness.errors import HarnessError
-from harness.gate.standing import Standing
+from harness.gate.standing import Standing, given_up
 from harness.lab import Lab
 from harness.ledger.experiments import Experiment
 from harness.ledger.repo import Moved, Repository
@@ -216,8 +216,7 @@ class Loop:
 
     def _advance(self, standing: Standing, bench: Bench, station: Station) -> None:
         """Move `main` as far as it may."""
-        before = self._standing.line if self._standing is not None else ()
-        for lost in before[len(standing.line) :] if set(standing.line) < set(before) else ():
+        for lost in given_up(self._standing, standing):
             self._tell("note", f"     {lost[:7]} is built on no more: later scores speak against it")
         self._standing = self._lab.advance(standing, bench, station)
         self._stands_on = self._ground(bench)

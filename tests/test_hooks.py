@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import HONEST, edit, harness
 
+from harness.ledger import guards
+
 MESSAGE = "Try it\n\nHypothesis: it may help\n"
 
 
@@ -99,6 +101,13 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
 def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, source, word):
     write(guarded, source)
     assert_refused(guarded("exp/0004-odd", "add", "train.py"), word)
+
+
+def test_a_seed_that_the_program_had_before_is_no_reason_to_refuse_a_change():
+    had = edit(("torch.manual_seed(run.seed)", "torch.manual_seed(1234)"))
+    assert guards.broken_source(had.replace("lr=1.0", "lr=0.5").encode(), had.encode()) is None
+    more = had.replace("    model = Model", "    torch.manual_seed(5)\n    model = Model", 1)
+    assert "of its own" in guards.broken_source(more.encode(), had.encode())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import click
 from harness.errors import DONE
 from harness.gate.noise import Noise
 from harness.gate.policy import MOST_RUNS
+from harness.gate.standing import given_up
 from harness.lab import Lab
 from harness.ledger.repo import open_repository
 from harness.lock import held, refuse
@@ -52,7 +53,7 @@ def calibrate(count: int, as_json: bool) -> int:
                 else f"     {trial.val_bpb:.4f}"
             )
         if (now := lab.known(bench)) is not None:
-            for lost in known.line[len(now.line) :] if known and set(now.line) < set(known.line) else ():
+            for lost in given_up(known, now):
                 view.say(f"{lost[:7]} is built on no more: later scores speak against it")
             lab.advance(now, bench, station)
     noise, runs = lab.noise(bench), len(lab.experiments.scores(commit, bench.setting))

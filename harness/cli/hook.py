@@ -37,7 +37,9 @@ def _pre_commit(repository: Repository) -> None:
     if problem:
         raise HarnessError(problem, "git restore --staged PATH")
     on_experiment = f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS)
-    if changes and on_experiment and (problem := guards.broken_source(repository.staged_source())):
+    if not (changes and on_experiment):
+        return
+    if problem := guards.broken_source(repository.staged_source(), repository.commit("HEAD").source):
         raise HarnessError(problem, "mend train.py, git add train.py")
 
 

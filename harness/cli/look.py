@@ -20,7 +20,7 @@ from harness.gate.standing import Standing, rebuilt
 from harness.ledger.experiments import Experiment, Experiments, best, comparable
 from harness.ledger.repo import Repository, open_repository
 from harness.lock import holder
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured
 from harness.views import table, wall, words
 
 LAST = 5
@@ -76,12 +76,13 @@ def status(as_json: bool) -> int:
     scores = known.scores(known.main, setting) if setting else ()
     mean = f"  val_bpb {statistics.fmean(scores):.4f}, runs: {len(scores)}" if scores else ""
     click.echo(f"main     {known.main[:7]}{mean}")
-    standing = _standing(repository, known, setting)
+    measured = known.measured(setting) if setting else []
+    standing = _standing(repository, known.main, measured)
     if above := standing.line[1:] if standing else ():
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
     if holdouts and setting:
-        noise = pooled(each.scores for each in known.measured(setting))
+        noise = pooled(each.scores for each in measured)
         for line in words.holdout(holdouts, noise.sd if noise else None):
             click.echo(f"holdout  {line}")
     if share:
@@ -99,13 +100,13 @@ def status(as_json: bool) -> int:
     return DONE
 
 
-def _standing(repository: Repository, known: Experiments, setting: Setting | None) -> Standing | None:
-    """Where the research stands there, as far as git says."""
+def _standing(repository: Repository, main: str, measured: list[Measured]) -> Standing | None:
+    """Where the research stands, by all that was measured in a setting."""
     try:
         policy = load(repository.paths.config).gate.policy
     except HarnessError:
         return None
-    return rebuilt(known.main, known.measured(setting), policy) if setting else None
+    return rebuilt(main, measured, policy)
 
 
 def _state(path: Path) -> dict:
@@ -184,8 +185,9 @@ def show(experiment: str, as_json: bool) -> int:
     click.echo(found.message.text())
     decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
     why = words.explain(decision, proven, known.on_main(found.commit))
-    standing = _standing(repository, known, found.setting) if found.status == KEEP else None
-    if standing is not None and found.commit not in standing.line and not known.on_main(found.commit):
+    setting = None if found.status != KEEP or known.on_main(found.commit) else found.setting
+    standing = _standing(repository, known.main, known.measured(setting)) if setting else None
+    if standing is not None and found.commit not in standing.line:
         why.append(words.GIVEN_UP)
     if why:
         click.echo("\n".join(why) + "\n")

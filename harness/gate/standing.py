@@ -152,6 +152,12 @@ def greedy(main: str, measured: Iterable[Measured]) -> Greedy:
         found = found.after(best)
 
 
+def given_up(before: Standing | None, now: Standing) -> tuple[str, ...]:
+    """Commits that the tip stood on and stands on no more, where it fell back to one below them."""
+    line = before.line if before is not None else ()
+    return line[len(now.line) :] if set(now.line) < set(line) else ()
+
+
 def rebuilt(main: str, measured: list[Measured], policy: str) -> Standing | None:
     """From all that git has in a setting; None if `main` has no score there."""
     of_main = next((each for each in measured if each.commit == main), None)

@@ -27,8 +27,9 @@ def broken_change(branch: str, changes: list[Change]) -> str | None:
     return None
 
 
-def broken_source(source: bytes) -> str | None:
-    """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then."""
+def broken_source(source: bytes, parent: bytes = b"") -> str | None:
+    """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then, and no
+    seed of its own that `parent`, the one that it changes, didn't have."""
     if len(source) > TRAIN_BYTES:
         return f"train.py is over {TRAIN_BYTES // 1024} KB"
     try:
@@ -37,8 +38,8 @@ def broken_source(source: bytes) -> str | None:
         return f"train.py is no program: {error.__class__.__name__}, line {getattr(error, 'lineno', '?')}"
     if not any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body):
         return "train.py defines no function load(checkpoint_dir, device)"
-    if (line := _seeds_itself(body)) is not None:
-        return f"line {line} sets a seed of its own, not run.seed: good luck that is kept is no idea"
+    if len(lines := _seeds_itself(source)) > len(_seeds_itself(parent)):
+        return f"line {lines[0]} sets a seed of its own, not run.seed: good luck that is kept is no idea"
     guarded = any(
         isinstance(node, ast.If)
         and any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test))
@@ -47,20 +48,25 @@ def broken_source(source: bytes) -> str | None:
     return None if guarded else "train.py has no `if __name__ == '__main__':`, so importing it would train"
 
 
-def _seeds_itself(body: list[ast.stmt]) -> int | None:
-    """The line where randomness begins from something that no `seed` is in, or a seed is made a constant.
+def _seeds_itself(source: bytes) -> list[int]:
+    """Lines where randomness begins from something that no `seed` is in, or a `.seed` is assigned.
 
     It catches what agents write without a thought; who hides it gets past.
     """
-    for node in (inner for statement in body for inner in ast.walk(statement)):
+    lines = []
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    for node in nodes:
         if isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             if called in SEEDERS and given and not any(_names(each) & {"seed"} for each in given):
-                return node.lineno
+                lines.append(node.lineno)
         elif isinstance(node, ast.Assign) and any(getattr(to, "attr", "") == "seed" for to in node.targets):
-            return node.lineno
-    return None
+            lines.append(node.lineno)
+    return lines
 
 
 def _names(node: ast.AST) -> set[str]:
