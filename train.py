@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from harness import trial
 
 try:  # the fused kernels; without it, or on another GPU than they are for, plain PyTorch does the same
     import triton
     import triton.language as tl
+    from torch._inductor.template_heuristics.triton import CUDAConfigHeuristic, FlexBwDConfig
     from triton.tools.tensor_descriptor import TensorDescriptor
 except ImportError:
     triton = None
@@ -118,19 +119,22 @@ if HAS_KERNELS:
         return out
 
     @triton.jit
-    def cross_entropy_kernel(logits, targets, losses, cap, vocab_size, BLOCK: tl.constexpr):
-        row = tl.program_id(0).to(tl.int64)
-        at = tl.arange(0, BLOCK)
-        inside = at < vocab_size
-        place = logits + row * vocab_size + at
-        tanh = 1 - 2 / (1 + tl.exp(tl.load(place, mask=inside, other=0.0).to(tl.float32) * (2 / cap)))
+    def fast_tanh(x):
+        return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+    @triton.jit
+    def cross_entropy_kernel(logits, targets, losses, cap, vocab_size: tl.constexpr, BLOCK: tl.constexpr):
+        row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+        inside, target = at < vocab_size, tl.load(targets + row).to(tl.int32)
+        logits += row * vocab_size
+        own = fast_tanh(tl.load(logits + target).to(tl.float32) * (1 / cap))
+        tanh = fast_tanh(tl.load(logits + at, mask=inside, other=0.0).to(tl.float32) * (1 / cap))
         # No maximum to subtract: a capped logit can't overflow.
-        exps = tl.where(inside, tl.exp(cap * tanh), 0.0)
+        exps = tl.where(inside, tl.exp2(cap * 1.4426950408889634 * tanh), 0.0)
         total = tl.sum(exps, 0)
-        hit = at == tl.load(targets + row)
-        tl.store(losses + row, tl.log(total) - cap * tl.sum(tl.where(hit, tanh, 0.0), 0))
-        grad = (exps * (1 / total) - tl.where(hit, 1.0, 0.0)) * (1 - tanh * tanh)
-        tl.store(place, grad.to(logits.dtype.element_ty), mask=inside)
+        tl.store(losses + row, tl.log(total) - cap * own)
+        grad = tl.where(at == target, exps - total, exps) * (1 / total) * (1 - tanh * tanh)
+        tl.store(logits + at, grad.to(logits.dtype.element_ty), mask=inside)
 
     def capped_cross_entropy_(logits, targets, cap):
         """Losses (N,) of raw logits (N, V), which are overwritten with their gradients."""
@@ -183,8 +187,7 @@ if HAS_KERNELS:
         return out
 
 
-# Custom operators and not autograd functions: the compiler's cache on disk refuses those by default, and
-# a warm start compiles for 6.5 s in place of 8 to 12.
+# Custom operators: autograd functions keep the compiler's cache on disk out, for 2 to 6 s of a warm start.
 
 
 @torch.library.custom_op("train::mlp", mutates_args=())
@@ -222,35 +225,31 @@ def fused_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float) 
 
 
 def mlp_backward(ctx, grad, _):
-    x, up, down, h = ctx.saved_tensors
+    x, up, down, _, h = ctx.saved_tensors
     inner = fused_mlp_inner_grad(grad, down, h)
     return inner @ up, inner.T @ x, grad.T @ h
 
 
 def cross_entropy_backward(ctx, grad, _):
-    x, weight, logit_grads = ctx.saved_tensors
+    x, weight, _, _, logit_grads = ctx.saved_tensors
     to_x = ((logit_grads @ weight) * grad[:, None]).to(x.dtype)
     return to_x, logit_grads.T @ (x * grad[:, None]).to(x.dtype), None, None
 
 
+def keep(ctx, inputs, output):
+    ctx.save_for_backward(*(x for x in (*inputs, *output) if isinstance(x, Tensor)))
+
+
 fused_norm_rotary.register_fake(lambda qk, cos, sin: tuple(torch.empty_like(x) for x in qk.chunk(2, -1)))
 fused_norm_rotary_grad.register_fake(lambda qk, cos, sin, q, k: torch.empty_like(qk))
-fused_norm_rotary.register_autograd(
-    lambda ctx, q, k: (fused_norm_rotary_grad(*ctx.saved_tensors, q, k), None, None),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
 fused_mlp.register_fake(lambda x, up, down: (torch.empty_like(x), x.new_empty(len(x), len(up))))
 fused_mlp_inner_grad.register_fake(lambda grad, down, h: torch.empty_like(h))
-fused_cross_entropy.register_fake(
-    lambda x, weight, targets, cap: (x.new_empty(len(x), dtype=torch.float), x.new_empty(len(x), len(weight)))
+fused_cross_entropy.register_fake(lambda x, w, *_: (x.new_empty(len(x), dtype=torch.float), x @ w.T))
+fused_norm_rotary.register_autograd(
+    lambda ctx, q, k: (fused_norm_rotary_grad(*ctx.saved_tensors[:3], q, k), None, None), setup_context=keep
 )
-fused_mlp.register_autograd(
-    mlp_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1])
-)
-fused_cross_entropy.register_autograd(
-    cross_entropy_backward,
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2], output[1]),
-)
+fused_mlp.register_autograd(mlp_backward, setup_context=keep)
+fused_cross_entropy.register_autograd(cross_entropy_backward, setup_context=keep)
 
 
 # ── model ─────────────────────────────────────────────────────────────────────────────────────
@@ -274,8 +273,7 @@ class Config:
     rotary_base: float = ROTARY_BASE
 
     def window(self, layer: int) -> int:
-        last = layer == self.depth - 1
-        short = self.window_pattern[layer % len(self.window_pattern)] == "S" and not last
+        short = self.window_pattern[layer % len(self.window_pattern)] == "S" and layer < self.depth - 1
         return min(self.short_window, self.seq_len) if short else self.seq_len
 
     def has_value_embedding(self, layer: int) -> bool:
@@ -329,16 +327,22 @@ def window_mask(seq_len: int, window: int, device: torch.device):
     def visible(batch, head, query, key):
         return (query >= key) & (query - key < window)
 
-    if device.type == "cuda":
-        return create_block_mask(visible, None, None, seq_len, seq_len, device=device)
-    at = torch.arange(seq_len, device=device)
-    return visible(None, None, at[:, None], at[None, :])
+    if device.type != "cuda":
+        at = torch.arange(seq_len, device=device)
+        return visible(None, None, at[:, None], at)
+    block = 64 if HAS_KERNELS else 128
+    at, reach = torch.arange(0, seq_len, block, device=device) // block, (window + block - 2) // block
+    met = (at.clamp(max=reach) + 1).int()  # blocks, by block of queries; then which, in one run
+    which = ((at - reach).clamp(min=0)[:, None] + at).clamp(max=len(at) - 1).int()
+    return BlockMask.from_kv_blocks(met[None, None], which[None, None], BLOCK_SIZE=block, mask_mod=visible)
 
 
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU else None
-# On an H200, heads of 128 and a window of 128: 2.13 ms a layer both ways, by the default 2.39.
+# Of 27 on an H100 or H200 the fastest for heads of 128 and a window of 128.
 TILES = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64}
-TILES |= {"bwd_BLOCK_N2": 32, "num_warps": 4, "num_stages": 3}
+TILES |= {"bwd_BLOCK_N2": 32, "num_warps": 4, "num_stages": 3, "BLOCKS_ARE_CONTIGUOUS": True}
+if HAS_KERNELS:  # PyTorch holds a mask's blocks against the tiles that it would take, and refuses those of 64
+    CUDAConfigHeuristic.get_flex_attn_bwd_configs = lambda *_: [FlexBwDConfig(32, 64, 64, 32, 3, 4)]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
@@ -489,9 +493,7 @@ class GPT(nn.Module):
             return capped(self.head(x), cap)
         # Soft cap: Gemma 2, https://arxiv.org/abs/2408.00118.
         logits = cap * torch.tanh(self.head(x).float() / cap)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def flops_per_token(self) -> float:
         """Forward and backward, embeddings left out: https://arxiv.org/abs/2204.02311, appendix B."""
@@ -538,8 +540,7 @@ class Muon(torch.optim.Optimizer):
         velocity.lerp_(gradients, 1 - momentum)
         step = orthogonalize(gradients.lerp(velocity, momentum)).to(weights.dtype)
         step = step * max(1.0, weights.size(-2) / weights.size(-1)) ** 0.5
-        agrees = (step * weights) > 0
-        return weights - rate * (step + decay * weights * agrees)
+        return weights - rate * (step + decay * weights * (step * weights > 0))
 
     @torch.no_grad()
     def step(self) -> None:

@@ -116,18 +116,30 @@ def test_it_learns_within_its_budget(try_out):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_windows_on_a_gpu_are_those_of_the_cpu(starter):
+@pytest.mark.parametrize("window", [128, 100, 1])
+@pytest.mark.parametrize("scoring", [True, False])
+def test_windows_on_a_gpu_are_those_of_the_cpu(starter, window, scoring):
     torch.manual_seed(0)
-    config = starter.Config(vocab_size=512, seq_len=512, depth=3, width=256, head_width=64, short_window=128)
+    config = starter.Config(
+        vocab_size=512, seq_len=512, depth=3, width=256, head_width=64, short_window=window
+    )
     model = starter.GPT(config)
     model.initialize()
     tokens = torch.randint(512, (2, 512))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.02)
-        on_cpu = model.prepare(torch.device("cpu"))(tokens)
-        on_gpu = model.prepare(torch.device("cuda"))(tokens.cuda()).cpu()
-    assert (on_gpu - on_cpu).norm() / on_cpu.norm() < 2e-2
+    made = []
+    for device in ("cpu", "cuda"):
+        with torch.set_grad_enabled(not scoring):
+            logits = model.prepare(torch.device(device))(tokens.to(device))
+        if not scoring:
+            logits.square().mean().backward()
+            made.append(model.blocks[0].attention.query.weight.grad.cpu())
+            model.zero_grad()
+        made.append(logits.detach().cpu())
+    for on_cpu, on_gpu in zip(made[: len(made) // 2], made[len(made) // 2 :], strict=True):
+        assert (on_gpu - on_cpu).norm() / on_cpu.norm() < 2e-2
 
 
 def plain_relu_squared(a, b, activations=None):
