@@ -84,6 +84,23 @@ def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(bench, tmp_path, m
     assert found.held_seconds > 0 or other_trains
 
 
+def test_while_one_waits_for_its_turn_a_seat_is_made_for_who_may_take_it(bench, tmp_path, monkeypatch):
+    asked = threading.Event()
+    monkeypatch.setattr(Station, "prepare", lambda self, *given: asked.set())
+    station, turn = Station(), Turn()
+    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+        running = pool.submit(
+            measure, HONEST.encode(), "0" * 40, 1, bench, tmp_path / "run", lambda _: None, lambda _: None,
+            station=station, turn=turn,
+        )  # fmt: skip
+        try:
+            assert asked.wait(20)
+            assert station.trains is None
+        finally:
+            turn.may_train.set()
+        assert running.result().status == OK
+
+
 def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_it(fresh, told, beside):  # noqa: F811
     answers = [(title, n, [2.0 + 5 * SD] * 3) for n, title in enumerate(("One", "Two", "Three", "Four"))]
     answers[1] = ("Two", 1, [2.0 - 8 * SD] * 3)

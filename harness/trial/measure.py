@@ -123,6 +123,7 @@ def measure(
     checkpoint.mkdir()
     place, turn = station or Station(), turn or Turn.alone()
     on_gpu = bench.device.kind == "cuda"
+    to_sit = bench.config.trial, bench.isolation, bench.device, bench.compiled
     with _whole_or_gone(folder), contextlib.ExitStack() as stack:
         if station is None:
             stack.callback(place.close)
@@ -144,13 +145,17 @@ def measure(
             ):  # else its servers get copies, of a checkpoint that isn't there
                 scoring.append(_begin_scoring(folder, "val", bench))
                 stack.callback(scoring[0].close)
-            place.prepare(bench.config.trial, bench.isolation, bench.device, bench.compiled)
+            place.prepare(*to_sit)
+
+        def show(progress: Progress) -> None:
+            if progress.phase == "waiting":  # another may take its turn, on a tip that has just moved
+                place.prepare(*to_sit)
+            observe(progress)
 
         try:
             supervisor = Supervisor(
                 script, checkpoint, bench.spec(seed), bench.corpus.train_file, bench.config.trial,
-                place.seat(bench.config.trial, bench.isolation, bench.device, bench.compiled),
-                observe, begin, turn.may_train.is_set,
+                place.seat(*to_sit), show, begin, turn.may_train.is_set,
                 lambda: place.trains is not None,
             )  # fmt: skip
             try:
