@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from conftest import HONEST, Script, edit, harness, loop_in
+from test_believing import SD, Changing, fresh, told  # noqa: F401 - fixtures
 
 from harness.agents import NoProposal
 from harness.agents.again import Again
@@ -385,16 +386,22 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts(research, mo
     assert len(late) == 2
 
 
-def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot(research):
-    night(research, ("Make it worse", WORSE))
-    config = research.folder / ".autoresearch" / "config.toml"
+def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot(fresh, told):  # noqa: F811
+    told.scores["baseline"] = [2.0, 2.0 + SD] * 9
+
+    def one(title, number, score):
+        agent = Changing([(title, number, [])])
+        told.scores[title] = [score] * 3
+        loop_in(fresh.folder, agent, experiments=1).run()
+        return agent.contexts[0].history
+
+    one("Make it worse", 1, 2.0 + 20 * SD)
+    config = fresh.folder / ".autoresearch" / "config.toml"
     config.write_text(config.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
-    _, agent = night(research, ("Break it", CRASHING))
-    (earlier,) = agent.contexts[0].history
+    (earlier,) = one("Break it", 2, 2.0 + 20 * SD)
     assert earlier.status == "discard" and earlier.val_bpb is None and earlier.delta is None
-    night(research, ("Sleep less", FASTER))
-    known = Experiments(open_repository(research.folder))
-    assert [e.message.title for e in comparable(list(known))] == ["Break it", "Sleep less"]
+    one("Sleep less", 3, 2.0 - 20 * SD)
+    assert [e.message.title for e in comparable(all_of(fresh))] == ["Break it", "Sleep less"]
 
 
 def test_adopting_what_does_not_apply_says_so_once(research):
