@@ -8,7 +8,7 @@ import pytest
 from conftest import HONEST, Script, edit, harness, loop_in
 from test_believing import SD, Changing, fresh, told  # noqa: F401 - fixtures
 
-from harness.agents import NoProposal
+import harness.lab as lab
 from harness.agents.again import Again
 from harness.drafts import Drafts
 from harness.errors import HarnessError
@@ -129,26 +129,30 @@ def test_a_hand_made_commit_on_main_is_measured_first_and_becomes_the_incumbent(
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_winner_is_applied_again_where_main_moved_meanwhile(research, monkeypatch, killed):
-    class Meddling(Script):
-        def propose(self, context):
-            if not self.answers:  # while the first one trains
-                (research.folder / "train.py").write_text(HONEST + "# by hand\n")
-                subprocess.run(["git", "commit", "-qam", "by hand"], cwd=research.folder, check=True)
-                raise NoProposal("done")
-            return super().propose(context)
+def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monkeypatch, killed):  # noqa: F811
+    told.scores |= {title: [2.0, 2.0 + SD] * 9 for title in ("baseline", "by hand")}
+    told.scores["Sleep less"] = [2.0 - 20 * SD] * 9
+    source = fresh.folder / "train.py"
+    by_hand = source.read_text() + "# by hand\n"
 
-    agent = Meddling(("Sleep less", FASTER))
+    def measure(*given):
+        if b"PLACE_1 = 1" in given[0] and source.read_text() != by_hand:  # while the first one trains
+            source.write_text(by_hand)
+            fresh("commit", "-qam", "by hand")
+        return told.measure(*given)
+
+    monkeypatch.setattr(lab, "measure", measure)
+    agent = Changing([("Sleep less", 1, [])])
     if killed:  # after the winner was recorded, before it was begun again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(Drafts, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            loop_in(research.folder, agent, experiments=2).run()
-    loop_in(research.folder, agent, experiments=1 if killed else 2).run()
-    first, again = all_of(research)
+            loop_in(fresh.folder, agent, experiments=2).run()
+    loop_in(fresh.folder, agent, experiments=1 if killed else 2).run()
+    first, again = all_of(fresh)
     assert first.status == again.status == "keep"
-    assert research("rev-parse", "main") == again.commit
-    assert research("log", "-1", "--format=%s", "main~1") == "by hand"
-    assert (research.folder / "train.py").read_text().endswith("# by hand\n")
+    assert fresh("rev-parse", "main") == again.commit
+    assert fresh("log", "-1", "--format=%s", "main~1") == "by hand"
+    assert source.read_text() == by_hand.replace("PLACE_1 = 0", "PLACE_1 = 1")
 
 
 def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
