@@ -21,7 +21,6 @@ from harness import trial
 try:  # the fused kernels; without it, or on another GPU than they are for, plain PyTorch does the same
     import triton
     import triton.language as tl
-    from torch._inductor.template_heuristics.triton import CUDAConfigHeuristic, FlexBwDConfig
     from triton.tools.tensor_descriptor import TensorDescriptor
 except ImportError:
     triton = None
@@ -187,7 +186,7 @@ if HAS_KERNELS:
         return out
 
 
-# Custom operators: autograd functions keep the compiler's cache on disk out, for 2 to 6 s of a warm start.
+# Custom operators: the compiler takes them as they are.
 
 
 @torch.library.custom_op("train::mlp", mutates_args=())
@@ -332,9 +331,10 @@ def window_mask(seq_len: int, window: int, device: torch.device):
         return visible(None, None, at[:, None], at)
     block = 64 if HAS_KERNELS else 128
     at, reach = torch.arange(0, seq_len, block, device=device) // block, (window + block - 2) // block
-    met = (at.clamp(max=reach) + 1).int()  # blocks, by block of queries; then which, in one run
-    which = ((at - reach).clamp(min=0)[:, None] + at).clamp(max=len(at) - 1).int()
-    return BlockMask.from_kv_blocks(met[None, None], which[None, None], BLOCK_SIZE=block, mask_mod=visible)
+    # For each block of queries how many blocks of keys and which, in one run; all `visible` has to be there.
+    met = (at.clamp(max=reach) + 1).int()[None, None]
+    which = ((at - reach).clamp(min=0)[:, None] + at).clamp(max=len(at) - 1).int()[None, None]
+    return BlockMask.from_kv_blocks(met, which, None, None, block, visible, (seq_len, seq_len))
 
 
 compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU else None
@@ -342,6 +342,8 @@ compiled_flex_attention = torch.compile(flex_attention, dynamic=False) if ON_GPU
 TILES = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64}
 TILES |= {"bwd_BLOCK_N2": 32, "num_warps": 4, "num_stages": 3, "BLOCKS_ARE_CONTIGUOUS": True}
 if HAS_KERNELS:  # PyTorch holds the mask's blocks against tiles of its own, which for Hopper are too large
+    from torch._inductor.template_heuristics.triton import CUDAConfigHeuristic, FlexBwDConfig
+
     CUDAConfigHeuristic.get_flex_attn_bwd_configs = lambda *_: [FlexBwDConfig(32, 64, 64, 32, 3, 4)]
 
 
@@ -354,12 +356,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask) -> Tensor:
             window_size_left=window - 1, window_size_right=0,
         )[0]  # fmt: skip
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
-    if mask is None:
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    elif q.is_cuda:
+    if mask is not None and q.is_cuda:
         y = compiled_flex_attention(q, k, v, block_mask=mask, kernel_options=TILES if HAS_KERNELS else None)
     else:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     return y.transpose(1, 2)
 
 

@@ -87,6 +87,8 @@ def main() -> None:
         return done.stdout.strip()
 
     run(*harness, "init", "--profile", "cpu")
+    config = folder / ".autoresearch" / "config.toml"  # a new name may not suit a GPU's kernels
+    config.write_text(config.read_text().replace('device = "auto"', 'device = "cpu"'))
     train = folder / "train.py"
     train.write_text(train.read_text().replace(RATE, BAD_RATE))
     run("git", "add", "-A")

@@ -75,6 +75,7 @@ def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_pat
         ("    run = trial.open()\n", f'    run = trial.open()\n    from pathlib import Path\n'
          f"    place = Path({place}); place.mkdir(parents=True, exist_ok=True)\n"
          "    print('FOUND', sorted(p.name for p in place.iterdir()))\n"
+         "    import torch._functorch.config as config; print('BACKWARD', config.enable_autograd_cache)\n"
          "    (place / 'before').write_text('compiled')\n"),
         ("        run.log(step, loss)\n",
          "        run.log(step, loss)\n        (place / 'learned').write_text('weights')\n"),
@@ -87,3 +88,5 @@ def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_pat
         logs.append(trial.training.log)
     assert files(cache) == {"inductor/before": b"compiled"}
     assert "FOUND []" in logs[0] and "FOUND ['before']" in logs[1]
+    # PyTorch's cache of backward passes would take an operator's edited gradient for the old one.
+    assert all("BACKWARD False" in log for log in logs)

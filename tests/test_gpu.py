@@ -210,6 +210,7 @@ def test_a_fused_operator_of_train_py_and_its_gradients_are_those_of_its_plain_t
         fixed, plain = [], plain_mlp
         fused = lambda *given: starter.fused_mlp(*given)[:1]  # noqa: E731
     else:
+        wide = 1000  # so that a row of logits doesn't fill its block
         inputs = [normal(rows, width), normal(wide, width, scale=0.3)]
         fixed, plain = [torch.randint(wide, (rows,), generator=draw, device="cuda")], plain_cross_entropy
         fused = lambda *given: starter.fused_cross_entropy(*given, 15.0)[:1]  # noqa: E731

@@ -117,15 +117,16 @@ def test_it_learns_within_its_budget(try_out):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("window", [128, 100])
+@pytest.mark.parametrize("seq_len", [512, 500])
 @pytest.mark.parametrize("scoring", [True, False])
-def test_windows_on_a_gpu_are_those_of_the_cpu(starter, window, scoring):
+def test_windows_on_a_gpu_are_those_of_the_cpu(starter, window, seq_len, scoring):
     torch.manual_seed(0)
     config = starter.Config(
-        vocab_size=512, seq_len=512, depth=3, width=256, head_width=64, short_window=window, dropout=0.0
+        vocab_size=512, seq_len=seq_len, depth=3, width=256, head_width=64, short_window=window, dropout=0.0
     )
     model = starter.GPT(config)
     model.initialize()
-    tokens = torch.randint(512, (2, 512))
+    tokens = torch.randint(512, (2, seq_len))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.02)

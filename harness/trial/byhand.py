@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch._functorch.config
+
 from harness import config as configs
 from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.paths import Paths
@@ -95,6 +97,7 @@ class ByHand:
 def open_run() -> Run:
     """The run of the train.py that is being executed, from the config of its repository."""
     source = Path(sys.argv[0]).absolute()
+    torch._functorch.config.enable_autograd_cache = False  # see compiled.FRESH_BACKWARD
     with _plainly():
         seed = _seed(os.environ.get("SEED", "1"))
         config = configs.load(Paths(source.parent).config)

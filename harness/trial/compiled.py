@@ -20,6 +20,9 @@ ALL_BYTES = 2**30
 MOST_FILES = 20_000
 MOST_PARTS = 8
 NAMES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+# PyTorch's cache of whole backward passes knows a custom operator by its name: a program with another
+# gradient for it would train with the one before. Its cache of graphs has what each consists of.
+FRESH_BACKWARD = {"TORCHINDUCTOR_AUTOGRAD_CACHE": "0"}
 
 # ── inside the sandbox ────────────────────────────────────────────────────────────────────────
 
@@ -31,6 +34,7 @@ def unpack(known: Path) -> None:
         shutil.copytree(known, place, dirs_exist_ok=True)
     for variable, name in NAMES.items():
         os.environ[variable] = str(place / name)
+    os.environ |= FRESH_BACKWARD
 
 
 def pack(known: Path) -> int:

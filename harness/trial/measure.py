@@ -148,9 +148,9 @@ def measure(
             place.prepare(*to_sit)
 
         def show(progress: Progress) -> None:
+            observe(progress)
             if progress.phase == "waiting":  # another may take its turn, on a tip that has just moved
                 place.prepare(*to_sit)
-            observe(progress)
 
         try:
             supervisor = Supervisor(
