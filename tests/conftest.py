@@ -31,6 +31,7 @@ from harness.trial.measure import Bench, measure
 from harness.trial.seat import Seat
 from harness.trial.supervisor import Supervisor
 
+pytest_plugins = ("stubs",)
 ROOT = Path(__file__).parent.parent
 
 # A small honest experiment; a test replaces parts of it by what it is about.

@@ -5,66 +5,17 @@ import subprocess
 
 import pytest
 from conftest import HONEST, Script, assert_mistake, edit, harness, loop_in
+from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
 import harness.lab as lab
 from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
-from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository, open_repository
-from harness.records import OK, Holdout, Setting, Training, Trial
+from harness.records import Holdout, Setting
 from harness.trial.measure import open_bench
 from harness.trial.station import Station
 from harness.views import words
-
-SD = 0.01
-BASELINE = [2.0 - SD, 2.0, 2.0 + SD, 2.0]
-MUCH_BETTER = [2.0 - 15 * SD, 2.0 - 15.5 * SD, 2.0 - 15.2 * SD]
-
-
-PLACES = "".join(f"\n# place {n}\n\nPLACE_{n} = 0\n" for n in range(21))
-
-
-def program(*numbers):
-    """A program of its own that does what HONEST does; its changes don't touch those of others."""
-    return edit(*((f"PLACE_{n} = 0\n", f"PLACE_{n} = 1\n") for n in numbers), source=HONEST + PLACES)
-
-
-class Bench:
-    """In place of the bench of trials: a score for every run, by its commit's title; no time is spent."""
-
-    def __init__(self, git):
-        self._git = git
-        self.scores = {"baseline": list(BASELINE)}
-        self.ran, self.held_out = [], []
-
-    def measure(self, source, commit, seed, bench, folder, observe, on_wait, keep_checkpoint, station, turn):
-        self.ran.append((commit, seed))
-        title = self._git("log", "-1", "--format=%s", commit).split(" (val_bpb")[0]
-        value = self.scores[title].pop(0)
-        if isinstance(value, BaseException):
-            raise value
-        (folder / "checkpoint").mkdir(parents=True)
-        (folder / "train.py").write_bytes(source)
-        training = Training(OK, "", 1.0, bench.config.trial.budget_seconds, 0.0)
-        setting = bench.setting
-        return Trial(
-            commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
-            setting.evaluator, "bwrap", setting.budget_seconds,
-        )  # fmt: skip
-
-    def measure_holdout(self, folder, val_bpb, bench, observe, on_wait, station):
-        assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
-        self.held_out.append(val_bpb)
-        return Holdout(val_bpb, val_bpb + 0.5, bench.setting)
-
-
-@pytest.fixture
-def told(repository, monkeypatch):
-    made = Bench(repository)
-    monkeypatch.setattr(lab, "measure", made.measure)
-    monkeypatch.setattr(lab, "measure_holdout", made.measure_holdout)
-    return made
 
 
 def night(repository, told, *answers, said=None, **limits):
@@ -75,34 +26,6 @@ def night(repository, told, *answers, said=None, **limits):
     limits.setdefault("experiments", len(answers))
     tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
     return loop_in(repository.folder, agent, tell, **limits).run(), agent
-
-
-class Changing(Script):
-    """An agent that makes each of its changes to the program that it is shown."""
-
-    def __init__(self, answers):
-        super().__init__(*((title, number) for title, number, _ in answers))
-
-    def propose(self, context):
-        if self.answers:
-            title, number = self.answers[0]
-            self.answers[0] = (title, edit((f"PLACE_{number} = 0", f"PLACE_{number} = 1"),
-                                           source=context.source.decode()))  # fmt: skip
-        return super().propose(context)
-
-
-def known(repository):
-    return Experiments(open_repository(repository.folder))
-
-
-@pytest.fixture
-def fresh(repository, told):
-    """A repository in which nothing was measured."""
-    (repository.folder / "train.py").write_text(program())
-    (repository.folder / ".gitignore").write_text("/.autoresearch/runs/\n")
-    repository("add", "-A")
-    repository("commit", "-qm", "baseline")
-    return repository
 
 
 def test_the_noise_is_measured_before_anything_is_decided_and_only_once(fresh, told):

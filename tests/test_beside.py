@@ -12,8 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import HONEST, with_caps
-from test_believing import SD, Changing, fresh, known, told  # noqa: F401 - fixtures
-from test_crew import Held, begin, gpu  # noqa: F401 - fixtures
+from stubs import SD, Changing, begin, known
 
 import harness.crew as crew
 import harness.lab as lab
@@ -29,7 +28,7 @@ from harness.trial.station import Station, Turn
 
 
 @pytest.fixture
-def beside(gpu, monkeypatch):  # noqa: F811
+def beside(gpu, monkeypatch):
     """A GPU whose driver tells processes apart, and cores enough."""
     monkeypatch.setattr(crew, "CORES_BESIDE", 1)
     gpu.tells_apart = lambda title: True
@@ -37,8 +36,8 @@ def beside(gpu, monkeypatch):  # noqa: F811
 
 
 def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(
-    fresh,  # noqa: F811
-    told,  # noqa: F811
+    fresh,
+    told,
     beside,
 ):
     answers = [(f"Number {n}", n, [2.0 + 5 * SD] * 3) for n in range(1, 4)]
@@ -54,8 +53,8 @@ def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apar
 
 
 def test_what_started_early_is_left_for_another_night_when_a_limit_is_met_meanwhile(
-    fresh,  # noqa: F811
-    told,  # noqa: F811
+    fresh,
+    told,
     beside,
 ):
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
@@ -101,7 +100,7 @@ def test_while_one_waits_for_its_turn_a_seat_is_made_for_who_may_take_it(bench, 
         assert running.result().status == OK
 
 
-def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_it(fresh, told, beside):  # noqa: F811
+def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_it(fresh, told, beside):
     answers = [(title, n, [2.0 + 5 * SD] * 3) for n, title in enumerate(("One", "Two", "Three", "Four"))]
     answers[1] = ("Two", 1, [2.0 - 8 * SD] * 3)
     told.scores |= {title: list(scores) for title, _, scores in answers}
@@ -122,7 +121,7 @@ def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_i
     assert {e.message.title: e.status for e in known(fresh)}["Three"] == "discard"
 
 
-def test_what_is_held_when_a_person_moves_main_trains_after_main_was_measured(fresh, told, beside):  # noqa: F811
+def test_what_is_held_when_a_person_moves_main_trains_after_main_was_measured(fresh, told, beside):
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     told.scores["By hand"] = [2.0] * 4
@@ -142,7 +141,7 @@ def test_what_is_held_when_a_person_moves_main_trains_after_main_was_measured(fr
     assert order[-1] == "Two" and known(fresh).find("2").status == "discard"
 
 
-def test_what_was_paid_for_before_the_limit_on_money_was_met_is_measured(fresh, told, beside):  # noqa: F811
+def test_what_was_paid_for_before_the_limit_on_money_was_met_is_measured(fresh, told, beside):
     answers = [(title, n, [2.0 + 5 * SD] * 3) for n, title in enumerate(("One", "Two", "Three"))]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     beside.trains_until_start_of = {"One": "Two"}
@@ -159,7 +158,7 @@ def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):
     assert Device("cuda", "a GPU", None, place=1, places=2).core_count == 1
 
 
-def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, beside):  # noqa: F811
+def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, beside):
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     loop = begin(fresh, Changing(answers), places=1, experiments=2)

@@ -2,36 +2,17 @@
 
 import dataclasses
 import threading
-import time
-from types import SimpleNamespace
 
 import pytest
 from conftest import Script, assert_mistake, edit, harness, loop_in
-from test_believing import SD, Bench, Changing, fresh, known, program, told  # noqa: F401 - fixtures
+from stubs import SD, Changing, begin, known
 
 import harness.lab as lab
-from harness.crew import Crew
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
 from harness.records import Conditions
 from harness.trial.conditions import spoilt
-from harness.trial.device import Device
-from harness.trial.station import Cancelled
-
-GPU = Device("cuda", "a GPU", None, "GPU-1", memory_mb=80_000)
 
 
-def begin(repository, agent, places=2, devices=None, said=None, **limits):
-    tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
-    from harness.ledger.repo import open_repository
-
-    return Loop(
-        open_repository(repository.folder), agent, Limits(**limits), 0, Watcher(tell, lambda *_: None),
-        devices, places,
-    )  # fmt: skip
-
-
-def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fresh, told, monkeypatch):  # noqa: F811
+def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fresh, told, monkeypatch):
     together, real, slow = threading.Barrier(2, timeout=20), told.measure, threading.Event()
     begun = []
 
@@ -57,7 +38,7 @@ def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fre
     assert len(set(seeds)) == 4, "runs beside each other shared a seed"
 
 
-def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):  # noqa: F811
+def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):
     together, real, base = threading.Barrier(2, timeout=20), told.measure, fresh("rev-parse", "main")
 
     def measure(source, commit, *rest):
@@ -79,62 +60,7 @@ def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):  # n
     assert both.status == "keep"
 
 
-class Held:
-    """In place of `measure`, on a GPU: what is scored waits for `scored`, what starts for its turn."""
-
-    def __init__(self, told, git):  # noqa: F811
-        self.told, self.git = told, git
-        self.started, self.cancelled = [], []
-        self.wait_for_start_of = {}
-        self.trains_until_start_of = {}
-        self.seen, self.tells_apart = Conditions(1, 1, 1, 0.0, 10_000), lambda title: False
-
-    def __call__(self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn):
-        title = self.git("log", "-1", "--format=%s", commit)
-        self.started.append((title, turn.may_train.is_set()))
-        deadline = time.monotonic() + 20
-        while not turn.may_train.is_set():
-            assert time.monotonic() < deadline
-            try:
-                turn.check()
-            except Cancelled:
-                self.cancelled.append(title)
-                raise
-            time.sleep(0.01)
-        station.trains = turn
-        turn.watch = SimpleNamespace(told_apart=self.tells_apart(title), peak_memory_mb=10_000)
-        self.train(title)
-        station.trains = None
-        turn.has_trained()
-        self.until_start_of(self.wait_for_start_of.get(title))
-        trial = self.told.measure(source, commit, seed, bench, folder, observe, on_wait, keep, station, turn)
-        return dataclasses.replace(trial, training=dataclasses.replace(trial.training, conditions=self.seen))
-
-    def train(self, title):
-        self.until_start_of(self.trains_until_start_of.get(title))
-
-    def until_start_of(self, wanted):
-        deadline = time.monotonic() + 20
-        while wanted and wanted not in [name for name, _ in self.started]:
-            assert time.monotonic() < deadline, f"{wanted} did not start meanwhile"
-            time.sleep(0.01)
-
-
-@pytest.fixture
-def gpu(fresh, told, monkeypatch):  # noqa: F811
-    """A repository whose trials think that they run on a GPU with room."""
-    made = Held(told, fresh)
-    monkeypatch.setattr(lab, "measure", made)
-    monkeypatch.setattr(
-        Crew, "bench", lambda self, bench, station=None: dataclasses.replace(bench, device=GPU)
-    )
-    monkeypatch.setattr(lab, "open_bench", lambda *args: dataclasses.replace(real(*args), device=GPU))
-    from harness.trial.measure import open_bench as real
-
-    return made
-
-
-def test_the_next_trial_starts_while_one_is_scored_and_trains_when_that_is_decided(fresh, told, gpu):  # noqa: F811
+def test_the_next_trial_starts_while_one_is_scored_and_trains_when_that_is_decided(fresh, told, gpu):
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     gpu.wait_for_start_of = {"One": "Two"}
@@ -144,7 +70,7 @@ def test_the_next_trial_starts_while_one_is_scored_and_trains_when_that_is_decid
     assert [e.status for e in known(fresh)] == ["discard", "discard"]
 
 
-def test_what_started_on_a_tip_that_is_none_any_more_starts_anew_on_the_new_one(fresh, told, gpu):  # noqa: F811
+def test_what_started_on_a_tip_that_is_none_any_more_starts_anew_on_the_new_one(fresh, told, gpu):
     answers = [("One", 1, [2.0 - 5 * SD] * 3), ("Two", 9, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     gpu.wait_for_start_of = {"One": "Two"}
@@ -157,7 +83,7 @@ def test_what_started_on_a_tip_that_is_none_any_more_starts_anew_on_the_new_one(
     assert any("starts anew" in line for line in said)
 
 
-def test_a_stop_leaves_what_only_started_for_the_next_night(fresh, told, gpu):  # noqa: F811
+def test_a_stop_leaves_what_only_started_for_the_next_night(fresh, told, gpu):
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     gpu.wait_for_start_of = {"One": "Two"}

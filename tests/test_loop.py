@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from conftest import HONEST, Script, edit, harness, loop_in
-from test_believing import SD, Changing, fresh, told  # noqa: F401 - fixtures
+from stubs import SD, Changing
 
 import harness.lab as lab
 from harness.agents.again import Again
@@ -129,7 +129,7 @@ def test_a_hand_made_commit_on_main_is_measured_first_and_becomes_the_incumbent(
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monkeypatch, killed):  # noqa: F811
+def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monkeypatch, killed):
     told.scores |= {title: [2.0, 2.0 + SD] * 9 for title in ("baseline", "by hand")}
     told.scores["Sleep less"] = [2.0 - 20 * SD] * 9
     source = fresh.folder / "train.py"
@@ -390,7 +390,7 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts(research, mo
     assert len(late) == 2
 
 
-def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot(fresh, told):  # noqa: F811
+def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot(fresh, told):
     told.scores["baseline"] = [2.0, 2.0 + SD] * 9
 
     def one(title, number, score):

@@ -1,0 +1,163 @@
+"""Stubs in place of real trials, for what is about decisions and order: no time is spent.
+
+`told` gives the scores that it was told to; `gpu` besides makes trials wait for each other as on a GPU.
+"""
+
+import dataclasses
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import HONEST, Script, edit
+
+import harness.lab as lab
+from harness.crew import Crew
+from harness.ledger.experiments import Experiments
+from harness.ledger.repo import open_repository
+from harness.limits import Limits
+from harness.loop import Loop, Watcher
+from harness.records import OK, Conditions, Holdout, Training, Trial
+from harness.trial.device import Device
+from harness.trial.measure import open_bench
+from harness.trial.station import Cancelled
+
+SD = 0.01
+BASELINE = [2.0 - SD, 2.0, 2.0 + SD, 2.0]
+MUCH_BETTER = [2.0 - 15 * SD, 2.0 - 15.5 * SD, 2.0 - 15.2 * SD]
+
+
+PLACES = "".join(f"\n# place {n}\n\nPLACE_{n} = 0\n" for n in range(21))
+
+
+def program(*numbers):
+    """A program of its own that does what HONEST does; its changes don't touch those of others."""
+    return edit(*((f"PLACE_{n} = 0\n", f"PLACE_{n} = 1\n") for n in numbers), source=HONEST + PLACES)
+
+
+class Bench:
+    """In place of the bench of trials: a score for every run, by its commit's title; no time is spent."""
+
+    def __init__(self, git):
+        self._git = git
+        self.scores = {"baseline": list(BASELINE)}
+        self.ran, self.held_out = [], []
+
+    def measure(self, source, commit, seed, bench, folder, observe, on_wait, keep_checkpoint, station, turn):
+        self.ran.append((commit, seed))
+        title = self._git("log", "-1", "--format=%s", commit).split(" (val_bpb")[0]
+        value = self.scores[title].pop(0)
+        if isinstance(value, BaseException):
+            raise value
+        (folder / "checkpoint").mkdir(parents=True)
+        (folder / "train.py").write_bytes(source)
+        training = Training(OK, "", 1.0, bench.config.trial.budget_seconds, 0.0)
+        setting = bench.setting
+        return Trial(
+            commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
+            setting.evaluator, "bwrap", setting.budget_seconds,
+        )  # fmt: skip
+
+    def measure_holdout(self, folder, val_bpb, bench, observe, on_wait, station):
+        assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
+        self.held_out.append(val_bpb)
+        return Holdout(val_bpb, val_bpb + 0.5, bench.setting)
+
+
+@pytest.fixture
+def told(repository, monkeypatch):
+    made = Bench(repository)
+    monkeypatch.setattr(lab, "measure", made.measure)
+    monkeypatch.setattr(lab, "measure_holdout", made.measure_holdout)
+    return made
+
+
+class Changing(Script):
+    """An agent that makes each of its changes to the program that it is shown."""
+
+    def __init__(self, answers):
+        super().__init__(*((title, number) for title, number, _ in answers))
+
+    def propose(self, context):
+        if self.answers:
+            title, number = self.answers[0]
+            self.answers[0] = (title, edit((f"PLACE_{number} = 0", f"PLACE_{number} = 1"),
+                                           source=context.source.decode()))  # fmt: skip
+        return super().propose(context)
+
+
+def known(repository):
+    return Experiments(open_repository(repository.folder))
+
+
+@pytest.fixture
+def fresh(repository, told):
+    """A repository in which nothing was measured."""
+    (repository.folder / "train.py").write_text(program())
+    (repository.folder / ".gitignore").write_text("/.autoresearch/runs/\n")
+    repository("add", "-A")
+    repository("commit", "-qm", "baseline")
+    return repository
+
+
+GPU = Device("cuda", "a GPU", None, "GPU-1", memory_mb=80_000)
+
+
+def begin(repository, agent, places=2, devices=None, said=None, **limits):
+    tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
+    return Loop(
+        open_repository(repository.folder), agent, Limits(**limits), 0, Watcher(tell, lambda *_: None),
+        devices, places,
+    )  # fmt: skip
+
+
+class Held:
+    """In place of `measure`, on a GPU: what is scored waits for `scored`, what starts for its turn."""
+
+    def __init__(self, told, git):
+        self.told, self.git = told, git
+        self.started, self.cancelled = [], []
+        self.wait_for_start_of = {}
+        self.trains_until_start_of = {}
+        self.seen, self.tells_apart = Conditions(1, 1, 1, 0.0, 10_000), lambda title: False
+
+    def __call__(self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn):
+        title = self.git("log", "-1", "--format=%s", commit)
+        self.started.append((title, turn.may_train.is_set()))
+        deadline = time.monotonic() + 20
+        while not turn.may_train.is_set():
+            assert time.monotonic() < deadline
+            try:
+                turn.check()
+            except Cancelled:
+                self.cancelled.append(title)
+                raise
+            time.sleep(0.01)
+        station.trains = turn
+        turn.watch = SimpleNamespace(told_apart=self.tells_apart(title), peak_memory_mb=10_000)
+        self.train(title)
+        station.trains = None
+        turn.has_trained()
+        self.until_start_of(self.wait_for_start_of.get(title))
+        trial = self.told.measure(source, commit, seed, bench, folder, observe, on_wait, keep, station, turn)
+        return dataclasses.replace(trial, training=dataclasses.replace(trial.training, conditions=self.seen))
+
+    def train(self, title):
+        self.until_start_of(self.trains_until_start_of.get(title))
+
+    def until_start_of(self, wanted):
+        deadline = time.monotonic() + 20
+        while wanted and wanted not in [name for name, _ in self.started]:
+            assert time.monotonic() < deadline, f"{wanted} did not start meanwhile"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def gpu(fresh, told, monkeypatch):
+    """A repository whose trials think that they run on a GPU with room."""
+    made = Held(told, fresh)
+    monkeypatch.setattr(lab, "measure", made)
+    monkeypatch.setattr(
+        Crew, "bench", lambda self, bench, station=None: dataclasses.replace(bench, device=GPU)
+    )
+    monkeypatch.setattr(lab, "open_bench", lambda *args: dataclasses.replace(open_bench(*args), device=GPU))
+    return made
