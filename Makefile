@@ -28,5 +28,5 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m 'not alone' -n 2 --dist worksteal
+	$(BIN)/pytest -m 'not alone' -n 3 --dist worksteal  # on 2 cores, too: a trial mostly waits
 	$(BIN)/pytest -m alone
