@@ -24,7 +24,7 @@ from harness.trial.conditions import Watch
 from harness.trial.device import Device
 from harness.trial.measure import measure
 from harness.trial.seat import Seat
-from harness.trial.station import Station, Turn
+from harness.trial.station import Cancelled, Station, Turn
 
 
 @pytest.fixture
@@ -98,6 +98,22 @@ def test_while_one_waits_for_its_turn_a_seat_is_made_for_who_may_take_it(bench, 
         finally:
             turn.may_train.set()
         assert running.result().status == OK
+
+
+def test_one_that_is_cancelled_while_it_waits_leaves_no_seat(bench, tmp_path, monkeypatch):
+    made, turn = [], Turn()
+    monkeypatch.setattr(Station, "prepare", lambda self, *given: made.append(given))
+
+    def observe(progress):
+        if progress.phase == "waiting":
+            raise Cancelled
+
+    with contextlib.closing(Station()) as station, pytest.raises(Cancelled):
+        measure(
+            HONEST.encode(), "0" * 40, 1, bench, tmp_path / "run", observe, lambda _: None,
+            station=station, turn=turn,
+        )  # fmt: skip
+    assert made == []
 
 
 def test_what_is_held_when_a_limit_is_met_comes_next_if_another_result_unmeets_it(fresh, told, beside):

@@ -3,12 +3,15 @@
 import ast
 import json
 import re
+import sys
+import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from test_gpu import plain_cross_entropy, plain_mlp, plain_norm_rotary
+from torch.nn.attention.flex_attention import flex_attention
 
 from harness.records import OK
 
@@ -130,17 +133,31 @@ def test_windows_on_a_gpu_are_those_of_the_cpu(starter, window, seq_len, scoring
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.02)
-    made = []
+    logits, grads = [], []
     for device in ("cpu", "cuda"):
         with torch.set_grad_enabled(not scoring):
-            logits = model.prepare(torch.device(device))(tokens.to(device))
+            found = model.prepare(torch.device(device))(tokens.to(device))
+        logits.append(found.detach().cpu())
         if not scoring:
-            logits.square().mean().backward()
-            made.append(model.blocks[0].attention.query.weight.grad.cpu())
+            found.square().mean().backward()
+            grads.append(model.blocks[0].attention.query.weight.grad.cpu())
             model.zero_grad()
-        made.append(logits.detach().cpu())
-    for on_cpu, on_gpu in zip(made[: len(made) // 2], made[len(made) // 2 :], strict=True):
-        assert (on_gpu - on_cpu).norm() < 4e-2 * on_cpu.norm()
+    for made, far in ((logits, 2e-2), (grads, 4e-2)):
+        assert not made or (made[1] - made[0]).norm() < far * made[0].norm()
+
+
+@pytest.mark.parametrize("hopper", [True, False])
+@pytest.mark.parametrize("window", [1, 100, 128])
+def test_a_block_mask_has_every_block_that_a_window_reaches(monkeypatch, hopper, window):
+    module = types.ModuleType("on_a_gpu")
+    monkeypatch.setitem(sys.modules, "on_a_gpu", module)
+    exec(SOURCE.replace('if device.type != "cuda":', "if False:"), module.__dict__)
+    monkeypatch.setattr(module, "HAS_KERNELS", hopper)
+    q, k, v = torch.randn(3, 1, 1, 500, 16)
+    at = torch.arange(500)
+    seen = (at[:, None] >= at) & (at[:, None] - at < window)
+    masked = flex_attention(q, k, v, block_mask=module.window_mask(500, window, torch.device("cpu")))
+    torch.testing.assert_close(masked, F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
 
 
 def plain_relu_squared(a, b, activations=None):
