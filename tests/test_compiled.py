@@ -2,9 +2,11 @@
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 
-from conftest import edit
+from conftest import ROOT, edit
 
 from harness.trial import compiled
 from harness.trial.measure import measure
@@ -90,3 +92,15 @@ def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_pat
     assert "FOUND []" in logs[0] and "FOUND ['before']" in logs[1]
     # PyTorch's cache of backward passes would take an operator's edited gradient for the old one.
     assert all("BACKWARD False" in log for log in logs)
+
+
+def test_a_run_by_hand_takes_no_gradient_from_a_cache_that_knows_an_operator_by_its_name(repository):
+    (repository.folder / "train.py").write_text(
+        "import torch._functorch.config as config\nfrom harness import trial\n"
+        "assert config.enable_autograd_cache\ntrial.open()\nprint('BACKWARD', config.enable_autograd_cache)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=repository.folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "BACKWARD False\n", done.stderr

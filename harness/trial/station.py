@@ -118,7 +118,8 @@ class Station:
         return Seat(config, isolation, device, compiled)
 
     def prepare(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> None:
-        """Make the next one while something trains on a GPU; on a processor it would be in the way."""
+        """Make the next one, if there is none, while a trial on a GPU trains or waits to; on a processor it
+        would be in the way."""
         with self._lock:
             if device.kind == "cuda" and self._spare is None:
                 made = Seat(config, isolation, device, compiled)
