@@ -137,7 +137,7 @@ def small_config(text_file) -> configs.Config:
     """The cpu profile, small: 32-token rows, a second of training, a score of three batches."""
     data = configs.DataConfig(str(text_file), seq_len=32, vocab_size=320, eval_tokens=1100 * 32, shards=1)
     trial = dataclasses.replace(
-        configs.CPU.trial, device="cpu", budget_seconds=1.0, startup_seconds=30.0, save_seconds=2.0,
+        configs.CPU.trial, device="cpu", budget_seconds=1.0, startup_seconds=30.0, save_seconds=6.0,
         load_seconds=10.0, scoring_seconds=10.0, audit_rows=32, disk_mb=64, memory_gb=6.0,
     )  # fmt: skip
     return configs.Config("cpu", data, trial)

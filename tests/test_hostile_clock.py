@@ -27,7 +27,7 @@ def test_an_honest_one_ends_with_its_budget_and_is_scored(try_out):
 
 def test_one_that_ignores_the_deadline_is_killed_after_the_grace(train_only):
     started = time.monotonic()
-    training = train_only(edit((SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT)))
+    training = train_only(edit((SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT)), save_seconds=2.0)
     assert_failed(training, INVALID, "2 s after its 1 s", "killed")
     assert time.monotonic() - started < 30 + 1 + 2
 
@@ -44,7 +44,7 @@ def test_training_on_while_pretending_to_save_is_noticed(train_only):
 
 def test_a_patched_clock_gains_no_time(train_only):
     patch = MAIN + "    now = time.monotonic()\n    time.monotonic = lambda: now\n"
-    assert_failed(train_only(edit((MAIN, patch))), INVALID, "after its 1 s were spent")
+    assert_failed(train_only(edit((MAIN, patch)), save_seconds=2.0), INVALID, "after its 1 s were spent")
 
 
 def test_a_start_up_without_end_is_capped(train_only):
@@ -56,7 +56,7 @@ def test_a_start_up_without_end_is_capped(train_only):
 def test_sigterm_handlers_change_nothing(train_only):
     deaf = MAIN + "    import signal\n    signal.signal(signal.SIGTERM, lambda *a: None)\n"
     deaf = edit((MAIN, deaf), (SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT))
-    assert_failed(train_only(deaf), INVALID, "killed")
+    assert_failed(train_only(deaf, save_seconds=2.0), INVALID, "killed")
 
 
 def test_a_daemon_does_not_outlive_its_trial(train_only):
@@ -268,7 +268,7 @@ if __name__ == "__main__": main()
 
 def test_emptying_its_own_log_does_not_make_the_supervisor_wait(train_only):
     started = time.monotonic()
-    training = train_only(STEALING)
+    training = train_only(STEALING, save_seconds=2.0)
     assert time.monotonic() - started < 10, training
     assert "it trained on" not in training.log
 
@@ -279,6 +279,6 @@ LOG, SUBMISSION = b'{"ask": "log"}', b'{"ask": "submit", "names": ["w"]}'
 @pytest.mark.parametrize("message", [LOG, SUBMISSION])
 def test_a_socket_that_is_slow_to_close_holds_nobody_up(train_only, message):
     started = time.monotonic()
-    training = train_only(LINGERING.replace("MESSAGE", repr(message)), startup_seconds=5.0)
+    training = train_only(LINGERING.replace("MESSAGE", repr(message)), startup_seconds=5.0, save_seconds=2.0)
     assert training.status in (CRASH, INVALID), training
     assert time.monotonic() - started < 10
