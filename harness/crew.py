@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 
 from harness.lab import Lab, Order
-from harness.ledger.experiments import Experiment
+from harness.ledger.experiment import Experiment
 from harness.records import Trial
 from harness.trial.device import Device
 from harness.trial.measure import Bench

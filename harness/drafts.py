@@ -15,7 +15,7 @@ from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
 from harness.lab import Lab
 from harness.ledger import guards
-from harness.ledger.experiments import Experiment
+from harness.ledger.experiment import Experiment
 from harness.limits import failed_in_a_row
 from harness.records import CRASH, Incumbent, Proposal, Trial
 from harness.trial.measure import Bench

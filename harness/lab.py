@@ -20,7 +20,8 @@ from harness.errors import HarnessError
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing, rebuilt
-from harness.ledger.experiments import Experiment, Experiments
+from harness.ledger.experiment import Experiment
+from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository
 from harness.records import ERROR, OK, Setting, Trial
 from harness.trial.measure import Bench, measure, measure_holdout, open_bench

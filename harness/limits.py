@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.ledger.experiments import Experiment
+from harness.ledger.experiment import Experiment
 from harness.records import KEEP
 
 FAILURES_TO_STOP = 10  # in a row

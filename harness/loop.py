@@ -24,7 +24,7 @@ from harness.drafts import Drafts, in_background
 from harness.errors import HarnessError
 from harness.gate.standing import Standing, given_up
 from harness.lab import Lab
-from harness.ledger.experiments import Experiment
+from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved, Repository
 from harness.limits import Limits
 from harness.lock import held, refuse

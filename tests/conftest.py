@@ -6,7 +6,6 @@ import math
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -18,20 +17,15 @@ import numpy as np
 import pytest
 
 from harness import config as configs
-from harness.agents import NoProposal
 from harness.corpus.prepare import prepare
-from harness.errors import HarnessError
-from harness.ledger.repo import open_repository
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
-from harness.records import Failure, Proposal, Training, Trial
+from harness.records import Failure, Training, Trial
 from harness.trial import device, sandbox
 from harness.trial import score as scoring
 from harness.trial.measure import Bench, measure
 from harness.trial.seat import Seat
 from harness.trial.supervisor import Supervisor
 
-pytest_plugins = ("stubs",)
+pytest_plugins = ("nights", "stubs")
 ROOT = Path(__file__).parent.parent
 
 # A small honest experiment; a test replaces parts of it by what it is about.
@@ -351,71 +345,3 @@ def assert_mistake(done, *words):
     assert MISTAKE.match(done.stderr), done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert done.stdout == ""
-
-
-class Script:
-    """An agent that answers what it is told to, in order."""
-
-    def __init__(self, *answers):
-        self.answers, self.contexts = list(answers), []
-
-    def propose(self, context):
-        self.contexts.append(context)
-        if not self.answers:
-            raise NoProposal("nothing left to say")
-        answer = self.answers.pop(0)
-        if isinstance(answer, str):
-            raise NoProposal(answer)
-        title, source = answer
-        return Proposal(title, f"because of {title}", source.encode(), "script/test")
-
-
-def loop_in(folder, agent, tell=lambda _: None, places=1, **limits):
-    watcher = Watcher(tell, lambda *_: None)
-    return Loop(open_repository(folder), agent, Limits(**limits), 0, watcher, places=places)
-
-
-@pytest.fixture(scope="session")
-def measured(tmp_path_factory, bench):
-    """A research repository with the small config and an honest baseline that was measured.
-
-    With the greedy rule: what these tests are about takes one trial then. `believing` has the gate's.
-    """
-    folder = tmp_path_factory.mktemp("measured")
-    (folder / "train.py").write_text(HONEST)
-    (folder / ".autoresearch").mkdir()
-    config = dataclasses.replace(bench.config, gate=configs.GateConfig("greedy"))
-    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(config))
-    (folder / ".gitignore").write_text("/.autoresearch/*\n!/.autoresearch/config.toml\n")
-    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "baseline"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    with pytest.raises(HarnessError, match="nothing usable 3 times: I am tired"):
-        loop_in(folder, Script(*["I am tired"] * 3), experiments=1).run()
-    return folder
-
-
-def copy_of(measured, folder):
-    shutil.copytree(measured, folder)
-
-    def run(*args):
-        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    run.folder = folder
-    return run
-
-
-@pytest.fixture
-def research(measured, tmp_path):
-    """A copy of it: `research("log")` runs git there, `research.folder` is it."""
-    return copy_of(measured, tmp_path / "research")
-
-
-@pytest.fixture
-def believing(measured, tmp_path):
-    """The same under the gate's rule; the noise isn't known yet."""
-    found = copy_of(measured, tmp_path / "believing")
-    path = found.folder / ".autoresearch" / "config.toml"
-    path.write_text(path.read_text().replace('policy = "greedy"', 'policy = "belief"'))
-    found("commit", "-qam", "under the gate's rule")
-    return found

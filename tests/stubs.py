@@ -8,7 +8,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import HONEST, Script, edit
+from conftest import HONEST, edit
+from nights import Script
 
 import harness.lab as lab
 from harness.crew import Crew

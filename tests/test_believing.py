@@ -4,7 +4,8 @@ import json
 import subprocess
 
 import pytest
-from conftest import HONEST, Script, assert_mistake, edit, harness, loop_in
+from conftest import HONEST, assert_mistake, edit, harness
+from nights import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
 import harness.lab as lab

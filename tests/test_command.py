@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HONEST, harness, loop_in
+from conftest import HONEST, harness
+from nights import loop_in
 
 from harness.agents import Context, NoProposal
 from harness.agents.command import Command

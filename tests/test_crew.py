@@ -4,7 +4,8 @@ import dataclasses
 import threading
 
 import pytest
-from conftest import Script, assert_mistake, edit, harness, loop_in
+from conftest import assert_mistake, edit, harness
+from nights import Script, loop_in
 from stubs import SD, Changing, begin, known
 
 import harness.lab as lab

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Script, edit, loop_in, processes_with
+from conftest import edit, processes_with
+from nights import FASTER, Script, loop_in
 
 from harness.errors import HarnessError
 from harness.ledger import notes
@@ -15,13 +16,11 @@ from harness.ledger.repo import open_repository
 
 pytestmark = pytest.mark.slow
 
-FASTER = edit(("        time.sleep(0.01)\n", ""))
-
 # A loop that kills itself when a function is entered or left.
 DRIVER = """
 import os, signal, sys
 sys.path.insert(0, TESTS)
-from conftest import Script, loop_in
+from nights import Script, loop_in
 from pathlib import Path
 from harness import crew, lab, loop
 from harness.ledger import experiments, notes, repo

@@ -174,6 +174,13 @@ def test_an_empty_repository_has_nothing_to_show_and_says_so(repository):
     assert "nothing" in harness("status", cwd=repository.folder).stdout
 
 
+def test_a_branch_that_the_loop_did_not_make_is_not_shown_as_begun(repository):
+    commit = repository("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "Mine\n\nHypothesis: it may help\n")
+    repository("branch", "exp/0099-mine", commit.strip())
+    assert "0099  by hand " in harness("log", "--all", cwd=repository.folder).stdout
+    assert "tried    1: 1 by hand\n" in harness("status", cwd=repository.folder).stdout
+
+
 def test_clean_removes_run_folders_and_keeps_the_record(few):
     folder, made = few
     for name in ("20260101-000000-a", "20260102-000000-b"):

@@ -1,42 +1,21 @@
 """The loop in git: a branch per hypothesis, `main` only forward and only on improvement, nothing lost."""
 
 import dataclasses
-import os
-import subprocess
 
 import pytest
-from conftest import HONEST, Script, edit, harness, loop_in
+from conftest import HONEST
+from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
 from stubs import SD, Changing
 
-import harness.lab as lab
 from harness.agents.again import Again
-from harness.drafts import Drafts
 from harness.errors import HarnessError
 from harness.ledger import message as messages
-from harness.ledger.experiments import Experiments, comparable
+from harness.ledger.experiment import comparable
+from harness.ledger.experiments import Experiments
 from harness.ledger.repo import open_repository
-from harness.lock import held
 from harness.records import Proposal
 
 pytestmark = pytest.mark.slow
-
-
-def night(research, *answers, said=None, **limits):
-    agent = Script(*answers)
-    limits.setdefault("experiments", len(answers))
-    said = [] if said is None else said
-    tell = lambda event: said.append(event.text)  # noqa: E731
-    return loop_in(research.folder, agent, tell, **limits).run(), agent
-
-
-def all_of(research):
-    return list(Experiments(open_repository(research.folder)))
-
-
-FASTER = edit(("        time.sleep(0.01)\n", ""))
-WORSE = "import sys\n" + edit(("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))
-CRASHING = "raise ValueError('no luck')\ndef load(a, b): ...\nif __name__ == '__main__': pass\n"
-BROKEN = "import nothing_of_this_name\n" + HONEST  # a crash that costs next to no time
 
 
 def test_every_hypothesis_is_a_branch_with_its_trailers_and_main_stays_for_what_is_not_better(research):
@@ -118,137 +97,6 @@ def test_a_begun_experiment_is_measured_at_the_next_start(research):
     assert [e.status for e in all_of(research)] == ["discard"]
 
 
-def test_a_hand_made_commit_on_main_is_measured_first_and_becomes_the_incumbent(research):
-    night(research, ("Import nothing", BROKEN))
-    (research.folder / "train.py").write_text(HONEST + "# by hand\n")
-    research("commit", "-qam", "by hand")
-    said = []
-    night(research, ("Break it", CRASHING), said=said)
-    assert any("main was not measured" in line for line in said)
-    assert all_of(research)[1].parent == research("rev-parse", "main")
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monkeypatch, killed):
-    told.scores |= {title: [2.0, 2.0 + SD] * 9 for title in ("baseline", "by hand")}
-    told.scores["Sleep less"] = [2.0 - 20 * SD] * 9
-    source = fresh.folder / "train.py"
-    by_hand = source.read_text() + "# by hand\n"
-
-    def measure(*given):
-        if b"PLACE_1 = 1" in given[0] and source.read_text() != by_hand:  # while the first one trains
-            source.write_text(by_hand)
-            fresh("commit", "-qam", "by hand")
-        return told.measure(*given)
-
-    monkeypatch.setattr(lab, "measure", measure)
-    agent = Changing([("Sleep less", 1, [])])
-    if killed:  # after the winner was recorded, before it was begun again
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Drafts, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            loop_in(fresh.folder, agent, experiments=2).run()
-    loop_in(fresh.folder, agent, experiments=1 if killed else 2).run()
-    first, again = all_of(fresh)
-    assert first.status == again.status == "keep"
-    assert fresh("rev-parse", "main") == again.commit
-    assert fresh("log", "-1", "--format=%s", "main~1") == "by hand"
-    assert source.read_text() == by_hand.replace("PLACE_1 = 0", "PLACE_1 = 1")
-
-
-def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
-    with (
-        held(open_repository(research.folder).paths.loop_lock, print),
-        pytest.raises(HarnessError, match=f"another loop runs in this repository .process {os.getpid()}"),
-    ):
-        night(research, ("Make it worse", WORSE))
-    lock = open_repository(research.folder).paths.loop_lock
-    lock.write_text("4194304")  # of a dead process
-    (research.folder / "train.py").write_text("mine")
-    with pytest.raises(HarnessError, match="uncommitted changes"):
-        night(research, ("Make it worse", WORSE))
-    assert (research.folder / "train.py").read_text() == "mine"
-
-
-def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research):
-    folder = research.folder / ".git"
-    for name in ("refs/heads/main.lock", "packed-refs.lock", "index.lock"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    with pytest.raises(HarnessError, match=r"index.lock is there.*Try: rm .*index\.lock"):
-        night(research, ("Break it", CRASHING))
-    (folder / "index.lock").unlink()
-    night(research, ("Break it", CRASHING))
-    assert list(folder.rglob("*.lock")) == []
-    assert [e.status for e in all_of(research)] == ["crash"]
-
-
-def test_a_lock_in_mid_loop_is_waited_for_and_then_named(research, monkeypatch):
-    lock = research.folder / ".git" / "refs" / "notes" / "autoresearch.lock"
-
-    class Meddling(Script):
-        def propose(self, context):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            lock.touch()
-            return super().propose(context)
-
-    agent = Meddling(("Break it", CRASHING))
-    with pytest.raises(HarnessError, match="git can't write here"):
-        loop_in(research.folder, agent, experiments=1).run()
-    night(research, experiments=1)
-    assert [e.status for e in all_of(research)] == ["crash"]
-
-
-def test_a_kept_experiment_that_a_person_took_off_main_stays_off(research):
-    base = research("rev-parse", "main")
-    night(research, ("Sleep less", FASTER))
-    research("reset", "-q", "--hard", base)
-    night(research, ("Break it", CRASHING))
-    assert research("rev-parse", "main") == base
-    assert all_of(research)[1].parent == base
-
-
-def test_a_branch_that_was_deleted_while_it_trained_does_not_end_the_night(research):
-    class Meddling(Script):
-        def propose(self, context):
-            if len(self.answers) == 2:  # while the first one trains
-                research("branch", "-D", "exp/0001-make-it-worse")
-            return super().propose(context)
-
-    said = []
-    again = ("Break it again", CRASHING.replace("no luck", "bad luck"))
-    agent = Meddling(("Make it worse", WORSE), ("Break it", CRASHING), again)
-    loop_in(research.folder, agent, lambda event: said.append(event.text), experiments=2).run()
-    assert [e.message.title for e in all_of(research)] == ["Break it", "Break it again"]
-    assert any("not recorded" in line for line in said)
-
-
-def test_odd_refs_and_notes_of_others_stop_nothing(research):
-    night(research, ("Make it worse", WORSE))
-    folder, (worse,) = research.folder, all_of(research)
-    research("symbolic-ref", "refs/heads/exp/0009-x", "refs/heads/nowhere")
-    research("branch", "exp/00012-odd", worse.commit)
-    tree = research("hash-object", "-t", "tree", "-w", "/dev/null")
-    empty = research("commit-tree", tree, "-p", "main", "-m", "no file")
-    research("branch", "exp/0010-empty", empty)
-    (folder / ".git" / "refs" / "heads" / "exp" / "0011-gone").write_text("1" * 40 + "\n")
-    begun = research("commit-tree", tree, "-p", "main", "-m", "no file either\n\nProgram: abc")
-    research("branch", "exp/0012-begun", begun)
-    for number, text in enumerate(('{"trials": 5}', '{"trials": [{}, 3]}', "[" * 99999), 20):
-        commit = research("commit-tree", f"{worse.commit}^{{tree}}", "-p", "main", "-m", f"mine {number}")
-        research("branch", f"exp/00{number}-mine", commit)
-        subprocess.run(
-            ["git", "notes", "--ref", "autoresearch", "add", "-F", "-", commit],
-            cwd=folder, input=text, text=True, check=True,
-        )  # fmt: skip
-    known = Experiments(open_repository(folder))
-    assert {e.name.number for e in known} == {1, 10, 12, 20, 21, 22}
-    assert [known.trials(known.find(n).commit) for n in ("20", "21", "22")] == [[], [{}], []]
-    night(research, ("Break it", CRASHING))
-    assert known.find("23").status == "crash"
-    for command in ("log", "status", "plot", "export"):
-        assert harness(command, cwd=folder).returncode == 0
-
-
 def test_messages_survive_the_round_trip():
     made = messages.Message("Halve it (val_bpb 0.9860, -0.0119)", "more steps", {"Status": "keep"})
     assert messages.parse(made.text()) == made
@@ -269,86 +117,6 @@ def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(r
 
 
 # ── a person's mistakes ───────────────────────────────────────────────────────────────────────
-
-
-def refused(folder, words):
-    with pytest.raises(HarnessError, match=words):
-        loop_in(folder, Script(("Break it", CRASHING)), experiments=1).run()
-    return True
-
-
-def test_a_checkout_where_main_can_not_be_followed_is_refused(research, tmp_path, monkeypatch):
-    research("switch", "-q", "--detach")
-    assert refused(research.folder, "detached.*git switch main")
-    research("switch", "-qc", "mine")
-    research("worktree", "add", "-q", str(tmp_path / "other"), "main")
-    assert refused(research.folder, f"main is checked out in {tmp_path}/other")
-    shallow = tmp_path / "shallow"
-    research("commit", "-q", "--allow-empty", "-m", "second")
-    subprocess.run(
-        ["git", "clone", "-q", "--depth", "1", f"file://{research.folder}", str(shallow)], check=True
-    )
-    assert refused(shallow, "shallow.*git fetch --unshallow")
-    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL"):
-        monkeypatch.delenv(name)
-    research("config", "user.useConfigOnly", "true")
-    assert refused(research.folder, "does not know who you are.*git config user.name")
-
-
-def test_a_branch_someone_made_by_hand_is_left_alone_and_its_number_is_not_used_again(research):
-    research("branch", "exp/0007-mine")
-    before = research("rev-parse", "exp/0007-mine")
-    summary, _ = night(research, ("Break it", CRASHING))
-    assert summary.measured == 1
-    assert research("rev-parse", "exp/0007-mine") == before
-    assert "exp/0008-break-it" in research("branch", "--list", "exp/*")
-
-
-def test_a_full_disk_and_a_missing_program_are_said_in_one_line(research, monkeypatch):
-    said = []
-    night(research, ("Break it", CRASHING), said=said)
-    assert said.count("no .autoresearch/program.md to tell the agent. Try: harness init") == 1
-    monkeypatch.setattr("harness.lab.FREE_MB", 2**40)
-    assert refused(research.folder, r"only \d+ MB are free at .*, a trial may need .*Try: harness clean")
-
-
-def test_a_config_altered_into_nonsense_in_mid_loop_does_not_end_the_night(research):
-    path = research.folder / ".autoresearch" / "config.toml"
-
-    class Meddling(Script):
-        def propose(self, context):
-            path.write_text("this = [is no config")
-            return super().propose(context)
-
-    said = []
-    agent = Meddling(("Import nothing", BROKEN), ("Break it", CRASHING))
-    summary = loop_in(research.folder, agent, lambda event: said.append(event.text), experiments=2).run()
-    assert summary.measured == 2
-    assert sum("the last good config" in line for line in said) == 1
-    assert path.read_text() == "this = [is no config"
-
-
-def test_changes_of_train_py_in_mid_loop_are_not_lost_and_main_follows_later(research):
-    class Meddling(Script):
-        def propose(self, context):
-            if len(self.answers) == 2:  # while the first one trains
-                (research.folder / "train.py").write_text("mine")
-            return super().propose(context)
-
-    base, said = research("rev-parse", "main"), []
-    crash = ("Break it", CRASHING)  # doesn't apply to the kept one at first, so it is asked for anew
-    agent = Meddling(("Sleep less", FASTER), crash, crash)
-    loop_in(research.folder, agent, lambda event: said.append(event.text), experiments=2).run()
-    kept, crashed = all_of(research)
-    assert kept.status == "keep"
-    assert research("rev-parse", "main") == base
-    assert (research.folder / "train.py").read_text() == "mine"
-    assert crashed.parent == kept.commit, "the next one did not start from the kept one"
-    assert any("uncommitted changes" in line for line in said)
-    research("checkout", "-q", "train.py")
-    with pytest.raises(HarnessError, match="nothing usable"):
-        night(research, experiments=1)
-    assert research("rev-parse", "main") == kept.commit
 
 
 def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):

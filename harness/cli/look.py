@@ -17,7 +17,8 @@ from harness.config import load
 from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
 from harness.gate.standing import Standing, rebuilt
-from harness.ledger.experiments import Experiment, Experiments, best, comparable
+from harness.ledger.experiment import Experiment, best, comparable
+from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository, open_repository
 from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured
@@ -90,8 +91,8 @@ def status(as_json: bool) -> int:
             f"time     {share[0]:.1%} of the device's time was training, {share[1]:.1f} s between two of "
             f"{share[2]} trials"
         )
-    begun = sum(e.status is None for e in experiments)
-    figures = ", ".join(f"{n} {s}" for s, n in {**counts, "begun": begun}.items() if n)
+    unmeasured = {s: sum(e.state == s for e in experiments) for s in ("begun", "by hand")}
+    figures = ", ".join(f"{n} {s}" for s, n in {**counts, **unmeasured}.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
         click.echo(f"best     {table.styled(kept, _width() - 9)}")

@@ -10,7 +10,8 @@ import click
 from harness import config as configs
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
-from harness.ledger.experiments import Experiments, best
+from harness.ledger.experiment import best
+from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository, open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher

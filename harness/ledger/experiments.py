@@ -6,9 +6,8 @@ the note first, then moves the branch, then `main`, so that every kill leaves a 
 start can finish. Nothing is stored anywhere else.
 """
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import pygit2
@@ -17,6 +16,7 @@ from pygit2.enums import FileMode
 from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger import notes, refs
+from harness.ledger.experiment import Experiment
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
 from harness.ledger.repo import Change, Repository, patiently
@@ -24,71 +24,6 @@ from harness.records import ERROR, KEEP, OK, Decision, Holdout, Measured, Propos
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
 HISTORY = 100  # commits of `main` that are looked back at
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A hypothesis and what became of it, as its commit says."""
-
-    name: Name
-    commit: str
-    parent: str
-    seconds: int
-    """Since 1970, when its commit was made or completed."""
-    author: str
-    message: Message
-
-    @property
-    def status(self) -> str | None:
-        """`keep`, `discard`, `crash`, `invalid`, `error`; None while it is not measured."""
-        return self.message.trailers.get("Status")
-
-    @property
-    def val_bpb(self) -> float | None:
-        return _figure(self.message.trailers.get("Val-Bpb"))
-
-    @property
-    def runs(self) -> list[float]:
-        """The scores that `val_bpb` is the mean of, where there are several."""
-        figures = map(_figure, self.message.trailers.get("Val-Bpb-Runs", "").split())
-        return [figure for figure in figures if figure is not None]
-
-    @property
-    def delta(self) -> float | None:
-        """What its change is believed to do, or what one run showed where nothing more is known."""
-        effect = self.message.trailers.get("Effect", "").split()
-        return _figure(effect[0] if effect else self.message.trailers.get("Delta"))
-
-    @property
-    def believed(self) -> float | None:
-        """Its true val_bpb as it was believed when it was decided; its score, where nothing else is known."""
-        effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
-        of_incumbent = _figure((self.message.trailers.get("Incumbent", "").split() or [""])[-1])
-        return self.val_bpb if effect is None or of_incumbent is None else of_incumbent + effect
-
-    @property
-    def setting(self) -> Setting | None:
-        """In which it was measured; None where its message doesn't say."""
-        said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))
-        if budget is None:
-            return None
-        return Setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
-
-    @property
-    def program(self) -> str:
-        """Digest of its syntax tree: what was tried before is not trained again."""
-        return self.message.trailers.get("Program", "")
-
-
-def comparable(experiments: list[Experiment]) -> list[Experiment]:
-    """Those of the setting that the last scored one has, and those that were never scored."""
-    now = next((e.setting for e in reversed(experiments) if e.val_bpb is not None), None)
-    return [e for e in experiments if e.val_bpb is None or e.setting == now]
-
-
-def best(experiments: list[Experiment]) -> Experiment | None:
-    """The last kept one of the setting that was measured last."""
-    return next((e for e in reversed(comparable(experiments)) if e.status == KEEP), None)
 
 
 class Experiments:
@@ -386,11 +321,3 @@ class Experiments:
 def _of(about: Any, setting: Setting) -> bool:
     """Whether a record is of this setting."""
     return isinstance(about, dict) and {key: about.get(key) for key in asdict(setting)} == asdict(setting)
-
-
-def _figure(text: str | None) -> float | None:
-    try:
-        figure = float(text) if text else math.nan
-    except ValueError:
-        return None
-    return figure if math.isfinite(figure) else None

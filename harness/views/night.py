@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from harness.ledger.experiments import Experiment
+from harness.ledger.experiment import Experiment
 from harness.records import KEEP
 from harness.views import table
 from harness.views.live import PLAIN_EVERY_SECONDS, Shown, describe

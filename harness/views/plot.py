@@ -11,7 +11,7 @@ artist.Artist._update_set_signature_and_docstring = classmethod(lambda cls: None
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from harness.ledger.experiments import Experiment  # noqa: E402
+from harness.ledger.experiment import Experiment  # noqa: E402
 from harness.records import DISCARD, KEEP  # noqa: E402
 
 LABELS = 20  # of the largest improvements

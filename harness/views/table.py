@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.ledger.experiments import Experiment
+from harness.ledger.experiment import Experiment
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
 
 COLORS = {KEEP: "green", DISCARD: "bright_black", CRASH: "red", INVALID: "magenta", ERROR: "yellow"}
@@ -19,7 +19,7 @@ def row(experiment: Experiment, width: int = 100) -> str:
     """One line: number, status, score, difference, title, age."""
     score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
     delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
-    head = f"{experiment.name.number:04d}  {experiment.status or 'begun':<8}{score:>8}  {delta:>8}  "
+    head = f"{experiment.name.number:04d}  {experiment.state:<8}{score:>8}  {delta:>8}  "
     past = age(time.time() - experiment.seconds)
     room = max(12, width - len(head) - len(past) - 2)
     title = experiment.message.title

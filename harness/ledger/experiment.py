@@ -1,0 +1,86 @@
+"""One experiment: a hypothesis and what became of it, as its commit says."""
+
+import math
+from dataclasses import dataclass
+
+from harness.ledger.message import Message
+from harness.ledger.refs import Name
+from harness.records import KEEP, Setting
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A hypothesis and what became of it, as its commit says."""
+
+    name: Name
+    commit: str
+    parent: str
+    seconds: int
+    """Since 1970, when its commit was made or completed."""
+    author: str
+    message: Message
+
+    @property
+    def status(self) -> str | None:
+        """`keep`, `discard`, `crash`, `invalid`, `error`; None while it is not measured."""
+        return self.message.trailers.get("Status")
+
+    @property
+    def state(self) -> str:
+        """Its status; without one `begun`, or `by hand` if the loop didn't make it and leaves it as it is."""
+        return self.status or ("begun" if self.program else "by hand")
+
+    @property
+    def val_bpb(self) -> float | None:
+        return _figure(self.message.trailers.get("Val-Bpb"))
+
+    @property
+    def runs(self) -> list[float]:
+        """The scores that `val_bpb` is the mean of, where there are several."""
+        figures = map(_figure, self.message.trailers.get("Val-Bpb-Runs", "").split())
+        return [figure for figure in figures if figure is not None]
+
+    @property
+    def delta(self) -> float | None:
+        """What its change is believed to do, or what one run showed where nothing more is known."""
+        effect = self.message.trailers.get("Effect", "").split()
+        return _figure(effect[0] if effect else self.message.trailers.get("Delta"))
+
+    @property
+    def believed(self) -> float | None:
+        """Its true val_bpb as it was believed when it was decided; its score, where nothing else is known."""
+        effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
+        of_incumbent = _figure((self.message.trailers.get("Incumbent", "").split() or [""])[-1])
+        return self.val_bpb if effect is None or of_incumbent is None else of_incumbent + effect
+
+    @property
+    def setting(self) -> Setting | None:
+        """In which it was measured; None where its message doesn't say."""
+        said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))
+        if budget is None:
+            return None
+        return Setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
+
+    @property
+    def program(self) -> str:
+        """Digest of its syntax tree: what was tried before is not trained again."""
+        return self.message.trailers.get("Program", "")
+
+
+def comparable(experiments: list[Experiment]) -> list[Experiment]:
+    """Those of the setting that the last scored one has, and those that were never scored."""
+    now = next((e.setting for e in reversed(experiments) if e.val_bpb is not None), None)
+    return [e for e in experiments if e.val_bpb is None or e.setting == now]
+
+
+def best(experiments: list[Experiment]) -> Experiment | None:
+    """The last kept one of the setting that was measured last."""
+    return next((e for e in reversed(comparable(experiments)) if e.status == KEEP), None)
+
+
+def _figure(text: str | None) -> float | None:
+    try:
+        figure = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return figure if math.isfinite(figure) else None
