@@ -10,10 +10,13 @@ import time
 import pytest
 from conftest import HONEST, assert_mistake, harness
 
+from harness.ledger import refs
+from harness.ledger.experiment import Experiment
 from harness.ledger.experiments import Experiments
 from harness.ledger.message import Message
 from harness.ledger.repo import open_repository
 from harness.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
+from harness.views.plot import built_on
 
 MANY = 10_000
 WHO = "A Person <person@example.org>"
@@ -156,6 +159,25 @@ def test_plot_writes_a_picture_and_says_what_it_can_not_write(few, tmp_path):
     assert "<svg" in (tmp_path / "a.svg").read_text()
     assert_mistake(harness("plot", "-o", "a.pdf", cwd=folder), ".png nor .svg")
     assert_mistake(harness("plot", "-o", "/nowhere/a.png", cwd=folder), "can't write")
+
+
+def drawn(*said):
+    """The line of the picture; each `said` is a commit, a status, what it was judged against, an effect."""
+    made = []
+    for number, (commit, status, on, believed, effect) in enumerate(said, 1):
+        trailers = {"Status": status, "Incumbent": f"{on * 7} {believed}", "Effect": f"{effect} 0.01"}
+        name, message = refs.parse(f"refs/heads/exp/{number:04d}-x"), Message("x", "h", trailers)
+        made.append((number, 2.0, Experiment(name, commit * 40, on * 40, 0, "a", message)))
+    return [(x, round(y, 3)) for x, y in built_on(made)]
+
+
+def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_for_one_decided_late():
+    kept, below = ("b", "keep", "a", 2.0, -0.1), ("d", "discard", "b", 1.91, 0.0)
+    late, back = ("c", "discard", "a", 2.0, 0.0), ("e", "discard", "a", 2.01, 0.0)
+    assert drawn(kept, late) == [(0, 2.0), (1, 1.9)]
+    assert drawn(kept, late, below) == [(0, 2.0), (1, 1.91)]
+    assert drawn(kept, below, back) == [(0, 2.0), (1, 1.91), (2, 2.01)]
+    assert drawn(late, back) == [(0, 2.0)]
 
 
 def test_status_names_what_is_best_and_that_nothing_runs(few):

@@ -50,8 +50,14 @@ class Experiment:
     def believed(self) -> float | None:
         """Its true val_bpb as it was believed when it was decided; its score, where nothing else is known."""
         effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
-        of_incumbent = _figure((self.message.trailers.get("Incumbent", "").split() or [""])[-1])
-        return self.val_bpb if effect is None or of_incumbent is None else of_incumbent + effect
+        return self.val_bpb if effect is None or self.incumbent is None else self.incumbent[1] + effect
+
+    @property
+    def incumbent(self) -> tuple[str, float] | None:
+        """Beginning of the commit that it was judged against, and its val_bpb as it was believed then."""
+        commit, *rest = self.message.trailers.get("Incumbent", "").split() or [""]
+        figure = _figure("".join(rest))
+        return None if figure is None else (commit, figure)
 
     @property
     def setting(self) -> Setting | None:

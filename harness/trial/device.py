@@ -5,6 +5,7 @@ train.py.
 """
 
 import dataclasses
+import math
 import os
 import platform
 import sys
@@ -66,9 +67,9 @@ class Device:
 
     @property
     def core_count(self) -> int:
-        """Cores that a trial on it may use."""
+        """Cores that a trial on it may use, or as many as a container's time is worth."""
         every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        return len(self.cores or every)
+        return max(1, int(min(len(self.cores or every), quota_cores() / self.places)))
 
     def limits(self, memory_gb: float) -> dict[str, Any]:
         """Of a process on it, for `harness.trial.limits`.
@@ -174,6 +175,18 @@ def _gpu(nvml: Any, number: int) -> Device:
     peak = next((tflops for part, tflops in PEAK_TFLOPS if part in name), None)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20
     return Device("cuda", name, peak * 1e12 if peak else None, uuid, node, memory)
+
+
+def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many cores' time a container may take, of those that it sees; infinite without such a limit."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, and 1
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            if float(quota) > 0:
+                return float(quota) / float(period)
+        except (OSError, ValueError):
+            continue
+    return math.inf
 
 
 def _cpu_name() -> str:

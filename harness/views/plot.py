@@ -48,9 +48,7 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     if failed:
         crosses = dots | {"marker": "x", "markeredgewidth": 1}
         axes.plot(failed, [high] * len(failed), color=FAILED, label="no score", **crosses)
-    start = next((float(e.message.trailers["Incumbent"].split()[1]) for _, _, e in scored if _beat(e)), None)
-    steps = [(0, start)] if start is not None else []
-    steps += [(x, e.believed) for x, _, e in kept if e.believed is not None]
+    steps = built_on(scored)
     if steps:
         steps.append((end, steps[-1][1]))
         axes.step(
@@ -104,8 +102,27 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
         )  # fmt: skip
 
 
-def _beat(experiment: Experiment) -> bool:
-    return len(experiment.message.trailers.get("Incumbent", "").split()) == 2
+def built_on(scored: list[tuple[int, float, Experiment]]) -> list[tuple[int, float]]:
+    """From which number on something was built on, and its val_bpb as it was believed when that began.
+
+    One that was begun before a keep and decided after it doesn't take the line back; where a commit was given
+    up, or a person made one, the line follows.
+    """
+    uses = [(x, *e.incumbent) for x, _, e in scored if e.incumbent is not None]
+    first_said = {commit: figure for _, commit, figure in reversed(uses)}
+    last_use = {commit: x for x, commit, _ in uses}
+    on, steps = "", []
+    for x, _, experiment in scored:
+        if experiment.incumbent is None:
+            continue
+        commit, figure = experiment.incumbent
+        if not on or (commit != on and last_use.get(on, x) < x):
+            steps.append((x - 1 if on else 0, figure))
+            on = commit
+        if experiment.status == KEEP and experiment.believed is not None:
+            on = experiment.commit[:7]
+            steps.append((x, first_said.get(on, experiment.believed)))
+    return steps
 
 
 def _limits(scores: list[float], kept: list[float]) -> tuple[float, float]:
