@@ -241,6 +241,7 @@ class Lab:
         except HarnessError as in_the_way:
             self.tell_once("trouble", f"     the loop goes on from {move.new[:7]}: {in_the_way}")
             return standing
+        self.experiments.note(move.new, reached=True)  # so that a person who resets main is believed
         sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
         self._tell("main", f"     main is at {move.new[:7]}{sure}")
         for place in self._kept.glob("*"):  # of what it passed

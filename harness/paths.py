@@ -23,10 +23,10 @@ def cache_dir() -> Path:
     return Path(base) / "autoresearch"
 
 
-def data_dir(source: str, vocab_size: int, seq_len: int) -> Path:
+def data_dir(source: str, recipe: str) -> Path:
     """The prepared corpus of one recipe. `source` is a name or a path, folded to a file name."""
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", source).strip("-.")[-60:] or "data"
-    return cache_dir() / "data" / f"{slug}-v{vocab_size}-t{seq_len}"
+    return cache_dir() / "data" / f"{slug}-{recipe}"
 
 
 def downloads_dir() -> Path:

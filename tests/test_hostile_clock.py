@@ -6,7 +6,8 @@ import time
 import pytest
 from conftest import HONEST, assert_failed, edit, processes_with
 
-from harness.records import CRASH, INVALID, OK
+from harness.records import CRASH, ERROR, INVALID, OK
+from harness.trial import supervisor
 
 pytestmark = pytest.mark.alone
 
@@ -57,6 +58,21 @@ def test_sigterm_handlers_change_nothing(train_only):
     deaf = MAIN + "    import signal\n    signal.signal(signal.SIGTERM, lambda *a: None)\n"
     deaf = edit((MAIN, deaf), (SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT))
     assert_failed(train_only(deaf, save_seconds=2.0), INVALID, "killed")
+
+
+def test_a_harness_that_was_stopped_meanwhile_holds_nothing_against_the_experiment(train_only, monkeypatch):
+    monkeypatch.setattr(supervisor, "AWAY_SECONDS", 1.0)
+    shown, looked = [], supervisor.Supervisor._progress
+
+    def stopped(self, state, now):
+        found = looked(self, state, now)
+        if found.phase == "training" and not shown:
+            shown.append(found)
+            time.sleep(5)  # as after Ctrl-Z, or asleep with the machine
+        return found
+
+    monkeypatch.setattr(supervisor.Supervisor, "_progress", stopped)
+    assert_failed(train_only(HONEST, save_seconds=2.0), ERROR, "the harness stood still for 5 s")
 
 
 def test_a_daemon_does_not_outlive_its_trial(train_only):

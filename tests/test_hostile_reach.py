@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import platform
 import re
 import time
 from pathlib import Path
@@ -158,6 +159,54 @@ def test_killing_everything_in_sight_ends_only_itself(train_only):
 def test_deleting_its_directory_harms_only_itself(train_only, tmp_path):
     attack = "    import shutil\n    shutil.rmtree('/trial', ignore_errors=True)\n"
     assert_failed(train_only(edit((SUBMIT, attack + SUBMIT))), CRASH)
+
+
+SHARED = """
+import ctypes, errno, fcntl, mmap, os
+libc, said = ctypes.CDLL(None, use_errno=True), []
+def tried(name, call):
+    try:
+        said.append(f"{name} {call()}")
+    except OSError as error:
+        said.append(f"{name} {errno.errorcode[error.errno]}")
+def raw(*args):
+    if libc.syscall(*args) < 0: raise OSError(ctypes.get_errno(), "")
+MINCORE, CACHESTAT, INOTIFY, URING = NUMBERS
+one, two = (os.open("/usr/bin/env", os.O_RDONLY) for _ in range(2))
+seen = mmap.mmap(one, 0, prot=mmap.PROT_READ)
+lock = lambda file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+tried("lock", lambda: lock(one))
+tried("lock again", lambda: lock(two))
+tried("who locks", lambda: fcntl.fcntl(one, fcntl.F_GETLK, bytes(32)))
+tried("resident", lambda: raw(MINCORE, ctypes.c_void_p(4096), 4096, ctypes.create_string_buffer(1)))
+found = ctypes.create_string_buffer(40)
+tried("cached", lambda: raw(CACHESTAT, one, ctypes.create_string_buffer(16), found, 0))
+tried("at once", lambda: os.preadv(one, [bytearray(8)], 0, os.RWF_NOWAIT))
+tried("read", lambda: os.preadv(one, [bytearray(8)], 0))
+tried("populate", lambda: seen.madvise(22))
+tried("watch", lambda: raw(INOTIFY, 0))
+tried("ring", lambda: raw(URING, 8, 0))
+raise SystemExit("; ".join(said))
+"""
+KEPT = {"x86_64": (27, 451, 294, 425), "aarch64": (232, 451, 26, 425)}
+
+
+def test_what_the_kernel_knows_of_shared_files_can_not_carry_a_note_from_one_process_to_another(train_only):
+    training = train_only(SHARED.replace("NUMBERS", str(KEPT[platform.machine()])))
+    assert_failed(training, CRASH)
+    assert "lock None; lock again None; who locks EINVAL; resident ENOSYS; cached ENOSYS; " in training.log
+    assert "at once ENOTSUP; read 8; populate EINVAL; watch ENOSYS; ring ENOSYS" in training.log
+
+
+def test_advice_on_shared_files_is_not_followed(train_only):
+    """What we have read stays in memory, though a trial says that nobody needs it any more."""
+    program = Path(os.path.realpath("/usr/bin/env"))
+    program.read_bytes()
+    advise = f"import os\nf = os.open({str(program)!r}, os.O_RDONLY)\n"
+    advise += "os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED)\nraise SystemExit('advised')\n"
+    assert_failed(train_only(advise), CRASH, "advised")
+    with program.open("rb") as file:
+        assert os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) == 4096
 
 
 def test_a_syntax_error_is_a_crash_with_its_line(train_only):

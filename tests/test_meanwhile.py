@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import open_repository
 from harness.lock import held
+from harness.records import KEEP, Decision, Incumbent, Proposal, Training, Trial
 
 pytestmark = pytest.mark.slow
 
@@ -98,13 +99,50 @@ def test_a_lock_in_mid_loop_is_waited_for_and_then_named(research, monkeypatch):
     assert [e.status for e in all_of(research)] == ["crash"]
 
 
-def test_a_kept_experiment_that_a_person_took_off_main_stays_off(research):
+def test_an_editor_of_git_commit_that_is_open_keeps_main_where_it_is_and_train_py_as_it_was(research):
+    lock, base, said = research.folder / ".git" / "index.lock", research("rev-parse", "main"), []
+
+    def tell(event):
+        said.append(event.text)
+        if event.kind == "begun":
+            lock.touch()
+
+    loop_in(research.folder, Script(("Sleep less", FASTER)), tell, experiments=1).run()
+    assert any("git can't write here" in line for line in said), said
+    lock.unlink()
+    assert research("rev-parse", "main") == base
+    assert research("status", "--porcelain", "train.py") == ""
+    night(research, ("Break it", CRASHING))
+    assert research("rev-parse", "main") == all_of(research)[0].commit
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_kept_experiment_that_a_person_took_off_main_stays_off(research, forgotten):
     base = research("rev-parse", "main")
     night(research, ("Sleep less", FASTER))
     research("reset", "-q", "--hard", base)
+    if forgotten:
+        research("reflog", "expire", "--expire=now", "--all")
     night(research, ("Break it", CRASHING))
     assert research("rev-parse", "main") == base
     assert all_of(research)[1].parent == base
+
+
+def test_what_main_jumped_over_is_taken_off_with_what_it_jumped_to(repository):
+    experiments = Experiments(open_repository(repository.folder))
+    base = tip = experiments.main
+    for n in (1, 2):
+        begun = experiments.begin(Proposal(f"Try {n}", "h", f"{HONEST}# {n}".encode(), "a/b"), tip, f"p{n}")
+        trial = Trial(
+            begun.commit, 1, "ok", "", 2.0 - n / 10, Training("ok", ""), None,
+            1.0, "cpu", None, "d", "e", "none", 1.0,
+        )  # fmt: skip
+        decision = Decision(KEEP, "lower", Incumbent(tip, 2.0), trial.val_bpb, -0.1)
+        tip = experiments.complete(begun, trial, decision).commit
+    assert experiments.advance(base, tip)
+    assert [each.kept for each in experiments.measured(trial.setting)] == [True, True]
+    repository("reset", "-q", "--hard", base)
+    assert [each.kept for each in experiments.measured(trial.setting)] == [False, False]
 
 
 def test_a_branch_that_was_deleted_while_it_trained_does_not_end_the_night(research):

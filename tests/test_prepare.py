@@ -179,10 +179,21 @@ def test_a_missing_file_or_corpus_names_the_command(folder_of_texts, tmp_path):
         making.open_prepared(config_for(folder_of_texts))
 
 
-def test_another_evaluation_size_asks_for_another_preparation(folder_of_texts):
-    making.prepare(config_for(folder_of_texts), quiet)
-    with pytest.raises(HarnessError, match="another config"):
+def test_two_evaluation_sizes_of_one_source_are_prepared_beside_each_other(folder_of_texts):
+    one = making.prepare(config_for(folder_of_texts), quiet)
+    with pytest.raises(HarnessError, match="harness prepare"):
         making.open_prepared(config_for(folder_of_texts, eval_tokens=32 * 32))
+    other = making.prepare(config_for(folder_of_texts, eval_tokens=32 * 32), quiet)
+    assert one.folder != other.folder
+    assert making.open_prepared(config_for(folder_of_texts)).folder == one.folder
+
+
+def test_what_another_version_prepared_is_prepared_anew(folder_of_texts, monkeypatch):
+    made = making.prepare(config_for(folder_of_texts), quiet)
+    monkeypatch.setattr(making, "VERSION", making.VERSION + 1)
+    with pytest.raises(HarnessError, match=r"another version.*harness prepare"):
+        making.open_prepared(config_for(folder_of_texts))
+    assert making.prepare(config_for(folder_of_texts), quiet).folder == made.folder
 
 
 def test_too_little_text_is_said_so(tmp_path):

@@ -67,7 +67,7 @@ def prepare(config: DataConfig, progress: Progress, again: bool = False) -> stor
     Raises:
         HarnessError: the source can't be read, holds too little text, or the disk is full.
     """
-    folder = data_dir(config.source, config.vocab_size, config.seq_len)
+    folder = _folder(config)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock_file("").parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +103,9 @@ def open_prepared(config: DataConfig) -> store.Corpus:
     """The corpus that `config` asks for, verified.
 
     Raises:
-        HarnessError: it is not prepared, was prepared for another config, or was altered.
+        HarnessError: it is not prepared, was prepared by another version, or was altered.
     """
-    folder = data_dir(config.source, config.vocab_size, config.seq_len)
+    folder = _folder(config)
     command = f"harness prepare {config.source}"
     if config.source not in NAMED and not Path(config.source).exists() and not folder.exists():
         raise HarnessError(
@@ -113,8 +113,15 @@ def open_prepared(config: DataConfig) -> store.Corpus:
             "another `source` in .autoresearch/config.toml",
         )
     if (folder / "manifest.json").exists() and not _same_recipe(folder, config):
-        raise HarnessError(f"the data at {folder} was prepared for another config", command)
+        raise HarnessError(f"the data at {folder} was prepared by another version of this program", command)
     return store.open_corpus(folder, command)
+
+
+def _folder(config: DataConfig) -> Path:
+    """One for each recipe: repositories beside each other don't take it from one another."""
+    shards = f"-s{config.shards}" if config.source == "climbmix" else ""
+    recipe = f"v{config.vocab_size}-t{config.seq_len}-e{config.eval_tokens}{shards}"
+    return data_dir(config.source, recipe)
 
 
 def _recipe(config: DataConfig) -> dict[str, Any]:

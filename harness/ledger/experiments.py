@@ -141,9 +141,7 @@ class Experiments:
 
     def measured(self, setting: Setting) -> list[Measured]:
         """Every commit that has a score in this setting, oldest first: all that the gate knows."""
-        line = {commit for commit, _ in self.history}
-        gone = self._repository.been_at(refs.MAIN) - line  # where it was and is no more, a person moved it
-        found = {}
+        gone, found = self._gone(), {}
         for experiment in self:
             commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
             if kept:  # it may have been run again since, which its message can't say any more
@@ -160,6 +158,17 @@ class Experiments:
             if commit not in found and (scores := self.scores(commit, setting)):
                 by_hand.append(Measured(commit, parent, scores, kept=True))
         return [*reversed(by_hand), *found.values()]
+
+    def _gone(self) -> set[str]:
+        """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
+        line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in self}
+        been = {e.commit for e in self if e.status == KEEP and self.record(e.commit).get("reached")}
+        gone: set[str] = set()
+        for commit in (been | self._repository.been_at(refs.MAIN)) - line:  # a reflog is not for ever
+            while commit not in line | gone:
+                gone.add(commit)
+                commit = below.get(commit, commit)
+        return gone
 
     @property
     def history(self) -> Iterator[tuple[str, str]]:

@@ -6,10 +6,12 @@ them; a person's own branches are theirs.
 """
 
 import ast
+import zlib
 
 from harness.ledger import refs
 from harness.ledger.repo import TRAIN_BYTES, Change
 
+GROWTH_BYTES = 8 * 1024  # compressed: some 300 lines of a program, or no weights to speak of
 REGULAR_MODES = (0o100644, 0o100755)
 SEEDERS = ("manual_seed", "manual_seed_all", "seed", "default_rng", "RandomState")
 AGENT_BRANCH = "HARNESS_BRANCH"  # set where an agent works: the one branch that is its own
@@ -28,10 +30,12 @@ def broken_change(branch: str, changes: list[Change]) -> str | None:
 
 
 def broken_source(source: bytes, parent: bytes = b"") -> str | None:
-    """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then, and no
-    seed of its own that `parent`, the one that it changes, didn't have."""
+    """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then; and
+    compared with `parent`, the one that it changes: not much longer, and with no seed of its own."""
     if len(source) > TRAIN_BYTES:
         return f"train.py is over {TRAIN_BYTES // 1024} KB"
+    if len(zlib.compress(source)) > len(zlib.compress(parent)) + GROWTH_BYTES:
+        return f"train.py grew by over {GROWTH_BYTES // 1024} KB, compressed: what was learned is no program"
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -127,8 +127,11 @@ class Repository:
         paths += (self.common / refs.EXPERIMENTS).glob("*.lock")
         index = Path(self.git.path) / "index.lock"
         for path in (*paths, index):
+            deadline = time.monotonic() + LOCK_SECONDS  # its own time may lie in the future
             while path.exists() and time.time() - path.stat().st_mtime < LOCK_SECONDS:
                 time.sleep(0.1)
+                if time.monotonic() > deadline:
+                    break
         for path in paths:
             path.unlink(missing_ok=True)
         if index.exists():
@@ -202,9 +205,14 @@ class Repository:
                     "git commit, or git stash",
                 )
             write_atomically(self.paths.train, source)
-            self.git.index.read()
-            self.git.index.add("train.py")
-            self.git.index.write()
+            try:
+                self.git.index.read()
+                self.git.index.add("train.py")
+                self.git.index.write()
+            except (OSError, pygit2.GitError):  # an editor of `git commit` is open: all stays as it was
+                write_atomically(self.paths.train, here)
+                self.git.index.read()
+                raise
         try:
             reference.set_target(new)
         except pygit2.GitError:

@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+from harness.trial import syscalls
+
 PR_SET_PDEATHSIG = 1
 KEYCTL_JOIN_SESSION_KEYRING = 1
 KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
@@ -32,6 +34,7 @@ def apply() -> None:
     if memory := int(limits.get("memory_bytes", 0)):
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     Path("/proc/self/oom_score_adj").write_text("1000")
+    syscalls.renounce()
 
 
 def die_with_parent() -> None:

@@ -25,6 +25,7 @@ from harness.trial.wire import Channel, ProtocolError, close_all
 
 CURVE_POINTS = 1000
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
+AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
@@ -61,6 +62,8 @@ class _State:
     opened_at: float | None = None
     asked_at: float | None = None  # for its first batch, which may have to wait
     told: bool = False
+    away_seconds: float = 0.0
+    """The longest that we ourselves did nothing while it trained: stopped, or asleep with the machine."""
     booted: bool = False
     """It reached our own first line inside: whatever ends it before is not train.py's fault."""
     reported: Reported = field(default_factory=Reported)
@@ -125,6 +128,9 @@ class Supervisor:
                 )
                 in_memory = seat.isolation.kind == "bwrap"
                 state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
+            if state.failure and state.failure.status == INVALID and state.away_seconds > AWAY_SECONDS:
+                away = f"the harness stood still for {state.away_seconds:.0f} s while it trained"
+                state.failure = Failure(ERROR, f"{away}: {state.failure.detail}")
         finally:
             seat.close()
             close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
@@ -137,13 +143,15 @@ class Supervisor:
         with selectors.DefaultSelector() as selector:
             selector.register(reading, selectors.EVENT_READ)
             selector.register(channel.fileno(), selectors.EVENT_READ)
-            shown_at = 0.0
+            shown_at, passed_at = 0.0, time.monotonic()
             while True:
                 if state.asked_at is not None and state.first_batch_at is None and self.may_train():
                     state.first_batch_at = time.monotonic()
                     channel.offer({"ok": True}, [tokens])
                 now = time.monotonic()
-                deadline = self._deadline(state, now)
+                if state.first_batch_at is not None:
+                    state.away_seconds = max(state.away_seconds, now - passed_at)
+                passed_at, deadline = now, self._deadline(state, now)
                 if now >= deadline:
                     state.failure = self._overran(state)
                     return None
