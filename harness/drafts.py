@@ -107,7 +107,8 @@ class Drafts:
         self._failed += 1
         if self._failed >= FAILED_PROPOSALS:
             raise HarnessError(
-                f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}", "another --agent"
+                f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}",
+                "another --agent or --model (its words: .autoresearch/runs/agent.log)",
             )
         if not self._ahead:
             self._ahead.append(self._ask(incumbent, bench, results, trouble))

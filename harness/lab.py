@@ -90,6 +90,9 @@ class Lab:
             bench = open_bench(config, paths.root)  # raises where data or device, not the config, is at fault
             self.tell_once("trouble", f"going on with the last good config: {unusable}")
         self._last_config = config
+        if bench.isolation.kind == "none":
+            why = bench.isolation.why
+            self.tell_once("trouble", f"WARNING: no sandbox, train.py can reach everything you can: {why}")
         wanted = config.trial.disk_mb + FREE_MB
         if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
             raise HarnessError(

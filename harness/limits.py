@@ -23,7 +23,7 @@ class Limits:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""
         since_kept = next((i for i, result in enumerate(reversed(done)) if result.status == KEEP), len(done))
         if self.experiments is not None and len(done) + ahead >= self.experiments:
-            return f"the limit is {self.experiments} experiments"
+            return f"the limit is {self.experiments} experiment{'s' * (self.experiments != 1)}"
         if self.hours is not None and seconds >= 3600 * self.hours:
             return f"{self.hours:g} hours are over"
         if self.usd is not None and usd >= self.usd:

@@ -189,7 +189,8 @@ class Loop:
         if self._runs_left[ground] <= 0:
             return None
         first = not self._experiments.scores(main, bench.setting) and not self._of_commit(main)
-        why = "was not measured here: it goes first" if first else "once more, to know its noise"
+        where = "in this setting" if self._experiments.trials(main) else "here"
+        why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
         self._tell("begun", f"{main[:7]} main {why}")
         self._runs_left[ground] -= 1
         return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)

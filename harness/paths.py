@@ -93,6 +93,11 @@ class Paths:
         return self.runs / "loop.json"
 
     @property
+    def agent_log(self) -> Path:
+        """What an agent said last."""
+        return self.runs / "agent.log"
+
+    @property
     def worktrees(self) -> Path:
         return self.home / "worktrees"
 

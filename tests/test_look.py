@@ -148,7 +148,7 @@ def test_show_and_diff_name_one_experiment_in_every_way(few):
     assert "+# 7" in harness("diff", "7", cwd=folder).stdout
     both = harness("diff", "7", "8", cwd=folder).stdout
     assert "-# 7" in both and "+# 8" in both
-    assert_mistake(harness("show", "4711", cwd=folder), "no experiments are '4711'", "harness log --all")
+    assert_mistake(harness("show", "4711", cwd=folder), "there is no experiment '4711'", "harness log --all")
 
 
 def test_plot_writes_a_picture_and_says_what_it_can_not_write(few, tmp_path):

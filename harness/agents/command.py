@@ -7,6 +7,7 @@ its message are taken over.
 """
 
 import atexit
+import contextlib
 import os
 import subprocess
 import sys
@@ -147,6 +148,8 @@ class Command:
             running = self._start(
                 ["nice", "-n", "10", "sh", "-c", self._command], variables, stdin, subprocess.STDOUT
             )
+        with contextlib.suppress(OSError):  # `nice` counts for nothing where sessions have a share each
+            Path(f"/proc/{running.process.pid}/autogroup").write_text("10")
         output = _Output(running.process)
         try:
             code = running.process.wait(60 * self._minutes)
@@ -154,11 +157,13 @@ class Command:
             code = None
         running.kill()
         self._last_words = last = output.last_line()
-        (self._paths.runs / "agent.log").write_bytes(output.kept)
+        self._paths.agent_log.write_bytes(output.kept)
         if code is None:
             return f"it was not done after {self._minutes:g} minutes"
         if code in NOT_RUNNABLE:
-            raise HarnessError(f"the agent's command does not start: {last}", "another --command")
+            hidden = self._confined and "/tmp/" in self._command
+            mend = "one that lies outside of /tmp, which is empty for it" if hidden else "another --command"
+            raise HarnessError(f"the agent's command does not start: {last}", mend)
         return f"exit {code}: {last}" if code else ""
 
     def _start(

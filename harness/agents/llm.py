@@ -5,8 +5,10 @@ The only module that imports litellm. What a provider answers is sorted by what 
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from harness.agents import Context, NoProposal, answer, prompt
@@ -31,9 +33,14 @@ class Llm:
         say: Callable[[str], None],
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
         call_seconds: float = CALL_SECONDS,
+        log: Path | None = None,
     ) -> None:
-        """`models` in the order of preference: a later one is asked while the earlier ones are out."""
-        self._models, self._say = models, say
+        """`models` in the order of preference: a later one is asked while the earlier ones don't answer.
+
+        Args:
+            log: a file for the last answer that could not be used.
+        """
+        self._models, self._say, self._log = models, say, log
         self._first_wait_seconds, self._call_seconds = first_wait_seconds, call_seconds
 
     def propose(self, context: Context) -> Proposal:
@@ -47,6 +54,9 @@ class Llm:
         try:
             found = answer.read(text, context.source.decode("utf-8", "replace"))
         except NoProposal as none:
+            if self._log is not None:
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+                self._log.write_text(text, encoding="utf-8", errors="replace")
             raise NoProposal(str(none), cost_usd=cost) from None
         return Proposal(found.title, found.hypothesis, found.source.encode(), f"llm/{model}", cost)
 
@@ -76,10 +86,12 @@ class Llm:
                     if status == 429:
                         wanted = max(wanted, _retry_after(error))
                         failure = f"{model} is rate-limited"
+                    elif "missing credentials" in str(error).lower():  # said as if the server had failed
+                        raise HarnessError(f"{model}: no API key is set", _mend(401)) from None
                     elif 400 <= status < 500 and status not in PASSING:
                         raise HarnessError(f"{model}: {_short(error)}", _mend(status)) from None
                     else:
-                        failure = f"{model} is out: {_short(error)}"
+                        failure = f"{model} does not answer: {_short(error)}"
             pause = wanted or next(waits)
             self._say(f"{failure}; asking again in {pause:.0f} s")
             threading.Event().wait(pause)
@@ -108,6 +120,8 @@ class Llm:
 def _litellm() -> tuple[Any, Any]:
     """The library, and the one whose errors it raises; loading them takes seconds."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no call home at import
+    if os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL"):
+        os.environ.setdefault("OPENAI_API_KEY", "none")  # a server of one's own wants none, its client does
     import litellm
     import openai
 
@@ -129,7 +143,7 @@ def _retry_after(error: Any) -> float:
 
 def _short(error: Exception) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    text = text.split("litellm.", 1)[-1]
+    text = re.sub(r"\b(\w+: )\1+", r"\1", text.split("litellm.", 1)[-1])
     return text if len(text) <= 240 else text[:240].rsplit(" ", 1)[0] + " …"
 
 

@@ -133,7 +133,7 @@ def _value(coordinate: float, anchor: float) -> int | float | bool:
     if anchor == 0:
         return type(anchor)(round(max(0.0, coordinate) * ZERO_STEP, 4))
     if isinstance(anchor, float) and 0.5 <= anchor < 1:
-        return float(f"{1 - (1 - anchor) * 2**coordinate:.4g}")
+        return max(0.0, float(f"{1 - (1 - anchor) * 2**coordinate:.4g}"))
     if isinstance(anchor, int):
         # Sizes: doublings, so that what must divide goes on dividing; small counts one by one.
         steps = anchor * 2.0**coordinate if abs(anchor) < 16 else anchor * 2.0 ** round(coordinate)

@@ -75,10 +75,14 @@ def status(as_json: bool) -> int:
     else:
         click.echo("running  nothing (harness loop)")
     scores = known.scores(known.main, setting) if setting else ()
-    mean = f"  val_bpb {statistics.fmean(scores):.4f}, runs: {len(scores)}" if scores else ""
-    click.echo(f"main     {known.main[:7]}{mean}")
     measured = known.measured(setting) if setting else []
     standing = _standing(repository, known.main, measured)
+    about_main = "not measured in this setting: the next loop begins with it"
+    if scores:
+        runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
+        believed = f", believed {standing.believed(known.main):.4f}" if standing else ""
+        about_main = f"val_bpb {statistics.fmean(scores):.4f}, {runs}{believed}"
+    click.echo(f"main     {known.main[:7]}  {about_main}")
     if above := standing.line[1:] if standing else ():
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
@@ -96,8 +100,8 @@ def status(as_json: bool) -> int:
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
         click.echo(f"best     {table.styled(kept, _width() - 9)}")
-    for experiment in experiments[-LAST:]:
-        click.echo(f"         {table.styled(experiment, _width() - 9)}")
+    for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
+        click.echo(f"{label:<9}{table.styled(experiment, _width() - 9)}")
     return DONE
 
 
@@ -159,7 +163,8 @@ def log(which: str | None, count: int, as_json: bool) -> int:
     for line in lines:
         click.echo(line)
     if not found:
-        click.echo("none yet (harness loop)", err=True)
+        some = which in ("kept", "near", "crash")
+        click.echo("none of that kind" if some else "none yet (harness loop)", err=True)
     return DONE
 
 

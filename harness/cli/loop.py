@@ -99,7 +99,7 @@ def loop(
         if agent == "llm":
             from harness.agents.llm import Llm
 
-            return Llm(models, say)
+            return Llm(models, say, log=repository.paths.agent_log)
         if agent == "command" and command:
             from harness.agents.command import Command
 
@@ -127,6 +127,9 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     repository = open_repository()
     known = Experiments(repository)
     chosen = [known.find(which) for which in experiments]
+    for experiment in chosen:
+        if known.on_main(experiment.commit):
+            raise HarnessError(f"{experiment.name.branch} is part of main already", "harness log --kept")
     proposals = [known.proposal(experiment) for experiment in chosen]
     return _night(repository, lambda _: Again(proposals), Limits(experiments=len(chosen)), 0, as_json)
 

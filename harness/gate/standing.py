@@ -30,6 +30,9 @@ class Standing(Protocol):
     def incumbent(self) -> Incumbent:
         """The tip: the commit to beat."""
 
+    def believed(self, commit: str) -> float:
+        """The true val_bpb of a commit of the line, as it is believed now."""
+
     def knows(self, parent: str) -> bool:
         """Whether an experiment on this commit can be decided; else it is compared with the tip."""
 
@@ -61,6 +64,9 @@ class Believing:
     def _incumbent(self, commit: str) -> Incumbent:
         value = self.belief.estimate(commit)
         return Incumbent(commit, value.mean, value.sd)
+
+    def believed(self, commit: str) -> float:
+        return self._incumbent(commit).val_bpb
 
     def knows(self, parent: str) -> bool:
         return parent in self.belief.nodes
@@ -115,6 +121,9 @@ class Greedy:
     @property
     def incumbent(self) -> Incumbent:
         return Incumbent(self.line[-1], self.scores[-1])
+
+    def believed(self, commit: str) -> float:
+        return self.scores[self.line.index(commit)]
 
     def knows(self, parent: str) -> bool:
         return parent == self.line[-1]

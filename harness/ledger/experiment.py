@@ -74,9 +74,9 @@ class Experiment:
 
 
 def comparable(experiments: list[Experiment]) -> list[Experiment]:
-    """Those of the setting that the last scored one has, and those that were never scored."""
+    """Those of the setting that the last scored one has, and those that say none."""
     now = next((e.setting for e in reversed(experiments) if e.val_bpb is not None), None)
-    return [e for e in experiments if e.val_bpb is None or e.setting == now]
+    return [e for e in experiments if e.setting in (None, now)]
 
 
 def best(experiments: list[Experiment]) -> Experiment | None:

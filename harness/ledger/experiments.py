@@ -76,7 +76,8 @@ class Experiments:
             or (len(wanted) >= 5 and e.commit.startswith(wanted))
         ]  # fmt: skip
         if len(found) != 1:
-            raise HarnessError(f"{len(found) or 'no'} experiments are {which!r}", "harness log --all")
+            many = f"{len(found)} experiments are" if found else "there is no experiment"
+            raise HarnessError(f"{many} {which!r}", "harness log --all")
         return found[0]
 
     @property
@@ -87,6 +88,8 @@ class Experiments:
             HarnessError: there is no such branch.
         """
         reference = self._git.references.get(refs.MAIN)
+        if reference is None and self._git.head_is_unborn:
+            raise HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
         if reference is None:
             raise HarnessError("this repository has no branch 'main'", "git branch -m main")
         if not isinstance(reference.target, pygit2.Oid):
@@ -211,8 +214,8 @@ class Experiments:
     @patiently
     def begin(self, proposal: Proposal, parent: str, program: str) -> Experiment:
         """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet."""
-        # Of all refs, those of hand-made branches too: a number is one branch.
-        taken = (refs.parse(reference.name) for reference in self._git.references.iterator())
+        # Of all refs, those of hand-made branches and of other machines too: a number is one branch.
+        taken = map(refs.parse, (refs.local(reference.name) for reference in self._git.references.iterator()))
         name = refs.name_for(max((name.number for name in taken if name), default=0) + 1, proposal.title)
         trailers = {"Program": program, messages.AGENT: proposal.agent}
         if proposal.origin:

@@ -33,6 +33,12 @@ class Name:
         return f"{EXPERIMENTS}{self}"
 
 
+def local(ref: str) -> str:
+    """What another machine's branch is called there; every other ref as it is."""
+    remote, found, rest = ref.partition("/exp/")
+    return EXPERIMENTS + rest if found and remote.startswith("refs/remotes/") else ref
+
+
 def parse(ref: str) -> Name | None:
     """The experiment that a full ref name means; None for every other ref, hand-made ones included."""
     match = NAME.fullmatch(ref.removeprefix(EXPERIMENTS)) if ref.startswith(EXPERIMENTS) else None

@@ -144,7 +144,9 @@ class Repository:
             HarnessError: train.py has some.
         """
         if self.train_is_dirty:
-            raise HarnessError("train.py has uncommitted changes", "git commit -a, or git stash")
+            raise HarnessError(
+                "train.py has uncommitted changes", "git commit train.py, or git stash -- train.py"
+            )
 
     def _main_elsewhere(self) -> Path | None:
         """The other work tree of this repository that has `main` checked out."""
@@ -202,7 +204,7 @@ class Repository:
             if self.train_is_dirty and here != source:
                 raise HarnessError(
                     "train.py has uncommitted changes, so main can't move to a kept experiment",
-                    "git commit, or git stash",
+                    "git commit train.py, or git stash -- train.py",
                 )
             write_atomically(self.paths.train, source)
             try:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 from harness.config import Config
@@ -35,8 +36,9 @@ Observer = Callable[[str, int, int], None]
 
 
 def fingerprint(config: Config) -> str:
-    """What makes scores comparable besides data and hardware: the evaluator's code and its settings."""
+    """What makes scores comparable besides data and hardware: its code and settings, and torch."""
     settings = f"{config.data.seq_len} {config.data.eval_tokens} {config.trial.audit_rows}"
+    settings += f" torch {metadata.version('torch')}"
     return hashlib.sha256(f"{settings}\n{_code()}".encode()).hexdigest()[:7]
 
 

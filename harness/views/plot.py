@@ -34,7 +34,8 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     failed = [x for x, y, e in every if y is None and e.status is not None]
     figure = Figure(figsize=(11, 5.5), dpi=130)  # without pyplot, which takes longer to load than to draw
     axes = figure.subplots()
-    low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept])
+    steps = built_on(scored)
+    low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept] + [y for _, y in steps])
     dots: dict[str, Any] = {
         "linestyle": "none",
         "markersize": 4.7 if len(scored) < 300 else 2.3,
@@ -48,7 +49,6 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     if failed:
         crosses = dots | {"marker": "x", "markeredgewidth": 1}
         axes.plot(failed, [high] * len(failed), color=FAILED, label="no score", **crosses)
-    steps = built_on(scored)
     if steps:
         steps.append((end, steps[-1][1]))
         axes.step(
