@@ -1,5 +1,7 @@
 """Processes under bubblewrap, and making sure that all of them end."""
 
+import contextlib
+import functools
 import json
 import os
 import select
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 DEATH_SECONDS = 10.0
+NODES = ("null", "zero", "full", "random", "urandom")  # of the host's /dev, which every namespace has
 
 
 class Namespace:
@@ -33,6 +36,7 @@ class Namespace:
             bwrap: bubblewrap and its options, or nothing.
             descriptors: those that it inherits.
         """
+        _nodes()
         self._inside: int | None = None  # pidfd of the namespace's init
         info, said = os.pipe() if bwrap else (None, None)
         options = ["--info-fd", str(said), "--"] if bwrap else []
@@ -68,3 +72,22 @@ class Namespace:
         except ProcessLookupError:
             pass
         self.process.wait()
+        _restore_nodes()
+
+
+@functools.cache
+def _nodes() -> dict[Path, os.stat_result]:
+    """How the host's nodes were before anything untrusted ran; none where they can't be altered."""
+    paths = [Path("/dev", name) for name in NODES] if os.geteuid() == 0 else []
+    return {path: path.stat() for path in paths if path.exists()}
+
+
+def _restore_nodes() -> None:
+    """Run by root, what is inside owns them: modes and times there would outlast it, for all to see."""
+    for path, was in _nodes().items():
+        now = path.stat()
+        with contextlib.suppress(OSError):
+            if now.st_mode != was.st_mode:
+                path.chmod(was.st_mode & 0o7777)
+            if now.st_mtime_ns != was.st_mtime_ns or now.st_atime_ns != was.st_atime_ns:
+                os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))

@@ -63,7 +63,7 @@ def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told)
     shown = harness("status", cwd=fresh.folder).stdout
     assert (
         "1 kept, up to 0001: main follows" in shown
-        and f"main     {base[:7]}  val_bpb 2.0000, runs: 4" in shown
+        and f"main     {base[:7]}  val_bpb 2.0000, the mean of 4 runs, believed" in shown
     )
     night(fresh, told, ("Much", 2, more))
     _, second = known(fresh)

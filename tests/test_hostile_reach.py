@@ -209,6 +209,15 @@ def test_advice_on_shared_files_is_not_followed(train_only):
         assert os.preadv(file.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) == 4096
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's trials own /dev")
+def test_the_hosts_devices_are_as_they_were_after_a_trial(train_only):
+    node = "/dev/full"
+    before = os.stat(node)
+    spoil = f"import os\nos.chmod({node!r}, 0o600)\nos.utime({node!r}, ns=(7, 7))\n"
+    assert_failed(train_only(spoil + "raise SystemExit(oct(os.stat('/dev/full').st_mode))"), CRASH, "0o20600")
+    assert os.stat(node)[:1] + os.stat(node)[8:9] == before[:1] + before[8:9]
+
+
 def test_a_syntax_error_is_a_crash_with_its_line(train_only):
     assert_failed(train_only("def main(:\n"), CRASH, "SyntaxError")
 

@@ -165,6 +165,29 @@ def test_what_only_the_person_can_mend_ends_it_with_one_line(server, status, men
     assert len(server.asked) == 1
 
 
+def test_a_server_of_ones_own_needs_no_key(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert llm().propose(context()).title == "Sleep less"
+
+
+def test_a_missing_key_is_said_at_once_and_not_waited_out(server, monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_API_BASE"):
+        monkeypatch.delenv(name)
+    said = []
+    with pytest.raises(HarnessError, match="no API key is set") as caught:
+        llm(said=said).propose(context())
+    assert "export the provider's API key" in caught.value.fix
+    assert said == [] and server.asked == []
+
+
+def test_an_answer_that_can_not_be_used_stands_in_a_file(server, tmp_path):
+    server.script = ["I would rather talk about cats."]
+    log = tmp_path / "runs" / "agent.log"
+    with pytest.raises(NoProposal, match="no line 'Title"):
+        Llm(("openai/gpt-4o-mini",), lambda _: None, 0.05, log=log).propose(context())
+    assert log.read_text() == "I would rather talk about cats."
+
+
 def test_history_is_held_to_its_budget_and_keeps_what_was_kept():
     def tried(number, status):
         return Tried(f"Idea {number}", "a hypothesis " * 5, b"", status, 1.0, 0.1, "")

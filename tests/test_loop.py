@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from conftest import HONEST
+from conftest import HONEST, assert_mistake, harness
 from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
 from stubs import SD, Changing
 
@@ -48,6 +48,12 @@ def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research)
     assert (research.folder / "train.py").read_text() == FASTER
     assert research("status", "--porcelain") == ""
     assert research("log", "-1", "--format=%s", "main").startswith("Sleep less (val_bpb ")
+    shown = harness("status", cwd=research.folder).stdout
+    assert (
+        f"main     {kept.commit[:7]}  val_bpb {kept.val_bpb:.4f}, one run, believed {kept.val_bpb:.4f}"
+        in shown
+    )
+    assert_mistake(harness("adopt", "1", cwd=research.folder), "is part of main already")
 
 
 def test_a_second_night_goes_on_where_the_first_ended(research):
@@ -201,4 +207,5 @@ def test_adopting_applies_an_old_change_to_main_and_measures_it(research):
     first, again = all_of(research)
     assert again.parent == research("rev-parse", "main")
     assert again.message.title == first.message.title
+    assert "not measured in this setting" not in harness("status", cwd=research.folder).stdout
     assert known.source(again.commit).decode() == BROKEN.replace("sleep(0.01)", "sleep(0.02)")

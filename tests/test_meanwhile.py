@@ -212,12 +212,21 @@ def test_a_checkout_where_main_can_not_be_followed_is_refused(research, tmp_path
 
 
 def test_a_branch_someone_made_by_hand_is_left_alone_and_its_number_is_not_used_again(research):
-    research("branch", "exp/0007-mine")
-    before = research("rev-parse", "exp/0007-mine")
+    research("branch", "exp/0005-mine")
+    before = research("rev-parse", "exp/0005-mine")
+    research("update-ref", "refs/remotes/office/exp/0007-theirs", before)  # of another machine
     summary, _ = night(research, ("Break it", CRASHING))
     assert summary.measured == 1
-    assert research("rev-parse", "exp/0007-mine") == before
+    assert research("rev-parse", "exp/0005-mine") == before
     assert "exp/0008-break-it" in research("branch", "--list", "exp/*")
+
+
+def test_a_loop_without_a_sandbox_says_so_once(research):
+    path, said = research.folder / ".autoresearch" / "config.toml", []
+    path.write_text(path.read_text().replace('sandbox = "auto"', 'sandbox = "none"'))
+    found = lab.Lab(open_repository(research.folder), lambda kind, text: said.append((kind, text)), print)
+    assert found.bench().isolation.kind == found.bench().isolation.kind == "none"
+    assert [kind for kind, text in said if "WARNING: no sandbox" in text] == ["trouble"]
 
 
 def test_a_config_altered_into_nonsense_in_mid_loop_does_not_end_the_night(research):

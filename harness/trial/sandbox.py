@@ -6,7 +6,8 @@ namespaces; an allow-list of environment variables. Home, data, `.git` and the d
 validation text are not in it. Without bubblewrap ("none") only the environment, the limits and the
 process group are held: that keeps an honest trial in order, and stops nobody.
 
-Not covered: the kernel's own attack surface (no seccomp filter), and side channels.
+System calls that could carry a note between processes are answered without being carried out, see `syscalls`.
+Not covered: the kernel's own attack surface, and side channels of time.
 """
 
 import functools
