@@ -153,8 +153,8 @@ class Lab:
             both = first, (trial, folder)
             (_, unused), (trial, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
             self.forget(unused)
-        if trial.warning:
-            self._tell("trouble", f"     WARNING: {trial.warning}")
+        for odd in filter(None, (trial.warning, trial.delay)):
+            self._tell("trouble", f"     WARNING: {odd}")
         return trial, folder
 
     def noted(self, trial: Trial, folder: Path, bench: Bench, others: bool = False) -> None:

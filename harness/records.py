@@ -89,6 +89,8 @@ class Training:
     held_seconds: float = 0.0
     """Between asking for the first batch and getting it: what it compiled is taken over, and it has to wait
     for another one's turn to end."""
+    delayed_seconds: float | None = None
+    """While it trained: for how long its first thread could have run and waited for a processor."""
     conditions: Conditions | None = None
     """None where there is no NVIDIA GPU to ask."""
 
@@ -97,12 +99,24 @@ class Training:
         return (self.training_seconds or 0.0) < min(0.9 * budget_seconds, budget_seconds - 1.0)
 
 
+DELAYED_SHARE = 0.2  # of the training, above which a trial is said to be disturbed
 HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
 
 
 def is_score(value: Any) -> TypeGuard[float]:
     """Whether it can be a val_bpb: notes, messages and models may be anybody's."""
     return isinstance(value, float) and 0 < value < HIGHEST_BPB
+
+
+def disturbed(delayed_seconds: Any, training_seconds: Any) -> str:
+    """That other work on the machine took much of a trial's time; mostly empty. A train.py could make it so
+    itself when it is unlucky, so nothing is repeated for it."""
+    if not (isinstance(delayed_seconds, float) and isinstance(training_seconds, float)):
+        return ""
+    if delayed_seconds < DELAYED_SHARE * training_seconds or not training_seconds:
+        return ""
+    share = delayed_seconds / training_seconds
+    return f"it waited for a processor {share:.0%} of the time: other work here spoils its score"
 
 
 @dataclass(frozen=True)
@@ -194,6 +208,11 @@ class Trial:
             if odd
             else ""
         )
+
+    @property
+    def delay(self) -> str:
+        """See `disturbed`."""
+        return disturbed(self.training.delayed_seconds, self.training.training_seconds)
 
     @property
     def late(self) -> bool:

@@ -1,10 +1,14 @@
 """A hostile or clumsy train.py and our clock, and what it says of itself. Every trial is real."""
 
+import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 from conftest import HONEST, assert_failed, edit, processes_with
+from nights import FASTER
 
 from harness.records import CRASH, ERROR, INVALID, OK
 from harness.trial import supervisor
@@ -24,6 +28,17 @@ def test_an_honest_one_ends_with_its_budget_and_is_scored(try_out):
     assert trial.isolation == "bwrap"
     assert trial.training.reported.num_steps > 5
     assert trial.training.curve[-1].loss < trial.training.curve[0].loss
+
+
+def test_other_work_on_the_machine_is_told(try_out):
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        trial = try_out(FASTER, startup_seconds=90.0, load_seconds=60.0, scoring_seconds=60.0)
+    finally:
+        for process in busy:
+            process.kill()
+    assert trial.status == OK, (trial.detail, trial.training.log)
+    assert "waited for a processor" in trial.delay and "other work" in trial.delay
 
 
 def test_one_that_ignores_the_deadline_is_killed_after_the_grace(train_only):

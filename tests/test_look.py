@@ -200,6 +200,7 @@ def test_a_branch_that_the_loop_did_not_make_is_not_shown_as_begun(repository):
     commit = repository("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "Mine\n\nHypothesis: it may help\n")
     repository("branch", "exp/0099-mine", commit.strip())
     assert "0099  by hand " in harness("log", "--all", cwd=repository.folder).stdout
+    assert "not measured: harness adopt 99 does" in harness("show", "99", cwd=repository.folder).stdout
     shown = harness("status", cwd=repository.folder).stdout
     assert "tried    1: 1 by hand\n" in shown and "not measured in this setting: the next loop" in shown
 

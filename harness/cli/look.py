@@ -21,7 +21,7 @@ from harness.ledger.experiment import Experiment, best, comparable
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository, open_repository
 from harness.lock import holder
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured, disturbed
 from harness.views import table, wall, words
 
 LAST = 5
@@ -195,6 +195,8 @@ def show(experiment: str, as_json: bool) -> int:
     standing = _standing(repository, known.main, known.measured(setting)) if setting else None
     if standing is not None and found.commit not in standing.line:
         why.append(words.GIVEN_UP)
+    if found.state == "by hand":
+        why.append(f"Made by hand, and not measured: harness adopt {found.name.number} does.")
     if why:
         click.echo("\n".join(why) + "\n")
     for trial in trials:
@@ -210,6 +212,8 @@ def show(experiment: str, as_json: bool) -> int:
             click.echo(f"seed {trial.get('seed')}: {ended}")
         if trial.get("total_seconds"):
             click.echo(f"time {wall.line(trial)}\n")
+        if odd := disturbed(training.get("delayed_seconds"), training.get("training_seconds")):
+            click.echo(f"WARNING: {odd}\n")
         if trial.get("detail"):
             click.echo(f"{trial.get('status', '?')}: {trial['detail']}\n")
         if tail := str(training.get("log") or "").strip().splitlines()[-15:]:

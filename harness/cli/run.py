@@ -47,8 +47,8 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
         trial = measure(commit.source, commit.id, seed, bench, place, view.show, view.say)
-        if trial.warning:
-            view.say(f"WARNING: {trial.warning}")
+        for odd in filter(None, (trial.warning, trial.delay)):
+            view.say(f"WARNING: {odd}")
     summary = trial.summary()
     if as_json:
         extra = {"status": trial.status, "detail": trial.detail, "commit": trial.commit}

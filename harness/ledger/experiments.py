@@ -116,9 +116,10 @@ class Experiments:
     def proposal(self, experiment: Experiment) -> Proposal:
         """What it proposed, to be tried again elsewhere."""
         message = experiment.message
+        by = message.trailers.get(messages.AGENT, experiment.author)
         return Proposal(
-            message.title, message.hypothesis, self.source(experiment.commit),
-            message.trailers.get(messages.AGENT, "?"), base=experiment.parent, origin=experiment.commit,
+            message.title, message.hypothesis, self.source(experiment.commit), by,
+            base=experiment.parent, origin=experiment.commit,
         )  # fmt: skip
 
     def record(self, commit: str) -> dict[str, Any]:

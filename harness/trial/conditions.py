@@ -195,17 +195,32 @@ def _descends(process: int, ancestor: int) -> bool | None:
     return False
 
 
+def _below(ancestor: int) -> dict[int, list[str]]:
+    """A process and all that descend from it: what `/proc/PID/stat` says behind the name, by number."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            found[int(entry.parent.name)] = entry.read_text().rpartition(")")[2].split()
+    own = {ancestor}
+    while below := {pid for pid, fields in found.items() if int(fields[1]) in own} - own:
+        own |= below
+    return {pid: found[pid] for pid in own & found.keys()}
+
+
 def _cpu_seconds(ancestor: int) -> float:
     """Of all processes below it, and of those of them that ended."""
-    parents, ticks = {}, {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    ticks = (int(tick) for fields in _below(ancestor).values() for tick in fields[11:15])
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def delayed_seconds(ancestor: int) -> float:
+    """For how long the first thread of a process below it could have run and waited for a processor, so far;
+    of all the one that waited longest. 0 where the kernel doesn't say."""
+    longest = 0.0
+    for pid in _below(ancestor):
         with suppress(OSError, ValueError, IndexError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            parents[int(entry.parent.name)], ticks[int(entry.parent.name)] = int(fields[1]), fields[11:15]
-    own = {ancestor}
-    while below := {pid for pid, parent in parents.items() if parent in own} - own:
-        own |= below
-    return sum(int(tick) for pid in own & ticks.keys() for tick in ticks[pid]) / os.sysconf("SC_CLK_TCK")
+            longest = max(longest, int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9)
+    return longest
 
 
 def _name(nvml: Any, pid: int) -> str:

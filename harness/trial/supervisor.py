@@ -18,7 +18,7 @@ from typing import Any
 from harness.config import TrialConfig
 from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
 from harness.trial import checkpoint, compiled, readonly
-from harness.trial.conditions import Watch
+from harness.trial.conditions import Watch, delayed_seconds
 from harness.trial.seat import Seat
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import Channel, ProtocolError, close_all
@@ -64,6 +64,7 @@ class _State:
     told: bool = False
     away_seconds: float = 0.0
     """The longest that we ourselves did nothing while it trained: stopped, or asleep with the machine."""
+    delayed_seconds: float = 0.0
     booted: bool = False
     """It reached our own first line inside: whatever ends it before is not train.py's fault."""
     reported: Reported = field(default_factory=Reported)
@@ -146,6 +147,7 @@ class Supervisor:
             shown_at, passed_at = 0.0, time.monotonic()
             while True:
                 if state.asked_at is not None and state.first_batch_at is None and self.may_train():
+                    state.delayed_seconds = -delayed_seconds(self.seat.process.pid)
                     state.first_batch_at = time.monotonic()
                     channel.offer({"ok": True}, [tokens])
                 now = time.monotonic()
@@ -243,6 +245,7 @@ class Supervisor:
             self._note(message, state, now)
         elif ask == "saving" and state.saving_at is None and state.first_batch_at is not None:
             state.saving_at = now
+            state.delayed_seconds += delayed_seconds(self.seat.process.pid)
         elif ask == "submit":
             state.checkpoint += sent
             state.submitted_at = now
@@ -301,6 +304,7 @@ class Supervisor:
             status=state.failure.status if state.failure else OK,
             detail=state.failure.detail if state.failure else "",
             startup_seconds=(state.asked_at or first) - state.started_at if first is not None else None,
+            delayed_seconds=max(0.0, state.delayed_seconds) if saving is not None else None,
             held_seconds=first - state.asked_at if first is not None and state.asked_at is not None else 0.0,
             training_seconds=saving - first if first is not None and saving is not None else None,
             save_seconds=submitted - saving if submitted is not None and saving is not None else None,
