@@ -223,7 +223,8 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
 def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
     training = SimpleNamespace(startup_seconds=startup_seconds)
     return SimpleNamespace(
-        status=status, detail=detail, training=training, late=False, warning=warning, delay="", val_bpb=val_bpb,
+        status=status, detail=detail, training=training, late=False, warning=warning, delay="",
+        val_bpb=val_bpb,
         lacked_memory=status == CRASH and "OutOfMemory" in detail,
     )  # fmt: skip
 
