@@ -85,8 +85,8 @@ def _nodes() -> dict[Path, os.stat_result]:
 def _restore_nodes() -> None:
     """Run by root, what is inside owns them: modes and times there would outlast it, for all to see."""
     for path, was in _nodes().items():
-        now = path.stat()
         with contextlib.suppress(OSError):
+            now = path.stat()
             if now.st_mode != was.st_mode:
                 path.chmod(was.st_mode & 0o7777)
             if now.st_mtime_ns != was.st_mtime_ns or now.st_atime_ns != was.st_atime_ns:

@@ -200,7 +200,7 @@ class Repository:
             return False
         if self.branch == ref.removeprefix("refs/heads/"):
             source = self.commit(new).source
-            here = self.paths.train.read_bytes() if self.paths.train.exists() else b""
+            here = self.paths.train.read_bytes() if self.paths.train.exists() else None
             if self.train_is_dirty and here != source:
                 raise HarnessError(
                     "train.py has uncommitted changes, so main can't move to a kept experiment",
@@ -212,7 +212,10 @@ class Repository:
                 self.git.index.add("train.py")
                 self.git.index.write()
             except (OSError, pygit2.GitError):  # an editor of `git commit` is open: all stays as it was
-                write_atomically(self.paths.train, here)
+                if here is None:
+                    self.paths.train.unlink()
+                else:
+                    write_atomically(self.paths.train, here)
                 self.git.index.read()
                 raise
         try:

@@ -147,9 +147,9 @@ class Supervisor:
             shown_at, passed_at = 0.0, time.monotonic()
             while True:
                 if state.asked_at is not None and state.first_batch_at is None and self.may_train():
-                    state.delayed_seconds = -delayed_seconds(self.seat.process.pid)
                     state.first_batch_at = time.monotonic()
                     channel.offer({"ok": True}, [tokens])
+                    state.delayed_seconds = -delayed_seconds(self.seat.process.pid)
                 now = time.monotonic()
                 if state.first_batch_at is not None:
                     state.away_seconds = max(state.away_seconds, now - passed_at)
