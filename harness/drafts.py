@@ -108,7 +108,7 @@ class Drafts:
         if self._failed >= FAILED_PROPOSALS:
             raise HarnessError(
                 f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}",
-                "another --agent or --model (its words: .autoresearch/runs/agent.log)",
+                "another --agent or --model (what a model or command said: .autoresearch/runs/agent.log)",
             )
         if not self._ahead:
             self._ahead.append(self._ask(incumbent, bench, results, trouble))

@@ -11,7 +11,7 @@ import pytest
 from conftest import HONEST, assert_mistake, harness
 
 from harness.ledger import refs
-from harness.ledger.experiment import Experiment
+from harness.ledger.experiment import Experiment, comparable
 from harness.ledger.experiments import Experiments
 from harness.ledger.message import Message
 from harness.ledger.repo import open_repository
@@ -178,6 +178,17 @@ def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_fo
     assert drawn(kept, late, below) == [(0, 2.0), (1, 1.91)]
     assert drawn(kept, below, back) == [(0, 2.0), (1, 1.91), (2, 2.01)]
     assert drawn(late, back) == [(0, 2.0)]
+
+
+def test_a_crash_of_another_setting_is_not_compared_and_one_that_was_only_begun_is():
+    def made(number, **trailers):
+        name = refs.parse(f"refs/heads/exp/{number:04d}-x")
+        return Experiment(name, "a" * 40, "b" * 40, 0, "a", Message("x", "h", trailers))
+
+    crashed = made(1, Status="crash", **{"Budget-Seconds": "20"})
+    scored = made(2, Status="discard", **{"Budget-Seconds": "4", "Val-Bpb": "2.0"})
+    begun = made(3, Program="0" * 12)
+    assert comparable([crashed, scored, begun]) == [scored, begun]
 
 
 def test_status_names_what_is_best_and_that_nothing_runs(few):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 from conftest import HONEST, harness
@@ -75,6 +76,8 @@ def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research)
     for name in ("refs/heads/main.lock", "packed-refs.lock", "index.lock"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    later = time.time() + 3600  # the clock was put back since
+    os.utime(folder / "refs/heads/main.lock", (later, later))
     with pytest.raises(HarnessError, match=r"index.lock is there.*Try: rm .*index\.lock"):
         night(research, ("Break it", CRASHING))
     (folder / "index.lock").unlink()

@@ -22,6 +22,12 @@ def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):
     assert result.val_bpb == pytest.approx(expected, rel=1e-5)
 
 
+def test_scores_of_another_torch_are_of_another_evaluator(bench, monkeypatch):
+    now = scoring.fingerprint(bench.config)
+    monkeypatch.setattr(scoring.metadata, "version", lambda _: "1.0")
+    assert scoring.fingerprint(bench.config) != now
+
+
 def test_a_bigram_table_scores_its_exact_cross_entropy(scored, bench, tmp_path):
     size = bench.corpus.vocab_size
     table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)

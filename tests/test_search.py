@@ -21,6 +21,11 @@ def tried(proposal, val_bpb=2.3):
     return Tried(proposal.title, proposal.hypothesis, proposal.source, "discard", val_bpb, 0.1, "")
 
 
+@pytest.mark.parametrize("octaves", [-2.0, 0.0, 1.0, 2.0])
+def test_a_part_of_something_stays_between_nothing_and_all_of_it(octaves):
+    assert 0 <= _value(octaves, 0.5) < 1
+
+
 def test_it_never_proposes_what_was_tried():
     history = []
     for _ in range(12):

@@ -145,8 +145,9 @@ class Experiments:
 
     def measured(self, setting: Setting) -> list[Measured]:
         """Every commit that has a score in this setting, oldest first: all that the gate knows."""
-        gone, found = self._gone(), {}
-        for experiment in self:
+        every, found = list(self), {}
+        gone = self._gone(every)
+        for experiment in every:
             commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
             if kept:  # it may have been run again since, which its message can't say any more
                 scores = self.scores(commit, setting)
@@ -163,10 +164,10 @@ class Experiments:
                 by_hand.append(Measured(commit, parent, scores, kept=True))
         return [*reversed(by_hand), *found.values()]
 
-    def _gone(self) -> set[str]:
+    def _gone(self, every: list[Experiment]) -> set[str]:
         """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
-        line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in self}
-        been = {e.commit for e in self if e.status == KEEP and self.record(e.commit).get("reached")}
+        line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in every}
+        been = {e.commit for e in every if e.status == KEEP and self.record(e.commit).get("reached")}
         gone: set[str] = set()
         for commit in (been | self._repository.been_at(refs.MAIN)) - line:  # a reflog is not for ever
             while commit not in line | gone:

@@ -1,8 +1,9 @@
-"""Fair conditions on a GPU: who else uses it, its clocks, temperature and memory, while a trial trains.
+"""Fair conditions: who else uses a GPU, its clocks, temperature and memory, while a trial trains; and how
+long a trial waits for a processor.
 
-Read through NVML by our own process, never from train.py. A trial beside somebody else's work, or on a
-chip that is too hot to hold its clocks, says nothing of an idea: it is an `error` and is repeated. That
-a chip is at its power limit is how it works under full load, and is no contamination.
+Read through NVML and from the kernel by our own process, never from train.py. A trial beside somebody
+else's work, or on a chip that is too hot to hold its clocks, says nothing of an idea: it is an `error` and
+is repeated. That a chip is at its power limit is how it works under full load, and is no contamination.
 """
 
 import os
@@ -200,7 +201,8 @@ def _below(ancestor: int) -> dict[int, list[str]]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError):
-            found[int(entry.parent.name)] = entry.read_text().rpartition(")")[2].split()
+            if fields := entry.read_text().rpartition(")")[2].split():
+                found[int(entry.parent.name)] = fields
     own = {ancestor}
     while below := {pid for pid, fields in found.items() if int(fields[1]) in own} - own:
         own |= below
