@@ -36,7 +36,7 @@ if ON_GPU:
     WIDTH = 512
     HEAD_WIDTH = 128
     SHORT_WINDOW = 128  # tokens a short-window layer looks back
-    DROPOUT = 0.4  # of what a layer adds to the stream; only where the corpus is small
+    DROPOUT = 0.5  # of what a layer adds to the stream; only where the corpus is small
     BATCH_ROWS = 256  # rows of one optimizer step
     MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
 else:
