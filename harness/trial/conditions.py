@@ -1,7 +1,6 @@
-"""Fair conditions: who else uses a GPU, its clocks, temperature and memory, while a trial trains; and how
-long a trial waits for a processor.
+"""Fair conditions: who else uses a GPU, its clocks, temperature and memory, while a trial trains.
 
-Read through NVML and from the kernel by our own process, never from train.py. A trial beside somebody
+Read through NVML by our own process, never from train.py. A trial beside somebody
 else's work, or on a chip that is too hot to hold its clocks, says nothing of an idea: it is an `error` and
 is repeated. That a chip is at its power limit is how it works under full load, and is no contamination.
 """
@@ -10,12 +9,12 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from harness.records import Conditions
 from harness.trial.device import Device
+from harness.trial.processes import cpu_seconds, descends
 
 EVERY_SECONDS = 2.0
 EVERY_AHEAD_SECONDS = 1.0
@@ -90,13 +89,13 @@ class Watch:
         elapsed, self._next = now - self._strained_at, now + EVERY_AHEAD_SECONDS
         self._strained_at = now
         with suppress(Exception):
-            shares = [share for pid, share in self._at_work() if _descends(pid, self._process)]
+            shares = [share for pid, share in self._at_work() if descends(pid, self._process)]
             self._gpu_seconds += min(1.0, sum(shares)) * elapsed
             whole = self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total
             if (self._own_memory() or 0) > AHEAD_MEMORY * whole:
                 return f"over {AHEAD_MEMORY:.0%} of the GPU's memory"
         if waits:
-            spent = _cpu_seconds(self._process)
+            spent = cpu_seconds(self._process)
             self._idle_from = spent if self._idle_from is None else self._idle_from
             if spent - self._idle_from > AHEAD_CPU_SECONDS:
                 return f"over {AHEAD_CPU_SECONDS:g} s of the processor's time while it waited"
@@ -125,14 +124,14 @@ class Watch:
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except self._nvml.NVMLError:
             return None
-        own = [each.usedGpuMemory for each in running if _descends(each.pid, self._process)]
+        own = [each.usedGpuMemory for each in running if descends(each.pid, self._process)]
         return sum(own) if own and None not in own else None
 
     def _foreign(self) -> str:
         """By what the driver says of the last seconds; a process that only holds memory disturbs nobody."""
         working = [pid for pid, share in self._at_work() if share > 0]
-        self._worked = self._worked or any(_descends(pid, self._process) for pid in working)
-        others = sorted({pid for pid in working if _descends(pid, os.getpid()) is False})
+        self._worked = self._worked or any(descends(pid, self._process) for pid in working)
+        others = sorted({pid for pid in working if descends(pid, os.getpid()) is False})
         return ", ".join(f"{_name(self._nvml, pid)} ({pid})" for pid in others)
 
     def _at_work(self) -> list[tuple[int, float]]:
@@ -182,47 +181,6 @@ def spoilt(seen: Conditions | None) -> str:
     if seen.slowed_share > THROTTLED_SHARE:
         return f"the GPU was slowed down by heat or power {seen.slowed_share:.0%} of the time"
     return ""
-
-
-def _descends(process: int, ancestor: int) -> bool | None:
-    """None for one that is not to be seen here: a container shows only its own."""
-    while process > 0:
-        if process == ancestor:
-            return True
-        try:
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
-    return False
-
-
-def _below(ancestor: int) -> dict[int, list[str]]:
-    """A process and all that descend from it: what `/proc/PID/stat` says behind the name, by number."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError):
-            if fields := entry.read_text().rpartition(")")[2].split():
-                found[int(entry.parent.name)] = fields
-    own = {ancestor}
-    while below := {pid for pid, fields in found.items() if int(fields[1]) in own} - own:
-        own |= below
-    return {pid: found[pid] for pid in own & found.keys()}
-
-
-def _cpu_seconds(ancestor: int) -> float:
-    """Of all processes below it, and of those of them that ended."""
-    ticks = (int(tick) for fields in _below(ancestor).values() for tick in fields[11:15])
-    return sum(ticks) / os.sysconf("SC_CLK_TCK")
-
-
-def delayed_seconds(ancestor: int) -> float:
-    """For how long the first thread of a process below it could have run and waited for a processor, so far;
-    of all the one that waited longest. 0 where the kernel doesn't say."""
-    longest = 0.0
-    for pid in _below(ancestor):
-        with suppress(OSError, ValueError, IndexError):
-            longest = max(longest, int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9)
-    return longest
 
 
 def _name(nvml: Any, pid: int) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 from harness.config import TrialConfig
 from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
 from harness.trial import checkpoint, compiled, readonly
-from harness.trial.conditions import Watch, delayed_seconds
+from harness.trial.conditions import Watch
+from harness.trial.processes import delayed_seconds
 from harness.trial.seat import Seat
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import Channel, ProtocolError, close_all

@@ -1,0 +1,46 @@
+"""Processes and those below them, by the kernel's word in `/proc` and never by their own."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def descends(process: int, ancestor: int) -> bool | None:
+    """Whether it is that one or below it; None for one unseen: a container shows only its own."""
+    while process > 0:
+        if process == ancestor:
+            return True
+        try:
+            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+    return False
+
+
+def _below(ancestor: int) -> dict[int, list[str]]:
+    """A process and all that descend from it: what `/proc/PID/stat` says behind the name, by number."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            if fields := entry.read_text().rpartition(")")[2].split():
+                found[int(entry.parent.name)] = fields
+    own = {ancestor}
+    while below := {pid for pid, fields in found.items() if int(fields[1]) in own} - own:
+        own |= below
+    return {pid: found[pid] for pid in own & found.keys()}
+
+
+def cpu_seconds(ancestor: int) -> float:
+    """Of all processes below it, and of those of them that ended."""
+    ticks = (int(tick) for fields in _below(ancestor).values() for tick in fields[11:15])
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def delayed_seconds(ancestor: int) -> float:
+    """For how long the first thread of a process below it could have run and waited for a processor, so far;
+    of all the one that waited longest. 0 where the kernel doesn't say."""
+    longest = 0.0
+    for pid in _below(ancestor):
+        with suppress(OSError, ValueError, IndexError):
+            longest = max(longest, int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9)
+    return longest
