@@ -143,6 +143,15 @@ def test_the_same_text_gives_the_same_id(folder_of_texts):
     assert making.prepare(config_for(folder_of_texts), quiet, again=True).id != first.id
 
 
+def test_the_same_text_in_another_folder_is_the_same_data(folder_of_texts, tmp_path):
+    first = making.prepare(config_for(folder_of_texts), quiet)
+    moved = tmp_path / "elsewhere" / folder_of_texts.name
+    shutil.copytree(folder_of_texts, moved)
+    there = making.prepare(config_for(moved), quiet)
+    assert there.folder != first.folder
+    assert there.id == first.id
+
+
 def test_token_files_map_back_to_the_documents(folder_of_texts):
     made = making.prepare(config_for(folder_of_texts), quiet)
     descriptor = os.open(made.train_file, os.O_RDONLY)

@@ -6,7 +6,8 @@
     train.tokens        one file: magic, counts, offsets (D + 1,) int64, tokens (N,) uint16
     val.npy holdout.npy packed scoring rows, (R, seq_len + 1) uint16
 
-The manifest's digest is the data's id. A file is hashed again only when its inode, size or times
+The manifest's digest, but for where the source lay, is the data's id: the same text in another folder or on
+another machine is the same data. A file is hashed again only when its inode, size or times
 changed since it was last found right.
 """
 
@@ -61,23 +62,23 @@ def open_corpus(folder: Path, prepare: str = "harness prepare") -> Corpus:
     """
     path = folder / "manifest.json"
     try:
-        text = path.read_text(encoding="utf-8")
-        manifest = json.loads(text)
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         files, recipe = manifest["files"], manifest["recipe"]
+        anywhere = json.dumps({**manifest, "recipe": recipe | {"source": recipe["name"]}}, indent=1)
         corpus = Corpus(
             folder,
-            f"{recipe['name']}@{hashlib.sha256(text.encode()).hexdigest()[:7]}",
+            f"{recipe['name']}@{hashlib.sha256(anywhere.encode()).hexdigest()[:7]}",
             manifest["vocab_size"], recipe["seq_len"], recipe["eval_tokens"], manifest["bos"],
         )  # fmt: skip
     except FileNotFoundError:
         raise HarnessError(f"no prepared data at {folder}", prepare) from None
     except (ValueError, KeyError, TypeError):
         raise HarnessError(f"{path} is not a manifest", f"{prepare} --again") from None
-    _verify(folder, files, text, prepare)
+    _verify(folder, files, prepare)
     return corpus
 
 
-def _verify(folder: Path, files: dict[str, Any], manifest: str, prepare: str) -> None:
+def _verify(folder: Path, files: dict[str, Any], prepare: str) -> None:
     seen_path = folder / "verified.json"
     try:
         seen = json.loads(seen_path.read_text(encoding="utf-8"))
