@@ -21,7 +21,8 @@ from harness.records import CRASH, Incumbent, Proposal, Trial
 from harness.trial.measure import Bench
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
-FAILED_PROPOSALS = 3
+FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
+STAND_INS = 10  # in a row, before the loop ends
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
 MEMORY = 500  # earlier experiments that an agent is shown
 
@@ -32,6 +33,7 @@ class Draft:
 
     base: str
     answer: "Future[Proposal]"
+    by_stand_in: bool = False
 
 
 class Drafts:
@@ -43,15 +45,19 @@ class Drafts:
 
     def __init__(
         self, lab: Lab, agent: Agent, seed: int, program_text: Callable[[], str],
-        tell: Callable[[str, str], None],
+        tell: Callable[[str, str], None], stand_in: Agent | None = None,
     ) -> None:  # fmt: skip
+        """`stand_in` proposes one experiment where `agent`, which did better before, gave nothing usable."""
         self._lab, self._agent, self._seed, self._tell = lab, agent, seed, tell
+        self._stand_in = stand_in
         self._experiments = lab.experiments
         self._program_text = program_text
         self.spent_usd = 0.0
         self._unbilled_usd = 0.0
         self._ahead: list[Draft] = []
-        self._failed = 0  # proposals in a row that could not be used
+        self._failed = 0  # proposals of the agent in a row that could not be used
+        self._failed_since = 0  # somebody stood in for it
+        self._most_failed = FAILED_PROPOSALS
         self._crashes = 0
         self._to_mend: tuple[Tried, str] | None = None
 
@@ -97,21 +103,30 @@ class Drafts:
                 elif mark in {experiment.program for experiment in self._experiments}:
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
-                    self._failed = 0
+                    if not draft.by_stand_in:
+                        self._failed = self._failed_since = 0
+                        if self._stand_in is not None:
+                            self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
                     return self._experiments.begin(proposal, incumbent.commit, mark)
         except NoProposal as none:
             trouble = str(none)
             self._unbilled_usd += none.cost_usd or 0.0
             self.spent_usd += none.cost_usd or 0.0
         self._tell("trouble", f"no usable proposal: {trouble}")
-        self._failed += 1
-        if self._failed >= FAILED_PROPOSALS:
+        self._failed += not draft.by_stand_in
+        self._failed_since += not draft.by_stand_in
+        if self._failed >= self._most_failed:
             raise HarnessError(
-                f"the agent gave nothing usable {FAILED_PROPOSALS} times: {trouble}",
+                f"the agent gave nothing usable {self._failed} times: {trouble}",
                 "another --agent or --model (what a model or command said: .autoresearch/runs/agent.log)",
             )
         if not self._ahead:
-            self._ahead.append(self._ask(incumbent, bench, results, trouble))
+            by_stand_in = self._failed_since >= FAILED_PROPOSALS
+            if by_stand_in:
+                self._failed_since = 0
+                name = type(self._stand_in).__name__.lower()
+                self._tell("trouble", f"{name} proposes one in its place, then it is asked again")
+            self._ahead.append(self._ask(incumbent, bench, results, trouble, by_stand_in))
         return None
 
     def broken(self, experiment: Experiment) -> str | None:
@@ -158,8 +173,9 @@ class Drafts:
         self._to_mend = (self._as_tried(done, bench), trial.training.log) if mendable else None
 
     def _ask(
-        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], trouble: str = ""
-    ) -> Draft:
+        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], trouble: str = "",
+        by_stand_in: bool = False,
+    ) -> Draft:  # fmt: skip
         """Have the agent think, in its own thread, about values only."""
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
@@ -175,7 +191,8 @@ class Drafts:
             incumbent.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed,
             trouble, mend, log,
         )  # fmt: skip
-        return Draft(incumbent.commit, in_background(self._agent.propose, context))
+        agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
+        return Draft(incumbent.commit, in_background(agent.propose, context), by_stand_in)
 
     def _as_tried(self, experiment: Experiment, bench: Bench) -> Tried:
         """As the agent sees it: what was scored in another setting has no score that compares."""

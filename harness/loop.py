@@ -61,13 +61,16 @@ class Loop:
 
     def __init__(
         self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
-        devices: list[Device] | None = None, places: int = 1,
+        devices: list[Device] | None = None, places: int = 1, stand_in: Agent | None = None,
     ) -> None:  # fmt: skip
-        """`devices`: a station each; None: so many `places` on the one that the config means."""
+        """`devices`: a station each; None: so many `places` on the one that the config means. `stand_in`
+        proposes when `agent` has nothing usable again and again."""
         self._repository, self._limits, self._watcher = repository, limits, watcher
         self._lab = Lab(repository, self._tell, watcher.show)
         self._experiments = self._lab.experiments
-        self._drafts = Drafts(self._lab, agent, seed, repository.paths.read_program, self._tell)
+        self._drafts = Drafts(
+            self._lab, agent, seed, repository.paths.read_program, self._tell, stand_in
+        )  # fmt: skip
         self._crew = Crew(self._lab, devices, places)
         self._waiting: list[Experiment] = []  # begun, and to be measured before anything new
         self._again: list[Experiment] = []  # to be run once more before they are decided

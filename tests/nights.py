@@ -39,9 +39,11 @@ class Script:
         return Proposal(title, f"because of {title}", source.encode(), "script/test")
 
 
-def loop_in(folder, agent, tell=lambda _: None, places=1, **limits):
+def loop_in(folder, agent, tell=lambda _: None, places=1, stand_in=None, **limits):
     watcher = Watcher(tell, lambda *_: None)
-    return Loop(open_repository(folder), agent, Limits(**limits), 0, watcher, places=places)
+    return Loop(
+        open_repository(folder), agent, Limits(**limits), 0, watcher, places=places, stand_in=stand_in
+    )
 
 
 def night(research, *answers, said=None, **limits):

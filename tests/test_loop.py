@@ -93,6 +93,29 @@ def test_an_agent_with_nothing_to_say_ends_the_night_with_a_reason_and_no_branch
     assert list(Experiments(open_repository(measured))) == []  # its own loop ended in that error
 
 
+def test_where_an_agent_gives_nothing_usable_any_more_another_stands_in_and_it_is_asked_again(research):
+    said = []
+
+    def asked(*answers, **limits):
+        agent, stand_in = Script(*answers), Script(("In its place", BROKEN + "a = 1\n"))
+        tell = lambda event: said.append(event.text)  # noqa: E731
+        return loop_in(research.folder, agent, tell, stand_in=stand_in, **limits).run()
+
+    asked(("First", BROKEN), "no", "no", "no", ("Second", BROKEN + "a = 2\n"), experiments=3)
+    assert [e.message.title for e in all_of(research)] == ["First", "In its place", "Second"]
+    assert sum("proposes one in its place" in line for line in said) == 1
+    with pytest.raises(HarnessError, match="nothing usable 3 times"):  # in this night it never gave anything
+        asked(*["no"] * 9, experiments=1)
+
+
+def test_a_stand_in_is_no_agent_for_a_whole_night(research, monkeypatch):
+    monkeypatch.setattr("harness.drafts.STAND_INS", 2)
+    stand_in = Script(*[(f"Stand-in {i}", BROKEN + f"a = {i}\n") for i in range(20)])
+    with pytest.raises(HarnessError, match="nothing usable 9 times"):
+        loop_in(research.folder, Script(("First", BROKEN)), stand_in=stand_in, experiments=30).run()
+    assert [e.message.title for e in all_of(research)] == ["First", "Stand-in 0", "Stand-in 1"]
+
+
 def test_a_begun_experiment_is_measured_at_the_next_start(research):
     experiments = Experiments(open_repository(research.folder))
     base = experiments.main

@@ -95,6 +95,8 @@ def loop(
         if given and agent != kind:
             raise click.UsageError(f"{option} is for --agent {kind}")
 
+    from harness.agents.search import Search
+
     def make(say: Callable[[str], None]) -> Agent:
         if agent == "llm":
             from harness.agents.llm import Llm
@@ -104,14 +106,13 @@ def loop(
             from harness.agents.command import Command
 
             return Command(command, repository, say, minutes, writable)
-        from harness.agents.search import Search
-
         return Search()
 
     devices = None
     if gpus is not None:
         devices = chosen(resolve(configs.load(repository.paths.config).trial.device), gpus)
-    return _night(repository, make, limits, seed, as_json, devices)
+    stand_in = Search() if agent != "search" else None
+    return _night(repository, make, limits, seed, as_json, devices, stand_in)
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
@@ -141,9 +142,11 @@ def _night(
     seed: int,
     as_json: bool,
     devices: list[Device] | None = None,
+    stand_in: Agent | None = None,
 ) -> int:
     with NightView(as_json, best(list(Experiments(repository)))) as view:
-        night = Loop(repository, agent(view.say), limits, seed, Watcher(view.tell, view.show), devices)
+        watcher = Watcher(view.tell, view.show)
+        night = Loop(repository, agent(view.say), limits, seed, watcher, devices, stand_in=stand_in)
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):
