@@ -15,7 +15,7 @@ from harness import config as configs
 from harness.corpus.prepare import open_prepared
 from harness.errors import DONE, FAILED, HarnessError
 from harness.ledger.repo import Repository, open_repository
-from harness.paths import cache_dir
+from harness.paths import HOOKS, cache_dir
 from harness.trial import device, sandbox
 
 PROBE = (
@@ -56,7 +56,7 @@ def doctor(as_json: bool) -> int:
 
 
 def _findings() -> Iterator[Finding]:
-    repository, config = None, configs.CPU
+    repository, config, readable = None, configs.CPU, True
     try:
         repository = open_repository()
         yield from _git(repository)
@@ -67,11 +67,14 @@ def _findings() -> Iterator[Finding]:
             config = configs.load(repository.paths.config)
             yield Finding("config", "ok", f"profile {config.profile}")
         except HarnessError as error:
+            readable = False
             yield Finding("config", "fail", error.message, error.fix)
+        yield _hooks(repository)
     yield _guarded("device", lambda: _device(config))
     yield _torch()
     yield _guarded("sandbox", lambda: _sandbox(config))
-    yield _guarded("data", lambda: Finding("data", "ok", open_prepared(config.data).id))
+    if readable:
+        yield _guarded("data", lambda: Finding("data", "ok", open_prepared(config.data).id))
     yield _disk()
     yield _load()
     found = [key for key in KEYS if os.environ.get(key)]
@@ -98,6 +101,19 @@ def _git(repository: Repository) -> Iterator[Finding]:
         _ = repository.signature
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
+
+
+def _hooks(repository: Repository) -> Finding:
+    """A clone has the files, but git doesn't look for them there."""
+    path, folder = repository.hooks_path, repository.paths.hooks
+    idle = [name for name in HOOKS if not os.access(folder / name, os.X_OK)]
+    if path is None or (path == "hooks" and idle):
+        what = "core.hooksPath is not set" if path is None else f"hooks/{idle[0]} can't be run"
+        mend = "chmod +x hooks/*" if path and (folder / idle[0]).exists() else "harness init"
+        return Finding("hooks", "warn", f"{what}: only the loop checks what is committed by hand", mend)
+    if path != "hooks":
+        return Finding("hooks", "ok", f"core.hooksPath is {path}, which should call `harness hook NAME`")
+    return Finding("hooks", "ok", ", ".join(HOOKS))
 
 
 def _device(config: configs.Config) -> Finding:
