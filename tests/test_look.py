@@ -199,6 +199,8 @@ def test_status_names_what_is_best_and_that_nothing_runs(few):
     assert last in next(line for line in shown.splitlines() if line.startswith("best"))
     about = json.loads(harness("status", "--json", cwd=folder).stdout)
     assert about["counts"]["keep"] == sum(status == "keep" for status, _, _ in made.values())
+    assert sum(about["counts"].values()) == len(made)
+    assert {"main_scores", "main_believed", "ahead"} <= set(about)
 
 
 def test_an_empty_repository_has_nothing_to_show_and_says_so(repository):

@@ -55,11 +55,18 @@ def status(as_json: bool) -> int:
     holdouts = known.holdouts(setting) if setting else []
     trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
     share = wall.training_share(trials)
-    counts = {s: sum(e.status == s for e in experiments) for s in (KEEP, DISCARD, CRASH, INVALID, ERROR)}
+    states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
+    counts = {s: sum(e.state == s for e in experiments) for s in states}
     kept = best(experiments)
+    scores = known.scores(known.main, setting) if setting else ()
+    measured = known.measured(setting) if setting else []
+    standing = _standing(repository, known.main, measured)
+    believed = standing.believed(known.main) if standing and scores else None
+    above = standing.line[1:] if standing else ()
     if as_json:
         about = {
-            "process": process, "loop": state or None, "main": known.main, "counts": counts,
+            "process": process, "loop": state or None, "main": known.main, "main_scores": list(scores),
+            "main_believed": believed, "ahead": list(above), "counts": counts,
             "best": table.record(kept) if kept else None,
             "holdout": [asdict(found) for found in holdouts],
             "training_share": share[0] if share else None,
@@ -74,16 +81,13 @@ def status(as_json: bool) -> int:
         click.echo(f"limits   {_limits(state)}")
     else:
         click.echo("running  nothing (harness loop)")
-    scores = known.scores(known.main, setting) if setting else ()
-    measured = known.measured(setting) if setting else []
-    standing = _standing(repository, known.main, measured)
     about_main = "not measured in this setting: the next loop begins with it"
     if scores:
         runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
-        believed = f", believed {standing.believed(known.main):.4f}" if standing else ""
-        about_main = f"val_bpb {statistics.fmean(scores):.4f}, {runs}{believed}"
+        belief = f", believed {believed:.4f}" if believed is not None else ""
+        about_main = f"val_bpb {statistics.fmean(scores):.4f}, {runs}{belief}"
     click.echo(f"main     {known.main[:7]}  {about_main}")
-    if above := standing.line[1:] if standing else ():
+    if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
     if holdouts and setting:
@@ -95,8 +99,7 @@ def status(as_json: bool) -> int:
             f"time     {share[0]:.1%} of the device's time was training, {share[1]:.1f} s between two of "
             f"{share[2]} trials"
         )
-    unmeasured = {s: sum(e.state == s for e in experiments) for s in ("begun", "by hand")}
-    figures = ", ".join(f"{n} {s}" for s, n in {**counts, **unmeasured}.items() if n)
+    figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
         click.echo(f"best     {table.styled(kept, _width() - 9)}")

@@ -47,6 +47,12 @@ class Experiment:
         return _figure(effect[0] if effect else self.message.trailers.get("Delta"))
 
     @property
+    def effect_sd(self) -> float | None:
+        """Of `delta`, where it is a belief."""
+        effect = self.message.trailers.get("Effect", "").split()
+        return _figure(effect[1]) if len(effect) > 1 else None
+
+    @property
     def believed(self) -> float | None:
         """Its true val_bpb as it was believed when it was decided; its score, where nothing else is known."""
         effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -53,7 +54,7 @@ def sparkline(values: list[float], width: int = 60) -> str:
 
 def record(experiment: Experiment) -> dict[str, Any]:
     """An experiment as plain JSON values; what is not known is null."""
-    trailers = experiment.message.trailers
+    trailers, setting = experiment.message.trailers, experiment.setting
     return {
         "number": experiment.name.number,
         "branch": experiment.name.branch,
@@ -61,7 +62,11 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "parent": experiment.parent,
         "status": experiment.status,
         "val_bpb": experiment.val_bpb,
+        "runs": experiment.runs,
         "effect": experiment.delta,
+        "effect_sd": experiment.effect_sd,
+        "believed": experiment.believed,
+        "setting": asdict(setting) if setting else None,
         "title": experiment.message.title,
         "hypothesis": experiment.message.hypothesis,
         "committed_at": experiment.seconds,
