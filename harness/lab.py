@@ -208,7 +208,7 @@ class Lab:
         """What git says of this setting; None if `main`, or the commit that is to stand for it, has no
         score there."""
         main = main or self.experiments.main
-        measured = self.experiments.measured(bench.setting)
+        measured = self.experiments.measured(bench.setting, main)
         if main != self.experiments.main:  # what a person put on top of it isn't a kept experiment
             numbered = {experiment.commit for experiment in self.experiments}
             measured = [each for each in measured if each.commit in numbered or each.commit == main]
@@ -220,7 +220,7 @@ class Lab:
         wanted = 1 if bench.config.gate.policy == "greedy" else 2
         if wanted > 1 and self._freedom(bench) < CALIBRATION_RUNS - 1:
             wanted = CALIBRATION_RUNS
-        return max(0, wanted - len(self.experiments.scores(self.experiments.main, bench.setting)))
+        return max(0, wanted - len(self.experiments.main_scores(bench.setting)))
 
     def noise(self, bench: Bench) -> Noise | None:
         """Pooled over every repeat in this setting."""

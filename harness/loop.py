@@ -191,7 +191,7 @@ class Loop:
         main, ground = self._experiments.main, self._ground(bench)
         if self._runs_left[ground] <= 0:
             return None
-        first = not self._experiments.scores(main, bench.setting) and not self._of_commit(main)
+        first = not self._experiments.main_scores(bench.setting) and not self._of_commit(main)
         where = "in this setting" if self._experiments.trials(main) else "here"
         why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
         self._tell("begun", f"{main[:7]} main {why}")
@@ -269,7 +269,7 @@ class Loop:
 
     def _take_run_of_main(self, job: Job, trial: Trial) -> None:
         score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
-        count = len(self._experiments.scores(trial.commit, job.bench.setting))
+        count = len(self._experiments.main_scores(job.bench.setting))
         run = f", run {count} for the noise" if count > 1 else ""
         self._tell("measured", f"     baseline: {score}{run}")
         self._lab.score_holdout(trial.commit, job.bench, job.station)

@@ -58,7 +58,7 @@ def status(as_json: bool) -> int:
     states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
     counts = {s: sum(e.state == s for e in experiments) for s in states}
     kept = best(experiments)
-    scores = known.scores(known.main, setting) if setting else ()
+    scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
     standing = _standing(repository, known.main, measured)
     believed = standing.believed(known.main) if standing and scores else None

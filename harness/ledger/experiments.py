@@ -7,7 +7,7 @@ start can finish. Nothing is stored anywhere else.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pygit2
@@ -143,8 +143,21 @@ class Experiments:
         found = self.record(commit).get(name)
         return found if isinstance(found, dict) else {}
 
-    def measured(self, setting: Setting) -> list[Measured]:
-        """Every commit that has a score in this setting, oldest first: all that the gate knows."""
+    def main_scores(self, setting: Setting) -> tuple[float, ...]:
+        """Of `main`'s program in this setting: a commit that leaves train.py as it was needs no run."""
+        main = self.main
+        return next((each.scores for each in self.measured(setting) if each.commit == main), ())
+
+    def measured(self, setting: Setting, main: str = "") -> list[Measured]:
+        """Every commit that has a score in this setting, oldest first: all that the gate knows.
+
+        What a person put on `main` with a train.py that an earlier commit of it has is that program again: it
+        has that one's scores and stands in its place, but not for what was kept on top: to move `main`
+        there would lose what the person did.
+
+        Args:
+            main: a commit that is to stand for it.
+        """
         every, found = list(self), {}
         gone = self._gone(every)
         for experiment in every:
@@ -158,11 +171,23 @@ class Experiments:
             if scores:
                 shorter = kept and bool(self.part(commit, "decision").get("shorter"))
                 found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
-        by_hand = []
-        for commit, parent in self.history:
-            if commit not in found and (scores := self.scores(commit, setting)):
-                by_hand.append(Measured(commit, parent, scores, kept=True))
-        return [*reversed(by_hand), *found.values()]
+        experiments, by_hand, now = {each.commit for each in every}, dict[Any, Measured](), dict[str, str]()
+        for commit, parent in self._line(main or self.main):
+            program = self._program(commit)
+            if (again := by_hand.get(program)) is not None:
+                of = found.pop(commit, None) or Measured(commit, parent, self.scores(commit, setting))
+                now[commit], scores = again.commit, of.scores + again.scores
+                by_hand[program] = replace(again, parent=of.parent, scores=scores, shorter=of.shorter)
+            elif commit not in experiments:
+                by_hand[program] = Measured(commit, parent, self.scores(commit, setting), kept=True)
+        tried = (e if e.kept else replace(e, parent=now.get(e.parent, e.parent)) for e in found.values())
+        return [*(each for each in reversed(by_hand.values()) if each.scores), *tried]
+
+    def _program(self, commit: str) -> pygit2.Oid | str:
+        """What stands for its train.py; its own name where it has none."""
+        found = self._git[commit]
+        assert isinstance(found, pygit2.Commit)
+        return found.tree["train.py"].id if "train.py" in found.tree else commit
 
     def _gone(self, every: list[Experiment]) -> set[str]:
         """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
@@ -178,7 +203,9 @@ class Experiments:
     @property
     def history(self) -> Iterator[tuple[str, str]]:
         """Commits of `main` and the first parent of each, empty for the first one; newest first."""
-        commit = self.main
+        return self._line(self.main)
+
+    def _line(self, commit: str) -> Iterator[tuple[str, str]]:
         for _ in range(HISTORY):
             found = self._git[commit]
             assert isinstance(found, pygit2.Commit)
