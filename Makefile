@@ -3,12 +3,15 @@ PYTHON ?= python3
 EXPERIMENTS ?= 5
 BIN := .venv/bin
 
+# Its scripts name the folder that they were made in: after a move it is made anew.
+STALE := $(shell test ! -e .venv/.installed || $(BIN)/harness --version >/dev/null 2>&1 || rm -f .venv/.installed)
+
 .PHONY: loop test lint
 .DELETE_ON_ERROR:
 
 .venv/.installed: pyproject.toml
 	@echo 'Installing into .venv (two or three minutes, once) ...'
-	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@$(BIN)/python -m compileall -q harness tests  # also where PYTHONDONTWRITEBYTECODE is set, as in many images
 	@touch $@

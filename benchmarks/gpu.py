@@ -25,7 +25,7 @@ from typing import Any
 from harness.agents import Context
 from harness.agents.search import Search
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import Proposal

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness.agents import Context
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import Proposal

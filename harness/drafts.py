@@ -17,7 +17,7 @@ from harness.lab import Lab
 from harness.ledger import guards
 from harness.ledger.experiment import Experiment
 from harness.limits import failed_in_a_row
-from harness.records import CRASH, Incumbent, Proposal, Trial
+from harness.records import CRASH, ERROR, Incumbent, Proposal, Trial
 from harness.trial.measure import Bench
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
@@ -100,7 +100,7 @@ class Drafts:
                 mark = _mark(proposal.source)
                 if mark == _mark(parent):
                     trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
-                elif mark in {experiment.program for experiment in self._experiments}:
+                elif mark in self._tried(proposal, incumbent.commit):
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
                     if not draft.by_stand_in:
@@ -112,6 +112,10 @@ class Drafts:
             trouble = str(none)
             self._unbilled_usd += none.cost_usd or 0.0
             self.spent_usd += none.cost_usd or 0.0
+        except (HarnessError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever an agent made of an answer
+            trouble = f"the agent failed: {type(error).__name__}: {error}"
         self._tell("trouble", f"no usable proposal: {trouble}")
         self._failed += not draft.by_stand_in
         self._failed_since += not draft.by_stand_in
@@ -128,6 +132,23 @@ class Drafts:
                 self._tell("trouble", f"{name} proposes one in its place, then it is asked again")
             self._ahead.append(self._ask(incumbent, bench, results, trouble, by_stand_in))
         return None
+
+    def _tried(self, proposal: Proposal, onto: str) -> set[str]:
+        """Programs that are not to be run again; of what is begun anew, not its own one elsewhere."""
+        return {e.program for e in self._experiments if e.commit != proposal.origin or e.parent == onto}
+
+    def begun_before(self) -> list[Experiment]:
+        """What an earlier loop began and was stopped in, or lost to an error of the machine."""
+        found = []
+        for experiment in self._experiments:
+            if experiment.program and experiment.status in (None, ERROR):
+                number = f"{experiment.name.number:04d}"
+                if broken := self.broken(experiment):  # made by hand, without the hooks
+                    self._tell("trouble", f"{number} can't be measured: {broken}")
+                else:
+                    self._tell("note", f"{number} was begun and not measured: it comes next")
+                    found.append(experiment)
+        return found
 
     def broken(self, experiment: Experiment) -> str | None:
         """Why one that somebody made can't be measured, in one line."""

@@ -46,4 +46,7 @@ def holder(path: Path) -> int | None:
 
 def refuse(process: str) -> None:
     """On a loop's lock: there is one in a repository."""
-    raise HarnessError(f"another loop runs in this repository (process {process})", "harness status")
+    raise HarnessError(
+        f"another loop runs in this repository (process {process})",
+        "Ctrl-C in its terminal, or wait for its end",
+    )

@@ -29,7 +29,7 @@ from harness.ledger.repo import Moved, Repository
 from harness.limits import Limits
 from harness.lock import held, refuse
 from harness.paths import write_atomically
-from harness.records import AGAIN, ERROR, KEEP, Decision, Measured, Trial
+from harness.records import AGAIN, KEEP, Decision, Measured, Trial
 from harness.trial.device import Device
 from harness.trial.measure import Bench
 from harness.trial.station import Cancelled, Station
@@ -54,6 +54,8 @@ class Summary:
     own_seconds: float
     """In which this process was at work, and didn't only wait for a trial or an agent."""
     usd: float
+    disturbed: int
+    """Trials that waited for a processor for much of their time."""
 
 
 class Loop:
@@ -83,6 +85,7 @@ class Loop:
         self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
+        self._disturbed = 0  # trials
         self._titles: list[str] = []  # of what runs, for `harness status`
 
     def stop(self, why: str) -> None:
@@ -97,14 +100,14 @@ class Loop:
             KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
         self._repository.check_ready()
-        with held(self._repository.paths.loop_lock, refuse), contextlib.closing(self._crew):
+        with held(self._repository.loop_lock, refuse), contextlib.closing(self._crew):
             in_background(self._repository.tidy)
             bench = self._crew.bench(self._lab.bench())
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
                 self._lab.advance(known, bench, Station())  # between the checkout and main
             self._repository.check_clean()
             self._lab.sweep()
-            self._waiting = self._begun_before()
+            self._waiting = self._drafts.begun_before()
             while True:
                 self._fill()
                 if not self._crew.running and (why := self._over()):
@@ -120,7 +123,7 @@ class Loop:
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
-        return Summary(why, kept, len(self._results), seconds, own, self._drafts.spent_usd)
+        return Summary(why, kept, len(self._results), seconds, own, self._drafts.spent_usd, self._disturbed)
 
     def _fail(self, failure: HarnessError | OSError) -> None:
         """Begin nothing more; raised when what runs is over."""
@@ -146,7 +149,7 @@ class Loop:
             try:
                 wanted = not self._crew.is_training(station) or self._has_next(station)
                 job = self._next(station) if self._failure is None and wanted else None
-            except HarnessError as failure:
+            except (HarnessError, OSError) as failure:
                 self._fail(failure)
             if job is None:
                 return
@@ -250,6 +253,7 @@ class Loop:
         except Cancelled:
             return
         trial = dataclasses.replace(trial, propose_seconds=job.propose_seconds)
+        self._disturbed += bool(trial.delay)
         self._crew.learn(job.station, trial)
         if job.experiment is None:
             self._lab.noted(trial, folder, job.bench, others=bool(self._of_commit(trial.commit)))
@@ -277,8 +281,12 @@ class Loop:
     def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
         bench, parent, standing = job.bench, experiment.parent, self._standing
-        if self._stands_on != self._ground(bench):  # of another setting by now, or on another main
-            standing = self._lab.known(bench) or standing
+        try:
+            if self._stands_on != self._ground(bench):  # of another setting by now, or on another main
+                standing = self._lab.known(bench) or standing
+        except HarnessError:
+            self._experiments.note(experiment.commit, trial=trial)  # what was measured is not to be lost
+            raise
         assert standing is not None
         shorter = self._is_shorter(experiment)
         earlier = self._experiments.scores(experiment.commit, bench.setting)
@@ -300,8 +308,11 @@ class Loop:
             if done.status == KEEP:
                 self._waiting += self._drafts.begin_again(done, parent, standing.incumbent.commit)
             return
-        if self._stands_on != self._ground(bench):
-            return  # a person moved main: it is read anew
+        if self._stands_on != self._ground(bench):  # a person moved main: it is read anew
+            main = self._experiments.main
+            if done.status == KEEP and not self._experiments.are_in_line(parent, main):  # amended, say
+                self._waiting += self._drafts.begin_again(done, parent, main)
+            return
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
         self._advance(standing.after(of), bench, job.station)
@@ -366,19 +377,6 @@ class Loop:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return False
 
-    def _begun_before(self) -> list[Experiment]:
-        """What an earlier loop began and was stopped in, or lost to an error of the machine."""
-        found = []
-        for experiment in self._experiments:
-            if experiment.program and experiment.status in (None, ERROR):
-                number = f"{experiment.name.number:04d}"
-                if broken := self._drafts.broken(experiment):  # made by hand, without the hooks
-                    self._tell("trouble", f"{number} can't be measured: {broken}")
-                else:
-                    self._tell("note", f"{number} was begun and not measured: it comes next")
-                    found.append(experiment)
-        return found
-
     def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""
         seconds, usd = time.monotonic() - self._began, self._drafts.spent_usd
@@ -395,5 +393,5 @@ class Loop:
                 "began": now - (time.monotonic() - self._began), "limits": dataclasses.asdict(self._limits),
                 "measured": len(self._results), "spent": self._drafts.spent_usd,
             }  # fmt: skip
-            write_atomically(self._repository.paths.loop_state, json.dumps(state).encode())
+            write_atomically(self._repository.loop_state, json.dumps(state).encode())
         self._watcher.tell(Event(kind, text, experiment))

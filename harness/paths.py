@@ -85,14 +85,6 @@ class Paths:
         return self.runs / "compiled"
 
     @property
-    def loop_lock(self) -> Path:
-        return self.runs / "loop.lock"
-
-    @property
-    def loop_state(self) -> Path:
-        return self.runs / "loop.json"
-
-    @property
     def agent_log(self) -> Path:
         """What an agent said last."""
         return self.runs / "agent.log"

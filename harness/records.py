@@ -6,6 +6,7 @@ shown, never decided on.
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -165,6 +166,17 @@ class Setting:
     data: str
     evaluator: str
     budget_seconds: float
+
+    @classmethod
+    def of(cls, trial: Mapping[str, Any]) -> "Setting | None":
+        """Of a trial's record; None where that doesn't say."""
+        device, data, evaluator = (trial.get(name) for name in ("device", "data", "evaluator"))
+        budget = trial.get("budget_seconds")
+        if not all(isinstance(each, str) for each in (device, data, evaluator)):
+            return None
+        if not isinstance(budget, (int, float)):
+            return None
+        return cls(str(device), str(data), str(evaluator), float(budget))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from harness import config as configs
 from harness.agents import NoProposal
 from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import Proposal

@@ -14,7 +14,7 @@ from nights import Script
 import harness.lab as lab
 from harness.crew import Crew
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.records import OK, Conditions, Holdout, Training, Trial
@@ -49,6 +49,8 @@ class Bench:
         value = self.scores[title].pop(0)
         if isinstance(value, BaseException):
             raise value
+        if callable(value):  # what happens while it runs
+            value = value()
         (folder / "checkpoint").mkdir(parents=True)
         (folder / "train.py").write_bytes(source)
         training = Training(OK, "", 1.0, bench.config.trial.budget_seconds, 0.0)

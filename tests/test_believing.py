@@ -12,7 +12,8 @@ import harness.lab as lab
 from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
-from harness.ledger.repo import Repository, open_repository
+from harness.ledger.opening import open_repository
+from harness.ledger.repo import Repository
 from harness.records import Holdout, Setting
 from harness.trial.measure import open_bench
 from harness.trial.station import Station
@@ -289,8 +290,11 @@ def test_show_says_why_in_words(fresh, told):
         ("Much", 3, MUCH_BETTER),
     )  # fmt: skip
     bit, bad, much = (harness("show", str(n), cwd=fresh.folder).stdout for n in (1, 2, 3))
-    assert "Two runs of one program differ by about 0.0" in bit
-    assert "by itself it was not proven better" in bit and "enough to build on, for the time being" in bit
+    assert "The noise of one run has an sd of 0.0" in bit
+    assert (
+        "by itself it was not proven better" in bit
+        and "on average it gains: built on, for the time being" in bit
+    )
     assert "this is far more than luck" in bad and "not enough to build on" in bad
     assert "it is better than" in much and "main is there" in much
     about = json.loads(harness("show", "3", "--json", cwd=fresh.folder).stdout)

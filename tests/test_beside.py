@@ -18,7 +18,7 @@ from stubs import SD, Changing, begin, known
 import harness.crew as crew
 import harness.lab as lab
 from harness.errors import HarnessError
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.records import CRASH, ERROR, OK
 from harness.trial import conditions, device, supervisor
 from harness.trial.conditions import Watch

@@ -13,7 +13,7 @@ from harness.agents import Context, NoProposal
 from harness.agents.command import Command
 from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 
 EDIT = "sed -i s/lr=1.0/lr=0.5/ train.py\n"
 COMMIT = "git commit -qam 'Halve the rate\n\nHypothesis: it overshoots.'\n"
@@ -264,6 +264,15 @@ def test_a_huge_or_binary_file_never_becomes_an_experiment(research, as_it_was, 
     with pytest.raises(HarnessError, match="nothing usable 3 times"):
         loop_in(research.folder, agent, said.append, experiments=1).run()
     assert [words in event.text for event in said if "no usable" in event.text] == [True] * 3
+
+
+def test_a_command_that_is_not_there_is_said_before_anything_is_trained(research):
+    with pytest.raises(
+        HarnessError, match=r"does not start: no-such-agent: not found.*Try: another --command"
+    ):
+        Command("no-such-agent --task x", open_repository(research.folder), print)
+    Command("A=1 true", open_repository(research.folder), print)
+    Command("cd . && true", open_repository(research.folder), print)
 
 
 def test_a_program_of_endless_sums_and_a_broken_config_are_said_and_not_raised(research, as_it_was):

@@ -92,6 +92,7 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
         (edit(('if __name__ == "__main__":\n    main()\n', "main()\n")), "importing it would train"),
         (HONEST + "#" * 300_000, "over 256 KB"),
         ("\0\1\2", "no program"),
+        (HONEST.replace("\n", "\r\n"), "carriage returns"),
         (edit(("torch.manual_seed(run.seed)", "torch.manual_seed(1234)")), "sets a seed of its own"),
         (
             edit(("    run = trial.open()\n", "    run = trial.open()\n    run.seed = 7\n")),
@@ -125,6 +126,7 @@ def test_a_program_that_carries_weights_is_refused_and_a_longer_one_is_not():
         ("Only a subject", "Hypothesis"),
         (MESSAGE + "\nVal-Bpb: 0.1\n", "Val-Bpb"),
         (MESSAGE + "\nstatus: keep\n", "status"),
+        (MESSAGE + "\nVal-Bpb : 0.1\n", "Val-Bpb"),
         (MESSAGE + "\nProgram: abc\n", "Program"),
     ],
 )

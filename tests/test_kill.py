@@ -12,7 +12,7 @@ from nights import FASTER, Script, loop_in
 from harness.errors import HarnessError
 from harness.ledger import notes
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 
 pytestmark = pytest.mark.slow
 

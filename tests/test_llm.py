@@ -118,6 +118,7 @@ def test_a_whole_file_is_taken_as_it_is(server):
         (EDIT.replace("        time.sleep(0.01)", "import"), "occurs"),
         ("Title: x\nHypothesis: y\n" + "z" * 1_000_000, "too long"),
         ((EDIT, "length"), "cut off"),
+        ("Title: x\nHypothesis: y\n```python\ndef load(): '\ud800'\n```\n", "half a character"),
     ],
 )
 def test_an_unusable_answer_says_why_and_what_it_cost(server, text, why):
@@ -212,6 +213,32 @@ def test_an_edit_that_differs_in_blanks_at_line_ends_still_fits():
     source = "a = 1   \nb = 2\n"
     text = "Title: t\nHypothesis: h\n<<<<<<< SEARCH\na = 1\nb = 2\n=======\na = 3\n>>>>>>> REPLACE\n"
     assert answer.read(text, source).source == "a = 3\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Title: t\nHypothesis: h\n" + "<<<<<<< SEARCH\n=======\n" * 17_000,
+        "Title: t\nHypothesis: h\n" + "```python\n" * 39_000,
+        "\n" * 399_000,
+        ":" * 399_000,
+        "Title" + ":" * 399_000,
+        ("Title: t\nHypothesis: h\n" + "<<<<<<< SEARCH\n" * 26_000),
+    ],
+)
+def test_an_answer_made_to_be_slow_to_read_is_read_at_once(text):
+    began = time.perf_counter()
+    with pytest.raises(NoProposal):
+        answer.read(text, HONEST)
+    assert time.perf_counter() - began < 1
+
+
+def test_a_title_may_stand_below_its_label_and_decorated():
+    text = "**Title:**\nLess sleep\n\n## Hypothesis: *more steps*\n" + EDIT.split("\n\n", 1)[1]
+    assert (answer.read(text, HONEST).title, answer.read(text, HONEST).hypothesis) == (
+        "Less sleep",
+        "more steps",
+    )
 
 
 # ── in the loop ───────────────────────────────────────────────────────────────────────────────

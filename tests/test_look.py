@@ -14,8 +14,9 @@ from harness.ledger import refs
 from harness.ledger.experiment import Experiment, comparable
 from harness.ledger.experiments import Experiments
 from harness.ledger.message import Message
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
+from harness.views import table
 from harness.views.plot import built_on
 
 MANY = 10_000
@@ -189,6 +190,7 @@ def test_a_crash_of_another_setting_is_not_compared_and_one_that_was_only_begun_
     scored = made(2, Status="discard", **{"Budget-Seconds": "4", "Val-Bpb": "2.0"})
     begun = made(3, Program="0" * 12)
     assert comparable([crashed, scored, begun]) == [scored, begun]
+    assert "(another setting)" in table.row(crashed, other=True) and "(" not in table.row(scored)
 
 
 def test_status_names_what_is_best_and_that_nothing_runs(few):
@@ -223,8 +225,12 @@ def test_clean_removes_run_folders_and_keeps_the_record(few):
     for name in ("20260101-000000-a", "20260102-000000-b"):
         run = folder / ".autoresearch" / "runs" / name
         run.mkdir(parents=True)
-        (run / "log.txt").write_text("x" * 1000)
+        (run / "trial.json").write_text("x" * 1000)
+    running = folder / ".autoresearch" / "runs" / "20260103-000000-c"
+    running.mkdir()
+    assert "would remove 0" in harness("clean", "--keep", "5", "--dry-run", cwd=folder).stdout
     assert "would remove 2" in harness("clean", "--dry-run", cwd=folder).stdout
-    assert "removed 1" in harness("clean", "--keep", "1", cwd=folder).stdout
-    assert [p.name for p in (folder / ".autoresearch" / "runs").iterdir()] == ["20260102-000000-b"]
+    assert "removed 1" in harness("clean", "--keep", "2", cwd=folder).stdout
+    left = sorted(path.name for path in (folder / ".autoresearch" / "runs").iterdir())
+    assert left == ["20260102-000000-b", running.name], "one that may be running was removed"
     assert len(harness("log", "--all", cwd=folder).stdout.splitlines()) == len(made)

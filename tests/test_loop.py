@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger.experiment import comparable
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.records import Proposal
 
 pytestmark = pytest.mark.slow
@@ -106,6 +106,15 @@ def test_where_an_agent_gives_nothing_usable_any_more_another_stands_in_and_it_i
     assert sum("proposes one in its place" in line for line in said) == 1
     with pytest.raises(HarnessError, match="nothing usable 3 times"):  # in this night it never gave anything
         asked(*["no"] * 9, experiments=1)
+
+
+def test_an_agent_that_fails_in_a_way_that_nobody_thought_of_gave_nothing_usable(research):
+    class Broken(Script):
+        def propose(self, context):
+            return 1 / 0
+
+    with pytest.raises(HarnessError, match="3 times: the agent failed: ZeroDivisionError"):
+        loop_in(research.folder, Broken(), experiments=1).run()
 
 
 def test_a_stand_in_is_no_agent_for_a_whole_night(research, monkeypatch):

@@ -13,7 +13,7 @@ import harness.lab as lab
 from harness.drafts import Drafts
 from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.lock import held
 from harness.records import KEEP, Decision, Incumbent, Proposal, Training, Trial
 
@@ -59,11 +59,11 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monke
 
 def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
     with (
-        held(open_repository(research.folder).paths.loop_lock, print),
+        held(open_repository(research.folder).loop_lock, print),
         pytest.raises(HarnessError, match=f"another loop runs in this repository .process {os.getpid()}"),
     ):
         night(research, ("Make it worse", WORSE))
-    lock = open_repository(research.folder).paths.loop_lock
+    lock = open_repository(research.folder).loop_lock
     lock.write_text("4194304")  # of a dead process
     (research.folder / "train.py").write_text("mine")
     with pytest.raises(HarnessError, match="uncommitted changes"):

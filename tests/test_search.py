@@ -26,6 +26,13 @@ def test_a_part_of_something_stays_between_nothing_and_all_of_it(octaves):
     assert 0 <= _value(octaves, 0.5) < 1
 
 
+def test_numbers_without_measure_are_no_constants_to_search():
+    source = b"RATE = 0.1\nHUGE = 1" + b"0" * 400 + b"\nENDLESS = 1e999\n"
+    assert [constant.name for constant in program.constants(source, False)] == ["RATE"]
+    history = [Tried("t", "h", source, "discard", 2.5, None, "")]
+    assert b"RATE" in Search().propose(context(history, source)).source
+
+
 def test_it_never_proposes_what_was_tried():
     history = []
     for _ in range(12):

@@ -9,6 +9,7 @@ its message are taken over.
 import atexit
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -71,7 +72,31 @@ class Command:
         for folder in (self._clone, self._paths.runs):
             folder.mkdir(parents=True, exist_ok=True)
         self._confined = self._confinement()
+        self._check()
         atexit.register(self._end)
+
+    def _check(self) -> None:
+        """A program that isn't there should be said before the first trial.
+
+        Raises:
+            HarnessError: it isn't.
+        """
+        word = re.match(r"[\w./+-]+(?=\s|$)", self._command)
+        if word is None or "=" in word[0]:
+            return
+        prefix = self._prefix() if self._confined else []
+        looking = [*prefix, "/bin/sh", "-c", f"command -v {word[0]}"]
+        if subprocess.run(looking, capture_output=True, env=self._environment(), check=False).returncode:
+            raise self._does_not_start(f"{word[0]}: not found")
+
+    def _does_not_start(self, last: str) -> HarnessError:
+        hidden = self._confined and "/tmp/" in self._command
+        mend = "one that lies outside of /tmp, which is empty for it" if hidden else "another --command"
+        return HarnessError(f"the agent's command does not start: {last}", mend)
+
+    def _environment(self) -> dict[str, str]:
+        own = Path(sys.executable).parent
+        return {**os.environ, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
     def _confinement(self) -> bool:
         wanted = configs.load(self._paths.config).trial.sandbox
@@ -88,7 +113,8 @@ class Command:
             self._hide = (source,) if source.exists() else ()
         except HarnessError:
             pass  # a person is in the middle of it
-        hide = (self._repository.common, *self._hide)  # notes hold what no agent may see
+        common = self._repository.common  # notes hold what no agent may see, and so do the first tree's runs
+        hide = (common, common.parent / ".autoresearch" / "runs", *self._hide)
         return confine.prefix(self._paths, self._clone, self._writable, hide)
 
     def propose(self, context: Context) -> Proposal:
@@ -121,6 +147,7 @@ class Command:
         self._remove_clone()  # of a loop that was killed
         root, hooks = str(self._paths.root), starter(HOOKS[0]).parent  # the installation's
         clone = ["clone", "--quiet", "--no-local", "--no-checkout", "-c", f"core.hooksPath={hooks}"]
+        clone += ["-c", "commit.gpgsign=false"]  # the person's key is not there
         switch = ["-C", str(self._clone), "switch", "-q", "-c", BRANCH, commit]
         for args in ([*clone, root, str(self._clone)], switch):
             done = subprocess.run(["git", *args], capture_output=True, check=False)
@@ -140,7 +167,6 @@ class Command:
         variables = {
             "HARNESS_PROMPT": str(file), guards.AGENT_BRANCH: BRANCH,
             "TMPDIR": "/tmp", "XDG_CACHE_HOME": "/tmp/cache",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email,
             "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email,
         }  # fmt: skip
@@ -161,9 +187,7 @@ class Command:
         if code is None:
             return f"it was not done after {self._minutes:g} minutes"
         if code in NOT_RUNNABLE:
-            hidden = self._confined and "/tmp/" in self._command
-            mend = "one that lies outside of /tmp, which is empty for it" if hidden else "another --command"
-            raise HarnessError(f"the agent's command does not start: {last}", mend)
+            raise self._does_not_start(last)
         return f"exit {code}: {last}" if code else ""
 
     def _start(
@@ -172,7 +196,7 @@ class Command:
         if self._ended:
             raise NoProposal("the loop has ended")
         self._running = Namespace(
-            self._prefix() if self._confined else [], command, environment={**os.environ, **variables},
+            self._prefix() if self._confined else [], command, environment=self._environment() | variables,
             folder=self._clone, stdin=stdin, output=subprocess.PIPE, errors=errors,
         )  # fmt: skip
         return self._running

@@ -53,12 +53,15 @@ class Llm:
         text, model, cost = self._ask(context)
         try:
             found = answer.read(text, context.source.decode("utf-8", "replace"))
+            source = found.source.encode()
+        except UnicodeEncodeError:
+            raise NoProposal("the answer has half a character in it", cost_usd=cost) from None
         except NoProposal as none:
             if self._log is not None:
                 self._log.parent.mkdir(parents=True, exist_ok=True)
                 self._log.write_text(text, encoding="utf-8", errors="replace")
             raise NoProposal(str(none), cost_usd=cost) from None
-        return Proposal(found.title, found.hypothesis, found.source.encode(), f"llm/{model}", cost)
+        return Proposal(found.title, found.hypothesis, source, f"llm/{model}", cost)
 
     def _ask(self, context: Context) -> tuple[str, str, float | None]:
         litellm, openai = _litellm()

@@ -132,6 +132,9 @@ def constants(source: bytes, on_gpu: bool) -> list[Constant]:
     return found
 
 
+LARGEST = 1e12  # beyond it, and for no number, a literal is no constant to search
+
+
 def _assigned(node: ast.stmt) -> list[Constant]:
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
         target, value = node.targets[0], node.value
@@ -150,6 +153,7 @@ def _assigned(node: ast.stmt) -> list[Constant]:
         for name, item in pairs
         if isinstance(item, ast.Constant)
         and isinstance(item.value, (int, float, bool))
+        and abs(item.value) < LARGEST
         and item.lineno == item.end_lineno
     ]
 

@@ -4,9 +4,11 @@ Commands are loaded when they are named: `harness --help` imports neither torch 
 """
 
 import difflib
+import errno
 import importlib
 import signal
 import sys
+from typing import NoReturn
 
 import click
 
@@ -25,11 +27,12 @@ COMMANDS = {
     "log": ("look", "Experiments: all, kept, near misses, crashes."),
     "show": ("look", "One experiment: message, loss curve, log."),
     "diff": ("look", "What an experiment changed; or two compared."),
-    "plot": ("look", "A picture: every experiment, the best so far."),
+    "plot": ("look", "A picture: every experiment, what is built on."),
     "export": ("look", "Results as tsv, csv or json."),
-    "adopt": ("loop", "Put old experiments' changes on main, if they still help."),
+    "adopt": ("loop", "Measure old experiments' changes again, on what is built on now."),
     "clean": ("clean", "Remove what old runs left in .autoresearch/runs."),
 }
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # a person's to mend
 HIDDEN = {"hook": ("hook", "")}  # called by git, not by people
 
 
@@ -90,9 +93,19 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(FAILED)
+    except OSError as error:
+        if error.errno not in DISK:
+            _report()
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        click.echo(f"harness: {what}. Try: df -h, mount, ls -ld of that folder", err=True)
+        sys.exit(FAILED)
     except Exception:  # noqa: BLE001 - the one place that catches all
-        import traceback
+        _report()
 
-        traceback.print_exc()
-        click.echo("harness: this is a bug in the harness; please report it", err=True)
-        sys.exit(BUG)
+
+def _report() -> NoReturn:
+    import traceback
+
+    traceback.print_exc()
+    click.echo("harness: this is a bug in the harness; please report it", err=True)
+    sys.exit(BUG)

@@ -11,7 +11,7 @@ from harness.gate.noise import Noise
 from harness.gate.policy import MOST_RUNS
 from harness.gate.standing import given_up
 from harness.lab import Lab
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.lock import held, refuse
 from harness.trial.station import Station
 from harness.trial.text import one_line
@@ -37,12 +37,12 @@ def calibrate(count: int, as_json: bool) -> int:
     """
     repository = open_repository()
     repository.check_ready()
-    with ExitStack() as stack, TrialView() as view, held(repository.paths.loop_lock, refuse):
+    with ExitStack() as stack, TrialView() as view, held(repository.loop_lock, refuse):
         lab = Lab(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
         bench = lab.bench()
         station = stack.enter_context(closing(Station()))
         known = lab.known(bench)
-        commit = known.incumbent.commit if known is not None else repository.commit("main").id
+        commit = known.incumbent.commit if known is not None else lab.experiments.main
         subject = one_line(repository.commit(commit).subject)
         for number in range(count):
             view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")

@@ -1,13 +1,16 @@
 """`harness clean`: run folders are working space; what counts is in git."""
 
 import shutil
+import time
+from pathlib import Path
 
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.lock import holder
 
+RUNNING_SECONDS = 24 * 3600.0
 EXAMPLES = """\b
 Examples:
   harness clean --dry-run
@@ -23,16 +26,25 @@ def clean(keep: int, dry_run: bool) -> int:
 
     A few checkpoints of kept experiments stay too, until main has moved on to them or past them.
     """
-    paths = open_repository().paths
-    if process := holder(paths.loop_lock):
+    repository = open_repository()
+    paths = repository.paths
+    if process := holder(repository.loop_lock):
         raise HarnessError(f"a loop runs here (process {process})", "Ctrl-C there, then harness clean")
     kept = (paths.kept, paths.compiled)
+    fresh = time.time() - RUNNING_SECONDS  # without a record, one that young may be running
+
+    def is_over(path: Path) -> bool:
+        return (path / "trial.json").exists() or path.stat().st_mtime < fresh
+
     folders = sorted(path for path in paths.runs.glob("*") if path.is_dir() and path not in kept)
-    going = folders[: len(folders) - keep]
+    going = [path for path in folders[: max(0, len(folders) - keep)] if is_over(path)]
     size = sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     if not dry_run:
         for path in going:
-            shutil.rmtree(path, ignore_errors=True)
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise HarnessError(f"can't remove {path}: {error.strerror}", f"rm -rf {path}") from None
     verb = "would remove" if dry_run else "removed"
     click.echo(f"{verb} {len(going)} run folders, {size / 2**20:.1f} MB, in {paths.runs}")
     return DONE

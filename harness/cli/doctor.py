@@ -14,7 +14,9 @@ import click
 from harness import config as configs
 from harness.corpus.prepare import open_prepared
 from harness.errors import DONE, FAILED, HarnessError
-from harness.ledger.repo import Repository, open_repository
+from harness.ledger.experiments import Experiments
+from harness.ledger.opening import open_repository
+from harness.ledger.repo import Repository
 from harness.paths import HOOKS, cache_dir
 from harness.trial import device, sandbox
 
@@ -98,6 +100,7 @@ def _git(repository: Repository) -> Iterator[Finding]:
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
     try:
+        _ = Experiments(repository).main
         _ = repository.signature
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
@@ -139,7 +142,9 @@ def _torch() -> Finding:
 def _sandbox(config: configs.Config) -> Finding:
     chosen = sandbox.choose(config.trial.sandbox)
     if chosen.kind == "none":
-        return Finding("sandbox", "warn", chosen.why, "apt install bubblewrap")
+        asked = "sandbox = 'auto' in .autoresearch/config.toml"
+        mend = asked if config.trial.sandbox == "none" else "apt install bubblewrap"
+        return Finding("sandbox", "warn", chosen.why, mend)
     return Finding("sandbox", "ok", f"bubblewrap at {shutil.which('bwrap')}")
 
 

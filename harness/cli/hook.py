@@ -1,6 +1,7 @@
 """`harness hook NAME`: what the shims in `hooks/` call. Not for people."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ import click
 
 from harness.errors import DONE, HarnessError
 from harness.ledger import guards, message, refs
-from harness.ledger.repo import Repository, open_repository
+from harness.ledger.opening import open_repository
+from harness.ledger.repo import Repository
+
+MOST_NAMED = 3  # files, in a line
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -35,7 +39,8 @@ def _pre_commit(repository: Repository) -> None:
     changes = repository.staged()
     problem = guards.broken_change(repository.branch, changes)
     if problem:
-        raise HarnessError(problem, "git restore --staged PATH")
+        others = [change.path for change in changes if change.path != "train.py"] or ["train.py"]
+        raise HarnessError(problem, f"git restore --staged {shlex.join(others[:MOST_NAMED])}")
     on_experiment = f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS)
     if not (changes and on_experiment):
         return

@@ -7,7 +7,7 @@ import click
 
 from harness import config as configs
 from harness.errors import HarnessError
-from harness.ledger.repo import create_repository
+from harness.ledger.opening import create_repository
 from harness.paths import HOOKS, Paths, starter
 from harness.trial import device
 
@@ -53,10 +53,12 @@ def init(directory: Path | None, profile: str | None) -> None:
         click.echo(
             f"core.hooksPath is {repository.hooks_path}: call `harness hook NAME` from there", err=True
         )
+    if profile and paths.config not in made and configs.load(paths.config).profile != profile:
+        click.echo(f"{paths.config} is there with another profile: rm it, then the same command", err=True)
     if not any(made):
         click.echo("nothing was missing")
     elif paths.train in made:
-        click.echo("Next: git add -A && git commit -m baseline, harness prepare, harness run", err=True)
+        click.echo("Next: git add -A && git commit -m baseline, harness prepare, harness loop", err=True)
 
 
 def _copy(source: Path, target: Path) -> Path | None:

@@ -19,7 +19,8 @@ from harness.gate.noise import pooled
 from harness.gate.standing import Standing, rebuilt
 from harness.ledger.experiment import Experiment, best, comparable
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import Repository, open_repository
+from harness.ledger.opening import open_repository
+from harness.ledger.repo import Repository
 from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured, disturbed
 from harness.views import table, wall, words
@@ -49,9 +50,9 @@ def status(as_json: bool) -> int:
     repository = open_repository()
     known = Experiments(repository)
     experiments = list(known)
-    process = holder(repository.paths.loop_lock)
-    state = _state(repository.paths.loop_state) if process else {}
-    setting = next((e.setting for e in reversed(experiments) if e.setting is not None), None)
+    process = holder(repository.loop_lock)
+    state = _state(repository.loop_state) if process else {}
+    setting = known.setting
     holdouts = known.holdouts(setting) if setting else []
     trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
     share = wall.training_share(trials)
@@ -96,15 +97,19 @@ def status(as_json: bool) -> int:
             click.echo(f"holdout  {line}")
     if share:
         click.echo(
-            f"time     {share[0]:.1%} of the device's time was training, {share[1]:.1f} s between two of "
-            f"{share[2]} trials"
+            f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
+            f"trainings, on average of {share[2]}"
         )
+    odd = sum(1 for trial in trials if wall.was_disturbed(trial))
+    if odd:
+        click.echo(f"WARNING  {odd} of the last {len(trials)} trials waited long for a processor")
     figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
         click.echo(f"best     {table.styled(kept, _width() - 9)}")
     for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
-        click.echo(f"{label:<9}{table.styled(experiment, _width() - 9)}")
+        other = experiment.setting not in (None, setting)
+        click.echo(f"{label:<9}{table.styled(experiment, _width() - 9, other)}")
     return DONE
 
 
@@ -153,7 +158,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One object a line.")
 def log(which: str | None, count: int, as_json: bool) -> int:
     """Experiments, newest last."""
-    found = list(Experiments(open_repository()))
+    found = every = list(Experiments(open_repository()))
     if which == "kept":
         found = [e for e in found if e.status == KEEP]
     elif which == "crash":
@@ -162,7 +167,11 @@ def log(which: str | None, count: int, as_json: bool) -> int:
         discarded = [e for e in found if e.status == DISCARD and e.delta is not None]
         found = sorted(discarded, key=lambda e: e.delta or 0.0)[:count]
     found = found if which == "all" else found[-count:]
-    lines = (json.dumps(table.record(e)) if as_json else table.styled(e, _width()) for e in found)
+    here = {e.commit for e in comparable(every)}
+    lines = (
+        json.dumps(table.record(e)) if as_json else table.styled(e, _width(), e.commit not in here)
+        for e in found
+    )
     for line in lines:
         click.echo(line)
     if not found:

@@ -1,8 +1,10 @@
 """`harness loop` and `harness adopt`: experiments, one after another."""
 
+import json
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,9 +12,11 @@ import click
 from harness import config as configs
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
+from harness.gate.standing import rebuilt
 from harness.ledger.experiment import best
 from harness.ledger.experiments import Experiments
-from harness.ledger.repo import Repository, open_repository
+from harness.ledger.opening import open_repository
+from harness.ledger.repo import Repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
 from harness.trial.device import Device, chosen, resolve
@@ -41,7 +45,7 @@ Examples:
 ADOPT_EXAMPLES = """\b
 Examples:
   harness log --near-miss
-  harness adopt 12 15                   # both changes, one after the other, on main
+  harness adopt 12 15                   # both changes, one after the other
 """
 
 
@@ -119,7 +123,9 @@ def loop(
 @click.argument("experiments", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
-    """Put the changes of EXPERIMENTS on the incumbent, each measured anew, kept if better.
+    """Measure the changes of EXPERIMENTS anew, each on what is built on now, and keep what is better.
+
+    `main` follows as in a loop.
 
     An experiment is named by its number, branch or commit.
     """
@@ -128,7 +134,13 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     repository = open_repository()
     known = Experiments(repository)
     chosen = [known.find(which) for which in experiments]
+    setting, config = known.setting, configs.load(repository.paths.config)
+    measured = known.measured(setting) if setting else []
+    standing = rebuilt(known.main, measured, config.gate.policy)
     for experiment in chosen:
+        if standing is not None and experiment.commit in standing.line[1:]:
+            name = experiment.name.branch
+            raise HarnessError(f"{name} is built on already: main follows if proven better", "harness status")
         if known.on_main(experiment.commit):
             raise HarnessError(f"{experiment.name.branch} is part of main already", "harness log --kept")
     proposals = [known.proposal(experiment) for experiment in chosen]
@@ -156,8 +168,13 @@ def _night(
 
         earlier = signal.signal(signal.SIGINT, interrupt)
         summary = night.run()
+    if as_json:
+        click.echo(json.dumps({"kind": "end", **asdict(summary)}))
     count = f"{summary.measured} experiment{'s' * (summary.measured != 1)}"
     spent = f"{summary.usd:.2f} USD, " if summary.usd else ""
+    if summary.disturbed:
+        many = f"{summary.disturbed} trial{'s' * (summary.disturbed != 1)}"
+        click.echo(f"WARNING: {many} waited long for a processor: such scores say little", err=True)
     click.echo(
         f"{count}, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}"
         f"{summary.own_seconds / max(1, summary.measured):.2f} s of the harness's own each ({summary.why}). "

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness import config as configs
 from harness.corpus import prepare as corpus
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 
 EXAMPLES = """\b
 Examples:

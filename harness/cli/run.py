@@ -8,7 +8,7 @@ import click
 
 from harness import config as configs
 from harness.errors import DONE, FAILED
-from harness.ledger.repo import open_repository
+from harness.ledger.opening import open_repository
 from harness.records import OK
 from harness.trial.measure import measure, open_bench
 from harness.trial.text import one_line
@@ -52,7 +52,8 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     summary = trial.summary()
     if as_json:
         extra = {"status": trial.status, "detail": trial.detail, "commit": trial.commit}
-        click.echo(json.dumps({**summary, **extra}))
+        about = {**summary, **extra, "budget_seconds": trial.budget_seconds, "record": str(place)}
+        click.echo(json.dumps(about))
     elif trial.status == OK:
         click.echo(trial.block())
     click.echo(f"record, log and loss curve: {place}", err=True)

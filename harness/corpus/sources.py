@@ -197,7 +197,7 @@ def open_source(name: str, shards: int, seq_len: int, progress: hub.Progress) ->
         )
     files = [path] if path.is_file() else _files_in(path)
     if not files or any(file.suffix not in LOCAL_SUFFIXES for file in files):
-        raise HarnessError(f"{path} holds no {', '.join(LOCAL_SUFFIXES)} file")
+        raise HarnessError(f"{path} holds no {', '.join(LOCAL_SUFFIXES)} file", "another file or folder")
     return FileSource(files, piece_chars)
 
 

@@ -14,6 +14,7 @@ changed since it was last found right.
 import hashlib
 import json
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def _verify(folder: Path, files: dict[str, Any], prepare: str) -> None:
             )
         found[name] = mark
     if found != seen:
-        write_atomically(seen_path, json.dumps(found).encode())
+        with suppress(OSError):  # a full or read-only disk: then it is hashed again next time
+            write_atomically(seen_path, json.dumps(found).encode())
 
 
 def sha256(path: Path) -> str:

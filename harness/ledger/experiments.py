@@ -56,12 +56,35 @@ class Experiments:
         if len(commit.parent_ids) != 1:
             return None  # what else is on such a branch is somebody's own
         text = commit.raw_message.decode("utf-8", "replace")
+        message = messages.parse(text)
         parent = str(commit.parent_ids[0])
+        if "Program" not in message.trailers:
+            parent = self._fork(parent)
         try:
             author = commit.author.name
         except (pygit2.GitError, AttributeError):
             author = "?"
-        return Experiment(name, str(commit.id), parent, commit.commit_time, author, messages.parse(text))
+        return Experiment(name, str(commit.id), parent, commit.commit_time, author, message)
+
+    def _fork(self, commit: str) -> str:
+        """Where a branch that a person made begins, of one commit or several: at an experiment, or `main`."""
+        reference = self._git.references.get(refs.MAIN)
+        main, start = reference.target if reference is not None else None, commit
+        for _ in range(HISTORY):
+            found = self._git[commit]
+            assert isinstance(found, pygit2.Commit)
+            if "Program" in messages.parse(found.raw_message.decode("utf-8", "replace")).trailers:
+                return commit
+            if (
+                not isinstance(main, pygit2.Oid)
+                or main == found.id
+                or self._git.descendant_of(main, found.id)
+            ):
+                return commit
+            if len(found.parent_ids) != 1:
+                break
+            commit = str(found.parent_ids[0])
+        return start
 
     def find(self, which: str) -> Experiment:
         """By number (`7`, `0007`), name, branch or the beginning of its commit.
@@ -143,6 +166,13 @@ class Experiments:
         found = self.record(commit).get(name)
         return found if isinstance(found, dict) else {}
 
+    @property
+    def setting(self) -> Setting | None:
+        """In which was measured last: what came back of experiments, or of `main` alone."""
+        found = next((e.setting for e in reversed(list(self)) if e.setting is not None), None)
+        of_main = (Setting.of(trial) for trial in reversed(self.trials(self.main)))
+        return found or next((setting for setting in of_main if setting is not None), None)
+
     def main_scores(self, setting: Setting) -> tuple[float, ...]:
         """Of `main`'s program in this setting: a commit that leaves train.py as it was needs no run."""
         main = self.main
@@ -162,12 +192,10 @@ class Experiments:
         gone = self._gone(every)
         for experiment in every:
             commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
-            if kept:  # it may have been run again since, which its message can't say any more
-                scores = self.scores(commit, setting)
-            elif experiment.setting == setting and experiment.val_bpb is not None:
+            # It may have been run again since, which its message can't say any more.
+            scores = self.scores(commit, setting) if kept else ()
+            if not scores and experiment.setting == setting and experiment.val_bpb is not None:
                 scores = tuple(filter(is_score, experiment.runs or [experiment.val_bpb]))
-            else:
-                continue
             if scores:
                 shorter = kept and bool(self.part(commit, "decision").get("shorter"))
                 found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
@@ -222,6 +250,10 @@ class Experiments:
     def is_below(self, commit: str, tip: str) -> bool:
         """Whether `tip` is that commit or stands on it."""
         return tip == commit or self._git.descendant_of(tip, commit)
+
+    def are_in_line(self, one: str, other: str) -> bool:
+        """Whether one of two commits stands on the other."""
+        return self.is_below(one, other) or self.is_below(other, one)
 
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""

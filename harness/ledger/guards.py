@@ -36,6 +36,8 @@ def broken_source(source: bytes, parent: bytes = b"") -> str | None:
         return f"train.py is over {TRAIN_BYTES // 1024} KB"
     if len(zlib.compress(source)) > len(zlib.compress(parent)) + GROWTH_BYTES:
         return f"train.py grew by over {GROWTH_BYTES // 1024} KB, compressed: what was learned is no program"
+    if b"\r" in source and b"\r" not in parent:  # git may turn them back in the checkout: never clean again
+        return "train.py has carriage returns"
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -23,7 +23,7 @@ MEASURED = (
 PROPOSED = ("Program", ORIGIN, AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
 KNOWN = frozenset(TRAILERS)
-LINE = re.compile(r"^[ \t]*([A-Za-z][A-Za-z0-9-]*):(.*)$", re.MULTILINE)
+LINE = re.compile(r"^[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*:(.*)$", re.MULTILINE)
 BETWEEN = re.compile(r"\n\s*\n")
 FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")
 
@@ -122,4 +122,4 @@ def check_agents(text: str) -> None:
     for line in text.splitlines():
         match = LINE.fullmatch(line.strip())
         if match and match[1].title() in TRAILERS:
-            raise HarnessError(f"{match[1]}: is the harness's to write")
+            raise HarnessError(f"{match[1]}: is the harness's to write", "a message without that line")

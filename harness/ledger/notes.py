@@ -12,9 +12,15 @@ from pygit2.enums import FileMode
 
 from harness.ledger.refs import NOTES
 
+LISTS = ("trials", "holdout")
+MOST_LINES = 100
+
 
 def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
-    """The record of a commit, or None; a note that is no JSON object counts as none."""
+    """The record of a commit, or None; a note that is no JSON object counts as none.
+
+    Two machines' notes that git merged as lines (`-s union`) are one record with the trials of both.
+    """
     tree = _tree(git.references.get(NOTES))
     for path in (f"{commit[:2]}/{commit[2:]}", commit):  # ours, and what git itself writes first
         try:
@@ -22,12 +28,25 @@ def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
         except KeyError:
             continue
         if isinstance(entry, pygit2.Blob):
-            try:
-                found = json.loads(entry.data)
-            except (ValueError, RecursionError):
-                return None
-            return found if isinstance(found, dict) else None
+            return _united(entry.data)
     return None
+
+
+def _united(data: bytes) -> dict[str, Any] | None:
+    record: dict[str, Any] = {}
+    for line in data.splitlines()[:MOST_LINES]:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        for name in LISTS:
+            ours, theirs = record.get(name), found.get(name)
+            if isinstance(ours, list) and isinstance(theirs, list):
+                found[name] = ours + [each for each in theirs if each not in ours]
+        record = {**record, **found}
+    return record or None
 
 
 def write(

@@ -148,14 +148,26 @@ class Repository:
                 "train.py has uncommitted changes", "git commit train.py, or git stash -- train.py"
             )
 
+    def _taken(self, ref: str) -> HarnessError | None:
+        """Why a branch is not to be moved: a person is at work on it, and would undo or lose the move."""
+        for name in ("rebase-merge", "rebase-apply"):
+            head = Path(self.git.path) / name / "head-name"
+            if head.exists() and head.read_text().strip() == ref:
+                return HarnessError("main is being rebased", "git rebase --continue, or --abort")
+        if (elsewhere := self._main_elsewhere()) is not None:
+            return HarnessError(f"main is checked out in {elsewhere}", f"git -C {elsewhere} switch --detach")
+        return None
+
     def _main_elsewhere(self) -> Path | None:
         """The other work tree of this repository that has `main` checked out."""
         done = self._ask("worktree", "list", "--porcelain")
         for block in done.stdout.split("\n\n"):
             lines = block.splitlines()
-            if f"branch {refs.MAIN}" in lines:
-                place = Path(lines[0].removeprefix("worktree "))
-                return place if place.resolve() != self.paths.root.resolve() else None
+            if f"branch {refs.MAIN}" in lines and not any(line.startswith("prunable") for line in lines):
+                place = Path(lines[0].removeprefix("worktree ")).resolve()
+                # Of a submodule, or where .git lies elsewhere, git names that folder in place of the tree.
+                here = place in (self.paths.root.resolve(), self.common.resolve())
+                return None if here else place
         return None
 
     def _ask(self, *args: str) -> "subprocess.CompletedProcess[str]":
@@ -198,6 +210,8 @@ class Repository:
         reference = self.git.references.get(ref)
         if reference is None or str(reference.target) != old:
             return False
+        if (taken := self._taken(ref)) is not None:
+            raise taken
         if self.branch == ref.removeprefix("refs/heads/"):
             source = self.commit(new).source
             here = self.paths.train.read_bytes() if self.paths.train.exists() else None
@@ -257,6 +271,15 @@ class Repository:
         folder = Path(self.git.path)
         pointer = folder / "commondir"  # there in a linked worktree
         return folder / pointer.read_text().strip() if pointer.exists() else folder
+
+    @property
+    def loop_lock(self) -> Path:
+        """There is one loop in a repository, whichever work tree it was started in."""
+        return self.common / "harness-loop.pid"
+
+    @property
+    def loop_state(self) -> Path:
+        return self.common / "harness-loop.json"
 
     @property
     def earlier_hooks(self) -> list[str]:
@@ -323,48 +346,3 @@ class Repository:
         if entry.size > TRAIN_BYTES:
             raise HarnessError(f"train.py in commit {short} is over {TRAIN_BYTES // 1024} KB")
         return entry.data
-
-
-def open_repository(where: Path | None = None, checked: bool = True) -> Repository:
-    """The repository that holds `where` (default: the current folder).
-
-    Args:
-        checked: whether `main` and the notes must be at commits, if they are anywhere.
-
-    Raises:
-        HarnessError: there is none, it has no work tree, or it is damaged.
-    """
-    folder = (where or Path.cwd()).absolute()
-    found = pygit2.discover_repository(str(folder)) if folder.exists() else None
-    if found is None:
-        raise HarnessError(f"{folder} is not in a git repository", "cd into one, or harness init DIR")
-    git = pygit2.Repository(found)
-    if git.is_bare or git.workdir is None:
-        raise HarnessError(f"{folder} is a bare repository; a work tree is needed", "git clone it")
-    for name in (refs.MAIN, refs.NOTES) if checked else ():
-        try:
-            if (reference := git.references.get(name)) is not None:
-                reference.peel(pygit2.Commit)
-        except (KeyError, ValueError, pygit2.GitError):
-            raise HarnessError(f"{name} is at no commit that is here", "git fsck") from None
-    return Repository(git)
-
-
-def create_repository(folder: Path) -> Repository:
-    """`git init -b main`, or the repository that is there.
-
-    Raises:
-        HarnessError: the folder can't be made, or would lie inside another repository.
-    """
-    known = next(path for path in (folder, *folder.parents) if path.exists())
-    found = pygit2.discover_repository(str(known))
-    root = (pygit2.Repository(found).workdir or found) if found is not None else folder
-    if Path(root).resolve() != folder.resolve():
-        raise HarnessError(f"{folder} would lie inside the repository {root}", f"cd {root} && harness init")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HarnessError(f"can't make {folder}: {error.strerror}", "another folder") from None
-    if found is None:
-        pygit2.init_repository(str(folder), initial_head="main")
-    return open_repository(folder)

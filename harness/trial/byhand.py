@@ -23,9 +23,12 @@ from harness.paths import Paths
 from harness.records import OK, Failure, Reported, Training, Trial
 from harness.trial import score
 from harness.trial.api import Run
+from harness.trial.device import exclusive
 from harness.trial.measure import Bench, open_bench
 
 ECHO_SECONDS = 1.0
+
+ALONE = contextlib.ExitStack()  # the device is this process's, to its end
 
 
 class ByHand:
@@ -102,8 +105,14 @@ def open_run() -> Run:
         seed = _seed(os.environ.get("SEED", "1"))
         config = configs.load(Paths(source.parent).config)
         bench = open_bench(config, source.parent)
+    with contextlib.suppress(OSError):  # where there is no such file to be had: in an agent's sandbox
+        ALONE.enter_context(exclusive(bench.device, _say))
     folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
     return Run(ByHand(bench, seed, source, folder), bench.spec(seed), folder / "checkpoint")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _seed(text: str) -> int:

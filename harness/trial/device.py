@@ -114,7 +114,9 @@ def chosen(device: Device, gpus: str) -> list[Device]:
         HarnessError: there is no such GPU, or they are of different kinds.
     """
     if device.kind != "cuda":
-        raise HarnessError(f"--gpus is for NVIDIA GPUs, and this config trains on {device.name}")
+        raise HarnessError(
+            f"--gpus is for NVIDIA GPUs, and this config trains on {device.name}", "without --gpus"
+        )
     there = nvidia()
     try:
         numbers = range(len(there)) if gpus == "all" else [int(part) for part in gpus.split(",")]

@@ -18,6 +18,7 @@ LABELS = 20  # of the largest improvements
 TITLE_CHARS = 40
 SLANT_DEGREES = 28
 LINE_PIXELS = 15  # between two labels
+CHAR_PIXELS = 8  # of a label, on average and with some room
 KEPT, TRIED, FAILED = "#1a7f4b", "#9aa0a6", "#c5362b"
 
 
@@ -34,7 +35,7 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     failed = [x for x, y, e in every if y is None and e.status is not None]
     figure = Figure(figsize=(11, 5.5), dpi=130)  # without pyplot, which takes longer to load than to draw
     axes = figure.subplots()
-    steps = built_on(scored)
+    steps: list[tuple[float, float]] = [*built_on(scored)]
     low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept] + [y for _, y in steps])
     dots: dict[str, Any] = {
         "linestyle": "none",
@@ -50,7 +51,7 @@ def draw(experiments: list[Experiment], path: Path) -> None:
         crosses = dots | {"marker": "x", "markeredgewidth": 1}
         axes.plot(failed, [high] * len(failed), color=FAILED, label="no score", **crosses)
     if steps:
-        steps.append((end, steps[-1][1]))
+        steps.append((end + max(0.2, 0.02 * end), steps[-1][1]))
         axes.step(
             *zip(*steps, strict=True),
             where="post",
@@ -75,7 +76,9 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     _label(axes, sorted(kept, key=lambda item: item[2].delta or 0.0))
     axes.set_xlabel("experiment")
     axes.set_ylabel("val_bpb (lower is better)")
-    axes.set_title(f"{len(experiments)} experiments, {len(kept)} kept", loc="left")
+    axes.set_title(
+        f"{len(experiments)} experiment{'s' * (len(experiments) != 1)}, {len(kept)} kept", loc="left"
+    )
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -87,15 +90,18 @@ def draw(experiments: list[Experiment], path: Path) -> None:
 def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
     """Titles below their dots, slanted, the first ones first; what would cover another stays away."""
     slope = math.radians(SLANT_DEGREES)
-    taken: list[float] = []
+    taken: list[tuple[float, float, float]] = []
     places = axes.transData.transform([(x, y) for x, y, _ in kept]) if kept else []
     for (x, y, experiment), (across, up) in zip(kept, places, strict=True):
-        line = across * math.sin(slope) + up * math.cos(slope)  # of the slanted lines, which one
-        if len(taken) == LABELS or any(abs(line - other) < LINE_PIXELS for other in taken):
-            continue
-        taken.append(line)
         title = experiment.message.title
         title = title if len(title) <= TITLE_CHARS else title[: TITLE_CHARS - 1] + "…"
+        line = across * math.sin(slope) + up * math.cos(slope)  # which of the slanted lines, and where
+        begin = across * math.cos(slope) - up * math.sin(slope)
+        end = begin + CHAR_PIXELS * len(title)
+        covers = (abs(line - a) < LINE_PIXELS and begin < c and b < end for a, b, c in taken)
+        if len(taken) == LABELS or any(covers):
+            continue
+        taken.append((line, begin, end))
         axes.annotate(
             title, (x, y), xytext=(4, -4), textcoords="offset points", rotation=-SLANT_DEGREES, fontsize=7.5,
             rotation_mode="anchor", ha="left", va="top", color=KEPT, annotation_clip=True,
@@ -130,4 +136,5 @@ def _limits(scores: list[float], kept: list[float]) -> tuple[float, float]:
     ordered = sorted(scores)
     high = ordered[min(len(ordered) - 1, round(0.9 * (len(ordered) - 1)))]
     high = max([high, *kept])
-    return ordered[0], high if high > ordered[0] else ordered[0] + 0.01
+    low = min([ordered[0], *kept])
+    return low, high if high > low else low + 0.01

@@ -16,21 +16,21 @@ EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
 STEPS = "▁▂▃▄▅▆▇█"
 
 
-def row(experiment: Experiment, width: int = 100) -> str:
-    """One line: number, status, score, difference, title, age."""
+def row(experiment: Experiment, width: int = 100, other: bool = False) -> str:
+    """One line: number, status, score, difference, title, age. `other`: of another setting, which it says."""
     score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
     delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
     head = f"{experiment.name.number:04d}  {experiment.state:<8}{score:>8}  {delta:>8}  "
     past = age(time.time() - experiment.seconds)
     room = max(12, width - len(head) - len(past) - 2)
-    title = experiment.message.title
+    title = f"{'(another setting) ' * other}{experiment.message.title}"
     title = title if len(title) <= room else title[: room - 1] + "…"
     return f"{head}{title:<{room}}  {past}"
 
 
-def styled(experiment: Experiment, width: int = 100) -> str:
+def styled(experiment: Experiment, width: int = 100, other: bool = False) -> str:
     """The row in its status's colour; click drops it where it isn't a terminal."""
-    return click.style(row(experiment, width), fg=COLORS.get(experiment.status or ""))
+    return click.style(row(experiment, width, other), fg=COLORS.get(experiment.status or ""))
 
 
 def age(seconds: float) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.records import disturbed
+
 LONGEST_SECONDS = 1e9
 LAST = 50  # trials that a share is taken over
 
@@ -37,6 +39,12 @@ def line(trial: Mapping[str, Any]) -> str:
         ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases(trial).items() if seconds >= 0.05)
         + " s"
     )
+
+
+def was_disturbed(trial: Mapping[str, Any]) -> bool:
+    """Whether it waited for a processor for much of its time."""
+    training = _part(trial, "training")
+    return bool(disturbed(training.get("delayed_seconds"), training.get("training_seconds")))
 
 
 def training_share(trials: Sequence[Mapping[str, Any]]) -> tuple[float, float, int] | None:

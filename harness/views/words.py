@@ -43,7 +43,7 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
     yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's believed {against:.4f}."
     size = _size(delta, noise, clear=abs(effect) > 2 * sd)
     yield (
-        f"Two runs of one program differ by about {noise:.4f} here, so {size}; all in all "
+        f"The noise of one run has an sd of {noise:.4f} here, so {size}; all in all "
         f"we believe that the change {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
     )
     odds = f"That it truly helps has a probability of {_percent(helps)}"
@@ -52,7 +52,7 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
     elif effect >= 0:
         yield f"{odds}. It was kept for being shorter, at no cost that shows."
     else:
-        sure = "it is built on" if helps >= SURE else "enough to build on, for the time being"
+        sure = "it is built on" if helps >= SURE else "on average it gains: built on, for the time being"
         yield f"{odds}: {sure}."
 
 

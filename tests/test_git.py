@@ -1,0 +1,176 @@
+"""Whatever a person does with git beside a loop, or did before it: nothing is lost, nothing is undone."""
+
+import subprocess
+
+import pytest
+from conftest import harness
+from nights import Script, loop_in
+from stubs import SD, Changing, known, program
+
+from harness.errors import HarnessError
+from harness.ledger.opening import open_repository
+from harness.lock import held
+
+FAR_BETTER = 2.0 - 60 * SD
+
+
+def night(folder, told, *answers, said=None, **limits):
+    for title, _, scores in answers:
+        told.scores[title] = list(scores)
+    limits.setdefault("experiments", len(answers))
+    tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
+    return loop_in(folder, Changing(answers), tell, **limits).run()
+
+
+@pytest.fixture
+def greedy(fresh):
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('policy = "belief"', 'policy = "greedy"'))
+    fresh("add", "-A", "-f", ".autoresearch/config.toml")
+    fresh("commit", "-qm", "the greedy rule")
+    return fresh
+
+
+def on_disk(*args, cwd):
+    return subprocess.run(["git", *args], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_there_is_one_loop_in_a_repository_whatever_the_work_tree(greedy, told, tmp_path):
+    greedy("switch", "-qc", "dev")
+    greedy("worktree", "add", "-q", "-b", "dev2", str(tmp_path / "two"))
+    with held(open_repository(greedy.folder).loop_lock, print):
+        said = harness("loop", "--experiments", "1", cwd=tmp_path / "two").stderr
+    assert "another loop runs in this repository" in said
+
+
+def test_main_stays_where_another_work_tree_checked_it_out_meanwhile(greedy, told, tmp_path):
+    base, said = greedy("rev-parse", "main"), []
+    greedy("switch", "-qc", "dev")
+
+    def look():
+        greedy("worktree", "add", "-q", str(tmp_path / "mine"), "main")
+        return FAR_BETTER
+
+    told.scores["the greedy rule"] = [2.0]
+    night(greedy.folder, told, ("Better", 1, [look]), ("More", 2, [FAR_BETTER - 1.0]), said=said)
+    assert greedy("rev-parse", "main") == base
+    assert on_disk("status", "--porcelain", cwd=tmp_path / "mine") == ""
+    assert any("main is checked out in" in line for line in said)
+    assert known(greedy).find("2").parent == known(greedy).find("1").commit, "the loop did not go on from it"
+
+
+def test_main_that_is_being_rebased_stays(greedy, told):
+    base = greedy("rev-parse", "main")
+
+    def rebase():
+        folder = greedy.folder / ".git" / "rebase-merge"
+        folder.mkdir()
+        (folder / "head-name").write_text("refs/heads/main\n")
+        return FAR_BETTER
+
+    told.scores["the greedy rule"] = [2.0]
+    night(greedy.folder, told, ("Better", 1, [rebase]))
+    assert greedy("rev-parse", "main") == base
+
+
+def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told):
+    told.scores["the greedy rule"] = [2.0]
+
+    def rename():
+        greedy("branch", "-m", "main", "trunk")
+        return 1.5
+
+    with pytest.raises(HarnessError, match="no branch 'main'"):
+        night(greedy.folder, told, ("Better", 1, [rename]))
+    greedy("branch", "-m", "trunk", "main")
+    (begun,) = known(greedy)
+    assert [trial["val_bpb"] for trial in known(greedy).trials(begun.commit)] == [1.5]
+    told.scores["Better"] = [1.6]
+    loop_in(greedy.folder, Script(), experiments=1).run()
+    assert known(greedy).find("1").runs == [1.5, 1.6]
+
+
+def test_what_was_kept_while_main_was_amended_is_applied_to_the_new_one(greedy, told):
+    told.scores["the greedy rule"] = [2.0]
+    told.scores["other words"] = [2.0]
+
+    def amend():
+        greedy("commit", "-q", "--amend", "-m", "other words")
+        return FAR_BETTER
+
+    night(greedy.folder, told, ("Better", 1, [amend, FAR_BETTER]), experiments=2)
+    again = known(greedy).find("2")
+    assert again.message.trailers["Origin"] == known(greedy).find("1").commit
+    assert greedy("log", "-1", "--format=%s", f"{again.commit}~") == "other words"
+    assert greedy("rev-parse", "main") == again.commit
+
+
+def test_a_hand_made_branch_of_several_commits_is_one_change(greedy, told):
+    greedy("switch", "-qc", "exp/0007-mine")
+    for number, title in ((1, "One"), (2, "Two")):
+        (greedy.folder / "train.py").write_text(program(*range(1, number + 1)))
+        greedy("commit", "-qam", f"{title}\n\nHypothesis: it may help")
+    greedy("switch", "-q", "main")
+    mine = known(greedy).find("7")
+    assert mine.parent == greedy("rev-parse", "main")
+    shown = harness("diff", "7", cwd=greedy.folder).stdout
+    assert "+PLACE_1 = 1" in shown and "+PLACE_2 = 1" in shown
+
+
+def test_notes_of_two_machines_are_one_record_and_a_commit_without_its_note_has_its_scores(greedy, told):
+    told.scores["the greedy rule"] = [2.0, 2.1, 2.2]
+    night(greedy.folder, told, ("Better", 1, [FAR_BETTER]))
+    notes, main = "refs/notes/autoresearch", greedy("rev-parse", "main~")
+    setting = known(greedy).setting
+    shown = greedy("notes", "--ref", "autoresearch", "show", main)
+    other = shown.replace('"val_bpb":2.0', '"val_bpb":2.5')
+    greedy("notes", "--ref", "autoresearch", "add", "-f", "-m", f"{shown}\n{other}", main)
+    assert known(greedy).scores(main, setting) == (2.0, 2.5)
+    greedy("update-ref", "-d", notes)
+    assert (FAR_BETTER,) in [each.scores for each in known(greedy).measured(setting)]
+
+
+def test_a_tag_named_main_is_not_main(greedy, told):
+    first = greedy("rev-parse", "HEAD~")
+    greedy("tag", "main", first)
+    done = harness("calibrate", "-n", "0", "--json", cwd=greedy.folder)
+    assert greedy("rev-parse", "refs/heads/main") in done.stdout
+
+
+def test_a_submodule_and_a_git_folder_elsewhere_are_repositories(tmp_path, greedy):
+    elsewhere = tmp_path / "work"
+    on_disk(
+        "clone",
+        "-q",
+        f"--separate-git-dir={tmp_path / 'gits'}",
+        str(greedy.folder),
+        str(elsewhere),
+        cwd=tmp_path,
+    )
+    assert open_repository(elsewhere).paths.root == elsewhere
+    open_repository(elsewhere).check_ready()
+    whole = tmp_path / "whole"
+    on_disk("init", "-q", str(whole), cwd=tmp_path)
+    add = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(greedy.folder), "sub")
+    on_disk(*add, cwd=whole)
+    open_repository(whole / "sub").check_ready()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "mend"),
+    [
+        (["init", "-q", "--object-format=sha256"], "git clone"),
+        (["init", "-q"], None),
+    ],
+)
+def test_a_kind_of_repository_that_can_not_be_read_is_one_line(tmp_path, prepare, mend):
+    on_disk(*prepare, cwd=tmp_path)
+    done = harness("status", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert mend is None or mend in done.stderr
+
+
+def test_an_index_that_is_split_is_named_with_what_mends_it(greedy):
+    greedy("update-index", "--split-index")
+    done = harness("status", cwd=greedy.folder)
+    assert done.returncode == 1 and "git update-index --no-split-index" in done.stderr
