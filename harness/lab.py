@@ -259,6 +259,7 @@ class Lab:
         if known or not scores or not (folder / "checkpoint").is_dir():
             return
         self._held_out.add((commit, bench.setting))
+        self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
         with self.away():
             found = measure_holdout(
                 folder, scores[-1], bench, lambda p: self._show(p, station.place), self._note, station

@@ -63,6 +63,14 @@ def test_an_unknown_revision(repository):
     assert_mistake(harness("run", "nowhere", cwd=repository.folder), "'nowhere'", "git log")
 
 
+def test_an_experiments_number_is_a_revision(repository):
+    tree = ("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "Mine\n\nHypothesis: it may help\n")
+    commit = repository(*tree).strip()
+    repository("branch", "exp/0012-mine", commit)
+    assert json.loads(harness("run", "12", "--json", cwd=repository.folder).stdout)["commit"] == commit
+    assert_mistake(harness("run", "13", cwd=repository.folder), "no experiment '13'", "harness log --all")
+
+
 def test_a_revision_without_train_py(repository):
     repository("rm", "-q", "train.py")
     repository("commit", "-qm", "gone")

@@ -7,7 +7,8 @@ from datetime import datetime
 import click
 
 from harness import config as configs
-from harness.errors import DONE, FAILED
+from harness.errors import DONE, FAILED, HarnessError
+from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
 from harness.records import OK
 from harness.trial.measure import measure, open_bench
@@ -28,7 +29,7 @@ Examples:
 @click.option("--budget", type=click.FloatRange(min=0.1), help="Seconds, instead of the config's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
-    """Train the train.py of commit REV for the fixed time, then score it.
+    """Train the train.py of REV, a commit or an experiment's number, for the fixed time, then score it.
 
     What runs is the commit, not the working copy. Exit code 1 if the trial gave no score.
     """
@@ -36,7 +37,12 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     config = configs.load(repository.paths.config)
     if budget is not None:
         config = configs.with_budget(config, budget)
-    commit = repository.commit(rev)
+    try:
+        commit = repository.commit(rev)
+    except HarnessError:
+        if not rev.isdigit():
+            raise
+        commit = repository.commit(Experiments(repository).find(rev).commit)
     bench = open_bench(config, repository.paths.root)
     with TrialView() as view:
         view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {bench.device.name})")
