@@ -92,7 +92,7 @@ class Drafts:
             return None
         draft = self._ahead.pop(0)
         try:
-            proposal = self._paid(draft.answer.result())
+            proposal = self._paid(_given(draft))
             proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
             parent = self._experiments.source(incumbent.commit)
             trouble = guards.broken_source(proposal.source, parent) or ""
@@ -112,10 +112,6 @@ class Drafts:
             trouble = str(none)
             self._unbilled_usd += none.cost_usd or 0.0
             self.spent_usd += none.cost_usd or 0.0
-        except (HarnessError, OSError):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever an agent made of an answer
-            trouble = f"the agent failed: {type(error).__name__}: {error}"
         self._tell("trouble", f"no usable proposal: {trouble}")
         self._failed += not draft.by_stand_in
         self._failed_since += not draft.by_stand_in
@@ -245,6 +241,21 @@ class Drafts:
         self.spent_usd += proposal.cost_usd
         total, self._unbilled_usd = proposal.cost_usd + self._unbilled_usd, 0.0
         return dataclasses.replace(proposal, cost_usd=total)
+
+
+def _given(draft: Draft) -> Proposal:
+    """What came of it.
+
+    Raises:
+        NoProposal: nothing, or the agent failed in a way that nobody thought of.
+        HarnessError: the person has to mend something.
+    """
+    try:
+        return draft.answer.result()
+    except (HarnessError, NoProposal):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever an agent made of an answer
+        raise NoProposal(f"the agent failed: {type(error).__name__}: {error}") from None
 
 
 def _mark(source: bytes) -> str:

@@ -81,7 +81,7 @@ class Loop:
         self._stopping = ""
         self._failure: HarnessError | None = None  # raised when what runs is over
         self._standing: Standing | None = None
-        self._stands_on: object = None
+        self._stands_on: tuple[object, ...] | None = None
         self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
@@ -193,6 +193,8 @@ class Loop:
         """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
         main, ground = self._experiments.main, self._ground(bench)
         if self._runs_left[ground] <= 0:
+            if not self._of_commit(main):
+                raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
             return None
         first = not self._experiments.main_scores(bench.setting) and not self._of_commit(main)
         where = "in this setting" if self._experiments.trials(main) else "here"
@@ -228,7 +230,7 @@ class Loop:
         self._standing = self._lab.advance(standing, bench, station)
         self._stands_on = self._ground(bench)
 
-    def _ground(self, bench: Bench) -> object:
+    def _ground(self, bench: Bench) -> tuple[object, ...]:
         """What the standing was read from, and must be the same for it to hold."""
         return self._experiments.main, bench.setting, bench.config.gate
 
@@ -282,13 +284,17 @@ class Loop:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
         bench, parent, standing = job.bench, experiment.parent, self._standing
         try:
-            if self._stands_on != self._ground(bench):  # of another setting by now, or on another main
-                standing = self._lab.known(bench) or standing
+            if (stands_on := self._stands_on) != (ground := self._ground(bench)):
+                now = self._lab.known(bench)
+                only_main = stands_on is not None and stands_on[1:] == ground[1:]  # moved by a person
+                of_old = only_main and standing is not None and standing.knows(parent)
+                if now is not None and (now.knows(parent) or not of_old):
+                    standing = now
         except HarnessError:
             self._experiments.note(experiment.commit, trial=trial)  # what was measured is not to be lost
             raise
         assert standing is not None
-        shorter = self._is_shorter(experiment)
+        shorter = program.is_shorter(*map(self._experiments.source, (experiment.commit, parent)))
         earlier = self._experiments.scores(experiment.commit, bench.setting)
         decision = gate.decide(trial, earlier, parent, standing, shorter)
         if decision.status == AGAIN:
@@ -306,12 +312,13 @@ class Loop:
             return
         if not standing.knows(parent):
             if done.status == KEEP:
-                self._waiting += self._drafts.begin_again(done, parent, standing.incumbent.commit)
+                tip = standing.incumbent.commit
+                self._waiting += self._drafts.begin_again(done, self._fork(parent, tip), tip)
             return
         if self._stands_on != self._ground(bench):  # a person moved main: it is read anew
             main = self._experiments.main
             if done.status == KEEP and not self._experiments.are_in_line(parent, main):  # amended, say
-                self._waiting += self._drafts.begin_again(done, parent, main)
+                self._waiting += self._drafts.begin_again(done, self._fork(parent, main), main)
             return
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
@@ -328,11 +335,14 @@ class Loop:
         beside = next((e for e in self._experiments if e.commit == other and other not in line), None)
         if beside is None:
             return
+        self._waiting += self._drafts.begin_again(beside, self._fork(beside.parent, tip), tip)
+
+    def _fork(self, commit: str, tip: str) -> str:
+        """Below a stack of experiments, what `tip` stands on too, or what none of ours is below."""
         below = {e.commit: e.parent for e in self._experiments}
-        fork = beside.parent
-        while fork in below and not self._experiments.is_below(fork, tip):
-            fork = below[fork]
-        self._waiting += self._drafts.begin_again(beside, fork, tip)
+        while commit in below and not self._experiments.is_below(commit, tip):
+            commit = below[commit]
+        return commit
 
     def _bring_up(self, job: Job) -> None:
         """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
@@ -369,13 +379,6 @@ class Loop:
         return done
 
     # ── around it ─────────────────────────────────────────────────────────────────────────────
-
-    def _is_shorter(self, experiment: Experiment) -> bool:
-        old, new = (self._experiments.source(commit) for commit in (experiment.parent, experiment.commit))
-        try:
-            return program.lines(new) < program.lines(old)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
 
     def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""

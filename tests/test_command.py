@@ -273,6 +273,7 @@ def test_a_command_that_is_not_there_is_said_before_anything_is_trained(research
         Command("no-such-agent --task x", open_repository(research.folder), print)
     Command("A=1 true", open_repository(research.folder), print)
     Command("cd . && true", open_repository(research.folder), print)
+    Command("./agent.sh", open_repository(research.folder), print)
 
 
 def test_a_program_of_endless_sums_and_a_broken_config_are_said_and_not_raised(research, as_it_was):

@@ -174,3 +174,37 @@ def test_an_index_that_is_split_is_named_with_what_mends_it(greedy):
     greedy("update-index", "--split-index")
     done = harness("status", cwd=greedy.folder)
     assert done.returncode == 1 and "git update-index --no-split-index" in done.stderr
+
+
+def test_main_may_stand_on_a_branch_that_a_person_made(greedy, told):
+    greedy("switch", "-qc", "exp/0050-mine")
+    (greedy.folder / "train.py").write_text(program(3))
+    greedy("commit", "-qam", "Mine\n\nHypothesis: it may help")
+    greedy("switch", "-q", "main")
+    greedy("merge", "-q", "--ff-only", "exp/0050-mine")
+    told.scores["Mine"] = [2.0]
+    night(greedy.folder, told, ("Better", 1, [FAR_BETTER]))
+    assert known(greedy).find("51").status == "keep"
+    before = len(told.ran)
+    loop_in(greedy.folder, Changing([]), experiments=0).run()
+    assert len(told.ran) == before
+
+
+def test_what_stands_on_an_unproven_one_takes_it_along_when_a_person_moves_main(fresh, told):
+    small = [2.0 - 2.5 * SD] * 4
+    night(fresh.folder, told, ("Small", 1, list(small)))
+    assert known(fresh).find("1").status == "keep"
+
+    def words():
+        (fresh.folder / "README").write_text("about it")
+        fresh("add", "README")
+        fresh("commit", "-qm", "words")
+        return 2.0 - 9 * SD
+
+    told.scores["More, and what it stood on"] = [2.0 - 9 * SD] * 4
+    night(fresh.folder, told, ("More", 2, [words, *[2.0 - 9 * SD] * 4]), experiments=2)
+    again = known(fresh).find("3")
+    assert again.message.trailers["Origin"] == known(fresh).find("2").commit
+    assert fresh("log", "-1", "--format=%s", f"{again.commit}~") == "words"
+    source = fresh("show", f"{again.commit}:train.py")
+    assert "PLACE_1 = 1" in source and "PLACE_2 = 1" in source

@@ -82,8 +82,8 @@ class Command:
             HarnessError: it isn't.
         """
         word = re.match(r"[\w./+-]+(?=\s|$)", self._command)
-        if word is None or "=" in word[0]:
-            return
+        if word is None or "=" in word[0] or "/" in word[0].lstrip("/"):
+            return  # what stands in its clone isn't there yet
         prefix = self._prefix() if self._confined else []
         looking = [*prefix, "/bin/sh", "-c", f"command -v {word[0]}"]
         if subprocess.run(looking, capture_output=True, env=self._environment(), check=False).returncode:

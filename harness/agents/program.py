@@ -158,6 +158,14 @@ def _assigned(node: ast.stmt) -> list[Constant]:
     ]
 
 
+def is_shorter(new: bytes, old: bytes) -> bool:
+    """Whether it has fewer lines; not where one can't be read."""
+    try:
+        return lines(new) < lines(old)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
 def with_values(source: bytes, changed: dict[Constant, int | float | bool]) -> bytes:
     """The program with other literals in place of some constants; nothing else moves."""
     lines = source.splitlines(keepends=True)

@@ -70,6 +70,7 @@ class Experiments:
         """Where a branch that a person made begins, of one commit or several: at an experiment, or `main`."""
         reference = self._git.references.get(refs.MAIN)
         main, start = reference.target if reference is not None else None, commit
+        been = self._repository.been_at(refs.MAIN)  # amended since, say
         for _ in range(HISTORY):
             found = self._git[commit]
             assert isinstance(found, pygit2.Commit)
@@ -78,6 +79,7 @@ class Experiments:
             if (
                 not isinstance(main, pygit2.Oid)
                 or main == found.id
+                or commit in been
                 or self._git.descendant_of(main, found.id)
             ):
                 return commit
@@ -189,24 +191,24 @@ class Experiments:
             main: a commit that is to stand for it.
         """
         every, found = list(self), {}
-        gone = self._gone(every)
+        gone, line = self._gone(every), dict(self._line(main or self.main))
         for experiment in every:
             commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
             # It may have been run again since, which its message can't say any more.
-            scores = self.scores(commit, setting) if kept else ()
+            scores = self.scores(commit, setting) if kept or commit in line else ()
             if not scores and experiment.setting == setting and experiment.val_bpb is not None:
                 scores = tuple(filter(is_score, experiment.runs or [experiment.val_bpb]))
             if scores:
                 shorter = kept and bool(self.part(commit, "decision").get("shorter"))
                 found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
-        experiments, by_hand, now = {each.commit for each in every}, dict[Any, Measured](), dict[str, str]()
-        for commit, parent in self._line(main or self.main):
+        by_hand, now = dict[Any, Measured](), dict[str, str]()
+        for commit, parent in line.items():
             program = self._program(commit)
             if (again := by_hand.get(program)) is not None:
                 of = found.pop(commit, None) or Measured(commit, parent, self.scores(commit, setting))
                 now[commit], scores = again.commit, of.scores + again.scores
                 by_hand[program] = replace(again, parent=of.parent, scores=scores, shorter=of.shorter)
-            elif commit not in experiments:
+            elif commit not in found:
                 by_hand[program] = Measured(commit, parent, self.scores(commit, setting), kept=True)
         tried = (e if e.kept else replace(e, parent=now.get(e.parent, e.parent)) for e in found.values())
         return [*(each for each in reversed(by_hand.values()) if each.scores), *tried]

@@ -150,9 +150,9 @@ class Repository:
 
     def _taken(self, ref: str) -> HarnessError | None:
         """Why a branch is not to be moved: a person is at work on it, and would undo or lose the move."""
-        for name in ("rebase-merge", "rebase-apply"):
-            head = Path(self.git.path) / name / "head-name"
-            if head.exists() and head.read_text().strip() == ref:
+        for place in (self.common, *self.common.glob("worktrees/*")):
+            heads = place.glob("rebase-*/head-name")
+            if any(head.read_text().strip() == ref for head in heads):
                 return HarnessError("main is being rebased", "git rebase --continue, or --abort")
         if (elsewhere := self._main_elsewhere()) is not None:
             return HarnessError(f"main is checked out in {elsewhere}", f"git -C {elsewhere} switch --detach")
