@@ -38,3 +38,16 @@ class Limits:
 def failed_in_a_row(done: Sequence[Experiment]) -> int:
     """The last experiments in a row that gave no score."""
     return next((i for i, result in enumerate(reversed(done)) if result.val_bpb is not None), len(done))
+
+
+@dataclass(frozen=True)
+class Summary:
+    why: str
+    kept: int
+    measured: int
+    seconds: float
+    own_seconds: float
+    """In which this process was at work, and didn't only wait for a trial or an agent."""
+    usd: float
+    disturbed: int
+    """Trials that waited for a processor for much of their time."""

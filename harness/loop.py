@@ -26,7 +26,7 @@ from harness.gate.standing import Standing, given_up
 from harness.lab import Lab
 from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved, Repository
-from harness.limits import Limits
+from harness.limits import Limits, Summary
 from harness.lock import held, refuse
 from harness.paths import write_atomically
 from harness.records import AGAIN, KEEP, Decision, Measured, Trial
@@ -43,19 +43,6 @@ class Watcher:
 
     tell: Callable[[Event], None]
     show: Callable[[Progress, int], None]
-
-
-@dataclass(frozen=True)
-class Summary:
-    why: str
-    kept: int
-    measured: int
-    seconds: float
-    own_seconds: float
-    """In which this process was at work, and didn't only wait for a trial or an agent."""
-    usd: float
-    disturbed: int
-    """Trials that waited for a processor for much of their time."""
 
 
 class Loop:
