@@ -247,33 +247,6 @@ def test_what_a_person_put_on_main_is_measured_and_the_stack_beside_it_applied_a
         loop_in(fresh.folder, Script(), experiments=1).run()
 
 
-def test_a_commit_on_main_that_leaves_train_py_as_it_is_needs_no_run(fresh, told):
-    night(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 9 * SD]))
-    before = len(told.ran)
-    (fresh.folder / "README").write_text("about it")
-    fresh("add", "README")
-    fresh("commit", "-qm", "words")
-    night(fresh, told, ("Worse", 3, [2.0 + 9 * SD]), experiments=2)
-    again = [fresh("log", "-1", "--format=%s", commit).split(" (")[0] for commit, _ in told.ran[before:]]
-    assert again == ["A bit", "Worse"], "main was run again, or what stood on it was not applied to it"
-    assert fresh("log", "-1", "--format=%s", "exp/0003-a-bit~") == "words"
-    said = harness("status", cwd=fresh.folder).stdout
-    assert f"main     {fresh('rev-parse', 'main')[:7]}  val_bpb 2.0000, the mean of 4 runs, believed" in said
-
-
-def test_a_change_of_main_that_was_taken_back_needs_no_run_either(fresh, told):
-    night(fresh, told, ("Bad", 2, [2.0 + 9 * SD]))
-    told.scores["by hand"] = [2.0 + SD, 2.0 + 2 * SD]
-    (fresh.folder / "train.py").write_text(program(5))
-    fresh("commit", "-qam", "by hand")
-    night(fresh, told, ("Bad too", 6, [2.0 + 9 * SD]))
-    fresh("revert", "--no-edit", "HEAD")
-    before = len(told.ran)
-    night(fresh, told, ("Once more", 7, [2.0 + 9 * SD]))
-    assert fresh("rev-parse", "main~2:train.py") == fresh("rev-parse", "main:train.py")
-    assert all(fresh("rev-parse", "main") != commit for commit, _ in told.ran[before:])
-
-
 def test_the_greedy_rule_is_one_word_in_the_config(fresh, told):
     path = fresh.folder / ".autoresearch" / "config.toml"
     path.write_text(path.read_text().replace('policy = "belief"', 'policy = "greedy"'))
