@@ -345,3 +345,13 @@ def assert_mistake(done, *words):
     assert MISTAKE.match(done.stderr), done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert done.stdout == ""
+
+
+def without_bwrap(tmp_path, script=None) -> str:
+    """A PATH with no bubblewrap, or with one that behaves like `script`."""
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    if script:
+        (folder / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "bwrap").chmod(0o755)
+    return str(folder)

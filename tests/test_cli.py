@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HARNESS, assert_mistake, edit, harness, make_text
+from conftest import HARNESS, assert_mistake, edit, harness, make_text, without_bwrap
 
 from harness import config as configs
 from harness.cli import COMMANDS
@@ -118,16 +118,6 @@ def test_a_gpu_that_is_not_there(repository):
 
 
 # ── the sandbox that isn't there ──────────────────────────────────────────────────────────────
-
-
-def without_bwrap(tmp_path, script=None) -> str:
-    """A PATH with no bubblewrap, or with one that behaves like `script`."""
-    folder = tmp_path / "bin"
-    folder.mkdir(exist_ok=True)
-    if script:
-        (folder / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "bwrap").chmod(0o755)
-    return str(folder)
 
 
 def test_without_bubblewrap_it_runs_loudly_and_says_none(repository, tmp_path):

@@ -3,8 +3,7 @@
 import json
 import subprocess
 
-from conftest import harness
-from test_cli import without_bwrap
+from conftest import harness, without_bwrap
 
 
 def test_doctor_names_what_is_wrong_and_what_mends_it(repository, tmp_path):

@@ -76,12 +76,7 @@ class Experiments:
             assert isinstance(found, pygit2.Commit)
             if "Program" in messages.parse(found.raw_message.decode("utf-8", "replace")).trailers:
                 return commit
-            if (
-                not isinstance(main, pygit2.Oid)
-                or main == found.id
-                or commit in been
-                or self._git.descendant_of(main, found.id)
-            ):
+            if commit in been or not isinstance(main, pygit2.Oid) or self.is_below(commit, str(main)):
                 return commit
             if len(found.parent_ids) != 1:
                 break
@@ -177,8 +172,11 @@ class Experiments:
 
     def main_scores(self, setting: Setting) -> tuple[float, ...]:
         """Of `main`'s program in this setting: a commit that leaves train.py as it was needs no run."""
-        main = self.main
-        return next((each.scores for each in self.measured(setting) if each.commit == main), ())
+        return self.counted(self.main, setting)
+
+    def counted(self, commit: str, setting: Setting) -> tuple[float, ...]:
+        """All scores that the gate knows of a commit."""
+        return next((each.scores for each in self.measured(setting) if each.commit == commit), ())
 
     def measured(self, setting: Setting, main: str = "") -> list[Measured]:
         """Every commit that has a score in this setting, oldest first: all that the gate knows.
