@@ -63,18 +63,19 @@ def repository(folder: Path, corpus: Path, seconds: float) -> None:
     run(*harness, "prepare")
 
 
-def night(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple[Trials, Trials]:
-    """Trials of `main` and of the experiments."""
+def night(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple[Trials, Trials, float]:
+    """Trials of `main` and of the experiments, and the loop's seconds from its start to its end."""
     found = open_repository(folder)
     devices = chosen(resolve("cuda"), gpus) if gpus else None
 
     def tell(event: Any) -> None:
         print(f"{time.strftime('%H:%M:%S')} {event.text}", flush=True)
 
-    Loop(found, agent, limits, 0, Watcher(tell, lambda *_: None), devices).run()
+    seconds = Loop(found, agent, limits, 0, Watcher(tell, lambda *_: None), devices).run().seconds
     known = Experiments(found)
     baseline = next(commit for commit, parent in known.history if not parent)
-    return known.trials(baseline), [trial for e in known for trial in known.trials(e.commit)]
+    trials = [trial for e in known for trial in known.trials(e.commit)]
+    return known.trials(baseline), trials, seconds
 
 
 def figure(values: Sequence[float], digits: int = 2) -> str:
@@ -95,7 +96,12 @@ def part(trials: Trials, *names: str) -> list[float]:
     return found
 
 
-def table(main: Trials, experiments: Trials, gpus: int) -> list[str]:
+def share(trials: Trials) -> str:
+    found = wall.training_share(trials)
+    return f"{100 * found[0]:.1f} (n {found[2]})" if found else "-"
+
+
+def table(main: Trials, experiments: Trials, seconds: float, gpus: int) -> list[str]:
     every = [trial for trial in (*main, *experiments) if trial["status"] == "ok"]
     after = [trial for trial in every if trial["idle_seconds"] is not None]
     trained, idle = part(after, "training", "training_seconds"), part(after, "idle_seconds")
@@ -105,11 +111,16 @@ def table(main: Trials, experiments: Trials, gpus: int) -> list[str]:
         training = trial["training"]
         speed = training["reported"]["total_tokens"] / training["training_seconds"] / 1e6
         by_gpu.setdefault(training["conditions"]["uuid"], []).append(speed)
+    all_trained = sum(part(every, "training", "training_seconds")) / gpus
     rows = {
         "val_bpb of main, by seed": figure(part(main, "val_bpb"), 4),
         **{f"M tokens/s of {uuid[:12]}": figure(by_gpu[uuid], 3) for uuid in sorted(by_gpu)},
         "seconds between two trainings": figure(idle),
-        "training's share of the GPU's time, %": f"{100 * sum(trained) / sum(whole):.1f}" if whole else "-",
+        "training's share of the time between trainings' ends, %": share(after),
+        "of it: of the experiments": share([trial for trial in experiments if trial in after]),
+        "its share of the loop, first start and last score too, %": (
+            f"{100 * all_trained / seconds:.1f} of {seconds:.0f} s"
+        ),
         "trials an hour": f"{3600 * gpus * len(whole) / sum(whole):.1f}" if whole else "-",
         "seconds of scoring with audit": figure(part(every, "score", "total_seconds")),
         "of them: load": figure(part(every, "score", "load_seconds")),
@@ -155,8 +166,8 @@ def main() -> None:
             agent = Search() if options.agent == "search" else Rates()
             gpus = ",".join(map(str, range(int(count)))) if count else None
             limits = Limits(experiments=options.experiments * int(count or 1), hours=options.hours)
-            of_main, trials = night(Path(folder), limits, agent, gpus)
-            lines += [f"{count or 1} GPU:", "", *table(of_main, trials, int(count or 1)), ""]
+            measured = night(Path(folder), limits, agent, gpus)
+            lines += [f"{count or 1} GPU:", "", *table(*measured, int(count or 1)), ""]
             shutil.copytree(kept, compiled, dirs_exist_ok=True)
             git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]
             print(subprocess.run(git, cwd=folder, capture_output=True, text=True, check=False).stdout)

@@ -130,6 +130,11 @@ class Crew:
     def held(self, station: Station) -> list[Job]:
         return [job for job in self._at(station) if job.is_held]
 
+    def cancel_held(self) -> None:
+        for job in self.running:
+            if job.is_held:
+                job.turn.cancelled.set()
+
     def release(self, station: Station) -> None:
         """Let the one that waits there train."""
         here = self._at(station)

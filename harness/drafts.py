@@ -164,11 +164,15 @@ class Drafts:
         except NoProposal:
             return None
 
-    def begin_again(self, kept: Experiment, base: str, onto: str) -> list[Experiment]:
+    def begin_again(self, kept: Experiment, onto: str, base: str = "") -> list[Experiment]:
         """A kept experiment that `main` passed by, begun anew there: all that it has on top of `base`.
 
         Nothing where it doesn't apply, or a person took it over by hand.
+
+        Args:
+            base: else where the two part.
         """
+        base = base or self._fork(kept.parent, onto)
         proposal = self._experiments.proposal(kept)
         if kept.parent != base:
             proposal = dataclasses.replace(proposal, title=f"{proposal.title}, and what it stood on")
@@ -181,6 +185,13 @@ class Drafts:
         except NoProposal as conflict:
             self._tell("main", f"     main moved meanwhile: {conflict}")
             return []
+
+    def _fork(self, commit: str, tip: str) -> str:
+        """Below a stack of experiments, what `tip` stands on too, or what none of ours is below."""
+        below = {e.commit: e.parent for e in self._experiments}
+        while commit in below and not self._experiments.is_below(commit, tip):
+            commit = below[commit]
+        return commit
 
     def learn(self, done: Experiment, trial: Trial, bench: Bench) -> None:
         """What the agent may mend: a crash, but not the crash of the mending for ever."""

@@ -20,18 +20,18 @@ from harness.errors import HarnessError
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing, rebuilt
+from harness.kept import Kept
 from harness.ledger.experiment import Experiment
 from harness.ledger.experiments import Experiments
 from harness.ledger.repo import Repository
-from harness.records import ERROR, OK, Setting, Trial
-from harness.trial.measure import Bench, measure, measure_holdout, open_bench
+from harness.records import ERROR, OK, Trial
+from harness.trial.measure import Bench, measure, open_bench
 from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
 
 REPEATS_OF_ERROR = 2
 FREE_MB = 1024  # beyond what a trial may write
 LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
-CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class Lab:
         self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
         self._last_config: configs.Config | None = None
         self._said: set[str] = set()
-        self._kept = repository.paths.kept
-        self._held_out: set[tuple[str, Setting]] = set()
+        self.kept = Kept(repository.paths.kept, self.experiments, tell, show)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -166,7 +165,7 @@ class Lab:
         commit = trial.commit
         self.experiments.note(commit, trial=trial)
         if trial.status == OK:
-            self.keep(folder, commit)
+            self.kept.keep(folder, commit)
         elif not others and not self.experiments.scores(commit, bench.setting):
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
@@ -178,20 +177,6 @@ class Lab:
         trial, folder = self.run(self.order(commit), bench, station, Turn.alone())
         self.noted(trial, folder, bench)
         return trial
-
-    def keep(self, folder: Path, commit: str) -> None:
-        """Hold on to a checkpoint: `main` may move to its commit."""
-        place = self._kept / commit
-        shutil.rmtree(place, ignore_errors=True)
-        if place.is_file():
-            place.unlink()
-        place.mkdir(parents=True, exist_ok=True)
-        for name in ("train.py", "checkpoint"):
-            if (folder / name).exists():
-                shutil.move(folder / name, place / name)
-        newest = sorted(self._kept.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in newest[CHECKPOINTS:]:
-            shutil.rmtree(old, ignore_errors=True)
 
     def forget(self, folder: Path) -> None:
         """Remove a trial's checkpoint."""
@@ -247,27 +232,18 @@ class Lab:
         self.experiments.note(move.new, reached=True)  # so that a person who resets main is believed
         sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
         self._tell("main", f"     main is at {move.new[:7]}{sure}")
-        for place in self._kept.glob("*"):  # of what it passed
-            shutil.rmtree(place, ignore_errors=True)
+        self.kept.drop()  # of what it passed
         return standing.moved()
 
     def score_holdout(self, commit: str, bench: Bench, station: Station) -> None:
-        """With the checkpoint of its last run, once, if that is still there; for the person only."""
-        folder, scores = self._kept / commit, self.experiments.scores(commit, bench.setting)
-        tried = (commit, bench.setting) in self._held_out
-        known = tried or self.experiments.holdout(commit, bench.setting) is not None
-        if known or not scores or not (folder / "checkpoint").is_dir():
-            return
-        self._held_out.add((commit, bench.setting))
-        self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
+        """Begun here, and on a processor over; for the person only."""
         with self.away():
-            found = measure_holdout(
-                folder, scores[-1], bench, lambda p: self._show(p, station.place), self._note, station
-            )
-        if found is not None:
-            noted = self.experiments.record(commit).get("holdout")
-            earlier = noted if isinstance(noted, list) else []
-            self.experiments.note(commit, holdout=[*earlier, asdict(found)])
+            self.kept.score_holdout(commit, bench, station)
+
+    def settle(self, wait: bool = False) -> None:
+        """Note what the holdout gave; `wait`: for all of it."""
+        with self.away():
+            self.kept.settle(wait)
 
     def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
         """The tip that stood on what was `main` before a person put a commit there, and that commit;

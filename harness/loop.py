@@ -9,11 +9,11 @@ scored, and with several GPUs none waits for another: one thread asks what is to
 (`_next`), hands it to a station that is free, and takes in what comes back (`_take`).
 """
 
-import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Loop:
         self._standing: Standing | None = None
         self._stands_on: tuple[object, ...] | None = None
         self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
+        self._early: dict[object, Standing] = {}  # what is known before its last run is over, likewise
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # trials
@@ -87,11 +88,12 @@ class Loop:
             KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
         self._repository.check_ready()
-        with held(self._repository.loop_lock, refuse), contextlib.closing(self._crew):
+        with held(self._repository.loop_lock, refuse), closing(self._crew), closing(self._lab.kept):
             in_background(self._repository.tidy)
-            bench = self._crew.bench(self._lab.bench())
+            bench, station = self._crew.bench(self._lab.bench()), self._crew.free()[0]
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
-                self._lab.advance(known, bench, Station())  # between the checkout and main
+                self._lab.advance(known, bench, station)  # between the checkout and main
+            self._lab.score_holdout(self._experiments.main, bench, station)  # or before that was over
             self._repository.check_clean()
             self._lab.sweep()
             self._waiting = self._drafts.begun_before()
@@ -107,6 +109,8 @@ class Loop:
                         self._take(over)
                     except (HarnessError, OSError) as failure:  # the others' results are not to be lost
                         self._fail(failure)
+                self._lab.settle()
+            self._lab.settle(wait=True)
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
@@ -117,9 +121,7 @@ class Loop:
         if not isinstance(failure, HarnessError):
             failure = HarnessError(f"the machine failed: {failure}")
         self._failure = self._failure or failure
-        for job in self._crew.running:
-            if job.is_held:
-                job.turn.cancelled.set()
+        self._crew.cancel_held()
 
     def _over(self) -> str:
         """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
@@ -153,7 +155,9 @@ class Loop:
         if self._enough(ahead=self._undecided):
             return None
         if current is None:
-            return self._of_main(bench)
+            job, current = self._of_main(bench), self._known_early(self._ground(bench), station)
+            if job is not None or current is None:
+                return job
         if not self._waiting:
             found = self._drafts.next(current.incumbent, bench, self._results)
             if found is None:
@@ -168,10 +172,12 @@ class Loop:
         return self._job(experiment, bench)
 
     def _has_next(self, station: Station) -> bool:
-        """Whether a new experiment could begin at once, with nothing else to be done before."""
-        if self._standing is None or self._again or not (self._waiting or self._drafts.is_ready):
-            return False
-        return self._stands_on == self._ground(self._crew.bench(self._lab.bench(), station))
+        """Whether a trial could begin at once, with nothing else to be done before."""
+        ground = self._ground(self._crew.bench(self._lab.bench(), station))
+        ready = bool(self._again or self._waiting or self._drafts.is_ready)
+        if self._standing is None:
+            return self._runs_left.get(ground, 0) > 0 or (ready and ground in self._early)
+        return ready and self._stands_on == ground
 
     def _job(self, experiment: Experiment, bench: Bench) -> Job:
         return Job(self._lab.order(experiment.commit), bench, experiment)
@@ -190,6 +196,12 @@ class Loop:
         self._runs_left[ground] -= 1
         return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)
 
+    def _known_early(self, ground: object, station: Station) -> Standing | None:
+        """What is known beside the last run of `main`: enough to have an experiment on it ready there."""
+        known, here = self._early.get(ground), all(job.station is station for job in self._crew.running)
+        elsewhere = known and any(each.parent != known.incumbent.commit for each in self._waiting[:1])
+        return known if here and not elsewhere else None
+
     def _of_commit(self, commit: str) -> list[Job]:
         return [job for job in self._crew.running if job.order.commit == commit]
 
@@ -200,14 +212,14 @@ class Loop:
         if self._standing is not None and self._stands_on == ground:
             return self._standing
         if ground not in self._runs_left:
-            self._runs_left[ground] = self._lab.missing_runs(bench)
+            self._runs_left[ground] = -(-self._lab.missing_runs(bench) // len(self._crew)) * len(self._crew)
         if self._runs_left[ground] > 0 or self._of_commit(self._experiments.main):
             return None
         if (known := self._lab.known(bench)) is None:
             return None
         self._advance(known, bench, station)
         if (passed := self._lab.passed_by(bench)) is not None:
-            self._waiting += self._drafts.begin_again(*passed, known.incumbent.commit)
+            self._waiting += self._drafts.begin_again(passed[0], known.incumbent.commit, passed[1])
         return self._standing
 
     def _advance(self, standing: Standing, bench: Bench, station: Station) -> None:
@@ -229,9 +241,11 @@ class Loop:
     def _ask_ahead(self) -> None:
         """Have proposals made for when the running trials are over."""
         busy = self._crew.running if self._failure is None else []
-        if busy and self._standing is not None and not (self._waiting or self._enough(self._undecided)):
-            wanted = len(self._crew) - sum(job.is_held for job in busy)  # what is held was asked for before
-            self._drafts.ask_ahead(self._standing.incumbent, busy[-1].bench, self._results, wanted)
+        if not busy or self._waiting or self._enough(self._undecided):
+            return
+        bench, asked = busy[-1].bench, sum(job.is_held and job.experiment is not None for job in busy)
+        if (standing := self._standing or self._early.get(self._ground(bench))) is not None:
+            self._drafts.ask_ahead(standing.incumbent, bench, self._results, len(self._crew) - asked)
 
     # ── what came back ────────────────────────────────────────────────────────────────────────
 
@@ -245,17 +259,21 @@ class Loop:
         self._disturbed += bool(trial.delay)
         self._crew.learn(job.station, trial)
         if job.experiment is None:
-            self._lab.noted(trial, folder, job.bench, others=bool(self._of_commit(trial.commit)))
+            others = any(not each.is_held for each in self._of_commit(trial.commit))
+            self._lab.noted(trial, folder, job.bench, others)
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
         for waits in self._crew.held(job.station):
-            others = self._undecided - sum(each.is_held for each in self._crew.running)
+            ahead = self._undecided - sum(each.is_held for each in self._crew.running)
+            begun = waits.experiment
+            repeated = begun is not None and bool(self._experiments.trials(begun.commit))
             ground = self._ground(self._crew.bench(self._lab.bench(), job.station))
-            moved = waits.experiment is not None and self._stands_on not in (None, ground)  # by a person
-            if moved or self._enough(others, spent_usd=0.0):
+            moved = begun is not None and self._stands_on != ground  # by a person
+            if moved or (self._stopping if repeated else self._enough(ahead, spent_usd=0.0)):
                 waits.turn.cancelled.set()  # it was only to be ready
-                self._waiting += [waits.experiment] if waits.experiment is not None else []
+                if begun is not None:
+                    (self._again if repeated else self._waiting).append(begun)
             else:
                 self._bring_up(waits)
         self._crew.release(job.station)
@@ -266,6 +284,9 @@ class Loop:
         run = f", run {count} for the noise" if count > 1 else ""
         self._tell("measured", f"     baseline: {score}{run}")
         self._lab.score_holdout(trial.commit, job.bench, job.station)
+        if (known := self._lab.known(job.bench)) is not None:
+            self._early[self._ground(job.bench)] = known
+        self._stand(self._crew.bench(self._lab.bench(), job.station), job.station)
 
     def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
@@ -294,18 +315,17 @@ class Loop:
         if done is None or done.status != KEEP:
             self._lab.forget(folder)
         else:
-            self._lab.keep(folder, done.commit)
+            self._lab.kept.keep(folder, done.commit)
         if done is None or done.val_bpb is None:
             return
         if not standing.knows(parent):
             if done.status == KEEP:
-                tip = standing.incumbent.commit
-                self._waiting += self._drafts.begin_again(done, self._fork(parent, tip), tip)
+                self._waiting += self._drafts.begin_again(done, standing.incumbent.commit)
             return
         if self._stands_on != self._ground(bench):  # a person moved main: it is read anew
             main = self._experiments.main
             if done.status == KEEP and not self._experiments.are_in_line(parent, main):  # amended, say
-                self._waiting += self._drafts.begin_again(done, self._fork(parent, main), main)
+                self._waiting += self._drafts.begin_again(done, main)
             return
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
@@ -320,16 +340,8 @@ class Loop:
         line, tip = self._standing.line, self._standing.incumbent.commit
         other = done.commit if done.commit not in line else before.line[-1]
         beside = next((e for e in self._experiments if e.commit == other and other not in line), None)
-        if beside is None:
-            return
-        self._waiting += self._drafts.begin_again(beside, self._fork(beside.parent, tip), tip)
-
-    def _fork(self, commit: str, tip: str) -> str:
-        """Below a stack of experiments, what `tip` stands on too, or what none of ours is below."""
-        below = {e.commit: e.parent for e in self._experiments}
-        while commit in below and not self._experiments.is_below(commit, tip):
-            commit = below[commit]
-        return commit
+        if beside is not None:
+            self._waiting += self._drafts.begin_again(beside, tip)
 
     def _bring_up(self, job: Job) -> None:
         """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
@@ -369,8 +381,8 @@ class Loop:
 
     def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""
-        seconds, usd = time.monotonic() - self._began, self._drafts.spent_usd
-        spent = usd if spent_usd is None else spent_usd  # 0 for what was paid already
+        spent = self._drafts.spent_usd if spent_usd is None else spent_usd  # 0 for what was paid already
+        seconds = time.monotonic() - self._began
         return self._stopping or self._limits.reached(self._results, seconds, spent, ahead)
 
     def _tell(self, kind: str, text: str, experiment: Experiment | None = None) -> None:

@@ -11,8 +11,9 @@ import pytest
 from conftest import HONEST, edit
 from nights import Script
 
+import harness.crew as crew
+import harness.kept as kept
 import harness.lab as lab
-from harness.crew import Crew
 from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
 from harness.limits import Limits
@@ -60,7 +61,7 @@ class Bench:
             setting.evaluator, "bwrap", setting.budget_seconds,
         )  # fmt: skip
 
-    def measure_holdout(self, folder, val_bpb, bench, observe, on_wait, station):
+    def measure_holdout(self, folder, val_bpb, bench, observe, on_wait, station, turn):
         assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
         self.held_out.append(val_bpb)
         return Holdout(val_bpb, val_bpb + 0.5, bench.setting)
@@ -70,7 +71,7 @@ class Bench:
 def told(repository, monkeypatch):
     made = Bench(repository)
     monkeypatch.setattr(lab, "measure", made.measure)
-    monkeypatch.setattr(lab, "measure_holdout", made.measure_holdout)
+    monkeypatch.setattr(kept, "measure_holdout", made.measure_holdout)
     return made
 
 
@@ -147,9 +148,9 @@ class Held:
     def train(self, title):
         self.until_start_of(self.trains_until_start_of.get(title))
 
-    def until_start_of(self, wanted):
+    def until_start_of(self, wanted, times=1):
         deadline = time.monotonic() + 20
-        while wanted and wanted not in [name for name, _ in self.started]:
+        while wanted and [name for name, _ in self.started].count(wanted) < times:
             assert time.monotonic() < deadline, f"{wanted} did not start meanwhile"
             time.sleep(0.01)
 
@@ -160,7 +161,15 @@ def gpu(fresh, told, monkeypatch):
     made = Held(told, fresh)
     monkeypatch.setattr(lab, "measure", made)
     monkeypatch.setattr(
-        Crew, "bench", lambda self, bench, station=None: dataclasses.replace(bench, device=GPU)
+        crew.Crew, "bench", lambda self, bench, station=None: dataclasses.replace(bench, device=GPU)
     )
     monkeypatch.setattr(lab, "open_bench", lambda *args: dataclasses.replace(open_bench(*args), device=GPU))
     return made
+
+
+@pytest.fixture
+def beside(gpu, monkeypatch):
+    """A GPU whose driver tells processes apart, and cores enough."""
+    monkeypatch.setattr(crew, "CORES_BESIDE", 1)
+    gpu.tells_apart = lambda title: True
+    return gpu

@@ -8,6 +8,7 @@ from conftest import HONEST, assert_mistake, edit, harness
 from nights import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
+import harness.kept as kept
 import harness.lab as lab
 from harness.config import load
 from harness.errors import HarnessError
@@ -134,7 +135,7 @@ def test_a_stop_is_heard_between_the_runs_of_one_experiment_and_of_the_calibrati
 
 
 def test_checkpoints_are_bounded_and_what_a_killed_loop_left_is_removed(fresh, told, monkeypatch):
-    monkeypatch.setattr(lab, "CHECKPOINTS", 2)
+    monkeypatch.setattr(kept, "CHECKPOINTS", 2)
     runs = fresh.folder / ".autoresearch" / "runs"
     (runs / "20260101-killed" / "checkpoint").mkdir(parents=True)
     (runs / "20260101-killed" / "trial.json").write_text("{}")

@@ -15,7 +15,6 @@ import pytest
 from conftest import HONEST, with_caps
 from stubs import SD, Changing, begin, known
 
-import harness.crew as crew
 import harness.lab as lab
 from harness.errors import HarnessError
 from harness.ledger.opening import open_repository
@@ -26,14 +25,6 @@ from harness.trial.device import Device
 from harness.trial.measure import measure
 from harness.trial.seat import Seat
 from harness.trial.station import Cancelled, Station, Turn
-
-
-@pytest.fixture
-def beside(gpu, monkeypatch):
-    """A GPU whose driver tells processes apart, and cores enough."""
-    monkeypatch.setattr(crew, "CORES_BESIDE", 1)
-    gpu.tells_apart = lambda title: True
-    return gpu
 
 
 def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(

@@ -22,7 +22,7 @@ import os, signal, sys
 sys.path.insert(0, TESTS)
 from nights import Script, loop_in
 from pathlib import Path
-from harness import crew, lab, loop
+from harness import crew, kept, lab, loop
 from harness.ledger import experiments, notes, repo
 from harness.trial import supervisor
 from harness.trial.conditions import Watch
@@ -51,7 +51,7 @@ ARROWS = {
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",
     "before what is proven is noted": "before(experiments.Experiments, 'note')",
-    "before the holdout": "before(lab, 'measure_holdout')",
+    "before the holdout": "before(kept, 'measure_holdout')",
     "between the branch and main": "before(repo.Repository, 'fast_forward')",
     "between the checkout and main": "after(repo, 'write_atomically')",
 }

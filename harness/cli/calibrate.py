@@ -41,6 +41,7 @@ def calibrate(count: int, as_json: bool) -> int:
         lab = Lab(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
         bench = lab.bench()
         station = stack.enter_context(closing(Station()))
+        stack.enter_context(closing(lab.kept))
         known = lab.known(bench)
         commit = known.incumbent.commit if known is not None else lab.experiments.main
         subject = one_line(repository.commit(commit).subject)
@@ -56,6 +57,7 @@ def calibrate(count: int, as_json: bool) -> int:
             for lost in given_up(known, now):
                 view.say(f"{lost[:7]} is built on no more: later scores speak against it")
             lab.advance(now, bench, station)
+        lab.settle(wait=True)
     noise, runs = lab.noise(bench), len(lab.experiments.counted(commit, bench.setting))
     if as_json:
         click.echo(json.dumps(_about(commit, noise, runs)))

@@ -147,6 +147,12 @@ def measure(
                 stack.callback(scoring[0].close)
             place.prepare(*to_sit)
 
+        def may_train() -> bool:
+            if not (turn.may_train.is_set() and place.take()):
+                return False
+            stack.callback(place.leave)
+            return True
+
         def show(progress: Progress) -> None:
             observe(progress)
             if progress.phase == "waiting":  # another may take its turn, on a tip that has just moved
@@ -155,7 +161,7 @@ def measure(
         try:
             supervisor = Supervisor(
                 script, checkpoint, bench.spec(seed), bench.corpus.train_file, bench.config.trial,
-                place.seat(*to_sit), show, begin, turn.may_train.is_set,
+                place.seat(*to_sit), show, begin, may_train,
                 lambda: place.trains is not None,
             )  # fmt: skip
             try:
@@ -180,10 +186,7 @@ def measure(
             if not scoring:
                 scoring.append(_begin_scoring(folder, "val", bench))
                 stack.callback(scoring[0].close)
-            result = _result(scoring[0], observe)
-            if isinstance(result, Failure) and place.is_shared:  # it may be for want of what another one took
-                with contextlib.closing(_begin_scoring(folder, "val", bench)) as once_more:
-                    result = _result(once_more, observe)
+            result = _scored(scoring[0], folder, "val", bench, place, observe)
             if isinstance(result, Failure):
                 status, detail = result.status, result.detail
             else:
@@ -216,19 +219,32 @@ def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str]
 
 def measure_holdout(
     folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None],
-    station: Station | None = None,
+    station: Station, turn: Turn,
 ) -> Holdout | None:  # fmt: skip
     """Score a checkpoint that was kept on the tokens that no decision uses; None if that gives no score.
+
+    While a trial has the device, it is waited for, on a GPU with processes that are ready.
 
     Args:
         folder: of the trial.
         val_bpb: of the same checkpoint.
+        turn: by which it may be cancelled.
     """
-    with (
-        (station or Station()).hold(bench.device, on_wait),
-        contextlib.closing(_begin_scoring(folder, "holdout", bench)) as scoring,
-    ):
-        result = _result(scoring, observe)
+    with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
+        scoring: list[score.Scoring] = []
+
+        def begin() -> None:
+            scoring.append(_begin_scoring(folder, "holdout", bench))
+            stack.callback(scoring[0].close)
+
+        if bench.device.kind == "cuda":
+            begin()
+        while not station.take(LOOK_SECONDS):
+            turn.check()
+        stack.callback(station.leave)
+        if not scoring:
+            begin()
+        result = _scored(scoring[0], folder, "holdout", bench, station, observe)
     return None if isinstance(result, Failure) else Holdout(val_bpb, result.val_bpb, bench.setting)
 
 
@@ -237,6 +253,16 @@ def _begin_scoring(folder: Path, split: str, bench: Bench) -> score.Scoring:
         folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
         bench.isolation, folder / "server.txt",
     )  # fmt: skip
+
+
+def _scored(
+    begun: score.Scoring, folder: Path, split: str, bench: Bench, place: Station, observe: Observer
+) -> Score | Failure:
+    result = _result(begun, observe)
+    if isinstance(result, Failure) and place.is_shared:  # it may be for want of what another one took
+        with contextlib.closing(_begin_scoring(folder, split, bench)) as once_more:
+            return _result(once_more, observe)
+    return result
 
 
 def _result(scoring: score.Scoring, observe: Observer) -> Score | Failure:

@@ -75,6 +75,7 @@ class Station:
         self._spare: tuple[Any, Seat] | None = None
         self._lock = threading.Lock()
         self._holding = threading.Lock()
+        self._work = threading.Lock()
         self._holders = 0
         self._held: Any = None
         self._idle: list[SimpleQueue[Any]] = []
@@ -100,6 +101,13 @@ class Station:
                 self._holders -= 1
                 if not self._holders:
                     self._held.__exit__(None, None, None)
+
+    def take(self, seconds: float = 0.0) -> bool:
+        """Have the device for one's own work, from a first batch to a score; False if another one has it."""
+        return self._work.acquire(timeout=seconds)
+
+    def leave(self) -> None:
+        self._work.release()
 
     # ── seats ─────────────────────────────────────────────────────────────────────────────────
 

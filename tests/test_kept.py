@@ -1,0 +1,115 @@
+"""The holdout's score on a GPU: nobody waits for its processes, and it disturbs no training."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import HONEST
+from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
+
+import harness.kept as kept
+from harness.records import Holdout
+from harness.trial.measure import measure, measure_holdout
+from harness.trial.station import Cancelled, Station, Turn
+
+WORSE = [2.0 + 5 * SD] * 3
+
+
+def of_main(fresh):
+    return known(fresh).record(fresh("rev-parse", "main")).get("holdout")
+
+
+def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told, gpu, monkeypatch):
+    told.scores["One"] = list(WORSE)
+    order, over = [], threading.Event()
+
+    def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
+        order.append("begun")
+        assert over.wait(20)
+        assert (folder / "checkpoint").is_dir(), "another run's took its place"
+        return Holdout(val_bpb, 3.0, bench.setting)
+
+    def train(title):
+        order.append(title)
+        if title == "One":
+            over.set()
+
+    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    gpu.train = train
+    assert begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run().measured == 1
+    assert order.index("begun") < order.index("One")
+    ((found),) = of_main(fresh)
+    assert (found["val_bpb"], found["holdout_bpb"]) == (BASELINE[0], 3.0)
+
+
+def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next(fresh, told, gpu, monkeypatch):
+    told.scores["Much"] = list(MUCH_BETTER)
+    begun = []
+
+    def never(folder, val_bpb, bench, observe, on_wait, station, turn):
+        begun.append(turn)
+        while True:
+            time.sleep(0.01)
+            turn.check()
+
+    monkeypatch.setattr(kept, "measure_holdout", never)
+    real = kept.Kept.settle
+
+    def interrupted(self, wait=False):
+        if wait:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(kept.Kept, "settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        begin(fresh, Changing([("Much", 1, MUCH_BETTER)]), places=1, experiments=1).run()
+    assert begun and all(turn.cancelled.is_set() for turn in begun)
+    assert known(fresh).find("1").commit == fresh("rev-parse", "main") and of_main(fresh) is None
+    monkeypatch.setattr(kept.Kept, "settle", real)
+    monkeypatch.setattr(kept, "measure_holdout", told.measure_holdout)
+    begin(fresh, Changing([]), places=1, experiments=0).run()
+    assert len(of_main(fresh)) == 1
+    begin(fresh, Changing([]), places=1, experiments=0).run()
+    assert len(of_main(fresh)) == 1, "scored twice"
+
+
+def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh, told, monkeypatch):
+    def broken(*args):
+        raise OSError("no process could be started")
+
+    monkeypatch.setattr(kept, "measure_holdout", broken)
+    told.scores["One"], said = list(WORSE), []
+    loop = begin(fresh, Changing([("One", 1, WORSE)]), places=1, said=said, experiments=1)
+    assert loop.run().measured == 1
+    assert any("was not scored: no process could be started" in line for line in said)
+
+
+@pytest.mark.slow
+def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(bench, tmp_path):
+    station, turn = Station(), Turn.alone()
+    quiet = [lambda _: None] * 2
+    trial = measure(HONEST.encode(), "c0ffee", 1, bench, tmp_path / "one", *quiet, True, station, turn)
+    holdout = tmp_path / "one", trial.val_bpb, bench, *quiet, station
+    with ThreadPoolExecutor() as pool:
+        assert station.take()
+        waits = pool.submit(measure_holdout, *holdout, Turn())
+        also = pool.submit(measure_holdout, *holdout, gone := Turn())
+        gone.cancelled.set()
+        with pytest.raises(Cancelled):
+            also.result(20)
+        assert not waits.done()
+        started = []
+        second = pool.submit(
+            measure, HONEST.encode(), "c0ffee", 2, bench, tmp_path / "two",
+            lambda progress: started.append(progress.phase), quiet[1], False, station, Turn.alone(),
+        )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while "waiting" not in started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        station.leave()
+        assert waits.result(60).holdout_bpb == pytest.approx(trial.val_bpb, abs=0.5)
+        assert second.result(60).val_bpb is not None
+    assert station.take(), "who had it didn't leave it"
+    station.close()
