@@ -1,16 +1,20 @@
 """The holdout's score on a GPU: nobody waits for its processes, and it disturbs no training."""
 
+import contextlib
+import dataclasses
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import HONEST
-from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
+from stubs import BASELINE, GPU, MUCH_BETTER, SD, Changing, begin, known
 
 import harness.kept as kept
-from harness.records import Holdout
+import harness.trial.measure as trials
+from harness.records import ERROR, Failure, Holdout, Score
 from harness.trial.measure import measure, measure_holdout
+from harness.trial.score import Scoring
 from harness.trial.station import Cancelled, Station, Turn
 
 WORSE = [2.0 + 5 * SD] * 3
@@ -83,6 +87,46 @@ def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh,
     loop = begin(fresh, Changing([("One", 1, WORSE)]), places=1, said=said, experiments=1)
     assert loop.run().measured == 1
     assert any("was not scored: no process could be started" in line for line in said)
+
+
+def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypatch):
+    started, station = threading.Event(), Station()
+
+    class Slow:
+        def is_ready(self, seconds):
+            return started.wait(seconds)
+
+        def result(self, observe):
+            assert not station.take(), "whoever has it could train meanwhile"
+            return Failure(ERROR, "no score")
+
+        def close(self):
+            self.closed = True
+
+    scoring = Slow()
+    monkeypatch.setattr(trials, "_begin_scoring", lambda *_: scoring)
+    on_gpu = dataclasses.replace(bench, device=GPU)
+    quiet = [lambda _: None] * 2
+    with ThreadPoolExecutor() as pool:
+        work = pool.submit(measure_holdout, tmp_path, 1.0, on_gpu, *quiet, station, Turn())
+        assert station.take(1.0)
+        station.leave()
+        started.set()
+        assert work.result(20) is None and scoring.closed
+    assert station.take()
+
+
+@pytest.mark.slow
+def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(bench, checkpoint, tmp_path):
+    source = tmp_path / "train.py"
+    source.write_text(HONEST)
+    begun = Scoring(
+        source, checkpoint, bench.corpus, "val", bench.config, bench.device, bench.isolation, tmp_path / "log"
+    )
+    with contextlib.closing(begun):
+        assert not begun.is_ready()
+        assert begun.is_ready(60)
+        assert isinstance(begun.result(lambda *_: None), Score)
 
 
 @pytest.mark.slow

@@ -239,6 +239,8 @@ def measure_holdout(
 
         if bench.device.kind == "cuda":
             begin()
+            while not scoring[0].is_ready(LOOK_SECONDS):
+                turn.check()
         while not station.take(LOOK_SECONDS):
             turn.check()
         stack.callback(station.leave)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import select
 import selectors
 import signal
 import subprocess
@@ -84,6 +85,13 @@ class Scoring:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
+    def is_ready(self, seconds: float = 0.0) -> bool:
+        """Whether it has started, or failed to: it says so, and nothing else before it is asked."""
+        assert self._process.stdout
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
+
     def result(self, observe: Observer) -> Score | Failure:
         """Score it now. On a GPU, where it takes a moment, the last server's end is not waited for."""
         self._say("go")
@@ -147,6 +155,8 @@ def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observ
                 else:
                     *lines, pending = (pending + data).split(b"\n")
                     for message in map(json.loads, lines):
+                        if "ready" in message:
+                            continue
                         if "progress" not in message:
                             return _understood(message)
                         shown = message["progress"], message["done"], message["of"]

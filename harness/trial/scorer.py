@@ -254,6 +254,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
             server.warm()  # neither has seen train.py yet
         if device == "cuda" and early:
             warm_up("cuda")
+        emit({"ready": True})
         if not wait():
             return
         started = time.monotonic()
