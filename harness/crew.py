@@ -48,7 +48,6 @@ class Crew:
         """`devices`: one for each station; None: `places` stations on the one that the config means."""
         self._lab, self._devices = lab, devices
         self._stations = [Station(place) for place in range(len(devices) if devices else places)]
-        self._peaks_mb: dict[int, int] = {}
         self._events: SimpleQueue[None] = SimpleQueue()
         self.running: list[Job] = []
 
@@ -90,8 +89,7 @@ class Crew:
             if watch is None or not watch.told_apart or device.core_count < CORES_BESIDE:
                 return False
             return watch.peak_memory_mb < ROOM_BESIDE * device.memory_mb
-        peak = self._peaks_mb.get(station.place)
-        return peak is not None and peak < ROOM * device.memory_mb
+        return station.has_room
 
     def start(self, job: Job, station: Station) -> None:
         job.station = station
@@ -122,10 +120,11 @@ class Crew:
         self.running = [job for job in self.running if job not in over]
         return over
 
-    def learn(self, station: Station, trial: Trial) -> None:
+    def learn(self, job: Job, trial: Trial) -> None:
         """How much memory a training took."""
-        if trial.training.conditions is not None:
-            self._peaks_mb[station.place] = trial.training.conditions.peak_memory_mb
+        if (seen := trial.training.conditions) is not None:
+            device = job.bench.device
+            job.station.has_room = device.has_room and seen.peak_memory_mb < ROOM * device.memory_mb
 
     def held(self, station: Station) -> list[Job]:
         return [job for job in self._at(station) if job.is_held]

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
+from harness.gate.standing import Standing
 from harness.lab import Lab
 from harness.ledger import guards
 from harness.ledger.experiment import Experiment
@@ -185,6 +186,13 @@ class Drafts:
         except NoProposal as conflict:
             self._tell("main", f"     main moved meanwhile: {conflict}")
             return []
+
+    def meet(self, done: Experiment, before: Standing, now: Standing) -> list[Experiment]:
+        """Two winners beside each other: the change of the one that is not on the line is begun anew on
+        the tip, since gains don't always add up."""
+        other = done.commit if done.commit not in now.line else before.line[-1]
+        beside = next((e for e in self._experiments if e.commit == other and other not in now.line), None)
+        return [] if beside is None else self.begin_again(beside, now.incumbent.commit)
 
     def _fork(self, commit: str, tip: str) -> str:
         """Below a stack of experiments, what `tip` stands on too, or what none of ours is below."""

@@ -1,8 +1,8 @@
 """Where trials of commits are run, and where their scores go: into notes, into the gate, to `main`.
 
 What the loop and `harness calibrate` share. Guarantees: what was measured is noted before anything
-else happens; `main` is measured, and the noise known, before anything is decided; the holdout is scored
-when `main` is about to move, and no decision sees it.
+else happens; `main` is measured, and the noise known, before anything is decided; the holdout's score is
+begun when `main` is about to move, and no decision sees it.
 """
 
 import math
@@ -54,7 +54,7 @@ class Lab:
         self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
         self._last_config: configs.Config | None = None
         self._said: set[str] = set()
-        self.kept = Kept(repository.paths.kept, self.experiments, tell, show)
+        self.kept = Kept(repository.paths.kept, self.experiments, tell, show, self.away)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -165,7 +165,7 @@ class Lab:
         commit = trial.commit
         self.experiments.note(commit, trial=trial)
         if trial.status == OK:
-            self.kept.keep(folder, commit)
+            self.kept.keep(folder, commit, trial)
         elif not others and not self.experiments.scores(commit, bench.setting):
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
@@ -199,13 +199,15 @@ class Lab:
             measured = [each for each in measured if each.commit in numbered or each.commit == main]
         return rebuilt(main, measured, bench.config.gate.policy)
 
-    def missing_runs(self, bench: Bench) -> int:
+    def missing_runs(self, bench: Bench, stations: int = 1) -> int:
         """How often `main` is to be run before anything is decided: twice at least, since one run may be an
-        accident, and until the noise is known. The greedy rule takes one run at its word."""
-        wanted = 1 if bench.config.gate.policy == "greedy" else 2
-        if wanted > 1 and self._freedom(bench) < CALIBRATION_RUNS - 1:
-            wanted = CALIBRATION_RUNS
-        return max(0, wanted - len(self.experiments.main_scores(bench.setting)))
+        accident, until the noise is known, and on every station, which would wait. The greedy rule takes
+        one run at its word."""
+        if bench.config.gate.policy == "greedy":
+            return max(0, 1 - len(self.experiments.main_scores(bench.setting)))
+        wanted = CALIBRATION_RUNS if self._freedom(bench) < CALIBRATION_RUNS - 1 else 2
+        missing = max(0, wanted - len(self.experiments.main_scores(bench.setting)))
+        return -(-missing // stations) * stations
 
     def noise(self, bench: Bench) -> Noise | None:
         """Pooled over every repeat in this setting."""
@@ -222,7 +224,7 @@ class Lab:
             return standing
         if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
             self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
-        self.score_holdout(move.new, bench, station)
+        self.kept.score_holdout(move.new, bench, station)
         try:
             if not self.experiments.advance(move.old, move.new):
                 return standing
@@ -234,16 +236,6 @@ class Lab:
         self._tell("main", f"     main is at {move.new[:7]}{sure}")
         self.kept.drop()  # of what it passed
         return standing.moved()
-
-    def score_holdout(self, commit: str, bench: Bench, station: Station) -> None:
-        """Begun here, and on a processor over; for the person only."""
-        with self.away():
-            self.kept.score_holdout(commit, bench, station)
-
-    def settle(self, wait: bool = False) -> None:
-        """Note what the holdout gave; `wait`: for all of it."""
-        with self.away():
-            self.kept.settle(wait)
 
     def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
         """The tip that stood on what was `main` before a person put a commit there, and that commit;

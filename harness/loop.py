@@ -10,7 +10,6 @@ scored, and with several GPUs none waits for another: one thread asks what is to
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -28,8 +27,8 @@ from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved, Repository
 from harness.limits import Limits, Summary
 from harness.lock import held, refuse
-from harness.paths import write_atomically
 from harness.records import AGAIN, KEEP, Decision, Measured, Trial
+from harness.state import State
 from harness.trial.device import Device
 from harness.trial.measure import Bench
 from harness.trial.station import Cancelled, Station
@@ -74,7 +73,7 @@ class Loop:
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # trials
-        self._titles: list[str] = []  # of what runs, for `harness status`
+        self._state = State(repository.loop_state, limits)
 
     def stop(self, why: str) -> None:
         """End after the running trials."""
@@ -93,7 +92,7 @@ class Loop:
             bench, station = self._crew.bench(self._lab.bench()), self._crew.free()[0]
             if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
                 self._lab.advance(known, bench, station)  # between the checkout and main
-            self._lab.score_holdout(self._experiments.main, bench, station)  # or before that was over
+            self._lab.kept.score_holdout(self._experiments.main, bench, station)  # or before that was over
             self._repository.check_clean()
             self._lab.sweep()
             self._waiting = self._drafts.begun_before()
@@ -109,8 +108,7 @@ class Loop:
                         self._take(over)
                     except (HarnessError, OSError) as failure:  # the others' results are not to be lost
                         self._fail(failure)
-                self._lab.settle()
-            self._lab.settle(wait=True)
+                self._lab.kept.settle()
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
@@ -125,9 +123,12 @@ class Loop:
 
     def _over(self) -> str:
         """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
+        why = self._enough()
+        if self._failure is not None or why:
+            self._lab.kept.settle(wait=True)
         if self._failure is not None:
             raise self._failure
-        return self._enough()
+        return why
 
     # ── what is to be measured next ───────────────────────────────────────────────────────────
 
@@ -173,11 +174,13 @@ class Loop:
 
     def _has_next(self, station: Station) -> bool:
         """Whether a trial could begin at once, with nothing else to be done before."""
-        ground = self._ground(self._crew.bench(self._lab.bench(), station))
         ready = bool(self._again or self._waiting or self._drafts.is_ready)
+        if not ready and (self._standing is not None or not any(self._runs_left.values())):
+            return False
+        ground = self._ground(self._crew.bench(self._lab.bench(), station))
         if self._standing is None:
             return self._runs_left.get(ground, 0) > 0 or (ready and ground in self._early)
-        return ready and self._stands_on == ground
+        return self._stands_on == ground
 
     def _job(self, experiment: Experiment, bench: Bench) -> Job:
         return Job(self._lab.order(experiment.commit), bench, experiment)
@@ -212,7 +215,7 @@ class Loop:
         if self._standing is not None and self._stands_on == ground:
             return self._standing
         if ground not in self._runs_left:
-            self._runs_left[ground] = -(-self._lab.missing_runs(bench) // len(self._crew)) * len(self._crew)
+            self._runs_left[ground] = self._lab.missing_runs(bench, len(self._crew))
         if self._runs_left[ground] > 0 or self._of_commit(self._experiments.main):
             return None
         if (known := self._lab.known(bench)) is None:
@@ -222,12 +225,13 @@ class Loop:
             self._waiting += self._drafts.begin_again(passed[0], known.incumbent.commit, passed[1])
         return self._standing
 
-    def _advance(self, standing: Standing, bench: Bench, station: Station) -> None:
+    def _advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
         """Move `main` as far as it may."""
         for lost in given_up(self._standing, standing):
             self._tell("note", f"     {lost[:7]} is built on no more: later scores speak against it")
-        self._standing = self._lab.advance(standing, bench, station)
+        self._standing = moved = self._lab.advance(standing, bench, station)
         self._stands_on = self._ground(bench)
+        return moved
 
     def _ground(self, bench: Bench) -> tuple[object, ...]:
         """What the standing was read from, and must be the same for it to hold."""
@@ -257,7 +261,7 @@ class Loop:
             return
         trial = dataclasses.replace(trial, propose_seconds=job.propose_seconds)
         self._disturbed += bool(trial.delay)
-        self._crew.learn(job.station, trial)
+        self._crew.learn(job, trial)
         if job.experiment is None:
             others = any(not each.is_held for each in self._of_commit(trial.commit))
             self._lab.noted(trial, folder, job.bench, others)
@@ -265,25 +269,38 @@ class Loop:
         else:
             self._decide(job, job.experiment, trial, folder)
         for waits in self._crew.held(job.station):
-            ahead = self._undecided - sum(each.is_held for each in self._crew.running)
-            begun = waits.experiment
-            repeated = begun is not None and bool(self._experiments.trials(begun.commit))
-            ground = self._ground(self._crew.bench(self._lab.bench(), job.station))
-            moved = begun is not None and self._stands_on != ground  # by a person
-            if moved or (self._stopping if repeated else self._enough(ahead, spent_usd=0.0)):
-                waits.turn.cancelled.set()  # it was only to be ready
-                if begun is not None:
-                    (self._again if repeated else self._waiting).append(begun)
-            else:
+            if self._is_wanted(waits):
                 self._bring_up(waits)
+            else:
+                waits.turn.cancelled.set()  # it was only to be ready
+                self._put_back(waits)
         self._crew.release(job.station)
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether one that waits for its first batch is to have it now."""
+        bench = self._crew.bench(self._lab.bench(), job.station)
+        enough = self._enough(self._undecided - sum(j.is_held for j in self._crew.running), spent_usd=0.0)
+        if job.experiment is None:
+            of = self._experiments.main, bench.setting
+            return (job.order.commit, job.bench.setting) == of and not enough
+        if self._stands_on != self._ground(bench):  # a person moved main
+            return False
+        return not (self._stopping if self._experiments.trials(job.order.commit) else enough)
+
+    def _put_back(self, job: Job) -> None:
+        if job.experiment is None:
+            self._runs_left[job.order.commit, job.bench.setting, job.bench.config.gate] += 1
+        else:
+            (self._again if self._experiments.trials(job.order.commit) else self._waiting).append(
+                job.experiment
+            )
 
     def _take_run_of_main(self, job: Job, trial: Trial) -> None:
         score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
         count = len(self._experiments.main_scores(job.bench.setting))
         run = f", run {count} for the noise" if count > 1 else ""
         self._tell("measured", f"     baseline: {score}{run}")
-        self._lab.score_holdout(trial.commit, job.bench, job.station)
+        self._lab.kept.score_holdout(trial.commit, job.bench, job.station)
         if (known := self._lab.known(job.bench)) is not None:
             self._early[self._ground(job.bench)] = known
         self._stand(self._crew.bench(self._lab.bench(), job.station), job.station)
@@ -315,7 +332,7 @@ class Loop:
         if done is None or done.status != KEEP:
             self._lab.forget(folder)
         else:
-            self._lab.kept.keep(folder, done.commit)
+            self._lab.kept.keep(folder, done.commit, trial)
         if done is None or done.val_bpb is None:
             return
         if not standing.knows(parent):
@@ -329,19 +346,9 @@ class Loop:
             return
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
-        self._advance(standing.after(of), bench, job.station)
+        now = self._advance(standing.after(of), bench, job.station)
         if done.status == KEEP and parent != standing.line[-1]:
-            self._meet(done, standing)
-
-    def _meet(self, done: Experiment, before: Standing) -> None:
-        """Two winners beside each other: the change of the one that is not on the line is begun anew on
-        the tip, since gains don't always add up."""
-        assert self._standing is not None
-        line, tip = self._standing.line, self._standing.incumbent.commit
-        other = done.commit if done.commit not in line else before.line[-1]
-        beside = next((e for e in self._experiments if e.commit == other and other not in line), None)
-        if beside is not None:
-            self._waiting += self._drafts.begin_again(beside, tip)
+            self._waiting += self._drafts.meet(done, standing, now)
 
     def _bring_up(self, job: Job) -> None:
         """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
@@ -386,14 +393,7 @@ class Loop:
         return self._stopping or self._limits.reached(self._results, seconds, spent, ahead)
 
     def _tell(self, kind: str, text: str, experiment: Experiment | None = None) -> None:
-        if kind in ("begun", "measured"):  # for `harness status`; of no use to anybody afterwards
-            now, of = time.time(), f"{experiment.name.number:04d}" if experiment is not None else "main"
-            others = [title for title in self._titles if of not in title.split()[:2]]
-            self._titles = [*others, text] if kind == "begun" else others
-            state = {
-                "running": ", ".join(self._titles), "since": now,
-                "began": now - (time.monotonic() - self._began), "limits": dataclasses.asdict(self._limits),
-                "measured": len(self._results), "spent": self._drafts.spent_usd,
-            }  # fmt: skip
-            write_atomically(self._repository.loop_state, json.dumps(state).encode())
+        if kind in ("begun", "measured"):  # for `harness status`
+            of, spent = f"{experiment.name.number:04d}" if experiment else "main", self._drafts.spent_usd
+            self._state.write(text, of, kind == "measured", len(self._results), spent)
         self._watcher.tell(Event(kind, text, experiment))

@@ -103,6 +103,15 @@ def fresh(repository, told):
     return repository
 
 
+@pytest.fixture
+def greedy(fresh):
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('policy = "belief"', 'policy = "greedy"'))
+    fresh("add", "-A", "-f", ".autoresearch/config.toml")
+    fresh("commit", "-qm", "the greedy rule")
+    return fresh
+
+
 GPU = Device("cuda", "a GPU", None, "GPU-1", memory_mb=80_000)
 
 

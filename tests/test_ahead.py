@@ -1,8 +1,11 @@
 """What starts before the research stands anywhere: runs of `main`, and the first experiment on it."""
 
+import time
+
 import pytest
 from stubs import BASELINE, SD, Changing, begin, known
 
+import harness.lab as lab
 from harness.errors import HarnessError
 
 WORSE = [2.0 + 5 * SD] * 3
@@ -60,3 +63,42 @@ def test_what_is_run_once_more_starts_while_another_one_trains_and_no_limit_leav
     begin(fresh, Changing(answers), places=1, patience=1).run()
     assert [may_train for name, may_train in beside.started if name == "Much"][:2] == [False, False]
     assert [e.status for e in known(fresh)] == ["discard", "discard"] and beside.cancelled == []
+
+
+def test_a_run_of_main_that_waits_is_not_made_when_a_person_moves_main(fresh, told, beside):
+    told.scores |= {"By hand": list(BASELINE), "One": list(WORSE)}
+
+    def train(title):
+        if len(beside.started) == 1:
+            beside.until_start_of("baseline", 2)
+            source = fresh.folder / "train.py"
+            source.write_text(source.read_text() + "# by hand\n")
+            fresh("commit", "-qam", "By hand")
+
+    beside.train = train
+    begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
+    assert beside.cancelled == ["baseline"]
+    assert len(known(fresh).trials(fresh("rev-parse", "main~"))) == 1
+    assert len(known(fresh).trials(fresh("rev-parse", "main"))) == len(BASELINE)
+
+
+def test_nothing_is_read_while_one_trains_and_there_is_nothing_to_begin(fresh, told, beside, monkeypatch):
+    told.scores["One"], looks, real = list(WORSE), [], lab.open_bench
+    monkeypatch.setattr(lab, "open_bench", lambda *args: looks.append(time.monotonic()) or real(*args))
+    trained = []
+
+    def train(title):
+        if title == "One":
+            trained.append(time.monotonic())
+            time.sleep(2)
+            trained.append(time.monotonic())
+
+    beside.train = train
+    begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
+    assert sum(trained[0] < look < trained[1] for look in looks) < 3
+
+
+def test_the_greedy_rule_takes_one_run_of_main_on_any_number_of_stations(greedy, told):
+    told.scores |= {"the greedy rule": list(BASELINE), "One": list(WORSE)}
+    begin(greedy, Changing([("One", 1, WORSE)]), places=3, experiments=1).run()
+    assert len(known(greedy).trials(greedy("rev-parse", "main"))) == 1

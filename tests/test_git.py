@@ -22,15 +22,6 @@ def night(folder, told, *answers, said=None, **limits):
     return loop_in(folder, Changing(answers), tell, **limits).run()
 
 
-@pytest.fixture
-def greedy(fresh):
-    path = fresh.folder / ".autoresearch" / "config.toml"
-    path.write_text(path.read_text().replace('policy = "belief"', 'policy = "greedy"'))
-    fresh("add", "-A", "-f", ".autoresearch/config.toml")
-    fresh("commit", "-qm", "the greedy rule")
-    return fresh
-
-
 def on_disk(*args, cwd):
     return subprocess.run(["git", *args], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
 

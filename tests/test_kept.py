@@ -12,6 +12,7 @@ from stubs import BASELINE, GPU, MUCH_BETTER, SD, Changing, begin, known
 
 import harness.kept as kept
 import harness.trial.measure as trials
+from harness.errors import HarnessError
 from harness.records import ERROR, Failure, Holdout, Score
 from harness.trial.measure import measure, measure_holdout
 from harness.trial.score import Scoring
@@ -47,17 +48,17 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
     assert (found["val_bpb"], found["holdout_bpb"]) == (BASELINE[0], 3.0)
 
 
-def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next(fresh, told, gpu, monkeypatch):
-    told.scores["Much"] = list(MUCH_BETTER)
-    begun = []
+def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own_score(
+    fresh, told, gpu, monkeypatch
+):
+    told.scores["One"], begun = list(WORSE), []
 
     def never(folder, val_bpb, bench, observe, on_wait, station, turn):
-        begun.append(turn)
+        begun.append((val_bpb, turn))
         while True:
             time.sleep(0.01)
             turn.check()
 
-    monkeypatch.setattr(kept, "measure_holdout", never)
     real = kept.Kept.settle
 
     def interrupted(self, wait=False):
@@ -65,17 +66,48 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next(fresh, told, g
             raise KeyboardInterrupt
         real(self)
 
-    monkeypatch.setattr(kept.Kept, "settle", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        begin(fresh, Changing([("Much", 1, MUCH_BETTER)]), places=1, experiments=1).run()
-    assert begun and all(turn.cancelled.is_set() for turn in begun)
-    assert known(fresh).find("1").commit == fresh("rev-parse", "main") and of_main(fresh) is None
-    monkeypatch.setattr(kept.Kept, "settle", real)
-    monkeypatch.setattr(kept, "measure_holdout", told.measure_holdout)
-    begin(fresh, Changing([]), places=1, experiments=0).run()
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "measure_holdout", never)
+        patch.setattr(kept.Kept, "settle", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
+    ((scored, turn),) = begun
+    assert turn.cancelled.is_set() and of_main(fresh) is None
+    for _ in range(2):
+        begin(fresh, Changing([]), places=1, experiments=0).run()
+        assert [found["val_bpb"] for found in of_main(fresh)] == [scored] == [BASELINE[0]]
+
+
+def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu, monkeypatch):
+    told.scores["Much"] = list(MUCH_BETTER)
+
+    def slow(folder, val_bpb, bench, observe, on_wait, station, turn):
+        time.sleep(0.5)
+        turn.check()
+        return Holdout(val_bpb, 3.0, bench.setting)
+
+    monkeypatch.setattr(kept, "measure_holdout", slow)
+    with pytest.raises(HarnessError, match="nothing usable"):
+        begin(fresh, Changing([("Much", 1, MUCH_BETTER)]), places=1).run()
+    assert known(fresh).find("1").commit == fresh("rev-parse", "main")
     assert len(of_main(fresh)) == 1
-    begin(fresh, Changing([]), places=1, experiments=0).run()
-    assert len(of_main(fresh)) == 1, "scored twice"
+
+
+def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu, monkeypatch):
+    told.scores |= {"Much": list(MUCH_BETTER), "One": list(WORSE)}
+    gpu.seen = dataclasses.replace(gpu.seen, peak_memory_mb=70_000)
+    count = []
+
+    def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
+        count.append(len(gpu.started))
+        time.sleep(0.5)
+        assert len(gpu.started) == count[-1]
+        return Holdout(val_bpb, 3.0, bench.setting)
+
+    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    answers = [("Much", 1, MUCH_BETTER), ("One", 5, WORSE)]
+    begin(fresh, Changing(answers), places=1, experiments=2).run()
+    assert len(count) == 2 and [e.status for e in known(fresh)] == ["keep", "discard"]
 
 
 def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh, told, monkeypatch):
@@ -90,10 +122,11 @@ def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh,
 
 
 def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypatch):
-    started, station = threading.Event(), Station()
+    asked, started, station = threading.Event(), threading.Event(), Station()
 
     class Slow:
         def is_ready(self, seconds):
+            asked.set()
             return started.wait(seconds)
 
         def result(self, observe):
@@ -109,10 +142,10 @@ def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypa
     quiet = [lambda _: None] * 2
     with ThreadPoolExecutor() as pool:
         work = pool.submit(measure_holdout, tmp_path, 1.0, on_gpu, *quiet, station, Turn())
-        assert station.take(1.0)
+        assert asked.wait(20) and station.take()
         station.leave()
         started.set()
-        assert work.result(20) is None and scoring.closed
+        assert work.result(20).detail == "no score" and scoring.closed
     assert station.take()
 
 

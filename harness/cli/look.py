@@ -23,6 +23,7 @@ from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured, disturbed
+from harness.state import read
 from harness.views import table, wall, words
 
 LAST = 5
@@ -51,7 +52,7 @@ def status(as_json: bool) -> int:
     known = Experiments(repository)
     experiments = list(known)
     process = holder(repository.loop_lock)
-    state = _state(repository.loop_state) if process else {}
+    running = read(repository.loop_state) if process else {}
     setting = known.setting
     holdouts = known.holdouts(setting) if setting else []
     trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
@@ -66,7 +67,7 @@ def status(as_json: bool) -> int:
     above = standing.line[1:] if standing else ()
     if as_json:
         about = {
-            "process": process, "loop": state or None, "main": known.main, "main_scores": list(scores),
+            "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
             "main_believed": believed, "ahead": list(above), "counts": counts,
             "best": table.record(kept) if kept else None,
             "holdout": [asdict(found) for found in holdouts],
@@ -77,9 +78,9 @@ def status(as_json: bool) -> int:
         click.echo(json.dumps(about))
         return DONE
     if process:
-        since = table.age(time.time() - state.get("since", time.time()))
-        click.echo(f"running  {state.get('running') or 'between trials'} (for {since}, process {process})")
-        click.echo(f"limits   {_limits(state)}")
+        since = table.age(time.time() - running.get("since", time.time()))
+        click.echo(f"running  {running.get('running') or 'between trials'} (for {since}, process {process})")
+        click.echo(f"limits   {_limits(running)}")
     else:
         click.echo("running  nothing (harness loop)")
     about_main = "not measured in this setting: the next loop begins with it"
@@ -120,14 +121,6 @@ def _standing(repository: Repository, main: str, measured: list[Measured]) -> St
     except HarnessError:
         return None
     return rebuilt(main, measured, policy)
-
-
-def _state(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _limits(state: dict) -> str:

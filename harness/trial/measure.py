@@ -169,6 +169,7 @@ def measure(
             finally:
                 if place.trains is turn:
                     place.trains = turn.watch = None
+                turn.was_joined = turn.was_joined or place.is_shared
             idle = None
             if place.trained_at is not None and supervisor.first_batch_at is not None:
                 idle = supervisor.first_batch_at - place.trained_at
@@ -220,8 +221,8 @@ def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str]
 def measure_holdout(
     folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None],
     station: Station, turn: Turn,
-) -> Holdout | None:  # fmt: skip
-    """Score a checkpoint that was kept on the tokens that no decision uses; None if that gives no score.
+) -> Holdout | Failure:  # fmt: skip
+    """Score a checkpoint that was kept on the tokens that no decision uses.
 
     While a trial has the device, it is waited for, on a GPU with processes that are ready.
 
@@ -239,7 +240,8 @@ def measure_holdout(
 
         if bench.device.kind == "cuda":
             begin()
-            while not scoring[0].is_ready(LOOK_SECONDS):
+            deadline = time.monotonic() + score.START_SECONDS
+            while not scoring[0].is_ready(LOOK_SECONDS) and time.monotonic() < deadline:
                 turn.check()
         while not station.take(LOOK_SECONDS):
             turn.check()
@@ -247,7 +249,9 @@ def measure_holdout(
         if not scoring:
             begin()
         result = _scored(scoring[0], folder, "holdout", bench, station, observe)
-    return None if isinstance(result, Failure) else Holdout(val_bpb, result.val_bpb, bench.setting)
+    if isinstance(result, Failure):
+        return result
+    return Holdout(val_bpb, result.val_bpb, bench.setting)
 
 
 def _begin_scoring(folder: Path, split: str, bench: Bench) -> score.Scoring:

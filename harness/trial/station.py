@@ -1,8 +1,9 @@
 """A station: one device, the threads that run its trials, and the seat that is ready for the next one.
 
 One trial trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
-and then waits for its first batch until its turn has come. Processes are started in the station's
-own threads, which live as long as they may: the kernel kills a child when the thread that made it ends.
+and then waits for its first batch until its turn has come. A holdout's scorer may wait there too. Processes
+are started in the station's own threads, which live as long as they may: the kernel kills a child when the
+thread that made it ends.
 """
 
 import threading
@@ -66,12 +67,14 @@ class Station:
     Attributes:
         trains: the turn of the trial that has the device for its training now.
         trained_at: when the last training here ended, by the monotonic clock.
+        has_room: whether something else may start there beside a trial, by what the last one took.
     """
 
     def __init__(self, place: int = 0) -> None:
         self.place = place
         self.trains: Turn | None = None
         self.trained_at: float | None = None
+        self.has_room = False
         self._spare: tuple[Any, Seat] | None = None
         self._lock = threading.Lock()
         self._holding = threading.Lock()
@@ -83,7 +86,7 @@ class Station:
 
     @property
     def is_shared(self) -> bool:
-        """Whether two trials are on it now."""
+        """Whether two trials are on it now, or a trial and the score of a holdout."""
         return self._holders > 1
 
     @contextmanager
