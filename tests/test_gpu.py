@@ -14,10 +14,10 @@ import pytest
 import torch
 from conftest import HONEST, edit, with_caps
 
-from harness.records import CRASH, ERROR, INVALID, OK, Failure, Score
+from harness.records import CRASH, ERROR, INVALID, OK, Failure, Holdout, Score
 from harness.trial import device
 from harness.trial import score as scoring
-from harness.trial.measure import measure
+from harness.trial.measure import measure, measure_holdout
 from harness.trial.station import Station, Turn
 
 pytestmark = [
@@ -169,6 +169,33 @@ def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_bench, tmp
     else:
         assert two.status == OK, two.detail
         assert two.training.held_seconds > 0
+
+
+def test_a_holdout_is_scored_when_the_training_beside_it_is_over(gpu_bench, tmp_path):
+    longer, station, quiet = with_caps(gpu_bench, {"budget_seconds": 25.0}), Station(), lambda _: None
+    order, begun = [], []
+
+    def run(name, observe):
+        turn = Turn.alone()
+        return measure(
+            ON_GPU.encode(), "0" * 40, 1, longer, tmp_path / name, observe, quiet, True, station, turn
+        )
+
+    def beside(progress):
+        order.append(progress.phase)
+        if progress.phase == "training" and not begun:
+            begun.append(pool.submit(
+                measure_holdout, tmp_path / "first", one.val_bpb, longer,
+                lambda _: order.append("holdout"), quiet, station, Turn(),
+            ))  # fmt: skip
+
+    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+        one = run("first", quiet)
+        two = run("second", beside)
+        found = begun[0].result(60)
+    assert two.status == OK, two.detail
+    assert isinstance(found, Holdout), found
+    assert order.index("holdout") > max(i for i, phase in enumerate(order) if phase == "scoring")
 
 
 def plain_norm_rotary(qk, cos, sin):
