@@ -2,7 +2,7 @@
 
 A station has one trial that trains or is scored, and at most one that starts meanwhile, where the GPU
 has room for both: while the other one trains, if the driver tells their work and memory apart. That one
-gets its first batch when the loop has taken in what the other one gave. (A holdout's scorer is none of these.)
+gets its first batch when the loop has taken in what the other one gave. (A holdout's scorer is neither.)
 """
 
 from concurrent.futures import Future
