@@ -1,4 +1,4 @@
-"""Checkpoints that are held on to, and what they score on the holdout, which no decision sees.
+"""Checkpoints: which are held on to, and what they score on the holdout, which no decision sees.
 
 On a GPU with room nothing waits for the holdout's processes: they start while the next trial trains, and
 score between two trainings. Elsewhere they would be in that trial's way, and are waited for.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
+from harness.paths import Paths
 from harness.records import Failure, Holdout, Setting, Trial
 from harness.trial.measure import Bench, measure_holdout
 from harness.trial.station import Station, Turn
@@ -27,11 +28,11 @@ class Kept:
     """Of one repository, a folder for each commit."""
 
     def __init__(
-        self, folder: Path, experiments: Experiments, tell: Callable[[str, str], None],
+        self, paths: Paths, experiments: Experiments, tell: Callable[[str, str], None],
         show: Callable[[Progress, int], None], away: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         """`tell` hears a kind and a line, `show` progress and its place; `away` is around each wait."""
-        self._folder, self._experiments = folder, experiments
+        self._folder, self._runs, self._experiments = paths.kept, paths.runs, experiments
         self._tell, self._show, self._away = tell, show, away
         self._owed: dict[str, tuple[Turn, Future[Holdout | Failure]]] = {}
         self._tried: set[tuple[str, Setting]] = set()
@@ -40,8 +41,7 @@ class Kept:
         """Hold on to a trial's checkpoint: `main` may move to its commit, which may be a newer one than
         the trial's."""
         if commit in self._owed:  # an earlier run's is being scored: one of them is enough
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-            return
+            return self.forget(folder)
         place = self._folder / commit
         shutil.rmtree(place, ignore_errors=True)
         if place.is_file():
@@ -53,6 +53,15 @@ class Kept:
             if (folder / name).exists():
                 shutil.move(folder / name, place / name)
         self.drop(CHECKPOINTS)
+
+    def forget(self, folder: Path) -> None:
+        """Remove a trial's checkpoint."""
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove checkpoints that a killed loop left in the folders of finished trials."""
+        for record in self._runs.glob("*/trial.json"):
+            self.forget(record.parent)
 
     def drop(self, but: int = 0) -> None:
         """Remove all but the newest; what is being scored stays until then."""

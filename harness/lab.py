@@ -54,7 +54,7 @@ class Lab:
         self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
         self._last_config: configs.Config | None = None
         self._said: set[str] = set()
-        self.kept = Kept(repository.paths.kept, self.experiments, tell, show, self.away)
+        self.kept = Kept(repository.paths, self.experiments, tell, show, self.away)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -146,12 +146,12 @@ class Lab:
                     continue
             else:
                 break
-            self.forget(folder)
+            self.kept.forget(folder)
         if first is not None:
             # The worse of two counts: else a train.py that ends early when it is unlucky draws twice.
             both = first, (trial, folder)
             (_, unused), (trial, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
-            self.forget(unused)
+            self.kept.forget(unused)
         for odd in filter(None, (trial.warning, trial.delay)):
             self._tell("trouble", f"     WARNING: {odd}")
         return trial, folder
@@ -177,15 +177,6 @@ class Lab:
         trial, folder = self.run(self.order(commit), bench, station, Turn.alone())
         self.noted(trial, folder, bench)
         return trial
-
-    def forget(self, folder: Path) -> None:
-        """Remove a trial's checkpoint."""
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-
-    def sweep(self) -> None:
-        """Remove checkpoints that a killed loop left in the folders of finished trials."""
-        for record in self._repository.paths.runs.glob("*/trial.json"):
-            self.forget(record.parent)
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 

@@ -4,9 +4,9 @@ Guarantees: an experiment is a commit on its own branch before it costs GPU time
 in git before anything else happens; `main` moves only by fast-forward to a kept commit, when the gate
 is sure of it. Killed anywhere, the next start finishes what was begun: an experiment without a status
 is measured, runs that it had already count, and `main` moves if it had not got there. What is believed
-is rebuilt from git. The next proposal is made while a trial trains, the next trial starts while one is
-scored, and with several GPUs none waits for another: one thread asks what is to be measured next
-(`_next`), hands it to a station that is free, and takes in what comes back (`_take`).
+is rebuilt from git. The next proposal is made while a trial trains, the next trial starts beside it, and
+with several GPUs none waits for another: one thread asks what is to be measured next (`_next`), hands it to
+a station that is free, and takes in what comes back (`_take`).
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ class Loop:
                 self._lab.advance(known, bench, station)  # between the checkout and main
             self._lab.kept.score_holdout(self._experiments.main, bench, station)  # or before that was over
             self._repository.check_clean()
-            self._lab.sweep()
+            self._lab.kept.sweep()
             self._waiting = self._drafts.begun_before()
             while True:
                 self._fill()
@@ -291,9 +291,8 @@ class Loop:
         if job.experiment is None:
             self._runs_left[job.order.commit, job.bench.setting, job.bench.config.gate] += 1
         else:
-            (self._again if self._experiments.trials(job.order.commit) else self._waiting).append(
-                job.experiment
-            )
+            begun_before = self._experiments.trials(job.order.commit)
+            (self._again if begun_before else self._waiting).append(job.experiment)
 
     def _take_run_of_main(self, job: Job, trial: Trial) -> None:
         score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
@@ -323,14 +322,14 @@ class Loop:
         earlier = self._experiments.scores(experiment.commit, bench.setting)
         decision = gate.decide(trial, earlier, parent, standing, shorter)
         if decision.status == AGAIN:
-            self._lab.forget(folder)
+            self._lab.kept.forget(folder)
             self._experiments.note(experiment.commit, trial=trial)
             self._tell("note", f"     {decision.reason}")
             self._again.append(experiment)
             return
         done = self._record(experiment, trial, decision, bench)
         if done is None or done.status != KEEP:
-            self._lab.forget(folder)
+            self._lab.kept.forget(folder)
         else:
             self._lab.kept.keep(folder, done.commit, trial)
         if done is None or done.val_bpb is None:

@@ -1,5 +1,6 @@
 """What starts before the research stands anywhere: runs of `main`, and the first experiment on it."""
 
+import dataclasses
 import time
 
 import pytest
@@ -7,6 +8,7 @@ from stubs import BASELINE, SD, Changing, begin, known
 
 import harness.lab as lab
 from harness.errors import HarnessError
+from harness.records import CRASH
 
 WORSE = [2.0 + 5 * SD] * 3
 
@@ -33,15 +35,13 @@ def test_a_run_of_main_and_the_first_experiment_start_while_a_run_of_main_trains
     assert len(known(fresh).trials(one.parent)) == len(BASELINE)
 
 
-def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told, beside):
-    def no_score():
-        raise OSError("the disk is gone")
-
-    told.scores["baseline"] = [no_score]
-    beside.train = lambda title: beside.until_start_of("baseline") if len(beside.started) == 1 else None
-    with pytest.raises(HarnessError, match="disk is gone"):
+def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told, beside, monkeypatch):
+    beside.train = lambda title: beside.until_start_of("baseline", 2)
+    no_score = {"status": CRASH, "detail": "exit 1", "val_bpb": None}
+    monkeypatch.setattr(lab, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
+    with pytest.raises(HarnessError, match="gives no score: crash: exit 1"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
-    assert len(beside.started) - len(beside.cancelled) == 1
+    assert beside.cancelled == ["baseline"] and len(told.ran) == 1
 
 
 def test_every_station_runs_main_while_its_noise_is_measured(fresh, told):

@@ -31,8 +31,9 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
 
     def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
         order.append("begun")
+        (folder / "checkpoint" / "mark").touch()
         assert over.wait(20)
-        assert (folder / "checkpoint").is_dir(), "another run's took its place"
+        assert (folder / "checkpoint" / "mark").exists(), "another run's took its place"
         return Holdout(val_bpb, 3.0, bench.setting)
 
     def train(title):
@@ -84,6 +85,7 @@ def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu,
     def slow(folder, val_bpb, bench, observe, on_wait, station, turn):
         time.sleep(0.5)
         turn.check()
+        assert (folder / "checkpoint").is_dir(), "gone when main had moved"
         return Holdout(val_bpb, 3.0, bench.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", slow)
@@ -110,15 +112,18 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
     assert len(count) == 2 and [e.status for e in known(fresh)] == ["keep", "discard"]
 
 
-def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh, told, monkeypatch):
+@pytest.mark.parametrize("how", [OSError("no process"), Failure(ERROR, "no process")])
+def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh, told, monkeypatch, how):
     def broken(*args):
-        raise OSError("no process could be started")
+        if isinstance(how, Failure):
+            return how
+        raise how
 
     monkeypatch.setattr(kept, "measure_holdout", broken)
     told.scores["One"], said = list(WORSE), []
     loop = begin(fresh, Changing([("One", 1, WORSE)]), places=1, said=said, experiments=1)
     assert loop.run().measured == 1
-    assert any("was not scored: no process could be started" in line for line in said)
+    assert any("was not scored: no process" in line for line in said)
 
 
 def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypatch):
@@ -146,6 +151,11 @@ def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypa
         station.leave()
         started.set()
         assert work.result(20).detail == "no score" and scoring.closed
+    started.clear()
+    monkeypatch.setattr(trials.score, "START_SECONDS", 0.0)
+    monkeypatch.setattr(trials, "LOOK_SECONDS", 0.01)
+    late = measure_holdout(tmp_path, 1.0, on_gpu, *quiet, station, Turn())
+    assert late.detail == "no score", "one that hangs in its start is waited for without end"
     assert station.take()
 
 
@@ -167,6 +177,11 @@ def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(benc
     station, turn = Station(), Turn.alone()
     quiet = [lambda _: None] * 2
     trial = measure(HONEST.encode(), "c0ffee", 1, bench, tmp_path / "one", *quiet, True, station, turn)
+    assert not turn.was_joined
+    with station.hold(bench.device, quiet[1]):
+        beside = tmp_path / "beside"
+        measure(b"raise MemoryError", "c0ffee", 1, bench, beside, *quiet, True, station, turn)
+    assert turn.was_joined, "it may have lacked what a holdout took"
     holdout = tmp_path / "one", trial.val_bpb, bench, *quiet, station
     with ThreadPoolExecutor() as pool:
         assert station.take()

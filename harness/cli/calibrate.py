@@ -57,7 +57,6 @@ def calibrate(count: int, as_json: bool) -> int:
             for lost in given_up(known, now):
                 view.say(f"{lost[:7]} is built on no more: later scores speak against it")
             lab.advance(now, bench, station)
-        lab.kept.settle(wait=True)
     noise, runs = lab.noise(bench), len(lab.experiments.counted(commit, bench.setting))
     if as_json:
         click.echo(json.dumps(_about(commit, noise, runs)))

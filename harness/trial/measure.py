@@ -224,7 +224,7 @@ def measure_holdout(
 ) -> Holdout | Failure:  # fmt: skip
     """Score a checkpoint that was kept on the tokens that no decision uses.
 
-    While a trial has the device, it is waited for, on a GPU with processes that are ready.
+    Its processes start at once; while a trial has the device, they wait.
 
     Args:
         folder: of the trial.
@@ -232,23 +232,14 @@ def measure_holdout(
         turn: by which it may be cancelled.
     """
     with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
-        scoring: list[score.Scoring] = []
-
-        def begin() -> None:
-            scoring.append(_begin_scoring(folder, "holdout", bench))
-            stack.callback(scoring[0].close)
-
-        if bench.device.kind == "cuda":
-            begin()
-            deadline = time.monotonic() + score.START_SECONDS
-            while not scoring[0].is_ready(LOOK_SECONDS) and time.monotonic() < deadline:
-                turn.check()
+        scoring = stack.enter_context(contextlib.closing(_begin_scoring(folder, "holdout", bench)))
+        deadline = time.monotonic() + score.START_SECONDS
+        while not scoring.is_ready(LOOK_SECONDS) and time.monotonic() < deadline:
+            turn.check()
         while not station.take(LOOK_SECONDS):
             turn.check()
         stack.callback(station.leave)
-        if not scoring:
-            begin()
-        result = _scored(scoring[0], folder, "holdout", bench, station, observe)
+        result = _scored(scoring, folder, "holdout", bench, station, observe)
     if isinstance(result, Failure):
         return result
     return Holdout(val_bpb, result.val_bpb, bench.setting)
