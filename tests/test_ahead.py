@@ -82,6 +82,43 @@ def test_a_run_of_main_that_waits_is_not_made_when_a_person_moves_main(fresh, to
     assert len(known(fresh).trials(fresh("rev-parse", "main"))) == len(BASELINE)
 
 
+def test_a_run_of_main_that_was_not_made_in_a_setting_is_made_when_a_person_comes_back_to_it(
+    fresh, told, beside
+):
+    told.scores |= {"baseline": [*BASELINE, *BASELINE], "One": list(WORSE)}
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    ours, budgets = path.read_text(), []
+
+    def train(title):
+        budgets.append(path.read_text())
+        if len(budgets) == 1:
+            beside.until_start_of("baseline", 2)
+            path.write_text(ours.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+        elif len(budgets) == 2:
+            path.write_text(ours)
+
+    beside.train = train
+    begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
+    assert budgets[1] != ours
+    trials = known(fresh).trials(fresh("rev-parse", "main"))
+    assert [trial["budget_seconds"] for trial in trials].count(1.0) == len(BASELINE)
+
+
+def test_no_experiment_trains_while_another_station_makes_the_last_run_of_main(fresh, told, beside):
+    told.scores["One"], seen, trained = list(WORSE), [], []
+
+    def train(title):
+        trained.append(title)
+        if title == "One":
+            seen.append(len(told.ran))
+        elif len(trained) == len(BASELINE):
+            time.sleep(1)
+
+    beside.train = train
+    begin(fresh, Changing([("One", 1, WORSE)]), places=2, experiments=1).run()
+    assert seen == [len(BASELINE)]
+
+
 def test_nothing_is_read_while_one_trains_and_there_is_nothing_to_begin(fresh, told, beside, monkeypatch):
     told.scores["One"], looks, real = list(WORSE), [], lab.open_bench
     monkeypatch.setattr(lab, "open_bench", lambda *args: looks.append(time.monotonic()) or real(*args))

@@ -79,6 +79,22 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
         assert [found["val_bpb"] for found in of_main(fresh)] == [scored] == [BASELINE[0]]
 
 
+def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, gpu, monkeypatch):
+    told.scores |= {"baseline": [*BASELINE, *BASELINE], "One": list(WORSE), "Two": list(WORSE)}
+    path, pairs = fresh.folder / ".autoresearch" / "config.toml", []
+    ours = path.read_text()
+
+    def fails(folder, val_bpb, bench, *args):
+        pairs.append((val_bpb, bench.setting.budget_seconds))
+        return Failure(ERROR, "no score")
+
+    monkeypatch.setattr(kept, "measure_holdout", fails)
+    begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
+    path.write_text(ours.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    begin(fresh, Changing([]), places=1, experiments=0).run()
+    assert pairs == [(BASELINE[0], 1.0)], "the last run's checkpoint, of another budget"
+
+
 def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu, monkeypatch):
     told.scores["Much"] = list(MUCH_BETTER)
 
