@@ -31,5 +31,6 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m 'not alone' -n 3 --dist worksteal  # on 2 cores, too: a trial mostly waits
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m 'not alone and not gpu' -n 3 --dist worksteal  # on 2 cores, too: a trial mostly waits
+	$(BIN)/pytest -m 'alone and not gpu'
+	$(BIN)/pytest -m gpu

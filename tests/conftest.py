@@ -70,6 +70,12 @@ if __name__ == "__main__":
 """
 
 
+def pytest_configure(config):
+    """Without `-m gpu` no test sees a GPU: they are the same ones everywhere."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _isolated(tmp_path_factory):
     """No test sees the home folder, a global git config, or somebody's keys."""

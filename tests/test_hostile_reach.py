@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_failed, edit
 
 from harness.records import CRASH, ERROR, INVALID, OK
-from harness.trial import readonly
+from harness.trial import readonly, sandbox
 
 LOOP_END = "        time.sleep(0.01)\n"
 MAIN = "    run = trial.open()\n"
@@ -216,6 +216,27 @@ def test_the_hosts_devices_are_as_they_were_after_a_trial(train_only):
     spoil = f"import os\nos.chmod({node!r}, 0o600)\nos.utime({node!r}, ns=(7, 7))\n"
     assert_failed(train_only(spoil + "raise SystemExit(oct(os.stat('/dev/full').st_mode))"), CRASH, "0o20600")
     assert os.stat(node)[:1] + os.stat(node)[8:9] == before[:1] + before[8:9]
+
+
+def test_a_trial_on_the_processor_sees_no_gpu(train_only, tmp_path, monkeypatch):
+    file = tmp_path / "nvidia0"
+    file.touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(sandbox, "_gpu_files", lambda gpu: [] if gpu is None else [file])
+    training = train_only(look_for(f"[os.environ['CUDA_VISIBLE_DEVICES'], os.path.exists({str(file)!r})]"))
+    assert "SEEN ['', False]" in training.log
+
+
+def test_a_process_on_a_gpu_sees_that_one_and_what_all_of_them_share(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidia-uvm", "nvidiactl"):
+        (tmp_path / name).touch()
+
+    def seen(gpu):
+        return [file.name for file in sandbox._gpu_files(gpu, tmp_path)]
+
+    assert seen(str(tmp_path / "nvidia1")) == ["nvidia-uvm", "nvidia1", "nvidiactl"]
+    assert seen("") == seen(str(tmp_path / "nvidia7")) == ["nvidia-uvm", "nvidia0", "nvidia1", "nvidiactl"]
+    assert seen(None) == []
 
 
 def test_a_syntax_error_is_a_crash_with_its_line(train_only):

@@ -38,8 +38,8 @@ class Device:
     peak_flops: float | None
     uuid: str = ""
     """Of an NVIDIA GPU."""
-    node: str = ""
-    """Its file in /dev: the only GPU that a trial on it gets to see."""
+    node: str | None = None
+    """The file in /dev of the only GPU that a trial on it gets to see: empty for all, None for no GPU."""
     memory_mb: int = 0
     """Of an NVIDIA GPU."""
     place: int = 0
@@ -54,8 +54,8 @@ class Device:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a process needs in its environment to find this one and no other."""
-        return {"CUDA_VISIBLE_DEVICES": self.uuid} if self.uuid else {}
+        """What a process needs in its environment to find this one and no GPU else."""
+        return {"CUDA_VISIBLE_DEVICES": self.uuid}
 
     @property
     def cores(self) -> list[int]:

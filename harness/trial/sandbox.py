@@ -81,7 +81,7 @@ def _bwrap_problem(program: str | None) -> str | None:
         return "bubblewrap is not installed (apt install bubblewrap)"
     try:
         tried = subprocess.run(
-            [*_bwrap(program, 1, []), "--", "/bin/true"],
+            [*_bwrap(program, 1, [], gpu=""), "--", "/bin/true"],
             capture_output=True, text=True, timeout=20, env={"PATH": "/usr/bin:/bin"},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -99,7 +99,7 @@ def _bwrap_problem(program: str | None) -> str | None:
 
 
 def _bwrap(
-    program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ...] = (), gpu: str = ""
+    program: str, disk_bytes: int, binds: list[str], hide: tuple[Path, ...] = (), gpu: str | None = None
 ) -> list[str]:
     args = [
         program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
@@ -114,10 +114,8 @@ def _bwrap(
     # Run by root, what is inside still owns the kernel's settings, whatever its capabilities.
     args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
     args += ["--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger", "--dev", "/dev"]
-    gpu = gpu if Path(gpu).exists() else ""  # a container may have given it another number
-    for device in sorted(Path("/dev").glob("nvidia*")):
-        if not (gpu and device.name.removeprefix("nvidia").isdigit() and str(device) != gpu):
-            args += ["--dev-bind", str(device), str(device)]
+    for file in map(str, _gpu_files(gpu)):
+        args += ["--dev-bind", file, file]
     args += ["--size", str(SMALL_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     args += ["--size", str(disk_bytes), "--tmpfs", "/tmp"]
     args += ["--size", str(disk_bytes), "--tmpfs", WORK]
@@ -125,6 +123,15 @@ def _bwrap(
     package = Path(__file__).resolve().parent.parent
     args += ["--ro-bind", str(package), f"{LIBRARY}/harness"]
     return [*args, *binds, "--remount-ro", "/", "--chdir", WORK]
+
+
+def _gpu_files(gpu: str | None, folder: Path = Path("/dev")) -> list[Path]:
+    """Of NVIDIA's driver, what a process is to see: one GPU, all of them if it is empty, none if None."""
+    if gpu is None:
+        return []
+    only = Path(gpu) if gpu and Path(gpu).exists() else None  # a container may have given it another number
+    every = sorted(folder.glob("nvidia*"))
+    return [file for file in every if only in (None, file) or not file.name.removeprefix("nvidia").isdigit()]
 
 
 def _view(hide: tuple[Path, ...]) -> list[str]:
@@ -208,7 +215,7 @@ class Process:
         variables: Mapping[str, str],
         disk_mb: int,
         output: int | IO[bytes],
-        gpu: str = "",
+        gpu: str | None = None,
     ) -> None:
         """Start `python -m module` in WORK (or in a temporary folder, without bubblewrap).
 
@@ -218,7 +225,7 @@ class Process:
             limits: see `harness.trial.limits`.
             variables: further environment variables.
             output: where stdout and stderr go.
-            gpu: the file in /dev of the only NVIDIA GPU that is seen; empty for all.
+            gpu: the file in /dev of the only NVIDIA GPU that is seen; empty for all, None for none.
         """
         self._gone = False
         self._mark = uuid.uuid4().hex
