@@ -17,6 +17,7 @@ from harness.gate.standing import Standing
 from harness.lab import Lab
 from harness.ledger import guards
 from harness.ledger.experiment import Experiment
+from harness.ledger.repo import Moved
 from harness.limits import failed_in_a_row
 from harness.records import CRASH, ERROR, Incumbent, Proposal, Trial
 from harness.trial.measure import Bench
@@ -156,13 +157,16 @@ class Drafts:
         return guards.broken_change(experiment.name.branch, changes) or guards.broken_source(source, parent)
 
     def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
-        """One that was begun and not measured, put on another commit; None where it doesn't apply there."""
+        """One that was begun and not measured, put on another commit; None where it doesn't apply there, was
+        measured, or a person moved it."""
+        if self._experiments.trials(experiment.commit):
+            return None
         try:
             proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
             if proposal.source == self._experiments.source(onto):
                 return None
             return self._experiments.put(experiment, proposal.source, onto, _mark(proposal.source))
-        except NoProposal:
+        except (NoProposal, Moved):
             return None
 
     def begin_again(self, kept: Experiment, onto: str, base: str = "") -> list[Experiment]:
@@ -273,7 +277,7 @@ def _given(draft: Draft) -> Proposal:
         return draft.answer.result()
     except (HarnessError, NoProposal):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever an agent made of an answer
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent made of an answer
         raise NoProposal(f"the agent failed: {type(error).__name__}: {error}") from None
 
 

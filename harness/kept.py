@@ -1,84 +1,104 @@
 """Checkpoints: which are held on to, and what they score on the holdout, which no decision sees.
 
-On a GPU with room nothing waits for the holdout's processes: they start while the next trial trains, and
-score between two trainings. Elsewhere they would be in that trial's way, and are waited for.
+They stay in their trial's run folder, marked: scored from the same place, under the same path, a program
+can't tell the holdout by it. On a GPU with room nothing waits for the holdout's processes: they start while
+the next trial trains, and score between two trainings. Elsewhere they would be in that trial's way, and are
+waited for. Whatever goes wrong here is said aloud and stops nothing.
 """
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
 from harness.paths import Paths
-from harness.records import Failure, Holdout, Setting, Trial
+from harness.records import ERROR, Failure, Holdout, Setting, Trial, is_score
 from harness.trial.measure import Bench, measure_holdout
 from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
 
-SCORED = "scored.json"  # beside a checkpoint: its own score and setting
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 
 
+@dataclass(frozen=True)
+class Owed:
+    """A score on the holdout that was begun."""
+
+    folder: Path
+    setting: Setting
+    turn: Turn
+    future: "Future[Holdout | Failure]"
+
+
 class Kept:
-    """Of one repository, a folder for each commit."""
+    """Of one repository."""
 
     def __init__(
         self, paths: Paths, experiments: Experiments, tell: Callable[[str, str], None],
         show: Callable[[Progress, int], None], away: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         """`tell` hears a kind and a line, `show` progress and its place; `away` is around each wait."""
-        self._folder, self._runs, self._experiments = paths.kept, paths.runs, experiments
+        self._paths, self._experiments = paths, experiments
         self._tell, self._show, self._away = tell, show, away
-        self._owed: dict[str, tuple[Turn, Future[Holdout | Failure]]] = {}
+        self._owed: dict[str, Owed] = {}
         self._tried: set[tuple[str, Setting]] = set()
 
-    def keep(self, folder: Path, commit: str, trial: Trial) -> None:
-        """Hold on to a trial's checkpoint: `main` may move to its commit, which may be a newer one than
-        the trial's."""
-        if commit in self._owed:  # an earlier run's is being scored: one of them is enough
-            return self.forget(folder)
-        place = self._folder / commit
-        shutil.rmtree(place, ignore_errors=True)
-        if place.is_file():
-            place.unlink()
-        place.mkdir(parents=True, exist_ok=True)
-        scored = {"val_bpb": trial.val_bpb, **asdict(trial.setting)}
-        (place / SCORED).write_text(json.dumps(scored))
-        for name in ("train.py", "checkpoint"):
-            if (folder / name).exists():
-                shutil.move(folder / name, place / name)
+    def keep(self, folder: Path, trial: Trial) -> None:
+        """Hold on to a trial's checkpoint: `main` may move to its commit. One of a commit is enough."""
+        for other, record in self._marked():
+            if record.get("commit") == trial.commit and not self._is_owed(other):
+                self.forget(other)
+        try:
+            self._paths.mark(folder).touch()
+        except OSError as failed:
+            self._tell("trouble", f"     its checkpoint is not kept for the holdout: {failed}")
         self.drop(CHECKPOINTS)
 
     def forget(self, folder: Path) -> None:
         """Remove a trial's checkpoint."""
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        with suppress(OSError):
+            self._paths.mark(folder).unlink()
 
     def sweep(self) -> None:
         """Remove checkpoints that a killed loop left in the folders of finished trials."""
-        for record in self._runs.glob("*/trial.json"):
-            self.forget(record.parent)
+        for record in self._paths.runs.glob("*/trial.json"):
+            if not self._paths.mark(record.parent).exists():
+                self.forget(record.parent)
 
-    def drop(self, but: int = 0) -> None:
-        """Remove all but the newest; what is being scored stays until then."""
-        newest = sorted(self._folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in newest[but:]:
-            if old.name not in self._owed:
-                shutil.rmtree(old, ignore_errors=True)
+    def drop(self, but: int = 0, main: str = "") -> None:
+        """Remove all but the newest and `main`'s; what is being scored stays until then."""
+        runs = self._runs(main) if main else []
+        for folder, record in [*self._marked()][but:]:
+            if not self._is_owed(folder) and _run(record) not in runs:
+                self.forget(folder)
+
+    def _is_owed(self, folder: Path) -> bool:
+        return any(folder == owed.folder for owed in self._owed.values())
+
+    def _marked(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Run folders and their records, newest first."""
+        for folder in sorted((path.parent for path in self._paths.marks()), reverse=True):
+            try:
+                found = json.loads((folder / "trial.json").read_bytes())
+            except (OSError, ValueError):
+                found = None
+            yield folder, found if isinstance(found, dict) else {}
 
     def score_holdout(self, commit: str, bench: Bench, station: Station) -> None:
         """With the checkpoint that was kept, once, if one of this setting is still there."""
-        place, setting = self._folder / commit, bench.setting
+        setting = bench.setting
         tried = (commit, setting) in self._tried or self._experiments.holdout(commit, setting) is not None
-        if tried or commit in self._owed or (val_bpb := self._score(place, setting)) is None:
+        if tried or commit in self._owed or (found := self._scored(commit, setting)) is None:
             return
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
-        turn = Turn()
+        (folder, val_bpb), turn = found, Turn()
 
         def show(progress: Progress) -> None:
             turn.check()
@@ -86,42 +106,55 @@ class Kept:
 
         def work() -> Holdout | Failure:
             return measure_holdout(
-                place, val_bpb, bench, show, lambda text: self._tell("note", text), station, turn
+                folder, val_bpb, bench, show, lambda text: self._tell("note", text), station, turn
             )
 
-        self._owed[commit] = turn, station.start(work)
+        self._owed[commit] = Owed(folder, setting, turn, station.start(work))
         if not station.has_room:
             self.settle(wait=True)
 
-    @staticmethod
-    def _score(place: Path, setting: Setting) -> float | None:
-        """Of the checkpoint there, in that setting."""
-        try:
-            scored = json.loads((place / SCORED).read_bytes())
-        except (OSError, ValueError):
-            return None
-        is_there = Setting.of(scored) == setting and (place / "checkpoint").is_dir()
-        return scored["val_bpb"] if is_there else None
+    def _scored(self, commit: str, setting: Setting) -> tuple[Path, float] | None:
+        """Where a checkpoint of that commit is, and its score in that setting."""
+        runs = self._runs(commit)
+        for folder, record in self._marked():
+            val_bpb = record.get("val_bpb")
+            is_there = _run(record) in runs and (folder / "checkpoint").is_dir()
+            if is_there and Setting.of(record) == setting and is_score(val_bpb):
+                return folder, val_bpb
+        return None
+
+    def _runs(self, commit: str) -> list[tuple[Any, Any]]:
+        return [_run(trial) for trial in self._experiments.trials(commit)]
 
     def settle(self, wait: bool = False) -> None:
         """Note the scores that are there; `wait`: all that were begun."""
-        for commit, (_, future) in list(self._owed.items()):
-            if not (wait or future.done()):
+        for commit, owed in list(self._owed.items()):
+            if not (wait or owed.future.done()):
                 continue
+            why = ""
             try:
                 with self._away():
-                    found = future.result()
+                    found = owed.future.result()
                 if isinstance(found, Failure):
-                    raise HarnessError(found.detail)
-                noted = self._experiments.record(commit).get("holdout")
-                earlier = noted if isinstance(noted, list) else []
-                self._experiments.note(commit, holdout=[*earlier, asdict(found)])
-            except (HarnessError, OSError) as failed:
-                self._tell("trouble", f"     the holdout of {commit[:7]} was not scored: {failed}")
+                    why = found.detail
+                if not (isinstance(found, Failure) and found.status == ERROR):  # its own failure is noted too
+                    noted = self._experiments.record(commit).get("holdout")
+                    about = {**asdict(found), "setting": asdict(owed.setting)}
+                    earlier = noted if isinstance(noted, list) else []
+                    self._experiments.note(commit, holdout=[*earlier, about])
+                    self.forget(owed.folder)  # else it stays: the next loop tries again
+            except Exception as failed:  # noqa: BLE001 - whatever it is, no decision waits for it
+                why = str(failed) or type(failed).__name__
             del self._owed[commit]
-            shutil.rmtree(self._folder / commit, ignore_errors=True)
+            if why:
+                self._tell("trouble", f"     the holdout of {commit[:7]} was not scored: {why}")
 
     def close(self) -> None:
         """Cancel what was begun: the next loop finds its checkpoint."""
-        for turn, _ in self._owed.values():
-            turn.cancelled.set()
+        for owed in self._owed.values():
+            owed.turn.cancelled.set()
+
+
+def _run(record: dict[str, Any]) -> tuple[Any, Any]:
+    """What names a trial in its folder and in git: its commit was another one before it had a status."""
+    return record.get("commit"), record.get("seed")

@@ -127,6 +127,7 @@ class Lab:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
             alone, turn.was_joined = turn.may_train.is_set(), False
+            turn.trained.clear()
             trial = measure(
                 order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
             )
@@ -163,10 +164,10 @@ class Lab:
             HarnessError: it gave no score, and none did before.
         """
         commit = trial.commit
-        self.experiments.note(commit, trial=trial)
         if trial.status == OK:
-            self.kept.keep(folder, commit, trial)
-        elif not others and not self.experiments.scores(commit, bench.setting):
+            self.kept.keep(folder, trial)
+        self.experiments.note(commit, trial=trial)
+        if trial.status != OK and not (others or self.experiments.scores(commit, bench.setting)):
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
                 "mend it on main, commit, harness loop",
@@ -225,7 +226,7 @@ class Lab:
         self.experiments.note(move.new, reached=True)  # so that a person who resets main is believed
         sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
         self._tell("main", f"     main is at {move.new[:7]}{sure}")
-        self.kept.drop()  # of what it passed
+        self.kept.drop(main=move.new)  # of what it passed
         return standing.moved()
 
     def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:

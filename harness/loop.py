@@ -151,13 +151,13 @@ class Loop:
         bench = self._crew.bench(self._lab.bench(), station)
         current = self._stand(bench, station)
         waited, self._unproposed_since = self._unproposed_since, None
-        if self._again and not self._stopping:
+        if self._again and current is not None and not self._stopping:
             return self._job(self._again.pop(0), bench)
-        if self._enough(ahead=self._undecided):
+        if self._enough(ahead=0 if self._again else self._undecided):
             return None
         if current is None:
             job, current = self._of_main(bench), self._known_early(self._ground(bench), station)
-            if job is not None or current is None:
+            if job is not None or current is None or self._again:
                 return job
         if not self._waiting:
             found = self._drafts.next(current.incumbent, bench, self._results)
@@ -187,11 +187,11 @@ class Loop:
 
     def _of_main(self, bench: Bench) -> Job | None:
         """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
-        main, ground = self._experiments.main, self._ground(bench)
-        if self._runs_left[ground] <= 0:
-            if not self._of_commit(main):
+        (main, *_) = ground = self._ground(bench)
+        if self._runs_left.get(ground, 0) <= 0:
+            if ground in self._runs_left and not self._of_commit(main):
                 raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
-            return None
+            return None  # or a person moved main just now
         first = not self._experiments.main_scores(bench.setting) and not self._of_commit(main)
         where = "in this setting" if self._experiments.trials(main) else "here"
         why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
@@ -230,10 +230,10 @@ class Loop:
         for lost in given_up(self._standing, standing):
             self._tell("note", f"     {lost[:7]} is built on no more: later scores speak against it")
         self._standing = moved = self._lab.advance(standing, bench, station)
-        self._stands_on = self._ground(bench)
+        self._stands_on = moved.line[0], *self._ground(bench)[1:]  # a person may have moved main meanwhile
         return moved
 
-    def _ground(self, bench: Bench) -> tuple[object, ...]:
+    def _ground(self, bench: Bench) -> tuple[str, object, object]:
         """What the standing was read from, and must be the same for it to hold."""
         return self._experiments.main, bench.setting, bench.config.gate
 
@@ -314,24 +314,23 @@ class Loop:
                 of_old = only_main and standing is not None and standing.knows(parent)
                 if now is not None and (now.knows(parent) or not of_old):
                     standing = now
+                elif not only_main:  # nothing to hold it against in its setting: first main's runs there
+                    standing = None
         except HarnessError:
             self._experiments.note(experiment.commit, trial=trial)  # what was measured is not to be lost
             raise
-        assert standing is not None
+        if standing is None:
+            return self._run_again(experiment, trial, folder, "it waits for main's score in this setting")
         shorter = program.is_shorter(*map(self._experiments.source, (experiment.commit, parent)))
         earlier = self._experiments.scores(experiment.commit, bench.setting)
         decision = gate.decide(trial, earlier, parent, standing, shorter)
         if decision.status == AGAIN:
-            self._lab.kept.forget(folder)
-            self._experiments.note(experiment.commit, trial=trial)
-            self._tell("note", f"     {decision.reason}")
-            self._again.append(experiment)
-            return
+            return self._run_again(experiment, trial, folder, decision.reason)
+        if decision.status == KEEP:
+            self._lab.kept.keep(folder, trial)  # first: a killed loop's unmarked ones are swept
         done = self._record(experiment, trial, decision, bench)
         if done is None or done.status != KEEP:
             self._lab.kept.forget(folder)
-        else:
-            self._lab.kept.keep(folder, done.commit, trial)
         if done is None or done.val_bpb is None:
             return
         if not standing.knows(parent):
@@ -345,9 +344,17 @@ class Loop:
             return
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
-        now = self._advance(standing.after(of), bench, job.station)
+        now = standing.after(of)
         if done.status == KEEP and parent != standing.line[-1]:
-            self._waiting += self._drafts.meet(done, standing, now)
+            self._waiting += self._drafts.meet(done, standing, now)  # first: moving main may take a while
+        self._advance(now, bench, job.station)
+
+    def _run_again(self, experiment: Experiment, trial: Trial, folder: Path, why: str) -> None:
+        """Note what was measured; it is decided after one more trial."""
+        self._lab.kept.forget(folder)
+        self._experiments.note(experiment.commit, trial=trial)
+        self._tell("note", f"     {why}")
+        self._again.append(experiment)
 
     def _bring_up(self, job: Job) -> None:
         """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
@@ -355,13 +362,7 @@ class Loop:
         experiment = job.experiment
         if experiment is None or not tip or experiment.parent == tip:
             return
-        try:
-            moved = (
-                None if self._experiments.trials(experiment.commit) else self._drafts.moved(experiment, tip)
-            )
-        except Moved:
-            moved = None
-        if moved is not None:
+        if (moved := self._drafts.moved(experiment, tip)) is not None:
             self._tell("note", f"{moved.name.number:04d} starts anew: the tip is {tip[:7]} now")
             job.turn.cancelled.set()
             self._waiting.insert(0, moved)

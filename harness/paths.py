@@ -74,10 +74,13 @@ class Paths:
     def runs(self) -> Path:
         return self.home / "runs"
 
-    @property
-    def kept(self) -> Path:
-        """Run folders of kept experiments that `main` may move to, by commit."""
-        return self.runs / "kept"
+    @staticmethod
+    def mark(run: Path) -> Path:
+        """In the run folder of a kept experiment that `main` may move to: its checkpoint stays there."""
+        return run / "kept"
+
+    def marks(self) -> list[Path]:
+        return list(self.runs.glob("*/kept"))
 
     @property
     def compiled(self) -> Path:

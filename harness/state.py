@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class State:
             "running": ", ".join(self._titles), "since": time.time(), "began": self._began,
             "limits": asdict(self._limits), "measured": measured, "spent": spent_usd,
         }  # fmt: skip
-        write_atomically(self._path, json.dumps(state).encode())
+        with suppress(OSError):  # nothing depends on it
+            write_atomically(self._path, json.dumps(state).encode())
 
 
 def read(path: Path) -> dict[str, Any]:

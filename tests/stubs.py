@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import json
 import time
 from types import SimpleNamespace
 
@@ -56,13 +57,16 @@ class Bench:
         (folder / "train.py").write_bytes(source)
         training = Training(OK, "", 1.0, bench.config.trial.budget_seconds, 0.0)
         setting = bench.setting
-        return Trial(
+        trial = Trial(
             commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
             setting.evaluator, "bwrap", setting.budget_seconds,
         )  # fmt: skip
+        (folder / "trial.json").write_text(json.dumps(trial.to_json()))
+        return trial
 
     def measure_holdout(self, folder, val_bpb, bench, observe, on_wait, station, turn):
         assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
+        assert json.loads((folder / "trial.json").read_text())["val_bpb"] == val_bpb
         self.held_out.append(val_bpb)
         return Holdout(val_bpb, val_bpb + 0.5, bench.setting)
 

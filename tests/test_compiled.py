@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 
+import pytest
 from conftest import ROOT, edit
 
 from harness.trial import compiled
@@ -31,14 +32,14 @@ def files(folder):
 def test_what_is_new_is_added_and_what_is_there_is_never_replaced(tmp_path):
     folder = tmp_path / "cache"
     assert compiled.take(archive(tmp_path, (NAME, b"first")), folder) == 1
-    assert compiled.take(archive(tmp_path, (NAME, b"second"), ("triton/x", b"new")), folder) == 1
-    assert files(folder) == {NAME: b"first", "triton/x": b"new"}
+    assert compiled.take(archive(tmp_path, (NAME, b"second"), ("triton/x/y", b"new")), folder) == 1
+    assert files(folder) == {NAME: b"first", "triton/x/y": b"new"}
 
 
 def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, monkeypatch):
     folder, outside = tmp_path / "place" / "cache", tmp_path / "outside"
     folder.mkdir(parents=True)
-    link, sparse = tarfile.TarInfo("inductor/link"), tarfile.TarInfo("inductor/sparse")
+    link, sparse = tarfile.TarInfo("inductor/a/link"), tarfile.TarInfo("inductor/a/sparse")
     link.type, link.linkname = tarfile.SYMTYPE, str(outside)
     sparse.pax_headers = {
         "GNU.sparse.major": "1",
@@ -46,8 +47,8 @@ def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, m
         "GNU.sparse.realsize": "-99999999",
     }
     names = (
-        str(outside), "../../outside", "inductor/../../../outside", "inductor//x", "inductor", "e/x",
-        "inductor/e\nvil", "/".join(["inductor", *"d" * 20]), f"inductor/{outside}",
+        str(outside), "../../outside", "inductor/../../../outside", "inductor//x", "inductor", "e/x/y",
+        "inductor/a/e\nvil", "/".join(["inductor", *"d" * 20]), f"inductor/{outside}",
     )  # fmt: skip
     for odd in [(link, b""), (sparse, b"x" * 512), *((name, b"x") for name in names)]:
         assert compiled.take(archive(tmp_path, odd), folder) == 0, odd
@@ -61,8 +62,42 @@ def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, m
         assert compiled.take(os.open(path, os.O_RDONLY), folder) == 0
     reading, _ = os.pipe()
     assert compiled.take(reading, folder) == 0
-    monkeypatch.setattr(compiled, "ALL_BYTES", 10)
-    assert compiled.take(archive(tmp_path, (NAME, b"x" * 100)), folder) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "ALL_BYTES", 10)
+        assert compiled.take(archive(tmp_path, (NAME, b"x" * 100)), folder) == 0
+    monkeypatch.setattr(compiled, "ALL_FILES", 3)
+    assert compiled.take(archive(tmp_path, *((f"{NAME}{n}", b"") for n in range(9))), folder) == 3
+    assert compiled.take(archive(tmp_path, (NAME, b"")), folder) == 0
+
+
+def test_no_file_lies_where_a_compiler_makes_a_folder(tmp_path):
+    folder = tmp_path / "cache"
+    planted = (
+        "inductor/aa",
+        "inductor/fxgraph",
+        "inductor/fxgraph/aa",
+        "inductor/fxgraph/aa/key",
+        "triton/KEY",
+    )
+    assert compiled.take(archive(tmp_path, *((name, b"") for name in planted)), folder) == 0
+    own = ("inductor/aa/caak.py", "inductor/fxgraph/aa/key/file", "triton/KEY/kernel.cubin")
+    assert compiled.take(archive(tmp_path, *((name, b"") for name in own)), folder) == len(own)
+
+
+@pytest.mark.slow
+def test_what_pytorch_compiles_is_taken_over_whole(tmp_path):
+    """The layout of its cache is its own affair, and may change."""
+    work = (
+        "import torch\nx = torch.ones(8, requires_grad=True)\n"
+        "torch.compile(lambda x: torch.sin(x) + 2 * torch.cos(x))(x).sum().backward()\n"
+    )
+    made = tmp_path / "compiled"
+    variables = {name: str(made / place) for name, place in compiled.NAMES.items()} | compiled.FRESH_BACKWARD
+    subprocess.run([sys.executable, "-c", work], env={**os.environ, **variables}, check=True, cwd=tmp_path)
+    every = files(made)
+    assert any(name.startswith("inductor/fxgraph/") for name in every)
+    folder = tmp_path / "cache"
+    assert compiled.take(archive(tmp_path, *every.items()), folder) == len(every)
 
 
 def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_path):
@@ -72,7 +107,7 @@ def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_pat
     cache = tmp_path / "cache"
     cache.mkdir()
     with_cache = dataclasses.replace(bench, compiled=cache)
-    place = 'os.environ["TORCHINDUCTOR_CACHE_DIR"]'
+    place = 'os.environ["TORCHINDUCTOR_CACHE_DIR"], "ab"'
     source = edit(
         ("    run = trial.open()\n", f'    run = trial.open()\n    from pathlib import Path\n'
          f"    place = Path({place}); place.mkdir(parents=True, exist_ok=True)\n"
@@ -88,7 +123,7 @@ def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_pat
         trial = measure(source.encode(), "0" * 40, 1, with_cache, folder, lambda _: None, lambda _: None)
         assert trial.status == "ok", (trial.detail, trial.training.log)
         logs.append(trial.training.log)
-    assert files(cache) == {"inductor/before": b"compiled"}
+    assert files(cache) == {"inductor/ab/before": b"compiled"}
     assert "FOUND []" in logs[0] and "FOUND ['before']" in logs[1]
     # PyTorch's cache of backward passes would take an operator's edited gradient for the old one.
     assert all("BACKWARD False" in log for log in logs)

@@ -30,13 +30,13 @@ def clean(keep: int, dry_run: bool) -> int:
     paths = repository.paths
     if process := holder(repository.loop_lock):
         raise HarnessError(f"a loop runs here (process {process})", "Ctrl-C there, then harness clean")
-    kept = (paths.kept, paths.compiled)
     fresh = time.time() - RUNNING_SECONDS  # without a record, one that young may be running
 
     def is_over(path: Path) -> bool:
-        return (path / "trial.json").exists() or path.stat().st_mtime < fresh
+        is_kept = paths.mark(path).exists()
+        return not is_kept and ((path / "trial.json").exists() or path.stat().st_mtime < fresh)
 
-    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir() and path not in kept)
+    folders = sorted(path for path in paths.runs.glob("*") if path.is_dir() and path != paths.compiled)
     going = [path for path in folders[: max(0, len(folders) - keep)] if is_over(path)]
     size = sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     if not dry_run:

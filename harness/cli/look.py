@@ -55,6 +55,8 @@ def status(as_json: bool) -> int:
     running = read(repository.loop_state) if process else {}
     setting = known.setting
     holdouts = known.holdouts(setting) if setting else []
+    of_main = known.holdout(known.main, setting) if setting else None
+    failed = of_main if isinstance(of_main, str) else None
     trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
     share = wall.training_share(trials)
     states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
@@ -71,6 +73,7 @@ def status(as_json: bool) -> int:
             "main_believed": believed, "ahead": list(above), "counts": counts,
             "best": table.record(kept) if kept else None,
             "holdout": [asdict(found) for found in holdouts],
+            "holdout_failed": failed,
             "training_share": share[0] if share else None,
             "between_seconds": share[1] if share else None,
             "last": [table.record(e) for e in experiments[-LAST:]],
@@ -92,6 +95,8 @@ def status(as_json: bool) -> int:
     if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
+    if failed:
+        click.echo(f"holdout  WARNING: none for main: {failed}")
     if holdouts and setting:
         noise = pooled(each.scores for each in measured)
         for line in words.holdout(holdouts, noise.sd if noise else None):

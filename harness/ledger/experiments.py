@@ -258,17 +258,18 @@ class Experiments:
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""
         found = (self.holdout(commit, setting) for commit, _ in self.history)
-        return [each for each in found if each is not None][::-1]
+        return [each for each in found if isinstance(each, Holdout)][::-1]
 
-    def holdout(self, commit: str, setting: Setting) -> Holdout | None:
-        """What one commit scored there."""
-        noted = self.record(commit).get("holdout")
+    def holdout(self, commit: str, setting: Setting) -> Holdout | str | None:
+        """What one commit scored there, or why it has no score."""
+        noted, failed = self.record(commit).get("holdout"), None
         for said in noted if isinstance(noted, list) else []:
             if isinstance(said, dict) and _of(said.get("setting"), setting):
                 val, held_out = said.get("val_bpb"), said.get("holdout_bpb")
                 if is_score(val) and is_score(held_out):
                     return Holdout(val, held_out, setting)
-        return None
+                failed = f"{said.get('status')}: {said.get('detail')}"
+        return failed
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────
 

@@ -2,8 +2,9 @@
 
 A train.py may write anything there, so the cache must not become a way past the budget, the weights of
 one trial handed to the next. Taken over is only what was there before the trial got its first training
-token: nothing in it can have been learned from data. What is there is never replaced, it has bounds, and
-no scorer sees it. Not covered: a file that a hostile trial puts where a later one looks for a kernel.
+token: nothing in it can have been learned from data. What is there is never replaced, it has bounds, no
+file may lie where the compilers make folders, and no scorer sees it. Not covered: a file that a hostile
+trial puts where a later one looks for a kernel.
 """
 
 import contextlib
@@ -17,7 +18,9 @@ from pathlib import Path
 
 MOST_BYTES = 256 * 2**20  # of one trial
 ALL_BYTES = 2**30
-MOST_FILES = 20_000
+MOST_FILES = 5_000  # of one trial; one that compiles everything has some hundreds
+ALL_FILES = 50_000
+LEAST_PARTS = {"inductor": 3, "triton": 3, "inductor/fxgraph": 5, "inductor/aotautograd": 5}
 MOST_PARTS = 8
 NAMES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 # PyTorch's cache of whole backward passes knows a custom operator by its name: a program with another
@@ -66,10 +69,11 @@ def take(descriptor: int, folder: Path) -> int:
     added = 0
     try:
         data = os.pread(descriptor, size, 0)  # ours from here on
-        room = ALL_BYTES - _size(folder)
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        room, most = ALL_BYTES - sum(sizes), min(MOST_FILES, ALL_FILES - len(sizes))
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
-                if added >= MOST_FILES:
+                if added >= most:
                     break
                 if _is_fine(member, min(room, len(data))) and _put(tar, member, folder):
                     room, added = room - member.size, added + 1
@@ -79,9 +83,10 @@ def take(descriptor: int, folder: Path) -> int:
 
 
 def _is_fine(member: tarfile.TarInfo, room: int) -> bool:
-    """A plain file, no larger than what was read, in one of the two folders."""
+    """A plain file, no larger than what was read, as deep in one of the folders as the compilers' own."""
     parts = member.name.split("/")
-    named = 1 < len(parts) <= MOST_PARTS and parts[0] in NAMES.values() and all(map(_is_plain, parts))
+    least = LEAST_PARTS.get("/".join(parts[:2])) or LEAST_PARTS.get(parts[0]) or MOST_PARTS + 1
+    named = least <= len(parts) <= MOST_PARTS and all(map(_is_plain, parts))
     plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
     return named and plain and 0 <= member.size <= room
 
@@ -104,7 +109,3 @@ def _put(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> bool:
 
 def _is_plain(part: str) -> bool:
     return part not in ("", ".", "..") and len(part) < 200 and part.isascii() and part.isprintable()
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
