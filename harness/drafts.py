@@ -254,7 +254,7 @@ class Drafts:
             return proposal
         source = self._experiments.reapplied(proposal.source, base, onto)
         if source is None:
-            raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent")
+            raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent, which came after it")
         return dataclasses.replace(proposal, source=source)
 
     def _paid(self, proposal: Proposal) -> Proposal:

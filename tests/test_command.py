@@ -271,6 +271,8 @@ def test_a_command_that_is_not_there_is_said_before_anything_is_trained(research
         HarnessError, match=r"does not start: no-such-agent: not found.*Try: another --command"
     ):
         Command("no-such-agent --task x", open_repository(research.folder), print)
+    with pytest.raises(HarnessError, match=r"does not start: /opt/no-such-agent: not found"):
+        Command("/opt/no-such-agent x", open_repository(research.folder), print)
     Command("A=1 true", open_repository(research.folder), print)
     Command("cd . && true", open_repository(research.folder), print)
     Command("./agent.sh", open_repository(research.folder), print)

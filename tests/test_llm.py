@@ -176,7 +176,7 @@ def test_a_missing_key_is_said_at_once_and_not_waited_out(server, monkeypatch):
         monkeypatch.delenv(name)
     said = []
     with pytest.raises(HarnessError, match="no API key is set") as caught:
-        llm(said=said).propose(context())
+        llm(said=said)
     assert "export the provider's API key" in caught.value.fix
     assert said == [] and server.asked == []
 

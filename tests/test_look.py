@@ -205,6 +205,15 @@ def test_status_names_what_is_best_and_that_nothing_runs(few):
     assert {"main_scores", "main_believed", "ahead"} <= set(about)
 
 
+def test_status_tells_the_score_of_main_in_the_setting_that_the_config_means(research):
+    assert "one run" in harness("status", cwd=research.folder).stdout
+    path = research.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    assert "not measured in this setting" in harness("status", cwd=research.folder).stdout
+    path.write_text("a = [")
+    assert "one run" in harness("status", cwd=research.folder).stdout
+
+
 def test_an_empty_repository_has_nothing_to_show_and_says_so(repository):
     assert harness("log", cwd=repository.folder).stderr.startswith("none yet")
     assert_mistake(harness("plot", cwd=repository.folder), "no scored experiment", "harness loop")

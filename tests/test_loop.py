@@ -178,7 +178,10 @@ def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(resea
     assert "Reason" not in again.message.trailers
 
 
-def test_one_that_was_late_is_measured_once_more_and_then_it_counts(research, monkeypatch):
+@pytest.mark.parametrize(("delayed", "status"), [(0.0, "invalid"), (0.5, "error")])
+def test_one_that_was_late_is_measured_once_more_and_counts_where_the_machine_had_time_for_it(
+    research, monkeypatch, delayed, status
+):
     import harness.lab as module
 
     real, late = module.measure, []
@@ -186,13 +189,15 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts(research, mo
     def slow(*args):
         trial = late[0] if late else real(*args)
         late.append(trial)
+        delay = delayed * trial.training.training_seconds
+        training = dataclasses.replace(trial.training, delayed_seconds=delay)
         return dataclasses.replace(
-            trial, status="invalid", detail="trained 1.3 s past its budget", score=None
+            trial, status="invalid", detail="trained 1.3 s past its budget", score=None, training=training
         )
 
     monkeypatch.setattr(module, "measure", slow)
     night(research, ("Make it worse", WORSE))
-    assert [e.status for e in all_of(research)] == ["invalid"]
+    assert [e.status for e in all_of(research)] == [status]
     assert len(late) == 2
 
 

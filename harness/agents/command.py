@@ -82,7 +82,7 @@ class Command:
             HarnessError: it isn't.
         """
         word = re.match(r"[\w./+-]+(?=\s|$)", self._command)
-        if word is None or "=" in word[0] or "/" in word[0].lstrip("/"):
+        if word is None or "=" in word[0] or ("/" in word[0] and not word[0].startswith("/")):
             return  # what stands in its clone isn't there yet
         prefix = self._prefix() if self._confined else []
         looking = [*prefix, "/bin/sh", "-c", f"command -v {word[0]}"]

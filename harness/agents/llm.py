@@ -21,6 +21,12 @@ HISTORY_TOKENS = 12_000
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 600.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 PASSING = (408, 409, 425)  # time-outs and conflicts: no answer of the kind "never"
+KEYS = {  # any of them, by what a model's name begins with; other providers have other ways
+    "anthropic/": ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+    "gemini/": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "openai/": ("OPENAI_API_KEY", "OPENAI_API_BASE", "OPENAI_BASE_URL"),
+    "openrouter/": ("OPENROUTER_API_KEY",),
+}
 ATTEMPTS = 40  # with the waits above: more than five hours of an outage
 
 
@@ -39,7 +45,13 @@ class Llm:
 
         Args:
             log: a file for the last answer that could not be used.
+
+        Raises:
+            HarnessError: none of them can be asked without a key that isn't set.
         """
+        lacking = {model: _lacks(model) for model in models}
+        if models and all(lacking.values()):
+            raise HarnessError(f"{models[0]}: no API key is set ({lacking[models[0]]})", _mend(401))
         self._models, self._say, self._log = models, say, log
         self._first_wait_seconds, self._call_seconds = first_wait_seconds, call_seconds
 
@@ -118,6 +130,12 @@ class Llm:
         while True:
             yield pause
             pause = min(2 * pause, LONGEST_WAIT_SECONDS)
+
+
+def _lacks(model: str) -> str:
+    """The key that it needs and that isn't there, to be said before the first trial."""
+    names = next((names for prefix, names in KEYS.items() if model.startswith(prefix)), ())
+    return "" if any(map(os.environ.get, names)) else next(iter(names), "")
 
 
 def _litellm() -> tuple[Any, Any]:

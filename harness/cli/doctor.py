@@ -99,6 +99,7 @@ def _git(repository: Repository) -> Iterator[Finding]:
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
+        return
     try:
         _ = Experiments(repository).main
         _ = repository.signature

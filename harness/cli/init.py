@@ -58,7 +58,10 @@ def init(directory: Path | None, profile: str | None) -> None:
     if not any(made):
         click.echo("nothing was missing")
     elif paths.train in made:
-        click.echo("Next: git add -A && git commit -m baseline, harness prepare, harness loop", err=True)
+        there = f"cd {directory}, " if directory and folder != Path.cwd() else ""
+        click.echo(
+            f"Next: {there}git add -A && git commit -m baseline, harness prepare, harness loop", err=True
+        )
 
 
 def _copy(source: Path, target: Path) -> Path | None:

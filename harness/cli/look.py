@@ -22,8 +22,9 @@ from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.lock import holder
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured, disturbed
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured, Setting, disturbed
 from harness.state import read
+from harness.trial.measure import open_bench
 from harness.views import table, wall, words
 
 LAST = 5
@@ -53,7 +54,7 @@ def status(as_json: bool) -> int:
     experiments = list(known)
     process = holder(repository.loop_lock)
     running = read(repository.loop_state) if process else {}
-    setting = known.setting
+    setting = _setting(repository, known)
     holdouts = known.holdouts(setting) if setting else []
     of_main = known.holdout(known.main, setting) if setting else None
     failed = of_main if isinstance(of_main, str) else None
@@ -117,6 +118,16 @@ def status(as_json: bool) -> int:
         other = experiment.setting not in (None, setting)
         click.echo(f"{label:<9}{table.styled(experiment, _width() - 9, other)}")
     return DONE
+
+
+def _setting(repository: Repository, known: Experiments) -> Setting | None:
+    """Of the config as it stands; where the last measurements are another machine's, theirs."""
+    last = known.setting
+    try:
+        now = open_bench(load(repository.paths.config), repository.paths.root).setting
+    except HarnessError:
+        return last
+    return now if last is None or now.device == last.device else last
 
 
 def _standing(repository: Repository, main: str, measured: list[Measured]) -> Standing | None:

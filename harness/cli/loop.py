@@ -169,7 +169,7 @@ def _night(
         earlier = signal.signal(signal.SIGINT, interrupt)
         summary = night.run()
     if as_json:
-        click.echo(json.dumps({"kind": "end", **asdict(summary)}))
+        click.echo(json.dumps({"kind": "end", "text": summary.why, **asdict(summary)}))
     count = f"{summary.measured} experiment{'s' * (summary.measured != 1)}"
     spent = f"{summary.usd:.2f} USD, " if summary.usd else ""
     if summary.disturbed:
