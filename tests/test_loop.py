@@ -130,6 +130,7 @@ def test_a_begun_experiment_is_measured_at_the_next_start(research):
     base = experiments.main
     experiments.begin(Proposal("Make it worse", "h", WORSE.encode(), "script/test"), base, "abc")
     assert all_of(research)[0].status is None
+    assert "not measured yet" in harness("show", "1", cwd=research.folder).stdout
     summary, _ = night(research, experiments=1)
     assert summary.measured == 1
     assert [e.status for e in all_of(research)] == ["discard"]

@@ -216,6 +216,8 @@ def show(experiment: str, as_json: bool) -> int:
     standing = _standing(repository, known.main, known.measured(setting)) if setting else None
     if standing is not None and found.commit not in standing.line:
         why.append(words.GIVEN_UP)
+    if found.state == "begun":
+        why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
         why.append(f"Made by hand, and not measured: harness adopt {found.name.number} does.")
     if why:
