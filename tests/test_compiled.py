@@ -87,10 +87,7 @@ def test_no_file_lies_where_a_compiler_makes_a_folder(tmp_path):
 @pytest.mark.slow
 def test_what_pytorch_compiles_is_taken_over_whole(tmp_path):
     """The layout of its cache is its own affair, and may change."""
-    work = (
-        "import torch\nx = torch.ones(8, requires_grad=True)\n"
-        "torch.compile(lambda x: torch.sin(x) + 2 * torch.cos(x))(x).sum().backward()\n"
-    )
+    work = "import torch; torch.compile(lambda x: torch.sin(x) + 1)(torch.ones(8))"
     made = tmp_path / "compiled"
     variables = {name: str(made / place) for name, place in compiled.NAMES.items()} | compiled.FRESH_BACKWARD
     subprocess.run([sys.executable, "-c", work], env={**os.environ, **variables}, check=True, cwd=tmp_path)
