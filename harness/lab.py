@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -153,8 +153,6 @@ class Lab:
             both = first, (trial, folder)
             (_, unused), (trial, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
             self.kept.forget(unused)
-        if trial.late and trial.delay:  # twice: by the kernel's word the machine had no time for it
-            trial = replace(trial, status=ERROR)
         for odd in filter(None, (trial.warning, trial.delay)):
             self._tell("trouble", f"     WARNING: {odd}")
         return trial, folder

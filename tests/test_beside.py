@@ -236,6 +236,8 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
     left = list(outcomes)
 
     def stub(*args):
+        assert not turn.trained.is_set(), "another one may start beside it, as if it were scored"
+        turn.has_trained()
         turn.was_joined = joined
         if not turn.may_train.is_set():
             turn.may_train.set()  # the other one is over

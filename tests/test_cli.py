@@ -281,6 +281,7 @@ def test_a_killed_harness_takes_its_trial_with_it(repository):
 
 def test_init_makes_a_repository_and_changes_nothing_that_is_there(tmp_path):
     done = harness("init", str(tmp_path / "new"), "--profile", "cpu")
+    assert f"Next: cd {tmp_path / 'new'}, git add" in done.stderr
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "new"
     assert (folder / ".git").is_dir()

@@ -179,10 +179,11 @@ def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(resea
     assert "Reason" not in again.message.trailers
 
 
-@pytest.mark.parametrize(("delayed", "status"), [(0.0, "invalid"), (0.5, "error")])
-def test_one_that_was_late_is_measured_once_more_and_counts_where_the_machine_had_time_for_it(
-    research, monkeypatch, delayed, status
+@pytest.mark.parametrize("delayed", [0.0, 0.5])
+def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy_it_says_that_it_was(
+    research, monkeypatch, delayed
 ):
+    """It could have kept itself busy: each trial more is another draw."""
     import harness.lab as module
 
     real, late = module.measure, []
@@ -198,7 +199,7 @@ def test_one_that_was_late_is_measured_once_more_and_counts_where_the_machine_ha
 
     monkeypatch.setattr(module, "measure", slow)
     night(research, ("Make it worse", WORSE))
-    assert [e.status for e in all_of(research)] == [status]
+    assert [e.status for e in all_of(research)] == ["invalid"]
     assert len(late) == 2
 
 

@@ -97,11 +97,10 @@ def _git(repository: Repository) -> Iterator[Finding]:
     try:
         commit = repository.commit("HEAD")
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
+        _ = Experiments(repository).main
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
-        return
     try:
-        _ = Experiments(repository).main
         _ = repository.signature
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
