@@ -64,21 +64,25 @@ class Crew:
     def free(self) -> list[Station]:
         """Where a trial may start now: the idle ones, then where one is scored, then where one trains."""
         found = [
-            (len(self._at(station)) + self.is_training(station), station)
+            (len(self.at(station)) + self.is_training(station), station)
             for station in self._stations
             if self._may_start(station)
         ]
         return [station for _, station in sorted(found, key=lambda each: each[0])]
 
-    def _at(self, station: Station) -> list[Job]:
+    def at(self, station: Station) -> list[Job]:
+        """Whose trials are there: a further one starts held."""
         return [job for job in self.running if job.station is station]
+
+    def of_commit(self, commit: str) -> list[Job]:
+        return [job for job in self.running if job.order.commit == commit]
 
     def is_training(self, station: Station) -> bool:
         """Whether a trial there is not over with its training."""
-        return not all(job.turn.trained.is_set() for job in self._at(station))
+        return not all(job.turn.trained.is_set() for job in self.at(station))
 
     def _may_start(self, station: Station) -> bool:
-        here = self._at(station)
+        here = self.at(station)
         if not here:
             return True
         device = here[0].bench.device
@@ -94,7 +98,7 @@ class Crew:
     def start(self, job: Job, station: Station) -> None:
         job.station = station
         job.turn.on_trained = self._wake
-        if not self._at(station):
+        if not self.at(station):
             job.turn.may_train.set()
         self.running.append(job)
         job.future = station.start(lambda: self._lab.run(job.order, job.bench, station, job.turn))
@@ -126,19 +130,23 @@ class Crew:
             device = job.bench.device
             job.station.has_room = device.has_room and seen.peak_memory_mb < ROOM * device.memory_mb
 
-    def held(self, station: Station) -> list[Job]:
-        return [job for job in self._at(station) if job.is_held]
+    def next_to_train(self) -> list[Job]:
+        """Those that wait for their first batch where no other trial is."""
+        return [
+            job
+            for job in self.running
+            if job.is_held and not job.turn.cancelled.is_set() and len(self.at(job.station)) == 1
+        ]
 
     def cancel_held(self) -> None:
         for job in self.running:
             if job.is_held:
                 job.turn.cancelled.set()
 
-    def release(self, station: Station) -> None:
-        """Let the one that waits there train."""
-        here = self._at(station)
-        if len(here) == 1 and not here[0].turn.cancelled.is_set():
-            here[0].turn.may_train.set()
+    def release(self, job: Job) -> None:
+        """Let one that waits train."""
+        if not job.turn.cancelled.is_set():
+            job.turn.may_train.set()
 
     def close(self) -> None:
         """Cancel what runs, and wait until it is gone."""

@@ -19,7 +19,7 @@ from harness.ledger import guards
 from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved
 from harness.limits import failed_in_a_row
-from harness.records import CRASH, ERROR, Incumbent, Proposal, Trial
+from harness.records import CRASH, ERROR, Base, Proposal, Trial
 from harness.trial.measure import Bench
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
@@ -63,12 +63,10 @@ class Drafts:
         self._crashes = 0
         self._to_mend: tuple[Tried, str] | None = None
 
-    def ask_ahead(
-        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], wanted: int = 1
-    ) -> None:
+    def ask_ahead(self, base: Base, bench: Bench, results: Sequence[Experiment], wanted: int = 1) -> None:
         """Have the next ones made while something trains, one by one: each knows those before it."""
         if len(self._ahead) < wanted and all(draft.answer.done() for draft in self._ahead):
-            self._ahead.append(self._ask(incumbent, bench, results))
+            self._ahead.append(self._ask(base, bench, results))
 
     @property
     def is_ready(self) -> bool:
@@ -80,7 +78,7 @@ class Drafts:
         """What is being waited for."""
         return self._ahead[0].answer if self._ahead else None
 
-    def next(self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
+    def next(self, base: Base, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
         """The next proposal that was not tried, committed on a branch that starts at the incumbent.
 
         None while there is none: then one is being made.
@@ -89,27 +87,27 @@ class Drafts:
             HarnessError: the agent gave nothing usable several times.
         """
         if not self._ahead:
-            self.ask_ahead(incumbent, bench, results)
+            self.ask_ahead(base, bench, results)
         if not self._ahead[0].answer.done():
             return None
         draft = self._ahead.pop(0)
         try:
             proposal = self._paid(_given(draft))
-            proposal = self._reapplied(proposal, proposal.base or draft.base, incumbent.commit)
-            parent = self._experiments.source(incumbent.commit)
+            proposal = self._reapplied(proposal, proposal.base or draft.base, base.commit)
+            parent = self._experiments.source(base.commit)
             trouble = guards.broken_source(proposal.source, parent) or ""
             if not trouble:
                 mark = _mark(proposal.source)
                 if mark == _mark(parent):
                     trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
-                elif mark in self._tried(proposal, incumbent.commit):
+                elif mark in self._tried(proposal, base.commit):
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
                     if not draft.by_stand_in:
                         self._failed = self._failed_since = 0
                         if self._stand_in is not None:
                             self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
-                    return self._experiments.begin(proposal, incumbent.commit, mark)
+                    return self._experiments.begin(proposal, base.commit, mark)
         except NoProposal as none:
             trouble = str(none)
             self._unbilled_usd += none.cost_usd or 0.0
@@ -128,7 +126,7 @@ class Drafts:
                 self._failed_since = 0
                 name = type(self._stand_in).__name__.lower()
                 self._tell("trouble", f"{name} proposes one in its place, then it is asked again")
-            self._ahead.append(self._ask(incumbent, bench, results, trouble, by_stand_in))
+            self._ahead.append(self._ask(base, bench, results, trouble, by_stand_in))
         return None
 
     def _tried(self, proposal: Proposal, onto: str) -> set[str]:
@@ -213,7 +211,7 @@ class Drafts:
         self._to_mend = (self._as_tried(done, bench), trial.training.log) if mendable else None
 
     def _ask(
-        self, incumbent: Incumbent, bench: Bench, results: Sequence[Experiment], trouble: str = "",
+        self, base: Base, bench: Bench, results: Sequence[Experiment], trouble: str = "",
         by_stand_in: bool = False,
     ) -> Draft:  # fmt: skip
         """Have the agent think, in its own thread, about values only."""
@@ -227,12 +225,12 @@ class Drafts:
         )
         mend, log = self._to_mend or (None, "")
         context = Context(
-            self._program_text(), self._experiments.source(incumbent.commit), incumbent.val_bpb,
-            incumbent.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed,
+            self._program_text(), self._experiments.source(base.commit), base.val_bpb,
+            base.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed,
             trouble, mend, log,
         )  # fmt: skip
         agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
-        return Draft(incumbent.commit, in_background(agent.propose, context), by_stand_in)
+        return Draft(base.commit, in_background(agent.propose, context), by_stand_in)
 
     def _as_tried(self, experiment: Experiment, bench: Bench) -> Tried:
         """As the agent sees it: what was scored in another setting has no score that compares."""

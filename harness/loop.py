@@ -10,6 +10,7 @@ a station that is free, and takes in what comes back (`_take`).
 """
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -27,7 +28,7 @@ from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved, Repository
 from harness.limits import Limits, Summary
 from harness.lock import held, refuse
-from harness.records import AGAIN, KEEP, Decision, Measured, Trial
+from harness.records import AGAIN, KEEP, Base, Decision, Measured, Trial
 from harness.state import State
 from harness.trial.device import Device
 from harness.trial.measure import Bench
@@ -69,7 +70,6 @@ class Loop:
         self._standing: Standing | None = None
         self._stands_on: tuple[object, ...] | None = None
         self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
-        self._early: dict[object, Standing] = {}  # what is known before its last run is over, likewise
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # trials
@@ -106,6 +106,7 @@ class Loop:
                 for over in self._crew.done():
                     try:
                         self._take(over)
+                        self._let_train()
                     except (HarnessError, OSError) as failure:  # the others' results are not to be lost
                         self._fail(failure)
                 self._lab.kept.settle()
@@ -152,15 +153,16 @@ class Loop:
         current = self._stand(bench, station)
         waited, self._unproposed_since = self._unproposed_since, None
         if self._again and current is not None and not self._stopping:
-            return self._job(self._again.pop(0), bench)
+            return Job(self._lab.order((again := self._again.pop(0)).commit), bench, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
-        if current is None:
-            job, current = self._of_main(bench), self._known_early(self._ground(bench), station)
-            if job is not None or current is None or self._again:
-                return job
+        if current is None and ((of_main := self._of_main(bench)) is not None or self._again):
+            return of_main
+        base = current.incumbent if current else self._early(bench) if self._crew.at(station) else None
+        if base is None:
+            return None
         if not self._waiting:
-            found = self._drafts.next(current.incumbent, bench, self._results)
+            found = self._drafts.next(base, bench, self._results)
             if found is None:
                 if not self._crew.is_training(station):
                     self._unproposed_since = waited or time.monotonic()
@@ -170,43 +172,39 @@ class Loop:
                 self._proposed_after = time.monotonic() - waited
         experiment = self._waiting.pop(0)
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
-        return self._job(experiment, bench)
+        return Job(self._lab.order(experiment.commit), bench, experiment)
 
     def _has_next(self, station: Station) -> bool:
         """Whether a trial could begin at once, with nothing else to be done before."""
         ready = bool(self._again or self._waiting or self._drafts.is_ready)
         if not ready and (self._standing is not None or not any(self._runs_left.values())):
             return False
-        ground = self._ground(self._crew.bench(self._lab.bench(), station))
-        if self._standing is None:
-            return self._runs_left.get(ground, 0) > 0 or (ready and ground in self._early)
-        return self._stands_on == ground
-
-    def _job(self, experiment: Experiment, bench: Bench) -> Job:
-        return Job(self._lab.order(experiment.commit), bench, experiment)
+        ground = self._ground(bench := self._crew.bench(self._lab.bench(), station))
+        known = self._stands_on == ground or self._runs_left.get(ground, 0) > 0
+        return known or (ready and self._early(bench) is not None)
 
     def _of_main(self, bench: Bench) -> Job | None:
         """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
         (main, *_) = ground = self._ground(bench)
         if self._runs_left.get(ground, 0) <= 0:
-            if ground in self._runs_left and not self._of_commit(main):
+            if ground in self._runs_left and not self._crew.of_commit(main):
                 raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
             return None  # or a person moved main just now
-        first = not self._experiments.main_scores(bench.setting) and not self._of_commit(main)
+        first = not self._experiments.main_scores(bench.setting) and not self._crew.of_commit(main)
         where = "in this setting" if self._experiments.trials(main) else "here"
         why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
         self._tell("begun", f"{main[:7]} main {why}")
         self._runs_left[ground] -= 1
-        return Job(self._lab.order(main, running=[job.order.seed for job in self._of_commit(main)]), bench)
+        seeds = [job.order.seed for job in self._crew.of_commit(main)]
+        return Job(self._lab.order(main, running=seeds), bench)
 
-    def _known_early(self, ground: object, station: Station) -> Standing | None:
-        """What is known beside the last run of `main`: enough to have an experiment on it ready there."""
-        known, here = self._early.get(ground), all(job.station is station for job in self._crew.running)
-        elsewhere = known and any(each.parent != known.incumbent.commit for each in self._waiting[:1])
-        return known if here and not elsewhere else None
-
-    def _of_commit(self, commit: str) -> list[Job]:
-        return [job for job in self._crew.running if job.order.commit == commit]
+    def _early(self, bench: Bench) -> Base | None:
+        """`main`, while its runs are made: an experiment on it is to be ready when they are over."""
+        (main, *_) = ground = self._ground(bench)
+        if any(each.parent != main for each in self._waiting[:1]) or not self._crew.of_commit(main):
+            return None
+        scores, last = self._experiments.scores(main, bench.setting), self._runs_left.get(ground) == 0
+        return Base(main, statistics.fmean(scores) if scores else None) if scores or last else None
 
     def _stand(self, bench: Bench, station: Station) -> Standing | None:
         """Where the research stands, `main` moved as far as it may; read from git where somebody else
@@ -216,7 +214,7 @@ class Loop:
             return self._standing
         if ground not in self._runs_left:
             self._runs_left[ground] = self._lab.missing_runs(bench, len(self._crew))
-        if self._runs_left[ground] > 0 or self._of_commit(self._experiments.main):
+        if self._runs_left[ground] > 0 or self._crew.of_commit(self._experiments.main):
             return None
         if (known := self._lab.known(bench)) is None:
             return None
@@ -248,13 +246,13 @@ class Loop:
         if not busy or self._waiting or self._enough(self._undecided):
             return
         bench, asked = busy[-1].bench, sum(job.is_held and job.experiment is not None for job in busy)
-        if (standing := self._standing or self._early.get(self._ground(bench))) is not None:
-            self._drafts.ask_ahead(standing.incumbent, bench, self._results, len(self._crew) - asked)
+        if base := self._early(bench) or (self._standing.incumbent if self._standing else None):
+            self._drafts.ask_ahead(base, bench, self._results, len(self._crew) - asked)
 
     # ── what came back ────────────────────────────────────────────────────────────────────────
 
     def _take(self, job: Job) -> None:
-        """Take in what a trial gave; then whoever waits on its station may train."""
+        """Take in what a trial gave."""
         try:
             trial, folder = job.future.result()
         except Cancelled:
@@ -263,28 +261,32 @@ class Loop:
         self._disturbed += bool(trial.delay)
         self._crew.learn(job, trial)
         if job.experiment is None:
-            others = any(not each.is_held for each in self._of_commit(trial.commit))
+            others = any(not each.is_held for each in self._crew.of_commit(trial.commit))
             self._lab.noted(trial, folder, job.bench, others)
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
-        for waits in self._crew.held(job.station):
-            if self._is_wanted(waits):
+
+    def _let_train(self) -> None:
+        """Whoever waits on a station for its first batch, and for nothing else, gets it."""
+        for waits in self._crew.next_to_train():
+            wanted = self._is_wanted(waits)
+            if wanted:
                 self._bring_up(waits)
-            else:
+                self._crew.release(waits)
+            elif wanted is not None:
                 waits.turn.cancelled.set()  # it was only to be ready
                 self._put_back(waits)
-        self._crew.release(job.station)
 
-    def _is_wanted(self, job: Job) -> bool:
-        """Whether one that waits for its first batch is to have it now."""
+    def _is_wanted(self, job: Job) -> bool | None:
+        """Whether one that waits for its first batch is to have it now; None: not before `main` is known."""
         bench = self._crew.bench(self._lab.bench(), job.station)
         enough = self._enough(self._undecided - sum(j.is_held for j in self._crew.running), spent_usd=0.0)
         if job.experiment is None:
             of = self._experiments.main, bench.setting
             return (job.order.commit, job.bench.setting) == of and not enough
-        if self._stands_on != self._ground(bench):  # a person moved main
-            return False
+        if self._stands_on != self._ground(bench):  # or a person moved main
+            return None if self._early(job.bench) is not None else False
         return not (self._stopping if self._experiments.trials(job.order.commit) else enough)
 
     def _put_back(self, job: Job) -> None:
@@ -300,8 +302,6 @@ class Loop:
         run = f", run {count} for the noise" if count > 1 else ""
         self._tell("measured", f"     baseline: {score}{run}")
         self._lab.kept.score_holdout(trial.commit, job.bench, job.station)
-        if (known := self._lab.known(job.bench)) is not None:
-            self._early[self._ground(job.bench)] = known
         self._stand(self._crew.bench(self._lab.bench(), job.station), job.station)
 
     def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:

@@ -296,11 +296,19 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Incumbent:
-    """The commit to beat, and what is known of it in the current setting."""
+class Base:
+    """What a proposal is a change of."""
 
     commit: str
     """40 hex digits."""
+    val_bpb: float | None
+    """None while the first run of it is made."""
+
+
+@dataclass(frozen=True)
+class Incumbent(Base):
+    """The commit to beat, and what is known of it in the current setting."""
+
     val_bpb: float
     """What its true value is believed to be; its score, where nothing but that is known."""
     sd: float | None = None

@@ -139,3 +139,88 @@ def test_the_greedy_rule_takes_one_run_of_main_on_any_number_of_stations(greedy,
     told.scores |= {"the greedy rule": list(BASELINE), "One": list(WORSE)}
     begin(greedy, Changing([("One", 1, WORSE)]), places=3, experiments=1).run()
     assert len(known(greedy).trials(greedy("rev-parse", "main"))) == 1
+
+
+@pytest.fixture
+def two_runs(told, monkeypatch):
+    """Of `main`, one on each of two stations, at once."""
+    monkeypatch.setattr(lab, "CALIBRATION_RUNS", 2)
+    told.scores["baseline"] = list(BASELINE[:2])
+    return [("One", 1, WORSE), ("Two", 2, WORSE)]
+
+
+def test_on_every_station_an_experiment_starts_beside_mains_runs_and_trains_when_all_are_known(
+    fresh, told, beside, two_runs
+):
+    told.scores |= {title: list(scores) for title, _, scores in two_runs}
+    agent = Changing(two_runs)
+    first, knew, seen, real = [], [], [], agent.propose
+    agent.propose = lambda context: knew.append(context.val_bpb) or real(context)
+
+    def train(title):
+        if title != "baseline":
+            return seen.append(len(known(fresh).trials(fresh("rev-parse", "main"))))
+        beside.until_start_of("One")
+        beside.until_start_of("Two")
+        if not first:  # the other run of main is over a second before this one
+            first.append(title)
+            time.sleep(1)
+
+    beside.train = train
+    assert begin(fresh, agent, places=2, experiments=2).run().measured == 2
+    assert beside.started[:2] == [("baseline", True)] * 2 and beside.cancelled == []
+    assert sorted(beside.started[2:4]) == [("One", False), ("Two", False)]
+    assert knew == [None, None] and seen == [2, 2]
+    assert {e.status for e in known(fresh)} == {"discard"}
+
+
+def test_what_waits_for_mains_last_run_elsewhere_is_put_back_when_a_person_moves_main(
+    fresh, told, beside, two_runs
+):
+    told.scores |= {title: list(scores) for title, _, scores in two_runs}
+    told.scores["By hand"] = list(BASELINE[:2])
+    trained = []
+
+    def train(title):
+        trained.append(title)
+        last = len(trained) == 1
+        if title == "baseline":
+            beside.until_start_of("One")
+            beside.until_start_of("Two")
+        if last:
+            deadline = time.monotonic() + 20
+            while len(told.ran) < 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(0.5)  # who waits beside the other one waits for this one
+            source = fresh.folder / "train.py"
+            source.write_text(source.read_text() + "# by hand\n")
+            fresh("commit", "-qam", "By hand")
+
+    beside.train = train
+    begin(fresh, Changing(two_runs), places=2, experiments=2).run()
+    assert sorted(beside.cancelled) == ["One", "Two"]
+    assert trained[:4] == ["baseline", "baseline", "By hand", "By hand"]
+    assert {e.status for e in known(fresh)} == {"discard"}
+
+
+def test_a_night_that_is_stopped_while_one_waits_for_mains_last_run_ends_after_it(
+    fresh, told, beside, two_runs
+):
+    loop, trained = begin(fresh, Changing(two_runs), places=2), []
+
+    def train(title):
+        trained.append(title)
+        last = len(trained) == 1
+        beside.until_start_of("Two")
+        if last:
+            deadline = time.monotonic() + 20
+            while len(told.ran) < 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            loop.stop("stopped")
+
+    beside.train = train
+    assert loop.run().measured == 0
+    assert trained == ["baseline"] * 2 and sorted(beside.cancelled) == ["One", "Two"]
+    assert [e.status for e in known(fresh)] == [None, None]

@@ -58,7 +58,7 @@ ARROWS = {
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.
 BESIDE = """
-crew.Crew._may_start = lambda self, station: len(self._at(station)) < crew.AT_A_TIME
+crew.Crew._may_start = lambda self, station: len(self.at(station)) < crew.AT_A_TIME
 Watch.strain = lambda self, waits: die() if waits else ""
 """
 

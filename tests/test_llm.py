@@ -209,6 +209,14 @@ def test_the_output_of_a_crash_is_fenced_by_a_word_it_can_not_know():
     assert all(text.count(fence) == 3 for text, fence in zip(asked, fences, strict=True))
 
 
+def test_an_incumbent_that_has_no_score_yet_is_said_to_be_measured():
+    told = [prompt.messages(context(val_bpb=bpb), 100)[1]["content"] for bpb in (None, 2.0)]
+    assert [line.partition(" Its")[0] for line in told] == [
+        "The incumbent is being measured on a CPU.",
+        "The incumbent scores val_bpb 2.000000 on a CPU.",
+    ]
+
+
 def test_an_edit_that_differs_in_blanks_at_line_ends_still_fits():
     source = "a = 1   \nb = 2\n"
     text = "Title: t\nHypothesis: h\n<<<<<<< SEARCH\na = 1\nb = 2\n=======\na = 3\n>>>>>>> REPLACE\n"

@@ -28,8 +28,8 @@ class Context:
     """program.md: what the person wants."""
     source: bytes
     """The incumbent's train.py."""
-    val_bpb: float
-    """The incumbent's."""
+    val_bpb: float | None
+    """The incumbent's; None while it is measured for the first time."""
     commit: str
     """The incumbent, 40 hex digits."""
     history: tuple[Tried, ...]

@@ -57,7 +57,8 @@ def task(context: Context, branch: str, minutes: float, history_tokens: int) -> 
 
 def _known(context: Context, source: str, history_tokens: int) -> Iterator[str]:
     device = "a GPU" if context.on_gpu else "a CPU"
-    yield f"The incumbent scores val_bpb {context.val_bpb:.6f} on {device}. {source}".strip()
+    known = "is being measured" if context.val_bpb is None else f"scores val_bpb {context.val_bpb:.6f}"
+    yield f"The incumbent {known} on {device}. {source}".strip()
     if lines := digest(context.history, history_tokens):
         yield "Tried so far, oldest first:\n" + "\n".join(lines)
     if context.failed is not None:
