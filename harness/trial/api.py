@@ -138,9 +138,11 @@ class Run:
         queued: deque[Any] = deque()
         while True:
             steps = [later - earlier for earlier, later in pairwise(ends)]
-            # One slow step in the beginning must not decide that no other fits.
+            # One slow step in the beginning must not decide that no other fits: it compiled, and on a GPU the
+            # time until the second one is asked for says nothing of what is still queued.
             step_seconds = (statistics.median(steps) if len(steps) > 2 else min(steps)) if steps else 0.0
-            if self.elapsed_seconds + step_seconds * (1 + len(queued)) > self.budget_seconds:
+            ahead = 1 + len(queued) if len(steps) > 1 else 1
+            if self.elapsed_seconds + step_seconds * ahead > self.budget_seconds:
                 break
             yield loader.next()
             self._reported["num_steps"] += 1
