@@ -5,6 +5,7 @@ has room for both: while the other one trains, if the driver tells their work an
 gets its first batch when the loop has taken in what the other one gave. (A holdout's scorer is neither.)
 """
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -74,8 +75,9 @@ class Crew:
         """Whose trials are there: a further one starts held."""
         return [job for job in self.running if job.station is station]
 
-    def of_commit(self, commit: str) -> list[Job]:
-        return [job for job in self.running if job.order.commit == commit]
+    def runs_of(self, main: str) -> list[Job]:
+        """That are not over; an experiment that a person moved `main` to is none."""
+        return [job for job in self.running if job.experiment is None and job.order.commit == main]
 
     def is_training(self, station: Station) -> bool:
         """Whether a trial there is not over with its training."""
@@ -118,11 +120,12 @@ class Crew:
         except Empty:
             pass
 
-    def done(self) -> list[Job]:
-        """Jobs that are over; each is told once."""
-        over = [job for job in self.running if job.future.done()]
-        self.running = [job for job in self.running if job not in over]
-        return over
+    def done(self) -> Iterator[Job]:
+        """Jobs that are over, each told once; the next one runs until this one was taken in."""
+        for job in list(self.running):
+            if job.future.done():
+                self.running.remove(job)
+                yield job
 
     def learn(self, job: Job, trial: Trial) -> None:
         """How much memory a training took."""

@@ -9,12 +9,11 @@ with several GPUs none waits for another: one thread asks what is to be measured
 a station that is free, and takes in what comes back (`_take`).
 """
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import gate
@@ -171,6 +170,8 @@ class Loop:
             if waited is not None:
                 self._proposed_after = time.monotonic() - waited
         experiment = self._waiting.pop(0)
+        if current is not None and not current.knows(experiment.parent):  # a main that gave no score, say
+            experiment = self._drafts.moved(experiment, base.commit) or experiment
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
         return Job(self._lab.order(experiment.commit), bench, experiment)
 
@@ -187,21 +188,21 @@ class Loop:
         """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
         (main, *_) = ground = self._ground(bench)
         if self._runs_left.get(ground, 0) <= 0:
-            if ground in self._runs_left and not self._crew.of_commit(main):
+            if ground in self._runs_left and not self._crew.runs_of(main):
                 raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
             return None  # or a person moved main just now
-        first = not self._experiments.main_scores(bench.setting) and not self._crew.of_commit(main)
+        first = not self._experiments.main_scores(bench.setting) and not self._crew.runs_of(main)
         where = "in this setting" if self._experiments.trials(main) else "here"
         why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
         self._tell("begun", f"{main[:7]} main {why}")
         self._runs_left[ground] -= 1
-        seeds = [job.order.seed for job in self._crew.of_commit(main)]
+        seeds = [job.order.seed for job in self._crew.runs_of(main)]
         return Job(self._lab.order(main, running=seeds), bench)
 
     def _early(self, bench: Bench) -> Base | None:
         """`main`, while its runs are made: an experiment on it is to be ready when they are over."""
         (main, *_) = ground = self._ground(bench)
-        if any(each.parent != main for each in self._waiting[:1]) or not self._crew.of_commit(main):
+        if any(each.parent != main for each in self._waiting[:1]) or not self._crew.runs_of(main):
             return None
         scores, last = self._experiments.scores(main, bench.setting), self._runs_left.get(ground) == 0
         return Base(main, statistics.fmean(scores) if scores else None) if scores or last else None
@@ -214,7 +215,7 @@ class Loop:
             return self._standing
         if ground not in self._runs_left:
             self._runs_left[ground] = self._lab.missing_runs(bench, len(self._crew))
-        if self._runs_left[ground] > 0 or self._crew.of_commit(self._experiments.main):
+        if self._runs_left[ground] > 0 or self._crew.runs_of(self._experiments.main):
             return None
         if (known := self._lab.known(bench)) is None:
             return None
@@ -257,11 +258,11 @@ class Loop:
             trial, folder = job.future.result()
         except Cancelled:
             return
-        trial = dataclasses.replace(trial, propose_seconds=job.propose_seconds)
+        trial = replace(trial, propose_seconds=job.propose_seconds)
         self._disturbed += bool(trial.delay)
         self._crew.learn(job, trial)
         if job.experiment is None:
-            others = any(not each.is_held for each in self._crew.of_commit(trial.commit))
+            others = any(not each.is_held for each in self._crew.runs_of(trial.commit))
             self._lab.noted(trial, folder, job.bench, others)
             self._take_run_of_main(job, trial)
         else:
@@ -270,8 +271,7 @@ class Loop:
     def _let_train(self) -> None:
         """Whoever waits on a station for its first batch, and for nothing else, gets it."""
         for waits in self._crew.next_to_train():
-            wanted = self._is_wanted(waits)
-            if wanted:
+            if wanted := self._is_wanted(waits):
                 self._bring_up(waits)
                 self._crew.release(waits)
             elif wanted is not None:
@@ -282,11 +282,12 @@ class Loop:
         """Whether one that waits for its first batch is to have it now; None: not before `main` is known."""
         bench = self._crew.bench(self._lab.bench(), job.station)
         enough = self._enough(self._undecided - sum(j.is_held for j in self._crew.running), spent_usd=0.0)
+        if self._ground(job.bench) != (ground := self._ground(bench)):  # a person changed the config
+            return False
         if job.experiment is None:
-            of = self._experiments.main, bench.setting
-            return (job.order.commit, job.bench.setting) == of and not enough
-        if self._stands_on != self._ground(bench):  # or a person moved main
-            return None if self._early(job.bench) is not None else False
+            return job.order.commit == ground[0] and not enough
+        if self._stands_on != ground:  # or a person moved main
+            return None if self._early(bench) is not None else False
         return not (self._stopping if self._experiments.trials(job.order.commit) else enough)
 
     def _put_back(self, job: Job) -> None:
@@ -358,9 +359,8 @@ class Loop:
 
     def _bring_up(self, job: Job) -> None:
         """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
-        tip = self._standing.incumbent.commit if self._standing is not None else ""
-        experiment = job.experiment
-        if experiment is None or not tip or experiment.parent == tip:
+        experiment, standing = job.experiment, self._standing
+        if experiment is None or standing is None or experiment.parent == (tip := standing.incumbent.commit):
             return
         if (moved := self._drafts.moved(experiment, tip)) is not None:
             self._tell("note", f"{moved.name.number:04d} starts anew: the tip is {tip[:7]} now")

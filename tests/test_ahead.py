@@ -1,11 +1,13 @@
 """What starts before the research stands anywhere: runs of `main`, and the first experiment on it."""
 
 import dataclasses
+import threading
 import time
 
 import pytest
 from stubs import BASELINE, SD, Changing, begin, known
 
+import harness.crew as crew
 import harness.lab as lab
 from harness.errors import HarnessError
 from harness.records import CRASH
@@ -224,3 +226,123 @@ def test_a_night_that_is_stopped_while_one_waits_for_mains_last_run_ends_after_i
     assert loop.run().measured == 0
     assert trained == ["baseline"] * 2 and sorted(beside.cancelled) == ["One", "Two"]
     assert [e.status for e in known(fresh)] == [None, None]
+
+
+def test_what_was_begun_on_a_main_that_gives_no_score_is_measured_on_the_mended_one(
+    fresh, told, beside, two_runs, monkeypatch
+):
+    told.scores |= {"One": list(WORSE), "Two": list(WORSE), "Mended": list(BASELINE)}
+
+    def train(title):
+        if title == "baseline":
+            beside.until_start_of("One")
+            beside.until_start_of("Two")
+
+    beside.train, no_score = train, {"status": CRASH, "detail": "exit 1", "val_bpb": None}
+    monkeypatch.setattr(lab, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
+    with pytest.raises(HarnessError, match="gives no score"):
+        begin(fresh, Changing(two_runs), places=2, experiments=2).run()
+    source = fresh.folder / "train.py"
+    source.write_text(source.read_text() + "# by hand\n")
+    fresh("commit", "-qam", "Mended")
+    beside.train = lambda title: None
+    monkeypatch.setattr(lab, "measure", beside)
+    assert begin(fresh, Changing([]), places=2, experiments=2).run().measured == 2
+    assert {e.parent for e in known(fresh)} == {fresh("rev-parse", "main")}
+
+
+def test_a_person_may_put_main_on_an_experiment_that_is_held(fresh, told, beside):
+    answers = [("Much", 1, [2.0 - 15 * SD] * 6), ("Two", 9, WORSE)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+
+    def train(title):
+        beside.until_start_of({"Much": "Two"}.get(title))
+        if title == "Two":
+            beside.until_start_of("Much", 2)
+            fresh("merge", "-q", "--ff-only", known(fresh).find("1").name.branch)
+
+    beside.train = train
+    begin(fresh, Changing(answers), places=1, experiments=2).run()
+    assert beside.cancelled == ["Much"] and known(fresh).find("2").status == "discard"
+
+
+# ── results that come back at once ────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """The loop is away for a moment: what is over meanwhile comes back together."""
+    real = crew.Crew.wait
+    monkeypatch.setattr(crew.Crew, "wait", lambda self, also=None: (real(self, also), time.sleep(0.3)))
+    return threading.Barrier(2, timeout=20)
+
+
+def test_all_runs_of_main_that_come_back_at_once_count(fresh, told, beside, two_runs, slow):
+    told.scores |= {"baseline": [1.9, 2.1], "One": [2.0] * 3, "Two": [2.0] * 3}
+    beside.train = lambda title: slow.wait() if title == "baseline" else None
+    beside.tells_apart = lambda title: False
+    begin(fresh, Changing(two_runs), places=2, experiments=2).run()
+    assert known(fresh).find("1").message.trailers["Incumbent"].endswith(" 2.000000")
+
+
+def test_a_run_of_main_that_crashes_leaves_the_score_of_one_that_comes_back_with_it(
+    fresh, told, beside, two_runs, slow, monkeypatch
+):
+    told.scores["One"], over = list(WORSE), []
+    beside.train = lambda title: slow.wait() if title == "baseline" else None
+
+    def measure(*args):
+        trial = beside(*args)
+        over.append(trial)
+        no_score = {"status": CRASH, "detail": "exit 1", "val_bpb": None}
+        return dataclasses.replace(trial, **no_score) if len(over) == 1 else trial
+
+    monkeypatch.setattr(lab, "measure", measure)
+    assert begin(fresh, Changing(two_runs), places=2, experiments=1).run().measured == 1
+
+
+def test_what_is_held_where_one_that_is_kept_comes_back_with_another_begins_anew_on_it(
+    fresh, told, beside, slow
+):
+    answers = [("One", 1, WORSE), ("Two", 2, [2.0 - 8 * SD] * 3), ("Three", 3, WORSE), ("Four", 4, WORSE)]
+    told.scores |= {title: list(scores) for title, _, scores in answers}
+
+    def train(title):
+        if title in ("One", "Two"):
+            beside.until_start_of("Three")
+            beside.until_start_of("Four")
+            slow.wait()
+
+    beside.train = train
+    begin(fresh, Changing(answers), places=2, experiments=4).run()
+    two, *held = (known(fresh).find(str(n)) for n in (2, 3, 4))
+    assert two.status == "keep" and two.commit in [experiment.parent for experiment in held]
+
+
+def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
+    fresh, told, beside, two_runs, monkeypatch
+):
+    told.scores |= {"baseline": list(BASELINE) * 2, "One": list(WORSE), "Two": list(WORSE)}
+    path, here, trained = fresh.folder / ".autoresearch" / "config.toml", threading.local(), []
+    loop = begin(fresh, agent := Changing(two_runs), places=2, experiments=2)
+
+    def train(title):
+        trained.append(title)
+        if title == "baseline" and len(trained) < 3:
+            beside.until_start_of("One")
+            held = next(job.station for job in loop._crew.running if job.experiment)
+            if here.station is held:  # over first: One waits for the other run of main
+                text = path.read_text()
+                path.write_text(text.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+            else:
+                beside.until_start_of("baseline", 3)
+
+    def propose(context):
+        if len(agent.answers) == 1:  # Two is not ready before another run of main is
+            beside.until_start_of("baseline", 3)
+        return real(context)
+
+    real, agent.propose, beside.train = agent.propose, propose, train
+    monkeypatch.setattr(lab, "measure", lambda *a: setattr(here, "station", a[8]) or beside(*a))
+    loop.run()
+    assert known(fresh).find("1").setting.budget_seconds == 1.5
