@@ -2,7 +2,8 @@
 
 A station has one trial that trains or is scored, and at most one that starts meanwhile, where the GPU
 has room for both: while the other one trains, if the driver tells their work and memory apart. That one
-gets its first batch when the loop has taken in what the other one gave. (A holdout's scorer is neither.)
+gets its first batch when the loop has taken in what the other one gave, and knows `main`. (A holdout's
+scorer is neither.)
 """
 
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ class Crew:
             pass
 
     def done(self) -> Iterator[Job]:
-        """Jobs that are over, each told once; the next one runs until this one was taken in."""
+        """Jobs that are over, each told once; the next one counts as running until this one was taken in."""
         for job in list(self.running):
             if job.future.done():
                 self.running.remove(job)

@@ -79,7 +79,7 @@ class Drafts:
         return self._ahead[0].answer if self._ahead else None
 
     def next(self, base: Base, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
-        """The next proposal that was not tried, committed on a branch that starts at the incumbent.
+        """The next proposal that was not tried, committed on a branch that starts at `base`.
 
         None while there is none: then one is being made.
 

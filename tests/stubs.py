@@ -162,9 +162,15 @@ class Held:
         self.until_start_of(self.trains_until_start_of.get(title))
 
     def until_start_of(self, wanted, times=1):
+        self.until(
+            lambda: not wanted or [name for name, _ in self.started].count(wanted) >= times,
+            f"a start of {wanted}",
+        )
+
+    def until(self, happened, what=""):
         deadline = time.monotonic() + 20
-        while wanted and [name for name, _ in self.started].count(wanted) < times:
-            assert time.monotonic() < deadline, f"{wanted} did not start meanwhile"
+        while not happened():
+            assert time.monotonic() < deadline, f"{what} did not happen meanwhile"
             time.sleep(0.01)
 
 

@@ -190,10 +190,7 @@ def test_what_waits_for_mains_last_run_elsewhere_is_put_back_when_a_person_moves
             beside.until_start_of("One")
             beside.until_start_of("Two")
         if last:
-            deadline = time.monotonic() + 20
-            while len(told.ran) < 1:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            beside.until(lambda: told.ran)
             time.sleep(0.5)  # who waits beside the other one waits for this one
             source = fresh.folder / "train.py"
             source.write_text(source.read_text() + "# by hand\n")
@@ -216,10 +213,7 @@ def test_a_night_that_is_stopped_while_one_waits_for_mains_last_run_ends_after_i
         last = len(trained) == 1
         beside.until_start_of("Two")
         if last:
-            deadline = time.monotonic() + 20
-            while len(told.ran) < 1:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            beside.until(lambda: told.ran)
             loop.stop("stopped")
 
     beside.train = train

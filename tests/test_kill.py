@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import edit, processes_with
-from nights import FASTER, Script, loop_in
+from nights import FASTER, WORSE, Script, loop_in
 
+import harness.lab as lab
 from harness.errors import HarnessError
 from harness.ledger import notes
 from harness.ledger.experiments import Experiments
@@ -57,9 +58,17 @@ ARROWS = {
 }
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.
-BESIDE = """
-crew.Crew._may_start = lambda self, station: len(self.at(station)) < crew.AT_A_TIME
+MAY_START = "crew.Crew._may_start = lambda self, station: len(self.at(station)) < crew.AT_A_TIME"
+BESIDE = f"""
+{MAY_START}
 Watch.strain = lambda self, waits: die() if waits else ""
+"""
+
+# One that kills itself when the last run of main is over and not noted, with an experiment held beside it.
+EARLY = f"""
+{MAY_START}
+lab.CALIBRATION_RUNS = 2
+before(lab.Lab, 'noted')
 """
 
 
@@ -90,6 +99,20 @@ def test_both_are_finished_where_one_trained_and_the_next_was_held(research):
     assert [len(known.trials(e.commit)) for e in known] == [1, 1]
     assert [e.status for e in known] == ["discard", "keep"]
     nothing_is_left_of(research)
+
+
+def test_one_that_was_held_beside_mains_last_run_is_decided_after_it(believing, monkeypatch):
+    monkeypatch.setattr(lab, "CALIBRATION_RUNS", 2)
+    killed(believing.folder, EARLY, ("Worse", WORSE))
+    known, main = Experiments(open_repository(believing.folder)), believing("rev-parse", "main")
+    assert [e.status for e in known] == [None] and known.trials(main) == []
+
+    loop_in(believing.folder, Script(), experiments=1).run()
+    known = Experiments(open_repository(believing.folder))
+    (worse,) = known
+    assert worse.status == "discard" and worse.parent == main
+    assert [len(known.trials(commit)) for commit in (main, worse.commit)] == [1, 1]
+    nothing_is_left_of(believing)
 
 
 @pytest.mark.parametrize("arrow", ARROWS)
