@@ -57,7 +57,7 @@ class TrialConfig:
     disk_mb: int
     """What a trial may write in all: checkpoint and temporary files (held in memory)."""
     memory_gb: float
-    """Memory a process of the trial may take; 0 means four fifths of the machine."""
+    """Memory a process of the trial may take; 0 means four fifths of the machine or container."""
     gpu_memory_gb: float
     """GPU memory that may be in use while it trains; 0 means all of it."""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import harness.lab as lab
 from harness.errors import HarnessError
 from harness.ledger.opening import open_repository
 from harness.records import CRASH, ERROR, OK
-from harness.trial import conditions, device, supervisor
+from harness.trial import conditions, supervisor
 from harness.trial.conditions import Watch
 from harness.trial.device import Device
 from harness.trial.measure import measure
@@ -158,34 +157,6 @@ def test_what_was_paid_for_before_the_limit_on_money_was_met_is_measured(fresh, 
     agent.propose = lambda context: dataclasses.replace(real(context), cost_usd=1.0)
     assert begin(fresh, agent, places=1, usd=2.0).run().measured == 2
     assert beside.cancelled == [] and [e.status for e in known(fresh)] == ["discard"] * 2
-
-
-def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
-    assert Device("cuda", "a GPU", None).core_count == 2
-    assert Device("cuda", "a GPU", None, place=1, places=2).core_count == 1
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, math.inf),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
-        ({}, math.inf),
-    ],
-)
-def test_a_container_that_sees_more_cores_than_it_may_use_has_no_more_of_them(
-    tmp_path, monkeypatch, files, cores
-):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert device.quota_cores(tmp_path) == cores
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
-    monkeypatch.setattr(device, "quota_cores", lambda: cores)
-    assert Device("cuda", "a GPU", None).core_count == int(min(64, cores))
 
 
 def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, beside):

@@ -75,10 +75,10 @@ class Device:
         """Of a process on it, for `harness.trial.limits`.
 
         Args:
-            memory_gb: a config's; 0 means four fifths of the machine, shared by all places.
+            memory_gb: a config's; 0 means four fifths of the machine or container, shared by all places.
         """
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        memory = memory_gb * 2**30 or 0.8 * machine / self.places
+        memory = memory_gb * 2**30 or 0.8 * min(machine, quota_bytes()) / self.places
         return {"memory_bytes": int(memory), "cores": self.cores}
 
 
@@ -186,6 +186,16 @@ def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
             quota, period = " ".join((cgroup / name).read_text() for name in names).split()
             if float(quota) > 0:
                 return float(quota) / float(period)
+        except (OSError, ValueError):
+            continue
+    return math.inf
+
+
+def quota_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """How much memory a container may take; infinite without such a limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, and 1
+        try:
+            return float((cgroup / name).read_text().replace("max", "inf"))
         except (OSError, ValueError):
             continue
     return math.inf

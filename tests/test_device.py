@@ -1,0 +1,58 @@
+"""What a machine has for a trial: its cores and its memory, in a container too."""
+
+import math
+import os
+
+import pytest
+
+import harness.trial.device as device
+from harness.trial.device import Device
+
+
+def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    assert Device("cuda", "a GPU", None).core_count == 2
+    assert Device("cuda", "a GPU", None, place=1, places=2).core_count == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_container_that_sees_more_cores_than_it_may_use_has_no_more_of_them(
+    tmp_path, monkeypatch, files, cores
+):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert device.quota_cores(tmp_path) == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    monkeypatch.setattr(device, "quota_cores", lambda: cores)
+    assert Device("cuda", "a GPU", None).core_count == int(min(64, cores))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "most"),
+    [
+        ("memory.max", "1000\n", 800),
+        ("memory.max", "max\n", math.inf),
+        ("memory/memory.limit_in_bytes", "1000\n", 800),
+        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", math.inf),
+        ("elsewhere", "1000\n", math.inf),
+    ],
+)
+def test_a_trial_in_a_container_may_take_four_fifths_of_what_that_may(
+    tmp_path, monkeypatch, name, text, most
+):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    machine, quota = Device("cpu", "x", None).limits(0.0)["memory_bytes"], device.quota_bytes(tmp_path)
+    monkeypatch.setattr(device, "quota_bytes", lambda: quota)
+    assert Device("cpu", "x", None).limits(0.0)["memory_bytes"] == min(machine, most)
+    assert Device("cpu", "x", None, places=2).limits(0.0)["memory_bytes"] == min(machine, most) // 2
