@@ -100,7 +100,7 @@ class Drafts:
                 mark = _mark(proposal.source)
                 if mark == _mark(parent):
                     trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
-                elif mark in self._tried(proposal, base.commit):
+                elif mark in self._tried(proposal):
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
                     if not draft.by_stand_in:
@@ -129,9 +129,9 @@ class Drafts:
             self._ahead.append(self._ask(base, bench, results, trouble, by_stand_in))
         return None
 
-    def _tried(self, proposal: Proposal, onto: str) -> set[str]:
-        """Programs that are not to be run again; of what is begun anew, not its own one elsewhere."""
-        return {e.program for e in self._experiments if e.commit != proposal.origin or e.parent == onto}
+    def _tried(self, proposal: Proposal) -> set[str]:
+        """Programs that are not to be run again, but for its own: a person may want that measured anew."""
+        return {e.program for e in self._experiments if e.commit != proposal.origin}
 
     def begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
@@ -170,12 +170,14 @@ class Drafts:
     def begin_again(self, kept: Experiment, onto: str, base: str = "") -> list[Experiment]:
         """A kept experiment that `main` passed by, begun anew there: all that it has on top of `base`.
 
-        Nothing where it doesn't apply, or a person took it over by hand.
+        Nothing where it doesn't apply, a person took it over by hand, or it needs no run there.
 
         Args:
             base: else where the two part.
         """
         base = base or self._fork(kept.parent, onto)
+        if self._carried(kept, onto, base):
+            return []
         proposal = self._experiments.proposal(kept)
         if kept.parent != base:
             proposal = dataclasses.replace(proposal, title=f"{proposal.title}, and what it stood on")
@@ -183,11 +185,31 @@ class Drafts:
             again = self._reapplied(proposal, base, onto)
             if again.source == self._experiments.source(onto):
                 return []
-            self._tell("main", "     main moved meanwhile: applied again on the new one")
-            return [self._experiments.begin(again, onto, _mark(again.source))]
+            begun = self._experiments.begin(again, onto, _mark(again.source))
         except NoProposal as conflict:
-            self._tell("main", f"     main moved meanwhile: {conflict}")
+            self._tell("main", f"     the tip moved meanwhile: {conflict}")
             return []
+        number, which = f"{begun.name.number:04d}", f"{kept.name.number:04d}"
+        self._tell("main", f"     the tip moved meanwhile: {which} is applied to {onto[:7]}, as {number}")
+        return [begun]
+
+    def _carried(self, kept: Experiment, onto: str, base: str) -> bool:
+        """Put a kept experiment, and what it stands on above `base`, on a commit that has the train.py of one
+        of those, or of `base`: they are the same programs there. False where it has another one."""
+        below, stack = {e.commit: e for e in self._experiments}, [kept]
+        while stack[0].parent != base and stack[0].parent in below:
+            stack.insert(0, below[stack[0].parent])
+        points = [stack[0].parent, *(e.commit for e in stack)]
+        same = [n for n, commit in enumerate(points) if self._experiments.are_one_program(commit, onto)]
+        if not same or not self._experiments.gone.isdisjoint(points[1:]):
+            return False
+        for link in stack[same[-1] :]:
+            made = self._experiments.carried(link, onto)
+            self._tell(
+                "main", f"     {link.name.number:04d} is the same on {onto[:7]}: {made.name.number:04d}"
+            )
+            onto = made.commit
+        return True
 
     def meet(self, done: Experiment, before: Standing, now: Standing) -> list[Experiment]:
         """Two winners beside each other: the change of the one that is not on the line is begun anew on

@@ -241,9 +241,7 @@ class Lab:
             below = self.known(bench, parent)
             if below is not None:
                 tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
-                done = tip and any(
-                    experiment.message.trailers.get("Origin") == tip.commit for experiment in every.values()
-                )
+                done = tip and any(experiment.origin == tip.commit for experiment in every.values())
                 return (tip, parent) if tip and not done else None
         return None
 

@@ -219,10 +219,10 @@ class Loop:
             return None
         if (known := self._lab.known(bench)) is None:
             return None
-        self._advance(known, bench, station)
         if (passed := self._lab.passed_by(bench)) is not None:
             self._waiting += self._drafts.begin_again(passed[0], known.incumbent.commit, passed[1])
-        return self._standing
+            known = self._lab.known(bench) or known  # its runs may hold there
+        return self._advance(known, bench, station)
 
     def _advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
         """Move `main` as far as it may."""
@@ -303,6 +303,10 @@ class Loop:
         run = f", run {count} for the noise" if count > 1 else ""
         self._tell("measured", f"     baseline: {score}{run}")
         self._lab.kept.score_holdout(trial.commit, job.bench, job.station)
+        self._read_again(job)
+
+    def _read_again(self, job: Job) -> None:
+        self._stands_on = None
         self._stand(self._crew.bench(self._lab.bench(), job.station), job.station)
 
     def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:
@@ -334,15 +338,12 @@ class Loop:
             self._lab.kept.forget(folder)
         if done is None or done.val_bpb is None:
             return
-        if not standing.knows(parent):
-            if done.status == KEEP:
-                self._waiting += self._drafts.begin_again(done, standing.incumbent.commit)
-            return
-        if self._stands_on != self._ground(bench):  # a person moved main: it is read anew
-            main = self._experiments.main
-            if done.status == KEEP and not self._experiments.are_in_line(parent, main):  # amended, say
-                self._waiting += self._drafts.begin_again(done, main)
-            return
+        is_known, moved = standing.knows(parent), self._stands_on != self._ground(bench)  # by a person
+        if moved or not is_known:
+            onto = self._experiments.main if is_known else standing.incumbent.commit
+            if done.status == KEEP and not self._experiments.are_in_line(parent, onto):  # amended, say
+                self._waiting += self._drafts.begin_again(done, onto)
+            return self._read_again(job)
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
         now = standing.after(of)

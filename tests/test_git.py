@@ -7,6 +7,7 @@ from conftest import harness
 from nights import Script, loop_in
 from stubs import SD, Changing, known, program
 
+from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.ledger.opening import open_repository
 from harness.lock import held
@@ -81,7 +82,7 @@ def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told
     assert known(greedy).find("1").runs == [1.5, 1.6]
 
 
-def test_what_was_kept_while_main_was_amended_is_applied_to_the_new_one(greedy, told):
+def test_what_was_kept_while_main_was_amended_stands_on_the_new_one(greedy, told):
     told.scores["the greedy rule"] = [2.0]
     told.scores["other words"] = [2.0]
 
@@ -89,7 +90,7 @@ def test_what_was_kept_while_main_was_amended_is_applied_to_the_new_one(greedy, 
         greedy("commit", "-q", "--amend", "-m", "other words")
         return FAR_BETTER
 
-    night(greedy.folder, told, ("Better", 1, [amend, FAR_BETTER]), experiments=2)
+    night(greedy.folder, told, ("Better", 1, [amend]), ("Worse", 2, [3.0]))
     again = known(greedy).find("2")
     assert again.message.trailers["Origin"] == known(greedy).find("1").commit
     assert greedy("log", "-1", "--format=%s", f"{again.commit}~") == "other words"
@@ -192,12 +193,13 @@ def test_what_stands_on_an_unproven_one_takes_it_along_when_a_person_moves_main(
         fresh("commit", "-qm", "words")
         return 2.0 - 9 * SD
 
-    told.scores["More, and what it stood on"] = [2.0 - 9 * SD] * 4
-    night(fresh.folder, told, ("More", 2, [words, *[2.0 - 9 * SD] * 4]), experiments=2)
-    again = known(fresh).find("3")
-    assert again.message.trailers["Origin"] == known(fresh).find("2").commit
-    assert fresh("log", "-1", "--format=%s", f"{again.commit}~") == "words"
-    source = fresh("show", f"{again.commit}:train.py")
+    night(fresh.folder, told, ("More", 2, [words, *[2.0 - 9 * SD] * 4]))
+    small, more, *again = known(fresh)
+    assert [each.origin for each in again] == [small.commit, more.commit]
+    assert [each.message.subject for each in again] == [small.message.subject, more.message.subject]
+    assert again[1].parent == again[0].commit
+    assert fresh("log", "-1", "--format=%s", f"{again[0].commit}~") == "words"
+    source = fresh("show", f"{again[1].commit}:train.py")
     assert "PLACE_1 = 1" in source and "PLACE_2 = 1" in source
 
 
@@ -207,12 +209,38 @@ def test_a_commit_on_main_that_leaves_train_py_as_it_is_needs_no_run(fresh, told
     (fresh.folder / "README").write_text("about it")
     fresh("add", "README")
     fresh("commit", "-qm", "words")
-    night(fresh.folder, told, ("Worse", 3, [2.0 + 9 * SD]), experiments=2)
+    night(fresh.folder, told, ("Worse", 3, [2.0 + 8 * SD]))
     again = [fresh("log", "-1", "--format=%s", commit).split(" (")[0] for commit, _ in told.ran[before:]]
-    assert again == ["A bit", "Worse"], "main was run again, or what stood on it was not applied to it"
+    assert again == ["Worse"], "main was run again, or what stood on it"
     assert fresh("log", "-1", "--format=%s", "exp/0003-a-bit~") == "words"
+    bit, worse = known(fresh).find("3"), known(fresh).find("4")
+    assert worse.parent == bit.commit and worse.incumbent[1] == pytest.approx(bit.believed, abs=SD / 2)
     said = harness("status", cwd=fresh.folder).stdout
     assert f"main     {fresh('rev-parse', 'main')[:7]}  val_bpb 2.0000, the mean of 4 runs, believed" in said
+    runs = [each.scores for each in known(fresh).measured(bit.setting)]
+    assert len(runs) == 4 and len(set(runs)) == 4, "what is there twice counts twice"
+
+
+def test_what_a_person_cherry_picks_has_the_runs_of_the_experiment(fresh, told):
+    night(fresh.folder, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 3 * SD]))
+    told.scores["Bad"] = [2.0 + 4 * SD]
+    bad = known(fresh).find("2")
+    fresh("checkout", "-q", bad.commit, "--", "train.py")  # with what it stands on
+    fresh("commit", "-qm", "Bad")
+    night(fresh.folder, told, ("Worse", 3, [2.0 + 9 * SD]))
+    assert known(fresh).main_scores(bad.setting) == (2.0 + 3 * SD, 2.0 + 4 * SD), "a commit is run twice"
+    assert fresh("rev-parse", "main") in [e.parent for e in known(fresh).measured(bad.setting)]
+
+
+def test_adopting_one_on_the_same_commit_is_one_more_run_of_it(greedy, told):
+    told.scores["the greedy rule"] = [2.0]
+    night(greedy.folder, told, ("Better", 1, [3.0]))
+    (first,) = known(greedy)
+    told.scores["Better"] = [1.9]
+    loop_in(greedy.folder, Again([known(greedy).proposal(first)]), experiments=1).run()
+    again = known(greedy).find("2")
+    assert again.parent == first.parent and again.runs == [3.0, 1.9] and again.status == "discard"
+    assert [each.commit for each in known(greedy).measured(first.setting)][1:] == [again.commit]
 
 
 def test_a_change_of_main_that_was_taken_back_needs_no_run_either(fresh, told):

@@ -14,7 +14,7 @@ import click
 from harness import config as configs
 from harness.corpus.prepare import open_prepared
 from harness.errors import DONE, FAILED, HarnessError
-from harness.ledger.experiments import Experiments
+from harness.ledger.known import Known
 from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.paths import HOOKS, cache_dir
@@ -97,7 +97,7 @@ def _git(repository: Repository) -> Iterator[Finding]:
     try:
         commit = repository.commit("HEAD")
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
-        _ = Experiments(repository).main
+        _ = Known(repository).main
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
     try:

@@ -18,7 +18,7 @@ from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
 from harness.gate.standing import Standing, rebuilt
 from harness.ledger.experiment import Experiment, best, comparable
-from harness.ledger.experiments import Experiments
+from harness.ledger.known import Known
 from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.lock import holder
@@ -50,7 +50,7 @@ Examples:
 def status(as_json: bool) -> int:
     """What runs now, the best so far, the last results, the limits."""
     repository = open_repository()
-    known = Experiments(repository)
+    known = Known(repository)
     experiments = list(known)
     process = holder(repository.loop_lock)
     running = read(repository.loop_state) if process else {}
@@ -120,7 +120,7 @@ def status(as_json: bool) -> int:
     return DONE
 
 
-def _setting(repository: Repository, known: Experiments) -> Setting | None:
+def _setting(repository: Repository, known: Known) -> Setting | None:
     """Of the config as it stands; where the last measurements are another machine's, theirs."""
     last = known.setting
     try:
@@ -167,7 +167,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One object a line.")
 def log(which: str | None, count: int, as_json: bool) -> int:
     """Experiments, newest last."""
-    found = every = list(Experiments(open_repository()))
+    found = every = list(Known(open_repository()))
     if which == "kept":
         found = [e for e in found if e.status == KEEP]
     elif which == "crash":
@@ -202,7 +202,7 @@ Examples:
 def show(experiment: str, as_json: bool) -> int:
     """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
     repository = open_repository()
-    known = Experiments(repository)
+    known = Known(repository)
     found = known.find(experiment)
     record, trials = known.record(found.commit), known.trials(found.commit)
     if as_json:
@@ -257,7 +257,7 @@ Examples:
 def diff(experiment: str, other: str | None) -> int:
     """The change of an experiment, or the difference between two."""
     repository = open_repository()
-    known = Experiments(repository)
+    known = Known(repository)
     first = known.find(experiment)
     old, new = (first.commit, known.find(other).commit) if other else (first.parent, first.commit)
     done = subprocess.run(["git", "diff", old, new, "--", "train.py"], cwd=repository.paths.root, check=False)
@@ -279,7 +279,7 @@ def plot(output: Path) -> int:
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
     from harness.views.plot import draw
 
-    every = list(Experiments(open_repository()))
+    every = list(Known(open_repository()))
     found = comparable(every)
     if not any(e.val_bpb is not None for e in found):
         raise HarnessError("there is no scored experiment to plot", "harness loop")
@@ -309,7 +309,7 @@ def export(kind: str) -> int:
 
     A figure that nobody measured is empty. JSON has everything that is on the commits.
     """
-    found: list[Experiment] = list(Experiments(open_repository()))
+    found: list[Experiment] = list(Known(open_repository()))
     if kind == "json":
         click.echo(json.dumps([table.record(e) for e in found], indent=1))
         return DONE

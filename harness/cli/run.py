@@ -8,7 +8,7 @@ import click
 
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
-from harness.ledger.experiments import Experiments
+from harness.ledger.known import Known
 from harness.ledger.opening import open_repository
 from harness.records import OK
 from harness.trial.measure import measure, open_bench
@@ -42,7 +42,7 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     except HarnessError:
         if not rev.isdigit():
             raise
-        commit = repository.commit(Experiments(repository).find(rev).commit)
+        commit = repository.commit(Known(repository).find(rev).commit)
     bench = open_bench(config, repository.paths.root)
     with TrialView() as view:
         view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {bench.device.name})")

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from harness.ledger.message import Message
+from harness.ledger.message import ORIGIN, Message
 from harness.ledger.refs import Name
 from harness.records import KEEP, Setting
 
@@ -72,6 +72,11 @@ class Experiment:
         if budget is None:
             return None
         return Setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
+
+    @property
+    def origin(self) -> str:
+        """The commit that it is once more, on another parent; mostly empty."""
+        return self.message.trailers.get(ORIGIN, "")
 
     @property
     def program(self) -> str:

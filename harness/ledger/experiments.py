@@ -1,284 +1,35 @@
-"""Experiments in git: begun as a branch, completed with their trailers, read back from refs.
+"""Experiments in git: begun as a branch, completed with their trailers.
 
-An experiment is one commit on a branch of its own. It is committed before its trial and has no
-`Status` until it was measured: killed in between, it is simply measured again. Completing it writes
-the note first, then moves the branch, then `main`, so that every kill leaves a state that the next
-start can finish. Nothing is stored anywhere else.
+An experiment is committed before its trial: killed in between, it is simply measured again. Completing
+it writes the note first, then moves the branch, then `main`, so that every kill leaves a state that the
+next start can finish.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pygit2
-from pygit2.enums import FileMode
 
-from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment
+from harness.ledger.known import Known, is_of
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
-from harness.ledger.repo import Change, Repository, patiently
-from harness.records import ERROR, KEEP, OK, Decision, Holdout, Measured, Proposal, Setting, Trial, is_score
+from harness.ledger.repo import patiently
+from harness.records import ERROR, OK, Decision, Proposal, Trial
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
-HISTORY = 100  # commits of `main` that are looked back at
+CARRIED = ("trials", "decision")  # of a record, to the same program on another commit
 
 
-class Experiments:
+class Experiments(Known):
     """All experiments of a repository, and the only writer of their refs."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._git = repository.git
-        self._known: dict[tuple[str, str], Experiment] = {}  # parsed once: a commit never changes
-
-    # ── reading ───────────────────────────────────────────────────────────────────────────────
-
-    def __iter__(self) -> Iterator[Experiment]:
-        """In the order of their numbers."""
-        seen: dict[tuple[str, str], Experiment] = {}
-        for reference in self._git.references.iterator():
-            if (name := refs.parse(reference.name)) is None:
-                continue
-            key = (reference.name, str(reference.target))
-            try:
-                found = self._known.get(key) or self._read(name, reference.peel(pygit2.Commit))
-            except (pygit2.GitError, KeyError, ValueError):
-                continue  # it leads nowhere: somebody's own
-            if found is not None:
-                seen[key] = found
-        self._known = seen
-        return iter(sorted(seen.values(), key=lambda experiment: experiment.name))
-
-    def _read(self, name: Name, commit: pygit2.Commit) -> Experiment | None:
-        if len(commit.parent_ids) != 1:
-            return None  # what else is on such a branch is somebody's own
-        text = commit.raw_message.decode("utf-8", "replace")
-        message = messages.parse(text)
-        parent = str(commit.parent_ids[0])
-        if "Program" not in message.trailers:
-            parent = self._fork(parent)
-        try:
-            author = commit.author.name
-        except (pygit2.GitError, AttributeError):
-            author = "?"
-        return Experiment(name, str(commit.id), parent, commit.commit_time, author, message)
-
-    def _fork(self, commit: str) -> str:
-        """Where a branch that a person made begins, of one commit or several: at an experiment, or `main`."""
-        reference = self._git.references.get(refs.MAIN)
-        main, start = reference.target if reference is not None else None, commit
-        been = self._repository.been_at(refs.MAIN)  # amended since, say
-        for _ in range(HISTORY):
-            found = self._git[commit]
-            assert isinstance(found, pygit2.Commit)
-            if "Program" in messages.parse(found.raw_message.decode("utf-8", "replace")).trailers:
-                return commit
-            if commit in been or not isinstance(main, pygit2.Oid) or self.is_below(commit, str(main)):
-                return commit
-            if len(found.parent_ids) != 1:
-                break
-            commit = str(found.parent_ids[0])
-        return start
-
-    def find(self, which: str) -> Experiment:
-        """By number (`7`, `0007`), name, branch or the beginning of its commit.
-
-        Raises:
-            HarnessError: none, or several.
-        """
-        wanted = which.removeprefix("refs/heads/").removeprefix("exp/")
-        found = [
-            e for e in self
-            if wanted in (str(e.name.number), f"{e.name.number:04d}", str(e.name))
-            or (len(wanted) >= 5 and e.commit.startswith(wanted))
-        ]  # fmt: skip
-        if len(found) != 1:
-            many = f"{len(found)} experiments are" if found else "there is no experiment"
-            raise HarnessError(f"{many} {which!r}", "harness log --all")
-        return found[0]
-
-    @property
-    def main(self) -> str:
-        """The commit of `main`.
-
-        Raises:
-            HarnessError: there is no such branch.
-        """
-        reference = self._git.references.get(refs.MAIN)
-        if reference is None and self._git.head_is_unborn:
-            raise HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
-        if reference is None:
-            raise HarnessError("this repository has no branch 'main'", "git branch -m main")
-        if not isinstance(reference.target, pygit2.Oid):
-            raise HarnessError(
-                "main is only another name for a branch", "git symbolic-ref -d refs/heads/main"
-            )
-        return str(reference.target)
-
-    def source(self, commit: str) -> bytes:
-        """train.py in a commit."""
-        return self._repository.commit(commit).source
-
-    def source_or_nothing(self, commit: str) -> bytes:
-        """The same; empty where a commit made by hand has none that could be used."""
-        try:
-            return self.source(commit)
-        except HarnessError:
-            return b""
-
-    def changes(self, experiment: Experiment) -> list[Change]:
-        """Of files, in its parent."""
-        return self._repository.changes(experiment.parent, experiment.commit)
-
-    def proposal(self, experiment: Experiment) -> Proposal:
-        """What it proposed, to be tried again elsewhere."""
-        message = experiment.message
-        by = message.trailers.get(messages.AGENT, experiment.author)
-        return Proposal(
-            message.title, message.hypothesis, self.source(experiment.commit), by,
-            base=experiment.parent, origin=experiment.commit,
-        )  # fmt: skip
-
-    def record(self, commit: str) -> dict[str, Any]:
-        """The full record of a commit: `trials`, `decision`, `proven`, `holdout`, where there are such."""
-        return notes.read(self._git, commit) or {}
-
-    def trials(self, commit: str) -> list[dict[str, Any]]:
-        """The records of a commit's trials; empty where it was never measured."""
-        found = self.record(commit).get("trials", [])
-        return [trial for trial in found if isinstance(trial, dict)] if isinstance(found, list) else []
-
-    def scores(self, commit: str, setting: Setting) -> tuple[float, ...]:
-        """Of its trials in this setting."""
-        return tuple(
-            trial["val_bpb"] for trial in self.trials(commit)
-            if trial.get("status") == OK and is_score(trial.get("val_bpb")) and _of(trial, setting)
-        )  # fmt: skip
-
-    def part(self, commit: str, name: str) -> dict[str, Any]:
-        """`decision` or `proven` of a commit's record; empty where it isn't there."""
-        found = self.record(commit).get(name)
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def setting(self) -> Setting | None:
-        """In which was measured last: what came back of experiments, or of `main` alone."""
-        found = next((e.setting for e in reversed(list(self)) if e.setting is not None), None)
-        of_main = (Setting.of(trial) for trial in reversed(self.trials(self.main)))
-        return found or next((setting for setting in of_main if setting is not None), None)
-
-    def main_scores(self, setting: Setting) -> tuple[float, ...]:
-        """Of `main`'s program in this setting: a commit that leaves train.py as it was needs no run."""
-        return self.counted(self.main, setting)
-
-    def counted(self, commit: str, setting: Setting) -> tuple[float, ...]:
-        """All scores that the gate knows of a commit."""
-        return next((each.scores for each in self.measured(setting) if each.commit == commit), ())
-
-    def measured(self, setting: Setting, main: str = "") -> list[Measured]:
-        """Every commit that has a score in this setting, oldest first: all that the gate knows.
-
-        What a person put on `main` with a train.py that an earlier commit of it has is that program again: it
-        has that one's scores and stands in its place, but not for what was kept on top: to move `main`
-        there would lose what the person did.
-
-        Args:
-            main: a commit that is to stand for it.
-        """
-        every, found = list(self), {}
-        gone, line = self._gone(every), dict(self._line(main or self.main))
-        for experiment in every:
-            commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
-            # It may have been run again since, which its message can't say any more.
-            scores = self.scores(commit, setting) if kept or commit in line else ()
-            if not scores and experiment.setting == setting and experiment.val_bpb is not None:
-                scores = tuple(filter(is_score, experiment.runs or [experiment.val_bpb]))
-            if scores:
-                shorter = kept and bool(self.part(commit, "decision").get("shorter"))
-                found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
-        by_hand, now = dict[Any, Measured](), dict[str, str]()
-        for commit, parent in line.items():
-            program = self._program(commit)
-            if (again := by_hand.get(program)) is not None:
-                of = found.pop(commit, None) or Measured(commit, parent, self.scores(commit, setting))
-                now[commit], scores = again.commit, of.scores + again.scores
-                by_hand[program] = replace(again, parent=of.parent, scores=scores, shorter=of.shorter)
-            elif commit not in found:
-                by_hand[program] = Measured(commit, parent, self.scores(commit, setting), kept=True)
-        tried = (e if e.kept else replace(e, parent=now.get(e.parent, e.parent)) for e in found.values())
-        return [*(each for each in reversed(by_hand.values()) if each.scores), *tried]
-
-    def _program(self, commit: str) -> pygit2.Oid | str:
-        """What stands for its train.py; its own name where it has none."""
-        found = self._git[commit]
-        assert isinstance(found, pygit2.Commit)
-        return found.tree["train.py"].id if "train.py" in found.tree else commit
-
-    def _gone(self, every: list[Experiment]) -> set[str]:
-        """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
-        line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in every}
-        been = {e.commit for e in every if e.status == KEEP and self.record(e.commit).get("reached")}
-        gone: set[str] = set()
-        for commit in (been | self._repository.been_at(refs.MAIN)) - line:  # a reflog is not for ever
-            while commit not in line | gone:
-                gone.add(commit)
-                commit = below.get(commit, commit)
-        return gone
-
-    @property
-    def history(self) -> Iterator[tuple[str, str]]:
-        """Commits of `main` and the first parent of each, empty for the first one; newest first."""
-        return self._line(self.main)
-
-    def _line(self, commit: str) -> Iterator[tuple[str, str]]:
-        for _ in range(HISTORY):
-            found = self._git[commit]
-            assert isinstance(found, pygit2.Commit)
-            parent = str(found.parent_ids[0]) if found.parent_ids else ""
-            yield commit, parent
-            if not parent:
-                return
-            commit = parent
-
-    def on_main(self, commit: str) -> bool:
-        """Whether `main` is there or went on from there."""
-        return self.is_below(commit, self.main)
-
-    def is_below(self, commit: str, tip: str) -> bool:
-        """Whether `tip` is that commit or stands on it."""
-        return tip == commit or self._git.descendant_of(tip, commit)
-
-    def are_in_line(self, one: str, other: str) -> bool:
-        """Whether one of two commits stands on the other."""
-        return self.is_below(one, other) or self.is_below(other, one)
-
-    def holdouts(self, setting: Setting) -> list[Holdout]:
-        """What `main`'s commits scored on the holdout, oldest first. For the person only."""
-        found = (self.holdout(commit, setting) for commit, _ in self.history)
-        return [each for each in found if isinstance(each, Holdout)][::-1]
-
-    def holdout(self, commit: str, setting: Setting) -> Holdout | str | None:
-        """What one commit scored there, or why it has no score."""
-        noted, failed = self.record(commit).get("holdout"), None
-        for said in noted if isinstance(noted, list) else []:
-            if isinstance(said, dict) and _of(said.get("setting"), setting):
-                val, held_out = said.get("val_bpb"), said.get("holdout_bpb")
-                if is_score(val) and is_score(held_out):
-                    return Holdout(val, held_out, setting)
-                failed = f"{said.get('status')}: {said.get('detail')}"
-        return failed
-
-    # ── writing ───────────────────────────────────────────────────────────────────────────────
 
     @patiently
     def begin(self, proposal: Proposal, parent: str, program: str) -> Experiment:
-        """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet."""
-        # Of all refs, those of hand-made branches and of other machines too: a number is one branch.
-        taken = map(refs.parse, (refs.local(reference.name) for reference in self._git.references.iterator()))
-        name = refs.name_for(max((name.number for name in taken if name), default=0) + 1, proposal.title)
+        """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet, or it is the
+        program that it comes from once more: it has the runs of that."""
         trailers = {"Program": program, messages.AGENT: proposal.agent}
         if proposal.origin:
             trailers[messages.ORIGIN] = proposal.origin
@@ -289,6 +40,29 @@ class Experiments:
         committer = self._repository.signature
         author = pygit2.Signature(proposal.agent, AGENT_EMAIL, committer.time, committer.offset)
         made = self._commit(proposal.source, parent, author, text)
+        if proposal.origin and self.are_one_program(proposal.origin, str(made)):
+            scored = [trial for trial in self.trials(proposal.origin) if trial.get("status") == OK]
+            notes.write(self._git, str(made), {"trials": scored} if scored else None, committer)
+        return self._branched(proposal.title, made)
+
+    @patiently
+    def carried(self, experiment: Experiment, onto: str) -> Experiment:
+        """A measured one on another commit, whose train.py is its parent's: the same program, so what was
+        measured and decided holds there."""
+        old, message = self._git[experiment.commit], experiment.message
+        assert isinstance(old, pygit2.Commit)
+        trailers = {**message.trailers, messages.ORIGIN: experiment.commit}
+        text = Message(message.subject, message.hypothesis, trailers).text()
+        made = self._commit(self.source(experiment.commit), onto, old.author, text)
+        known = {name: part for name, part in self.record(experiment.commit).items() if name in CARRIED}
+        notes.write(self._git, str(made), known, self._repository.signature)
+        return self._branched(message.title, made)
+
+    def _branched(self, title: str, made: pygit2.Oid) -> Experiment:
+        """A commit on a new branch."""
+        # Of all refs, those of hand-made branches and of other machines too: a number is one branch.
+        taken = map(refs.parse, (refs.local(reference.name) for reference in self._git.references.iterator()))
+        name = refs.name_for(max((name.number for name in taken if name), default=0) + 1, title)
         self._git.references.create(name.ref, made)
         return self._made(name, made)
 
@@ -336,7 +110,7 @@ class Experiments:
         figure = f"{known.title} ({messages.verdict(decision)})"
         kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
         runs = [*self.trials(experiment.commit), trial.to_json()]
-        counted = [run for run in runs if _of(run, trial.setting) and run.get("status") != ERROR] or [
+        counted = [run for run in runs if is_of(run, trial.setting) and run.get("status") != ERROR] or [
             runs[-1]
         ]
         text = Message(
@@ -367,20 +141,7 @@ class Experiments:
 
     def reapplied(self, source: bytes, base: str, onto: str) -> bytes | None:
         """The change from `base`'s train.py to `source`, made to `onto`'s; None where they conflict."""
-        ancestor, ours, theirs = (
-            self._tree_of(content) for content in (self.source(base), self.source(onto), source)
-        )
-        merged = self._git.merge_trees(ancestor, ours, theirs)
-        if merged.conflicts is not None:
-            return None
-        blob = self._git[merged["train.py"].id]
-        assert isinstance(blob, pygit2.Blob)
-        return blob.data
-
-    def _tree_of(self, source: bytes) -> pygit2.Oid:
-        builder = self._git.TreeBuilder()
-        builder.insert("train.py", self._git.create_blob(source), FileMode.BLOB)
-        return builder.write()
+        return self._repository.merged(self.source(base), self.source(onto), source)
 
     @patiently
     def advance(self, old: str, new: str) -> bool:
@@ -390,8 +151,3 @@ class Experiments:
             HarnessError: the checkout's train.py has changes that the move would lose.
         """
         return self._repository.fast_forward(refs.MAIN, old, new)
-
-
-def _of(about: Any, setting: Setting) -> bool:
-    """Whether a record is of this setting."""
-    return isinstance(about, dict) and {key: about.get(key) for key in asdict(setting)} == asdict(setting)

@@ -335,6 +335,21 @@ class Repository:
             str(found.id), found.raw_message.decode("utf-8", "replace").split("\n", 1)[0], self._source(found)
         )
 
+    def merged(self, ancestor: bytes, ours: bytes, theirs: bytes) -> bytes | None:
+        """Both changes of a train.py in one, as git merges them; None where they conflict."""
+
+        def tree_of(source: bytes) -> pygit2.Oid:
+            builder = self.git.TreeBuilder()
+            builder.insert("train.py", self.git.create_blob(source), FileMode.BLOB)
+            return builder.write()
+
+        merged = self.git.merge_trees(tree_of(ancestor), tree_of(ours), tree_of(theirs))
+        if merged.conflicts is not None:
+            return None
+        blob = self.git[merged["train.py"].id]
+        assert isinstance(blob, pygit2.Blob)
+        return blob.data
+
     def _source(self, commit: pygit2.Commit) -> bytes:
         short = str(commit.id)[:7]
         try:
