@@ -37,12 +37,18 @@ class Draft:
     answer: "Future[Proposal]"
     by_stand_in: bool = False
 
+    @property
+    def failed(self) -> BaseException | None:
+        """What came in place of a proposal; waits for the answer."""
+        return self.answer.exception()
+
 
 class Drafts:
     """One night's proposals.
 
     Attributes:
-        spent_usd: so far.
+        spent_usd: on answers that were taken.
+        gave_up: why there will be no more of them.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Drafts:
         self._experiments = lab.experiments
         self._program_text = program_text
         self.spent_usd = 0.0
+        self.gave_up: HarnessError | None = None
         self._unbilled_usd = 0.0
         self._ahead: list[Draft] = []
         self._failed = 0  # proposals of the agent in a row that could not be used
@@ -65,8 +72,17 @@ class Drafts:
 
     def ask_ahead(self, base: Base, bench: Bench, results: Sequence[Experiment], wanted: int = 1) -> None:
         """Have the next ones made while something trains, one by one: each knows those before it."""
-        if len(self._ahead) < wanted and all(draft.answer.done() for draft in self._ahead):
+        if len(self._ahead) < wanted and self._answered == self._ahead and self.gave_up is None:
             self._ahead.append(self._ask(base, bench, results))
+
+    @property
+    def paid_usd(self) -> float:
+        """On all answers, those that nobody took yet among them."""
+        return self.spent_usd + sum(d.answer.result().cost_usd or 0.0 for d in self._answered if not d.failed)
+
+    @property
+    def _answered(self) -> list[Draft]:
+        return [draft for draft in self._ahead if draft.answer.done()]
 
     @property
     def is_ready(self) -> bool:
@@ -81,16 +97,17 @@ class Drafts:
     def next(self, base: Base, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
         """The next proposal that was not tried, committed on a branch that starts at `base`.
 
-        None while there is none: then one is being made.
-
-        Raises:
-            HarnessError: the agent gave nothing usable several times.
+        None while there is none: then one is being made, or the agent gave up.
         """
         if not self._ahead:
             self.ask_ahead(base, bench, results)
-        if not self._ahead[0].answer.done():
+        if not self.is_ready:
             return None
         draft = self._ahead.pop(0)
+        if isinstance(failed := draft.failed, HarnessError):  # the person has to mend something
+            self.gave_up = failed
+            return None
+        is_stale = draft.base != base.commit
         try:
             proposal = self._paid(_given(draft))
             proposal = self._reapplied(proposal, proposal.base or draft.base, base.commit)
@@ -113,14 +130,14 @@ class Drafts:
             self._unbilled_usd += none.cost_usd or 0.0
             self.spent_usd += none.cost_usd or 0.0
         self._tell("trouble", f"no usable proposal: {trouble}")
-        self._failed += not draft.by_stand_in
-        self._failed_since += not draft.by_stand_in
+        if not (draft.by_stand_in or is_stale):
+            self._failed, self._failed_since = self._failed + 1, self._failed_since + 1
         if self._failed >= self._most_failed:
-            raise HarnessError(
+            self.gave_up = HarnessError(
                 f"the agent gave nothing usable {self._failed} times: {trouble}",
                 "another --agent or --model (what a model or command said: .autoresearch/runs/agent.log)",
             )
-        if not self._ahead:
+        elif not self._ahead:
             by_stand_in = self._failed_since >= FAILED_PROPOSALS
             if by_stand_in:
                 self._failed_since = 0
@@ -155,15 +172,16 @@ class Drafts:
         return guards.broken_change(experiment.name.branch, changes) or guards.broken_source(source, parent)
 
     def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
-        """One that was begun and not measured, put on another commit; None where it doesn't apply there, was
-        measured, or a person moved it."""
+        """One that was begun and not measured, put on another commit; None where it doesn't apply there, is a
+        program that was tried, was measured, or a person moved it."""
         if self._experiments.trials(experiment.commit):
             return None
         try:
             proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
-            if proposal.source == self._experiments.source(onto):
+            mark = _mark(proposal.source)
+            if mark == _mark(self._experiments.source(onto)) or mark in self._tried(proposal):
                 return None
-            return self._experiments.put(experiment, proposal.source, onto, _mark(proposal.source))
+            return self._experiments.put(experiment, proposal.source, onto, mark)
         except (NoProposal, Moved):
             return None
 
@@ -185,9 +203,11 @@ class Drafts:
             again = self._reapplied(proposal, base, onto)
             if again.source == self._experiments.source(onto):
                 return []
-            begun = self._experiments.begin(again, onto, _mark(again.source))
-        except NoProposal as conflict:
-            self._tell("main", f"     the tip moved meanwhile: {conflict}")
+            if (mark := _mark(again.source)) in self._tried(again):
+                raise NoProposal(f"{proposal.title!r} there is a program that was tried before")
+            begun = self._experiments.begin(again, onto, mark)
+        except NoProposal as why:
+            self._lab.tell_once("main", f"     the tip moved meanwhile: {why}")
             return []
         number, which = f"{begun.name.number:04d}", f"{kept.name.number:04d}"
         self._tell("main", f"     the tip moved meanwhile: {which} is applied to {onto[:7]}, as {number}")
@@ -205,9 +225,8 @@ class Drafts:
             return False
         for link in stack[same[-1] :]:
             made = self._experiments.carried(link, onto)
-            self._tell(
-                "main", f"     {link.name.number:04d} is the same on {onto[:7]}: {made.name.number:04d}"
-            )
+            number, which = f"{made.name.number:04d}", f"{link.name.number:04d}"
+            self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
             onto = made.commit
         return True
 
@@ -240,7 +259,7 @@ class Drafts:
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
         every = list(self._experiments)
-        ahead = [draft.answer.result() for draft in self._ahead if draft.answer.exception() is None]
+        ahead = [draft.answer.result() for draft in self._ahead if draft.failed is None]
         tried = (
             *(self._as_tried(experiment, bench) for experiment in every[-MEMORY:]),
             *(Tried(p.title, p.hypothesis, p.source, None, None, None, "") for p in ahead),
@@ -291,11 +310,10 @@ def _given(draft: Draft) -> Proposal:
 
     Raises:
         NoProposal: nothing, or the agent failed in a way that nobody thought of.
-        HarnessError: the person has to mend something.
     """
     try:
         return draft.answer.result()
-    except (HarnessError, NoProposal):
+    except NoProposal:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent made of an answer
         raise NoProposal(f"the agent failed: {type(error).__name__}: {error}") from None

@@ -9,7 +9,6 @@ with several GPUs none waits for another: one thread asks what is to be measured
 a station that is free, and takes in what comes back (`_take`).
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from harness import gate
 from harness.agents import Agent, program
+from harness.baseline import Baseline, Ground
 from harness.crew import Crew, Job
 from harness.drafts import Drafts, in_background
 from harness.errors import HarnessError
@@ -67,8 +67,8 @@ class Loop:
         self._stopping = ""
         self._failure: HarnessError | None = None  # raised when what runs is over
         self._standing: Standing | None = None
-        self._stands_on: tuple[object, ...] | None = None
-        self._runs_left: dict[object, int] = {}  # of main, before anything is decided, by where it stands
+        self._stands_on: Ground | None = None
+        self._baseline = Baseline(self._lab, self._crew, self._tell)
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # trials
@@ -99,7 +99,10 @@ class Loop:
                 self._fill()
                 if not self._crew.running and (why := self._over()):
                     break
-                self._ask_ahead()
+                try:
+                    self._ask_ahead()
+                except (HarnessError, OSError) as failure:
+                    self._fail(failure)
                 with self._lab.away():
                     self._crew.wait(self._drafts.answer if self._unproposed_since else None)
                 for over in self._crew.done():
@@ -112,7 +115,7 @@ class Loop:
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._lab.seconds
-        return Summary(why, kept, len(self._results), seconds, own, self._drafts.spent_usd, self._disturbed)
+        return Summary(why, kept, len(self._results), seconds, own, self._drafts.paid_usd, self._disturbed)
 
     def _fail(self, failure: HarnessError | OSError) -> None:
         """Begin nothing more; raised when what runs is over."""
@@ -124,10 +127,11 @@ class Loop:
     def _over(self) -> str:
         """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
         why = self._enough()
-        if self._failure is not None or why:
+        failure = self._failure or (self._drafts.gave_up if not why else None)
+        if failure is not None or why:
             self._lab.kept.settle(wait=True)
-        if self._failure is not None:
-            raise self._failure
+        if failure is not None:
+            raise failure
         return why
 
     # ── what is to be measured next ───────────────────────────────────────────────────────────
@@ -141,6 +145,8 @@ class Loop:
                 job = self._next(station) if self._failure is None and wanted else None
             except (HarnessError, OSError) as failure:
                 self._fail(failure)
+            if job is None and self._standing is None:
+                continue  # for the first experiment there may be room beside a run of main
             if job is None:
                 return
             job.propose_seconds, self._proposed_after = self._proposed_after, 0.0
@@ -155,7 +161,7 @@ class Loop:
             return Job(self._lab.order((again := self._again.pop(0)).commit), bench, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
-        if current is None and ((of_main := self._of_main(bench)) is not None or self._again):
+        if current is None and ((of_main := self._baseline.next(bench)) is not None or self._again):
             return of_main
         base = current.incumbent if current else self._early(bench) if self._crew.at(station) else None
         if base is None:
@@ -170,7 +176,7 @@ class Loop:
             if waited is not None:
                 self._proposed_after = time.monotonic() - waited
         experiment = self._waiting.pop(0)
-        if current is not None and not current.knows(experiment.parent):  # a main that gave no score, say
+        if current is not None and experiment.parent not in current.line:  # main went on by hand, say
             experiment = self._drafts.moved(experiment, base.commit) or experiment
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
         return Job(self._lab.order(experiment.commit), bench, experiment)
@@ -178,46 +184,24 @@ class Loop:
     def _has_next(self, station: Station) -> bool:
         """Whether a trial could begin at once, with nothing else to be done before."""
         ready = bool(self._again or self._waiting or self._drafts.is_ready)
-        if not ready and (self._standing is not None or not any(self._runs_left.values())):
+        if not ready and (self._standing is not None or not self._baseline.is_due):
             return False
-        ground = self._ground(bench := self._crew.bench(self._lab.bench(), station))
-        known = self._stands_on == ground or self._runs_left.get(ground, 0) > 0
+        ground = self._baseline.ground(bench := self._crew.bench(self._lab.bench(), station))
+        known = self._stands_on == ground or self._baseline.left(ground) > 0
         return known or (ready and self._early(bench) is not None)
 
-    def _of_main(self, bench: Bench) -> Job | None:
-        """A run of `main`, while it or the noise isn't known here; None while the last ones are made."""
-        (main, *_) = ground = self._ground(bench)
-        if self._runs_left.get(ground, 0) <= 0:
-            if ground in self._runs_left and not self._crew.runs_of(main):
-                raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
-            return None  # or a person moved main just now
-        first = not self._experiments.main_scores(bench.setting) and not self._crew.runs_of(main)
-        where = "in this setting" if self._experiments.trials(main) else "here"
-        why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
-        self._tell("begun", f"{main[:7]} main {why}")
-        self._runs_left[ground] -= 1
-        seeds = [job.order.seed for job in self._crew.runs_of(main)]
-        return Job(self._lab.order(main, running=seeds), bench)
-
     def _early(self, bench: Bench) -> Base | None:
-        """`main`, while its runs are made: an experiment on it is to be ready when they are over."""
-        (main, *_) = ground = self._ground(bench)
-        if any(each.parent != main for each in self._waiting[:1]) or not self._crew.runs_of(main):
-            return None
-        scores, last = self._experiments.scores(main, bench.setting), self._runs_left.get(ground) == 0
-        return Base(main, statistics.fmean(scores) if scores else None) if scores or last else None
+        """`main`, while its last runs are made, for what waits to be measured on it."""
+        base = self._baseline.early(bench)
+        return base if base and all(each.parent == base.commit for each in self._waiting[:1]) else None
 
     def _stand(self, bench: Bench, station: Station) -> Standing | None:
         """Where the research stands, `main` moved as far as it may; read from git where somebody else
         moved it, or the setting is another. None while `main` or the noise is to be measured there."""
-        ground = self._ground(bench)
+        ground = self._baseline.ground(bench)
         if self._standing is not None and self._stands_on == ground:
             return self._standing
-        if ground not in self._runs_left:
-            self._runs_left[ground] = self._lab.missing_runs(bench, len(self._crew))
-        if self._runs_left[ground] > 0 or self._crew.runs_of(self._experiments.main):
-            return None
-        if (known := self._lab.known(bench)) is None:
+        if not self._baseline.is_made(bench) or (known := self._lab.known(bench)) is None:
             return None
         if (passed := self._lab.passed_by(bench)) is not None:
             self._waiting += self._drafts.begin_again(passed[0], known.incumbent.commit, passed[1])
@@ -229,12 +213,9 @@ class Loop:
         for lost in given_up(self._standing, standing):
             self._tell("note", f"     {lost[:7]} is built on no more: later scores speak against it")
         self._standing = moved = self._lab.advance(standing, bench, station)
-        self._stands_on = moved.line[0], *self._ground(bench)[1:]  # a person may have moved main meanwhile
+        # Not where main is now: a person may have moved it meanwhile.
+        self._stands_on = moved.line[0], bench.setting, bench.config.gate
         return moved
-
-    def _ground(self, bench: Bench) -> tuple[str, object, object]:
-        """What the standing was read from, and must be the same for it to hold."""
-        return self._experiments.main, bench.setting, bench.config.gate
 
     @property
     def _undecided(self) -> int:
@@ -244,7 +225,7 @@ class Loop:
     def _ask_ahead(self) -> None:
         """Have proposals made for when the running trials are over."""
         busy = self._crew.running if self._failure is None else []
-        if not busy or self._waiting or self._enough(self._undecided):
+        if not busy or self._waiting or self._enough(self._undecided, self._drafts.paid_usd):
             return
         bench, asked = busy[-1].bench, sum(job.is_held and job.experiment is not None for job in busy)
         if base := self._early(bench) or (self._standing.incumbent if self._standing else None):
@@ -263,7 +244,8 @@ class Loop:
         self._crew.learn(job, trial)
         if job.experiment is None:
             others = any(not each.is_held for each in self._crew.runs_of(trial.commit))
-            self._lab.noted(trial, folder, job.bench, others)
+            mended = trial.commit != self._experiments.main  # by a person, meanwhile
+            self._lab.noted(trial, folder, job.bench, others or mended)
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
@@ -282,7 +264,8 @@ class Loop:
         """Whether one that waits for its first batch is to have it now; None: not before `main` is known."""
         bench = self._crew.bench(self._lab.bench(), job.station)
         enough = self._enough(self._undecided - sum(j.is_held for j in self._crew.running), spent_usd=0.0)
-        if self._ground(job.bench) != (ground := self._ground(bench)):  # a person changed the config
+        ground = self._baseline.ground(bench)
+        if self._baseline.ground(job.bench) != ground:  # a person changed the config
             return False
         if job.experiment is None:
             return job.order.commit == ground[0] and not enough
@@ -292,7 +275,7 @@ class Loop:
 
     def _put_back(self, job: Job) -> None:
         if job.experiment is None:
-            self._runs_left[job.order.commit, job.bench.setting, job.bench.config.gate] += 1
+            self._baseline.put_back(job)
         else:
             begun_before = self._experiments.trials(job.order.commit)
             (self._again if begun_before else self._waiting).append(job.experiment)
@@ -313,7 +296,7 @@ class Loop:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
         bench, parent, standing = job.bench, experiment.parent, self._standing
         try:
-            if (stands_on := self._stands_on) != (ground := self._ground(bench)):
+            if (stands_on := self._stands_on) != (ground := self._baseline.ground(bench)):
                 now = self._lab.known(bench)
                 only_main = stands_on is not None and stands_on[1:] == ground[1:]  # moved by a person
                 of_old = only_main and standing is not None and standing.knows(parent)
@@ -338,7 +321,8 @@ class Loop:
             self._lab.kept.forget(folder)
         if done is None or done.val_bpb is None:
             return
-        is_known, moved = standing.knows(parent), self._stands_on != self._ground(bench)  # by a person
+        is_known = standing.knows(parent)
+        moved = self._stands_on != self._baseline.ground(bench)  # by a person
         if moved or not is_known:
             onto = self._experiments.main if is_known else standing.incumbent.commit
             if done.status == KEEP and not self._experiments.are_in_line(parent, onto):  # amended, say

@@ -23,7 +23,7 @@ from harness.config import Config
 from harness.corpus.prepare import open_prepared
 from harness.corpus.store import Corpus
 from harness.paths import Paths, write_atomically
-from harness.records import ERROR, OK, Failure, Holdout, Score, Setting, Training, Trial
+from harness.records import ERROR, INVALID, OK, Failure, Holdout, Score, Setting, Training, Trial
 from harness.trial import score
 from harness.trial.conditions import Watch, spoilt
 from harness.trial.device import Device, resolve
@@ -256,7 +256,8 @@ def _scored(
     begun: score.Scoring, folder: Path, split: str, bench: Bench, place: Station, observe: Observer
 ) -> Score | Failure:
     result = _result(begun, observe)
-    if isinstance(result, Failure) and place.is_shared:  # it may be for want of what another one took
+    # It may be for want of what another one took; not a failed audit, which would be another draw.
+    if isinstance(result, Failure) and result.status != INVALID and place.is_shared:
         with contextlib.closing(_begin_scoring(folder, split, bench)) as once_more:
             return _result(once_more, observe)
     return result
