@@ -89,7 +89,7 @@ class Crew:
         if not here:
             return True
         device = here[0].bench.device
-        if len(here) >= AT_A_TIME or not device.has_room:
+        if len(here) >= AT_A_TIME or not device.has_room or here[0].turn.wants_room.is_set():
             return False
         if self.is_training(station):
             watch = here[0].turn.watch
@@ -141,6 +141,15 @@ class Crew:
             for job in self.running
             if job.is_held and not job.turn.cancelled.is_set() and len(self.at(job.station)) == 1
         ]
+
+    def in_the_way(self) -> list[Job]:
+        """Those that wait where another one is to have all the room."""
+        return [
+            job
+            for job in self.running
+            if job.is_held and not job.turn.cancelled.is_set()
+            and any(other.turn.wants_room.is_set() for other in self.at(job.station))
+        ]  # fmt: skip
 
     def cancel_held(self) -> None:
         for job in self.running:

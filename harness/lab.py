@@ -30,6 +30,7 @@ from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
 
 REPEATS_OF_ERROR = 2
+TICK_SECONDS = 0.1
 FREE_MB = 1024  # beyond what a trial may write
 LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
 
@@ -126,13 +127,13 @@ class Lab:
         while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
-            alone, turn.was_joined = turn.may_train.is_set(), False
+            alone, turn.was_joined, turn.spoilt = turn.may_train.is_set(), False, ""
             turn.trained.clear()
             trial = measure(
                 order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
             )
             if not alone and trial.training.startup_seconds is None:
-                while not turn.may_train.wait(0.1):  # it may be for want of what the other one had
+                while not turn.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
                     turn.check()
             elif trial.status == ERROR:
                 self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
@@ -142,6 +143,11 @@ class Lab:
             elif not attempt and (trial.late or trial.warning or (turn.was_joined and trial.lacked_memory)):
                 self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
                 attempt += 1
+                if trial.lacked_memory:
+                    turn.wants_room.set()
+                    while station.is_used:
+                        turn.check()
+                        time.sleep(TICK_SECONDS)
                 if trial.warning:
                     first = trial, folder
                     continue

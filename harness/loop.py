@@ -138,6 +138,8 @@ class Loop:
 
     def _fill(self) -> None:
         """Hand out trials while there are stations for them."""
+        for waits in self._crew.in_the_way():
+            self._put_back(waits)
         for station in self._crew.free():
             job: Job | None = None
             try:
@@ -257,8 +259,7 @@ class Loop:
                 self._bring_up(waits)
                 self._crew.release(waits)
             elif wanted is not None:
-                waits.turn.cancelled.set()  # it was only to be ready
-                self._put_back(waits)
+                self._put_back(waits)  # it was only to be ready
 
     def _is_wanted(self, job: Job) -> bool | None:
         """Whether one that waits for its first batch is to have it now; None: not before `main` is known."""
@@ -274,6 +275,7 @@ class Loop:
         return not (self._stopping if self._experiments.trials(job.order.commit) else enough)
 
     def _put_back(self, job: Job) -> None:
+        job.turn.cancelled.set()
         if job.experiment is None:
             self._baseline.put_back(job)
         else:

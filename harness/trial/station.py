@@ -40,6 +40,10 @@ class Turn:
     """Of the device, while it trains."""
     was_joined: bool = False
     """Whether another one started beside its training."""
+    spoilt: str = ""
+    """What that one took from it, if it was too much."""
+    wants_room: threading.Event = field(default_factory=threading.Event)
+    """Nothing else may be where it is: it ran out of memory beside another one."""
 
     @classmethod
     def alone(cls) -> "Turn":
@@ -88,6 +92,10 @@ class Station:
     def is_shared(self) -> bool:
         """Whether two trials are on it now, or a trial and the score of a holdout."""
         return self._holders > 1
+
+    @property
+    def is_used(self) -> bool:
+        return self._holders > 0
 
     @contextmanager
     def hold(self, device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
