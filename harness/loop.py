@@ -119,7 +119,9 @@ class Loop:
 
     def _fail(self, failure: HarnessError | OSError) -> None:
         """Begin nothing more; raised when what runs is over."""
-        if not isinstance(failure, HarnessError):
+        if isinstance(failure, BrokenPipeError):
+            failure = HarnessError("nobody reads its output any more", "harness loop --json > events.jsonl")
+        elif not isinstance(failure, HarnessError):
             failure = HarnessError(f"the machine failed: {failure}")
         self._failure = self._failure or failure
         self._crew.cancel_held()

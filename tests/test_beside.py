@@ -333,23 +333,45 @@ def test_without_such_a_list_conditions_are_those_of_the_whole_device(driver):
 def test_a_start_may_take_little_of_a_gpu_that_another_one_trains_on(monkeypatch, driver, took):
     clock = [0.0]
     monkeypatch.setattr(conditions.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(conditions, "cpu_seconds", lambda process: 0.0)  # these tests' own
     watch, said = watching(driver, os.getpid()), []
     for clock[0] in range(20):
         said.append(watch.strain(waits=False))
     assert said[-1] == took and said[3] in ("", "over 40% of the GPU's memory")
 
 
-def test_one_that_only_waits_may_not_keep_the_processor_busy(monkeypatch):
+@pytest.mark.parametrize("waits", [True, False])
+def test_one_that_starts_or_waits_may_not_keep_the_processor_busy(monkeypatch, waits):
     monkeypatch.setattr(conditions, "AHEAD_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(conditions, "START_CPU_SECONDS", 0.3 / Device("cpu", "a GPU", None).core_count)
     monkeypatch.setattr(conditions, "EVERY_AHEAD_SECONDS", 0.05)
     spin = "import os\nos.fork()\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", spin], start_new_session=True) as busy:
         try:
             watch = watching(Driver(1), busy.pid)
             deadline = time.monotonic() + 20
-            while not (took := watch.strain(waits=True)):
+            while not (took := watch.strain(waits)):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         finally:
             os.killpg(busy.pid, 9)
-    assert "of the processor's time while it waited" in took
+    assert took.endswith("of the processor's time while it waited" if waits else "of the processor's time")
+
+
+def test_what_trained_beside_a_start_that_took_the_processor_is_measured_again(bench, tmp_path, monkeypatch):
+    took, waited = f"over 80 s {conditions.OF_CPU}", iter([0.0, bench.config.trial.budget_seconds / 10])
+    monkeypatch.setattr(Watch, "strain", lambda self, waits: took)
+    monkeypatch.setattr(supervisor, "delayed_seconds", lambda process: next(waited))
+    given = HONEST.encode(), "0" * 40, 1, bench
+    with contextlib.closing(Station()) as station:
+        station.trains = other = Turn.alone()
+        starts = measure(
+            *given, tmp_path / "starts", lambda _: None, print, station=station, turn=Turn.alone()
+        )
+        station.trains = None
+        trained = measure(*given, tmp_path / "trained", lambda _: None, print, station=station, turn=other)
+    assert (starts.status, other.spoilt) == (CRASH, took)
+    assert trained.status == ERROR and trained.detail == f"another trial's start took {took} beside it"
+    assert (
+        conditions.spoilt(None, took, 0.04) == conditions.spoilt(None, "over 5 s of the GPU's time", 1) == ""
+    )

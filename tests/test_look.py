@@ -162,14 +162,14 @@ def test_plot_writes_a_picture_and_says_what_it_can_not_write(few, tmp_path):
     assert_mistake(harness("plot", "-o", "/nowhere/a.png", cwd=folder), "can't write")
 
 
-def drawn(*said):
+def drawn(*said, line=None):
     """The line of the picture; each `said` is a commit, a status, what it was judged against, an effect."""
     made = []
     for number, (commit, status, on, believed, effect) in enumerate(said, 1):
         trailers = {"Status": status, "Incumbent": f"{on * 7} {believed}", "Effect": f"{effect} 0.01"}
         name, message = refs.parse(f"refs/heads/exp/{number:04d}-x"), Message("x", "h", trailers)
         made.append((number, 2.0, Experiment(name, commit * 40, on * 40, 0, "a", message)))
-    return [(x, round(y, 3)) for x, y in built_on(made)]
+    return [(x, round(y, 3)) for x, y in built_on(made, line)]
 
 
 def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_for_one_decided_late():
@@ -179,6 +179,8 @@ def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_fo
     assert drawn(kept, late, below) == [(0, 2.0), (1, 1.91)]
     assert drawn(kept, below, back) == [(0, 2.0), (1, 1.91), (2, 2.01)]
     assert drawn(late, back) == [(0, 2.0)]
+    assert drawn(kept, late, line=["a" * 40]) == [(0, 2.0), (1, 1.9), (1, 2.0)], "nothing was built on it"
+    assert drawn(kept, late, line=["a" * 40, "b" * 40]) == [(0, 2.0), (1, 1.9)]
 
 
 def test_a_crash_of_another_setting_is_not_compared_and_one_that_was_only_begun_is():

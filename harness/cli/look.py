@@ -17,7 +17,7 @@ from harness.config import load
 from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
 from harness.gate.standing import Standing, rebuilt
-from harness.ledger.experiment import Experiment, best, comparable
+from harness.ledger.experiment import Experiment, comparable
 from harness.ledger.known import Known
 from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
@@ -62,12 +62,13 @@ def status(as_json: bool) -> int:
     share = wall.training_share(trials)
     states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
     counts = {s: sum(e.state == s for e in experiments) for s in states}
-    kept = best(experiments)
     scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
     standing = _standing(repository, known.main, measured)
     believed = standing.believed(known.main) if standing and scores else None
     above = standing.line[1:] if standing else ()
+    top = standing.line[-1] if standing else known.main
+    kept = next((e for e in experiments if e.commit == top), None)
     if as_json:
         about = {
             "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
@@ -87,7 +88,7 @@ def status(as_json: bool) -> int:
         click.echo(f"limits   {_limits(running)}")
     else:
         click.echo("running  nothing (harness loop)")
-    about_main = "not measured in this setting: the next loop begins with it"
+    about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
     if scores:
         runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
         belief = f", believed {believed:.4f}" if believed is not None else ""
@@ -107,9 +108,12 @@ def status(as_json: bool) -> int:
             f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
             f"trainings, on average of {share[2]}"
         )
+    trials += known.trials(known.main)
     odd = sum(1 for trial in trials if wall.was_disturbed(trial))
     if odd:
-        click.echo(f"WARNING  {odd} of the last {len(trials)} trials waited long for a processor")
+        click.echo(
+            f"WARNING  {odd} of the last {len(trials)} trials, main's too, waited long for a processor"
+        )
     figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
@@ -219,7 +223,9 @@ def show(experiment: str, as_json: bool) -> int:
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
-        why.append(f"Made by hand, and not measured: harness adopt {found.name.number} does.")
+        made = next((e for e in known if e.origin == found.commit), None)
+        after = f"measured as {made.name.number:04d}" if made else f"harness adopt {found.name.number} does"
+        why.append(f"Made by hand; {after}." if made else f"Made by hand, and not measured: {after}.")
     if why:
         click.echo("\n".join(why) + "\n")
     for trial in trials:
@@ -279,7 +285,8 @@ def plot(output: Path) -> int:
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
     from harness.views.plot import draw
 
-    every = list(Known(open_repository()))
+    known = Known(repository := open_repository())
+    every = list(known)
     found = comparable(every)
     if not any(e.val_bpb is not None for e in found):
         raise HarnessError("there is no scored experiment to plot", "harness loop")
@@ -288,7 +295,9 @@ def plot(output: Path) -> int:
             f"left out: {others} scored in another setting (device, data, budget, evaluator)", err=True
         )
     try:
-        draw(found, output)
+        setting = known.setting
+        standing = _standing(repository, known.main, known.measured(setting)) if setting else None
+        draw(found, output, standing.line if standing else None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
     click.echo(f"wrote {output}", err=True)

@@ -153,7 +153,10 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
     rows = config.eval_tokens // config.seq_len
     for name in ("train", "val", "holdout"):
         if not splits[name].tokens:
-            raise HarnessError(f"{config.source}: no document fell into the {name} split; it needs more text")
+            raise HarnessError(
+                f"{config.source}: no document fell into the {name} split; it needs more text",
+                "more or longer documents there, or another source in .autoresearch/config.toml",
+            )
     np.save(folder / "token_bytes.npy", words.byte_lengths())
     tokens, offsets = splits["train"].arrays()
     with (folder / "train.tokens").open("wb") as file:

@@ -74,6 +74,7 @@ class ByHand:
         bench, first, ended = self._bench, self._first_batch_at, self._ended_at
         if first is None or ended is None:
             raise RuntimeError("submitted without training: no batch was asked for")
+        _say("scoring ...")
         scored = score.score(
             self._source, folder, bench.corpus, "val", bench.config, bench.device, bench.isolation,
             self._folder / "server.txt", lambda *_: None,

@@ -1,6 +1,7 @@
 """The picture of a repository's research: every experiment a dot, what is built on, as believed, a line."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ CHAR_PIXELS = 8  # of a label, on average and with some room
 KEPT, TRIED, FAILED = "#1a7f4b", "#9aa0a6", "#c5362b"
 
 
-def draw(experiments: list[Experiment], path: Path) -> None:
+def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None = None) -> None:
     """Write a .png or .svg.
+
+    Args:
+        line: commits from `main` to the tip, as they stand now.
 
     Raises:
         OSError: it can't be written.
@@ -35,7 +39,7 @@ def draw(experiments: list[Experiment], path: Path) -> None:
     failed = [x for x, y, e in every if y is None and e.status is not None]
     figure = Figure(figsize=(11, 5.5), dpi=130)  # without pyplot, which takes longer to load than to draw
     axes = figure.subplots()
-    steps: list[tuple[float, float]] = [*built_on(scored)]
+    steps: list[tuple[float, float]] = [*built_on(scored, line)]
     low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept] + [y for _, y in steps])
     dots: dict[str, Any] = {
         "linestyle": "none",
@@ -108,11 +112,13 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
         )  # fmt: skip
 
 
-def built_on(scored: list[tuple[int, float, Experiment]]) -> list[tuple[int, float]]:
+def built_on(
+    scored: list[tuple[int, float, Experiment]], line: Sequence[str] | None = None
+) -> list[tuple[int, float]]:
     """From which number on something was built on, and its val_bpb as it was believed when that began.
 
     One that was begun before a keep and decided after it doesn't take the line back; where a commit was given
-    up, or a person made one, the line follows.
+    up, or a person made one, the line follows. `line`: what is built on now, of which nothing may say so yet.
     """
     uses = [(x, *e.incumbent) for x, _, e in scored if e.incumbent is not None]
     first_said = {commit: figure for _, commit, figure in reversed(uses)}
@@ -122,7 +128,8 @@ def built_on(scored: list[tuple[int, float, Experiment]]) -> list[tuple[int, flo
         if experiment.incumbent is None:
             continue
         commit, figure = experiment.incumbent
-        if not on or (commit != on and last_use.get(on, x) < x):
+        unused = x if line is None or any(each.startswith(on) for each in line) else 0
+        if not on or (commit != on and last_use.get(on, unused) < x):
             steps.append((x - 1 if on else 0, figure))
             on = commit
         if experiment.status == KEEP and experiment.believed is not None:
