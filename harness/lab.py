@@ -23,8 +23,9 @@ from harness.gate.standing import Standing, rebuilt
 from harness.kept import Kept
 from harness.ledger.experiment import Experiment
 from harness.ledger.experiments import Experiments
+from harness.ledger.known import Known
 from harness.ledger.repo import Repository
-from harness.records import ERROR, OK, Trial
+from harness.records import ERROR, OK, Setting, Trial
 from harness.trial.measure import Bench, measure, open_bench
 from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
@@ -190,12 +191,7 @@ class Lab:
     def known(self, bench: Bench, main: str = "") -> Standing | None:
         """What git says of this setting; None if `main`, or the commit that is to stand for it, has no
         score there."""
-        main = main or self.experiments.main
-        measured = self.experiments.measured(bench.setting, main)
-        if main != self.experiments.main:  # what a person put on top of it isn't a kept experiment
-            numbered = {experiment.commit for experiment in self.experiments}
-            measured = [each for each in measured if each.commit in numbered or each.commit == main]
-        return rebuilt(main, measured, bench.config.gate.policy)
+        return standing_on(self.experiments, bench.setting, bench.config.gate.policy, main)
 
     def missing_runs(self, bench: Bench, stations: int = 1) -> int:
         """How often `main` is to be run before anything is decided: twice at least, since one run may be an
@@ -236,20 +232,34 @@ class Lab:
         return standing.moved()
 
     def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
-        """The tip that stood on what was `main` before a person put a commit there, and that commit;
-        None if there is none, or it was begun anew already."""
-        every = {experiment.commit: experiment for experiment in self.experiments}
-        if self.experiments.main in every:
-            return None
-        for commit, parent in self.experiments.history:
-            if commit in every or not parent:
-                return None
-            below = self.known(bench, parent)
-            if below is not None:
-                tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
-                done = tip and any(experiment.origin == tip.commit for experiment in every.values())
-                return (tip, parent) if tip and not done else None
-        return None
+        """See `passed_by`."""
+        return passed_by(self.experiments, bench.setting, bench.config.gate.policy)
 
     def _note(self, text: str) -> None:
         self._tell("note", text)
+
+
+def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> Standing | None:
+    """Where the research stands on `main`, or the commit that is to stand for it."""
+    main = main or known.main
+    measured = known.measured(setting, main)
+    if main != known.main:  # what a person put on top of it isn't a kept experiment
+        numbered = {experiment.commit for experiment in known}
+        measured = [each for each in measured if each.commit in numbered or each.commit == main]
+    return rebuilt(main, measured, policy)
+
+
+def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, str] | None:
+    """The tip that stood on what was `main` before a person put a commit there, and that commit;
+    None if there is none, or it was begun anew already."""
+    every = {experiment.commit: experiment for experiment in known}
+    if known.main in every:
+        return None
+    for commit, parent in known.history:
+        if commit in every or not parent:
+            return None
+        if (below := standing_on(known, setting, policy, parent)) is not None:
+            tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
+            done = tip and any(experiment.origin == tip.commit for experiment in every.values())
+            return (tip, parent) if tip and not done else None
+    return None

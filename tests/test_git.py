@@ -209,6 +209,8 @@ def test_a_commit_on_main_that_leaves_train_py_as_it_is_needs_no_run(fresh, told
     (fresh.folder / "README").write_text("about it")
     fresh("add", "README")
     fresh("commit", "-qm", "words")
+    passed, short = harness("status", cwd=fresh.folder).stdout, fresh("rev-parse", "main~")[:7]
+    assert f"aside    0001 stands on {short}, main before: the next loop puts it on this one" in passed
     night(fresh.folder, told, ("Worse", 3, [2.0 + 8 * SD]))
     again = [fresh("log", "-1", "--format=%s", commit).split(" (")[0] for commit, _ in told.ran[before:]]
     assert again == ["Worse"], "main was run again, or what stood on it"

@@ -16,13 +16,14 @@ import click
 from harness.config import load
 from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
-from harness.gate.standing import Standing, rebuilt
+from harness.gate.standing import rebuilt
+from harness.lab import passed_by, standing_on
 from harness.ledger.experiment import Experiment, comparable
 from harness.ledger.known import Known
 from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.lock import holder
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Measured, Setting, disturbed
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed
 from harness.state import read
 from harness.trial.measure import open_bench
 from harness.views import table, wall, words
@@ -64,7 +65,8 @@ def status(as_json: bool) -> int:
     counts = {s: sum(e.state == s for e in experiments) for s in states}
     scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
-    standing = _standing(repository, known.main, measured)
+    policy = _policy(repository)
+    standing = rebuilt(known.main, measured, policy) if policy else None
     believed = standing.believed(known.main) if standing and scores else None
     above = standing.line[1:] if standing else ()
     top = standing.line[-1] if standing else known.main
@@ -97,6 +99,9 @@ def status(as_json: bool) -> int:
     if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
+    elif setting and policy and (passed := passed_by(known, setting, policy)):
+        tip, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
+        click.echo(f"aside    {tip} stands on {passed[1][:7]}, main before: {which} loop puts it on this one")
     if failed:
         click.echo(f"holdout  WARNING: none for main: {failed}")
     if holdouts and setting:
@@ -134,13 +139,12 @@ def _setting(repository: Repository, known: Known) -> Setting | None:
     return now if last is None or now.device == last.device else last
 
 
-def _standing(repository: Repository, main: str, measured: list[Measured]) -> Standing | None:
-    """Where the research stands, by all that was measured in a setting."""
+def _policy(repository: Repository) -> str:
+    """The gate's; empty, which means belief, where the config can't be read."""
     try:
-        policy = load(repository.paths.config).gate.policy
+        return load(repository.paths.config).gate.policy
     except HarnessError:
-        return None
-    return rebuilt(main, measured, policy)
+        return ""
 
 
 def _limits(state: dict) -> str:
@@ -217,7 +221,7 @@ def show(experiment: str, as_json: bool) -> int:
     decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
     why = words.explain(decision, proven, known.on_main(found.commit))
     setting = None if found.status != KEEP or known.on_main(found.commit) else found.setting
-    standing = _standing(repository, known.main, known.measured(setting)) if setting else None
+    standing = standing_on(known, setting, _policy(repository)) if setting else None
     if standing is not None and found.commit not in standing.line:
         why.append(words.GIVEN_UP)
     if found.state == "begun":
@@ -296,7 +300,7 @@ def plot(output: Path) -> int:
         )
     try:
         setting = known.setting
-        standing = _standing(repository, known.main, known.measured(setting)) if setting else None
+        standing = standing_on(known, setting, _policy(repository)) if setting else None
         draw(found, output, standing.line if standing else None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
