@@ -165,8 +165,10 @@ def test_plot_writes_a_picture_and_says_what_it_can_not_write(few, tmp_path):
 def drawn(*said, line=None):
     """The line of the picture; each `said` is a commit, a status, what it was judged against, an effect."""
     made = []
-    for number, (commit, status, on, believed, effect) in enumerate(said, 1):
+    for number, (commit, status, on, believed, effect, *origin) in enumerate(said, 1):
         trailers = {"Status": status, "Incumbent": f"{on * 7} {believed}", "Effect": f"{effect} 0.01"}
+        trailers |= {"Origin": origin[0] * 40} if origin else {}
+        trailers |= {"Seeds": ord(origin[0] if origin else commit)}
         name, message = refs.parse(f"refs/heads/exp/{number:04d}-x"), Message("x", "h", trailers)
         made.append((number, 2.0, Experiment(name, commit * 40, on * 40, 0, "a", message)))
     return [(x, round(y, 3)) for x, y in built_on(made, line)]
@@ -179,6 +181,8 @@ def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_fo
     assert drawn(kept, late, below) == [(0, 2.0), (1, 1.91)]
     assert drawn(kept, below, back) == [(0, 2.0), (1, 1.91), (2, 2.01)]
     assert drawn(late, back) == [(0, 2.0)]
+    again = ("f", "keep", "a", 2.0, -0.1, "b")  # on a commit of a person's that left train.py as it was
+    assert drawn(kept, below, again, ("g", "discard", "f", 1.93, 0.0)) == [(0, 2.0), (1, 1.91)]
     assert drawn(kept, late, line=["a" * 40]) == [(0, 2.0), (1, 1.9), (1, 2.0)], "nothing was built on it"
     assert drawn(kept, late, line=["a" * 40, "b" * 40]) == [(0, 2.0), (1, 1.9)]
 

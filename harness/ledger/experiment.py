@@ -78,6 +78,11 @@ class Experiment:
         """The commit that it is once more, on another parent; mostly empty."""
         return self.message.trailers.get(ORIGIN, "")
 
+    def is_once_more(self, other: "Experiment | None") -> bool:
+        """Whether it has the runs of that one and no others: the same program, put on another commit."""
+        seeds = self.message.trailers.get("Seeds")
+        return other is not None and seeds is not None and seeds == other.message.trailers.get("Seeds")
+
     @property
     def program(self) -> str:
         """Digest of its syntax tree: what was tried before is not trained again."""

@@ -123,9 +123,13 @@ def built_on(
     uses = [(x, *e.incumbent) for x, _, e in scored if e.incumbent is not None]
     first_said = {commit: figure for _, commit, figure in reversed(uses)}
     last_use = {commit: x for x, commit, _ in uses}
+    every = {e.commit: e for _, _, e in scored}
     on, steps = "", []
     for x, _, experiment in scored:
         if experiment.incumbent is None:
+            continue
+        if experiment.is_once_more(every.get(experiment.origin)):
+            on = experiment.commit[:7] if experiment.origin.startswith(on) else on
             continue
         commit, figure = experiment.incumbent
         unused = x if line is None or any(each.startswith(on) for each in line) else 0
