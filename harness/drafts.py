@@ -42,6 +42,11 @@ class Draft:
         """What came in place of a proposal; waits for the answer."""
         return self.answer.exception()
 
+    @property
+    def cost_usd(self) -> float:
+        """Of an answer that came, used or not."""
+        return getattr(self.failed or self.answer.result(), "cost_usd", None) or 0.0
+
 
 class Drafts:
     """One night's proposals.
@@ -78,7 +83,7 @@ class Drafts:
     @property
     def paid_usd(self) -> float:
         """On all answers, those that nobody took yet among them."""
-        return self.spent_usd + sum(d.answer.result().cost_usd or 0.0 for d in self._answered if not d.failed)
+        return self.spent_usd + sum(draft.cost_usd for draft in self._answered)
 
     @property
     def _answered(self) -> list[Draft]:
@@ -148,7 +153,8 @@ class Drafts:
 
     def _tried(self, proposal: Proposal) -> set[str]:
         """Programs that are not to be run again, but for its own: a person may want that measured anew."""
-        return {e.program for e in self._experiments if e.commit != proposal.origin}
+        own = proposal.origin
+        return {e.program for e in self._experiments if not own or own not in (e.commit, e.origin)}
 
     def begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
@@ -224,7 +230,10 @@ class Drafts:
         if not same or not self._experiments.gone.isdisjoint(points[1:]):
             return False
         for link in stack[same[-1] :]:
-            made = self._experiments.carried(link, onto)
+            there = (
+                e for e in self._experiments if e.origin == link.commit and e.parent == onto
+            )  # killed after it
+            made = next(there, None) or self._experiments.carried(link, onto)
             number, which = f"{made.name.number:04d}", f"{link.name.number:04d}"
             self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
             onto = made.commit

@@ -128,7 +128,7 @@ class Lab:
         while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
-            alone, turn.was_joined, turn.spoilt = turn.may_train.is_set(), False, ""
+            alone, turn.was_joined = turn.may_train.is_set(), False
             turn.trained.clear()
             trial = measure(
                 order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
@@ -252,14 +252,16 @@ def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> 
 def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, str] | None:
     """The tip that stood on what was `main` before a person put a commit there, and that commit;
     None if there is none, or it was begun anew already."""
-    every = {experiment.commit: experiment for experiment in known}
+    every, line = {experiment.commit: experiment for experiment in known}, dict(known.history)
     if known.main in every:
         return None
-    for commit, parent in known.history:
+    for commit, parent in line.items():
         if commit in every or not parent:
             return None
         if (below := standing_on(known, setting, policy, parent)) is not None:
             tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
-            done = tip and any(experiment.origin == tip.commit for experiment in every.values())
-            return (tip, parent) if tip and not done else None
+            again = (e for e in every.values() if tip and e.origin == tip.commit)
+            done = any(known.reaches(e.commit, every, line) for e in again)
+            if tip or not known.has_program(commit, (parent, *every)):
+                return (tip, parent) if tip and not done else None
     return None

@@ -329,9 +329,12 @@ class Loop:
         moved = self._stands_on != self._baseline.ground(bench)  # by a person
         if moved or not is_known:
             onto = self._experiments.main if is_known else standing.incumbent.commit
-            if done.status == KEEP and not self._experiments.are_in_line(parent, onto):  # amended, say
+            in_line = is_known and self._experiments.are_in_line(parent, onto)  # else main was amended, say
+            if done.status == KEEP and not in_line:
                 self._waiting += self._drafts.begin_again(done, onto)
             return self._read_again(job)
+        if done.origin and self._experiments.are_one_program(done.origin, done.commit):
+            return self._read_again(job)  # it stands in that one's place
         scores = self._experiments.scores(done.commit, bench.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
         now = standing.after(of)

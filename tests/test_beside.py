@@ -356,22 +356,3 @@ def test_one_that_starts_or_waits_may_not_keep_the_processor_busy(monkeypatch, w
         finally:
             os.killpg(busy.pid, 9)
     assert took.endswith("of the processor's time while it waited" if waits else "of the processor's time")
-
-
-def test_what_trained_beside_a_start_that_took_the_processor_is_measured_again(bench, tmp_path, monkeypatch):
-    took, waited = f"over 80 s {conditions.OF_CPU}", iter([0.0, bench.config.trial.budget_seconds / 10])
-    monkeypatch.setattr(Watch, "strain", lambda self, waits: took)
-    monkeypatch.setattr(supervisor, "delayed_seconds", lambda process: next(waited))
-    given = HONEST.encode(), "0" * 40, 1, bench
-    with contextlib.closing(Station()) as station:
-        station.trains = other = Turn.alone()
-        starts = measure(
-            *given, tmp_path / "starts", lambda _: None, print, station=station, turn=Turn.alone()
-        )
-        station.trains = None
-        trained = measure(*given, tmp_path / "trained", lambda _: None, print, station=station, turn=other)
-    assert (starts.status, other.spoilt) == (CRASH, took)
-    assert trained.status == ERROR and trained.detail == f"another trial's start took {took} beside it"
-    assert (
-        conditions.spoilt(None, took, 0.04) == conditions.spoilt(None, "over 5 s of the GPU's time", 1) == ""
-    )

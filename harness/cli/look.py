@@ -113,7 +113,8 @@ def status(as_json: bool) -> int:
             f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
             f"trainings, on average of {share[2]}"
         )
-    trials += known.trials(known.main)
+    if known.main not in {e.commit for e in experiments[-wall.LAST :]}:
+        trials += known.trials(known.main)
     odd = sum(1 for trial in trials if wall.was_disturbed(trial))
     if odd:
         click.echo(

@@ -3,7 +3,7 @@
 An experiment is one commit on a branch of its own, and has no `Status` until it was measured.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment
 from harness.ledger.refs import Name
 from harness.ledger.repo import Change, Repository
-from harness.records import KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
+from harness.records import DECIMALS, KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
 
+Runs = dict[tuple[Any, float], float]
 HISTORY = 100  # commits of `main` that are looked back at
 
 
@@ -146,10 +147,7 @@ class Known:
 
     def scores(self, commit: str, setting: Setting) -> tuple[float, ...]:
         """Of its trials in this setting."""
-        return tuple(
-            trial["val_bpb"] for trial in self.trials(commit)
-            if trial.get("status") == OK and is_score(trial.get("val_bpb")) and is_of(trial, setting)
-        )  # fmt: skip
+        return tuple(self._runs_of(commit, setting).values())
 
     def part(self, commit: str, name: str) -> dict[str, Any]:
         """`decision` or `proven` of a commit's record; empty where it isn't there."""
@@ -176,41 +174,84 @@ class Known:
 
         What a person put on `main` with the train.py of an earlier commit of it, or of an experiment, is that
         program again: it has that one's scores and stands in its place, but not for what was kept on top: to
-        move `main` there would lose what the person did. So does an experiment that is another one again.
+        move `main` there would lose what the person did. Of an experiment and what is the same program once
+        more, the last one counts that reaches `main`; a run that both have counts once.
 
         Args:
             main: a commit that is to stand for it.
         """
-        every, found, now = list(self), dict[str, Measured](), dict[str, str]()
-        gone, line = self.gone, dict(self._line(tip := main or self.main))
-        for experiment in every:
-            commit, kept = experiment.commit, experiment.status == KEEP and experiment.commit not in gone
-            # It may have been run again since, which its message can't say any more.
-            scores = self.scores(commit, setting) if kept or commit in line else ()
-            if not scores and experiment.setting == setting and experiment.val_bpb is not None:
-                scores = tuple(filter(is_score, experiment.runs or [experiment.val_bpb]))
-            if scores:
+        line, found = dict(self._line(tip := main or self.main)), dict[str, Measured]()
+        by_hand: dict[Any, str] = {}  # by program
+        every, gone = {experiment.commit: experiment for experiment in self}, self.gone
+        runs = {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
+        now: dict[str, str] = {}  # what stands in whose place
+
+        def put(new: str, old: str) -> None:
+            now[old], runs[new] = new, {**runs.pop(old), **runs[new]}
+
+        for commit, experiment in every.items():
+            first = _last(now, experiment.origin)
+            if runs[commit] and runs.get(first) and self.are_one_program(commit, first):
+                if self.reaches(commit, every, line) or not self.reaches(first, every, line):
+                    put(commit, first)
+                else:  # its main is no more
+                    put(first, commit)
+                    gone |= {first} if commit in gone else set()
+        for commit, experiment in every.items():
+            if runs.get(commit):
+                kept = experiment.status == KEEP and commit not in gone
                 shorter = kept and bool(self.part(commit, "decision").get("shorter"))
-                found[commit] = Measured(commit, experiment.parent, scores, kept, shorter)
-                origin = experiment.origin
-                if origin in found and origin not in line and self.are_one_program(origin, commit):
-                    now[origin] = commit  # which has its runs
-                    del found[origin]
-        by_hand = dict[Any, Measured]()
+                found[commit] = Measured(commit, experiment.parent, (), kept, shorter)
         for commit, parent in line.items():
-            program = self._program(commit)
-            if (again := by_hand.get(program)) is not None:
-                of = found.pop(commit, None) or Measured(commit, parent, self.scores(commit, setting))
-                now[commit], scores = again.commit, of.scores + again.scores
-                by_hand[program] = replace(again, parent=of.parent, scores=scores, shorter=of.shorter)
+            if commit in now:
+                continue
+            of = found.get(commit) or Measured(commit, parent, (), kept=True)
+            runs.setdefault(commit, self._runs_of(commit, setting))
+            if (again := by_hand.get(program := self._program(commit))) is not None:
+                put(again, commit)
+                found.pop(commit, None)
+                found[again] = replace(found[again], parent=of.parent, shorter=of.shorter)
             elif commit not in found:
-                by_hand[program] = Measured(commit, parent, self.scores(commit, setting), kept=True)
-        for commit in list(found) if tip not in found else ():
+                by_hand[program], found[commit] = commit, of
+        for commit in list(found) if tip not in every else ():
             if commit not in line and self.are_one_program(commit, tip):  # a person took it
-                of, now[commit], again = found.pop(commit), tip, by_hand[program := self._program(tip)]
-                by_hand[program] = replace(again, scores=of.scores + again.scores)
-        tried = (e if e.kept else replace(e, parent=_last(now, e.parent)) for e in found.values())
-        return [*(each for each in reversed(by_hand.values()) if each.scores), *tried]
+                put(tip, commit)
+                del found[commit]
+        known = (replace(each, scores=tuple(runs[each.commit].values())) for each in found.values())
+        last = [*reversed(by_hand.values())]
+        return sorted(
+            (e if e.kept else replace(e, parent=_last(now, e.parent)) for e in known if e.scores),
+            key=lambda each: last.index(each.commit) if each.commit in last else len(last),
+        )
+
+    def _runs_of(self, commit: str, setting: Setting) -> Runs:
+        """The scores of its trials in this setting."""
+        return _told_apart(
+            (trial.get("seed"), trial["val_bpb"]) for trial in self.trials(commit)
+            if trial.get("status") == OK and is_score(trial.get("val_bpb")) and is_of(trial, setting)
+        )  # fmt: skip
+
+    def _all_runs(self, of: Experiment, setting: Setting, gone: set[str], line: Container[str]) -> Runs:
+        """The same of an experiment, by its message where there is no more to know."""
+        kept = of.status == KEEP and of.commit not in gone
+        # It may have been run again since, which its message can't say any more.
+        runs = self._runs_of(of.commit, setting) if kept or of.commit in line else {}
+        if runs or of.setting != setting or of.val_bpb is None:
+            return runs
+        scores = [*filter(is_score, of.runs or [of.val_bpb])]
+        seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if seed.isdecimal()]
+        same = len(seeds) == len(scores)
+        return _told_apart(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
+
+    def reaches(self, commit: str, every: Mapping[str, Experiment], line: Container[str]) -> bool:
+        """Whether one of all experiments stands on a commit of the line, or is one."""
+        while commit in every and commit not in line:
+            commit = every[commit].parent
+        return commit in line
+
+    def has_program(self, commit: str, others: Iterable[str]) -> bool:
+        """Whether one of those has the same train.py."""
+        return any(self.are_one_program(commit, other) for other in others)
 
     def are_one_program(self, one: str, other: str) -> bool:
         """Whether two commits have the same train.py."""
@@ -281,6 +322,11 @@ class Known:
                     return Holdout(val, held_out, setting)
                 failed = f"{said.get('status')}: {said.get('detail')}"
         return failed
+
+
+def _told_apart(runs: Iterable[tuple[Any, float]]) -> Runs:
+    """A run is known by its seed and its score, as precise as a message has it."""
+    return {(seed, round(score, DECIMALS["val_bpb"])): score for seed, score in runs}
 
 
 def _last(now: dict[str, str], commit: str) -> str:

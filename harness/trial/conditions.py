@@ -22,10 +22,8 @@ AHEAD_GPU_SECONDS = 5.0  # the most that a start may take from another trial tha
 AHEAD_MEMORY = 0.4  # of the GPU's
 AHEAD_CPU_SECONDS = 60.0  # when it has started, and only waits
 START_CPU_SECONDS = 15.0  # of every core, until then: a cold start of the model here takes 60 s in all
-SPOILT_SHARE = 0.05  # of a training that waited for a processor, beside one that took all that
 THROTTLED_SHARE = 0.05  # of the samples, above which a trial doesn't count
 FOREIGN_SAMPLES = 2  # in which somebody else was at work
-OF_CPU = "of the processor's time"
 SLOWED = ("HwSlowdown", "HwThermalSlowdown", "SwThermalSlowdown", "HwPowerBrakeSlowdown")
 
 
@@ -99,11 +97,11 @@ class Watch:
             if (self._own_memory() or 0) > AHEAD_MEMORY * whole:
                 return f"over {AHEAD_MEMORY:.0%} of the GPU's memory"
         if (spent := cpu_seconds(self._process)) > self._most_cpu_seconds and not waits:
-            return f"over {self._most_cpu_seconds:g} s {OF_CPU}"
+            return f"over {self._most_cpu_seconds:g} s of the processor's time"
         if waits:
             self._idle_from = spent if self._idle_from is None else self._idle_from
             if spent - self._idle_from > AHEAD_CPU_SECONDS:
-                return f"over {AHEAD_CPU_SECONDS:g} s {OF_CPU} while it waited"
+                return f"over {AHEAD_CPU_SECONDS:g} s of the processor's time while it waited"
         return (
             f"over {AHEAD_GPU_SECONDS:g} s of the GPU's time" if self._gpu_seconds > AHEAD_GPU_SECONDS else ""
         )
@@ -177,15 +175,8 @@ class Watch:
         )
 
 
-def spoilt(seen: Conditions | None, by_start: str = "", delayed_share: float = 0.0) -> str:
-    """Why a trial under these conditions doesn't count; empty if it does.
-
-    Args:
-        by_start: what a trial that started beside it took, by `Watch.strain`.
-        delayed_share: of its training, in which it waited for a processor.
-    """
-    if OF_CPU in by_start and delayed_share > SPOILT_SHARE:
-        return f"another trial's start took {by_start} beside it"
+def spoilt(seen: Conditions | None) -> str:
+    """Why a trial under these conditions doesn't count; empty if it does."""
     if seen is None:
         return ""
     if len(seen.foreign) >= FOREIGN_SAMPLES:

@@ -166,8 +166,6 @@ def measure(
             )  # fmt: skip
             try:
                 training = supervisor.train()
-                if trains is not None:
-                    trains.spoilt = trains.spoilt or supervisor.strain
             finally:
                 if place.trains is turn:
                     place.trains = turn.watch = None
@@ -181,8 +179,7 @@ def measure(
             training, idle = Training(ERROR, f"the machine failed: {failed}"), None
         log.write_text(training.log, encoding="utf-8")
         status, detail = training.status, training.detail
-        delayed = (training.delayed_seconds or 0.0) / bench.config.trial.budget_seconds
-        if why := spoilt(training.conditions, turn.spoilt, delayed):
+        if why := spoilt(training.conditions):
             status, detail = ERROR, why
         if status == OK:
             if not training.is_short(bench.config.trial.budget_seconds):  # that one is trained once more

@@ -40,8 +40,6 @@ class Turn:
     """Of the device, while it trains."""
     was_joined: bool = False
     """Whether another one started beside its training."""
-    spoilt: str = ""
-    """What that one took from it, if it was too much."""
     wants_room: threading.Event = field(default_factory=threading.Event)
     """Nothing else may be where it is: it ran out of memory beside another one."""
 

@@ -104,7 +104,6 @@ class Supervisor:
         self.watch = Watch(seat.device, seat.process.pid)
         self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
         self.ended_at: float | None = None
-        self.strain = ""  # what it took from another one, if that was too much
 
     def train(self) -> Training:
         """Run train.py to its end, its submission or its caps.
@@ -182,7 +181,7 @@ class Supervisor:
         """At the GPU; and begin what else is to be ready when it has trained."""
         if state.first_batch_at is None:
             if self.other_trains() and (took := self.watch.strain(waits=state.asked_at is not None)):
-                self.strain, state.failure = took, Failure(CRASH, f"took {took} beside another trial")
+                state.failure = Failure(CRASH, f"took {took} beside another trial")
             return
         if not state.told:
             state.told = True
