@@ -58,9 +58,7 @@ def test_a_stack_is_put_on_commits_of_a_person_that_leave_train_py_as_it_was(fre
     assert len(each_run(fresh)) == len(told.ran)
 
 
-@pytest.mark.parametrize(
-    "how", [("reset", "-q", "--hard", "HEAD~"), ("commit", "-q", "--amend", "-m", "more")]
-)
+@pytest.mark.parametrize("how", ["reset -q --hard HEAD~", "commit -q --amend -m more"])
 def test_a_stack_is_not_lost_with_the_commit_that_it_was_put_on(fresh, told, how):
     stacked(fresh, told, 1)
     words(fresh, "README")
