@@ -3,7 +3,7 @@
 An experiment is one commit on a branch of its own, and has no `Status` until it was measured.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -182,7 +182,8 @@ class Known:
         """
         line, found = dict(self._line(tip := main or self.main)), dict[str, Measured]()
         by_hand: dict[Any, str] = {}  # by program
-        every, gone = {experiment.commit: experiment for experiment in self}, self.gone
+        every = {experiment.commit: experiment for experiment in self}
+        gone = self._gone(every.values())
         runs = {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
         now: dict[str, str] = {}  # what stands in whose place
 
@@ -270,7 +271,9 @@ class Known:
     @property
     def gone(self) -> set[str]:
         """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
-        every = list(self)
+        return self._gone(list(self))
+
+    def _gone(self, every: Collection[Experiment]) -> set[str]:
         line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in every}
         been = {e.commit for e in every if e.status == KEEP and self.record(e.commit).get("reached")}
         gone: set[str] = set()
