@@ -192,7 +192,7 @@ class Known:
 
         for commit, experiment in every.items():
             first = _last(now, experiment.origin)
-            if runs[commit] and runs.get(first) and self.are_one_program(commit, first):
+            if runs.get(commit) and runs.get(first) and self.are_one_program(commit, first):
                 if self.reaches(commit, every, line) or not self.reaches(first, every, line):
                     put(commit, first)
                 else:  # its main is no more
