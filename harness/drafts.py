@@ -19,7 +19,7 @@ from harness.ledger import guards
 from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved
 from harness.limits import failed_in_a_row
-from harness.records import CRASH, ERROR, Base, Proposal, Trial
+from harness.records import CRASH, ERROR, KEEP, Base, Proposal, Trial
 from harness.trial.measure import Bench
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
@@ -230,10 +230,9 @@ class Drafts:
         if not same or not self._experiments.gone.isdisjoint(points[1:]):
             return False
         for link in stack[same[-1] :]:
-            there = (
-                e for e in self._experiments if e.origin == link.commit and e.parent == onto
-            )  # killed after it
-            made = next(there, None) or self._experiments.carried(link, onto)
+            copies = (e for e in self._experiments if e.origin == link.commit and e.status == KEEP)
+            there = next((e for e in copies if e.parent == onto), None)  # a loop was killed after it
+            made = there or self._experiments.carried(link, onto)
             number, which = f"{made.name.number:04d}", f"{link.name.number:04d}"
             self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
             onto = made.commit
