@@ -6,10 +6,12 @@ import threading
 import time
 
 import pytest
-from nights import Script
-from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
+from conftest import harness
+from nights import Script, loop_in
+from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known, program
 
 import harness.lab as lab
+from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.records import CRASH, INVALID, Failure, Proposal
 from harness.trial import measure as measuring
@@ -197,3 +199,39 @@ def test_a_failed_audit_is_no_second_draw_where_another_one_started(tmp_path, be
     with station.hold(bench.device, print), station.hold(bench.device, print):
         assert measuring._scored(Scoring(failed), *given) == failed
         assert measuring._scored(Scoring(Failure(CRASH, "no memory")), *given) == "another score"
+
+
+def test_a_reader_that_went_away_is_no_failure_of_the_machine(fresh, told):
+    def tell(event):
+        if event.text.startswith("0001"):
+            raise BrokenPipeError
+
+    told.scores["One"] = list(WORSE)
+    with pytest.raises(HarnessError, match="nobody reads its output any more"):
+        loop_in(fresh.folder, Changing([("One", 1, 0)]), tell, experiments=1).run()
+    assert known(fresh).find("1").state == "begun"
+
+
+def test_status_counts_each_trial_that_waited_once_main_s_too(fresh, told):
+    told.scores["One"] = [2.0 + 9 * SD]
+    begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run()
+    found = known(fresh)
+    for commit in (found.main, found.find("1").commit):
+        trials = found.trials(commit)
+        for trial in trials:
+            trial["training"]["delayed_seconds"] = trial["training"]["training_seconds"] * 0.9
+        found.note(commit, trials=trials)
+    assert "WARNING  5 of the last 5 trials" in harness("status", cwd=fresh.folder).stdout
+    fresh("merge", "-q", "--ff-only", found.find("1").name.branch)
+    assert "WARNING  1 of the last 1 trials" in harness("status", cwd=fresh.folder).stdout
+
+
+def test_what_a_person_made_says_where_it_was_measured(fresh, told):
+    fresh("switch", "-qc", "exp/0007-mine")
+    (fresh.folder / "train.py").write_text(program(3))
+    fresh("commit", "-qam", "Mine\n\nHypothesis: it may help")
+    fresh("switch", "-q", "main")
+    assert "not measured: harness adopt 7 does" in harness("show", "7", cwd=fresh.folder).stdout
+    told.scores["Mine"] = list(WORSE)
+    loop_in(fresh.folder, Again([known(fresh).proposal(known(fresh).find("7"))]), experiments=1).run()
+    assert "Made by hand; measured as 0008." in harness("show", "7", cwd=fresh.folder).stdout

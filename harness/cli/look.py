@@ -49,7 +49,7 @@ Examples:
 @click.command(epilog=STATUS_EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def status(as_json: bool) -> int:
-    """What runs now, the best so far, the last results, the limits."""
+    """What runs now, what is built on, the last results, the limits."""
     repository = open_repository()
     known = Known(repository)
     experiments = list(known)
