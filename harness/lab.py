@@ -262,6 +262,7 @@ def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, 
             tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
             again = (e for e in every.values() if tip and e.origin == tip.commit)
             done = any(known.reaches(e.commit, every, line) for e in again)
-            if tip or not known.has_program(commit, (parent, *every)):
+            # What only takes a program that is known hides what stood on the main before it.
+            if tip or not any(known.are_one_program(commit, other) for other in (parent, *every)):
                 return (tip, parent) if tip and not done else None
     return None

@@ -250,10 +250,6 @@ class Known:
             commit = every[commit].parent
         return commit in line
 
-    def has_program(self, commit: str, others: Iterable[str]) -> bool:
-        """Whether one of those has the same train.py."""
-        return any(self.are_one_program(commit, other) for other in others)
-
     def are_one_program(self, one: str, other: str) -> bool:
         """Whether two commits have the same train.py."""
         return self._program(one) == self._program(other)
