@@ -24,6 +24,7 @@ from harness.kept import Kept
 from harness.ledger.experiment import Experiment
 from harness.ledger.experiments import Experiments
 from harness.ledger.known import Known
+from harness.ledger.programs import reaches
 from harness.ledger.repo import Repository
 from harness.records import ERROR, OK, Setting, Trial
 from harness.trial.measure import Bench, measure, open_bench
@@ -261,7 +262,7 @@ def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, 
         if (below := standing_on(known, setting, policy, parent)) is not None:
             tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
             again = (e for e in every.values() if tip and e.origin == tip.commit)
-            done = any(known.reaches(e.commit, every, line) for e in again)
+            done = any(reaches(e.commit, every, line) for e in again)
             # What only takes a program that is known hides what stood on the main before it.
             if tip or not any(known.are_one_program(commit, other) for other in (parent, *every)):
                 return (tip, parent) if tip and not done else None

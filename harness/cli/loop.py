@@ -13,7 +13,7 @@ from harness import config as configs
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
 from harness.gate.standing import rebuilt
-from harness.ledger.experiment import best
+from harness.ledger.experiment import last_kept
 from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
@@ -156,7 +156,7 @@ def _night(
     devices: list[Device] | None = None,
     stand_in: Agent | None = None,
 ) -> int:
-    with NightView(as_json, best(list(Experiments(repository)))) as view:
+    with NightView(as_json, last_kept(list(Experiments(repository)))) as view:
         watcher = Watcher(view.tell, view.show)
         night = Loop(repository, agent(view.say), limits, seed, watcher, devices, stand_in=stand_in)
 

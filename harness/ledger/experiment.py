@@ -95,7 +95,7 @@ def comparable(experiments: list[Experiment]) -> list[Experiment]:
     return [e for e in experiments if e.setting in (None, now)]
 
 
-def best(experiments: list[Experiment]) -> Experiment | None:
+def last_kept(experiments: list[Experiment]) -> Experiment | None:
     """The last kept one of the setting that was measured last."""
     return next((e for e in reversed(comparable(experiments)) if e.status == KEEP), None)
 

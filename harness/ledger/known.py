@@ -3,8 +3,8 @@
 An experiment is one commit on a branch of its own, and has no `Status` until it was measured.
 """
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Collection, Container, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pygit2
@@ -13,11 +13,11 @@ from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment
+from harness.ledger.programs import Programs, Runs, runs_of
 from harness.ledger.refs import Name
 from harness.ledger.repo import Change, Repository
-from harness.records import DECIMALS, KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
+from harness.records import KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
 
-Runs = dict[tuple[Any, float], float]
 HISTORY = 100  # commits of `main` that are looked back at
 
 
@@ -172,62 +172,20 @@ class Known:
     def measured(self, setting: Setting, main: str = "") -> list[Measured]:
         """Every commit that has a score in this setting, oldest first: all that the gate knows.
 
-        What a person put on `main` with the train.py of an earlier commit of it, or of an experiment, is that
-        program again: it has that one's scores and stands in its place, but not for what was kept on top: to
-        move `main` there would lose what the person did. Of an experiment and what is the same program once
-        more, the last one counts that reaches `main`; a run that both have counts once.
-
         Args:
             main: a commit that is to stand for it.
         """
-        line, found = dict(self._line(tip := main or self.main)), dict[str, Measured]()
-        by_hand: dict[Any, str] = {}  # by program
-        every = {experiment.commit: experiment for experiment in self}
+        every, line = {each.commit: each for each in self}, dict(self._line(main or self.main))
         gone = self._gone(every.values())
-        runs = {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
-        now: dict[str, str] = {}  # what stands in whose place
-
-        def put(new: str, old: str) -> None:
-            now[old], runs[new] = new, {**runs.pop(old), **runs[new]}
-
-        for commit, experiment in every.items():
-            first = _last(now, experiment.origin)
-            if runs.get(commit) and runs.get(first) and self.are_one_program(commit, first):
-                if self.reaches(commit, every, line) or not self.reaches(first, every, line):
-                    put(commit, first)
-                else:  # its main is no more
-                    put(first, commit)
-                    gone |= {first} if commit in gone else set()
-        for commit, experiment in every.items():
-            if runs.get(commit):
-                kept = experiment.status == KEEP and commit not in gone
-                shorter = kept and bool(self.part(commit, "decision").get("shorter"))
-                found[commit] = Measured(commit, experiment.parent, (), kept, shorter)
-        for commit, parent in line.items():
-            if commit in now:
-                continue
-            of = found.get(commit) or Measured(commit, parent, (), kept=True)
-            runs.setdefault(commit, self._runs_of(commit, setting))
-            if (again := by_hand.get(program := self._program(commit))) is not None:
-                put(again, commit)
-                found.pop(commit, None)
-                found[again] = replace(found[again], parent=of.parent, shorter=of.shorter)
-            elif commit not in found:
-                by_hand[program], found[commit] = commit, of
-        for commit in list(found) if tip not in every else ():
-            if commit not in line and self.are_one_program(commit, tip):  # a person took it
-                put(tip, commit)
-                del found[commit]
-        known = (replace(each, scores=tuple(runs[each.commit].values())) for each in found.values())
-        last = [*reversed(by_hand.values())]
-        return sorted(
-            (e if e.kept else replace(e, parent=_last(now, e.parent)) for e in known if e.scores),
-            key=lambda each: last.index(each.commit) if each.commit in last else len(last),
-        )
+        runs = {commit: self._runs_of(commit, setting) for commit in line}
+        runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
+        kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
+        shorter = {commit for commit in kept if self.part(commit, "decision").get("shorter")}
+        return Programs(every, line, gone, runs, shorter, self._program).measured()
 
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
         """The scores of its trials in this setting."""
-        return _told_apart(
+        return runs_of(
             (trial.get("seed"), trial["val_bpb"]) for trial in self.trials(commit)
             if trial.get("status") == OK and is_score(trial.get("val_bpb")) and is_of(trial, setting)
         )  # fmt: skip
@@ -242,13 +200,7 @@ class Known:
         scores = [*filter(is_score, of.runs or [of.val_bpb])]
         seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if seed.isdecimal()]
         same = len(seeds) == len(scores)
-        return _told_apart(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
-
-    def reaches(self, commit: str, every: Mapping[str, Experiment], line: Container[str]) -> bool:
-        """Whether one of all experiments stands on a commit of the line, or is one."""
-        while commit in every and commit not in line:
-            commit = every[commit].parent
-        return commit in line
+        return runs_of(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
 
     def are_one_program(self, one: str, other: str) -> bool:
         """Whether two commits have the same train.py."""
@@ -321,18 +273,6 @@ class Known:
                     return Holdout(val, held_out, setting)
                 failed = f"{said.get('status')}: {said.get('detail')}"
         return failed
-
-
-def _told_apart(runs: Iterable[tuple[Any, float]]) -> Runs:
-    """A run is known by its seed and its score, as precise as a message has it."""
-    return {(seed, round(score, DECIMALS["val_bpb"])): score for seed, score in runs}
-
-
-def _last(now: dict[str, str], commit: str) -> str:
-    """What stands in a commit's place."""
-    while commit in now:
-        commit = now[commit]
-    return commit
 
 
 def is_of(about: Any, setting: Setting) -> bool:

@@ -35,10 +35,10 @@ class NightView:
 
     Args:
         as_json: events as objects on stdout, one a line, and nothing else.
-        best: the last kept experiment of earlier nights.
+        kept: the last kept experiment of earlier nights.
     """
 
-    def __init__(self, as_json: bool = False, best: Experiment | None = None) -> None:
+    def __init__(self, as_json: bool = False, kept: Experiment | None = None) -> None:
         self._as_json = as_json
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
@@ -46,7 +46,7 @@ class NightView:
         self._titles: list[str] = []  # of what runs, the oldest first
         self._shown: dict[int, Shown] = {}  # by station
         self._curve: list[float] = []
-        self._best = best
+        self._kept = kept
         self._counts: dict[str, int] = {}
         self._printed_at, self._phase = 0.0, ""
         self._began = time.monotonic()
@@ -78,7 +78,7 @@ class NightView:
                 status = experiment.status or ""
                 self._counts[status] = self._counts.get(status, 0) + 1
                 if status == KEEP:
-                    self._best = experiment
+                    self._kept = experiment
         if self._as_json:
             about = {"experiment": table.record(experiment)} if experiment is not None else {}
             sys.stdout.write(json.dumps({"kind": event.kind, "text": event.text.strip(), **about}) + "\n")
@@ -115,8 +115,8 @@ class NightView:
             gpu = f"{place}  " if len(self._shown) > 1 else ""
             parts.append(Text(gpu + describe(shown)))
         parts.append(Text(table.sparkline(self._curve) if self._titles else "", style="cyan"))
-        if self._best is not None:
-            parts.append(Text(f"best  {table.row(self._best, self._console.width - 10)}", style="green"))
+        if self._kept is not None:
+            parts.append(Text(f"kept  {table.row(self._kept, self._console.width - 10)}", style="green"))
         parts += [Text(""), *self._lines] if self._lines else []
         counts = "  ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
         past = table.age(time.monotonic() - self._began)
