@@ -102,7 +102,8 @@ class Kept:
 
         def show(progress: Progress) -> None:
             turn.check()
-            self._show(progress, station.place)
+            if not station.is_shared:  # else the trial that is on it is shown
+                self._show(progress, station.place)
 
         def work() -> Holdout | Failure:
             return measure_holdout(

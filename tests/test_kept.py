@@ -17,6 +17,7 @@ from harness.records import ERROR, Failure, Holdout, Score
 from harness.trial.measure import measure, measure_holdout
 from harness.trial.score import Scoring
 from harness.trial.station import Cancelled, Station, Turn
+from harness.trial.supervisor import Progress
 
 WORSE = [2.0 + 5 * SD] * 3
 
@@ -127,6 +128,22 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
     answers = [("Much", 1, MUCH_BETTER), ("One", 5, WORSE)]
     begin(fresh, Changing(answers), places=1, experiments=2).run()
     assert len(count) == 2 and [e.status for e in known(fresh)] == ["keep", "discard"]
+
+
+def test_a_holdouts_progress_is_not_shown_in_between_that_of_a_trial(fresh, told, gpu, monkeypatch):
+    def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
+        with station.hold(bench.device, print):
+            with station.hold(bench.device, print):
+                observe(Progress("scoring", 1.0, 120.0))
+            observe(Progress("auditing", 2.0, 120.0))
+        return Holdout(val_bpb, 3.0, bench.setting)
+
+    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    loop, shown = begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1), []
+    monkeypatch.setattr(loop._lab.kept, "_show", lambda progress, place: shown.append(progress.phase))
+    told.scores["One"] = list(WORSE)
+    loop.run()
+    assert shown == ["auditing"]
 
 
 @pytest.mark.parametrize("how", [OSError("no process"), Failure(ERROR, "no process")])
