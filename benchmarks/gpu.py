@@ -24,6 +24,7 @@ from typing import Any
 
 from harness.agents import Context
 from harness.agents.search import Search
+from harness.errors import HarnessError
 from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
 from harness.limits import Limits
@@ -184,4 +185,7 @@ def standing_runs(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HarnessError as wrong:
+        sys.exit(f"gpu.py: {wrong}")

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -126,6 +126,7 @@ class Lab:
                 self._show(progress, station.place)
 
         attempt, first = 0, None  # the first with a score, if it is repeated
+        attempts: list[Trial] = []
         while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
@@ -134,6 +135,7 @@ class Lab:
             trial = measure(
                 order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
             )
+            attempts.append(trial)
             if not alone and trial.training.startup_seconds is None:
                 while not turn.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
                     turn.check()
@@ -163,7 +165,8 @@ class Lab:
             self.kept.forget(unused)
         for odd in filter(None, (trial.warning, trial.delay)):
             self._tell("trouble", f"     WARNING: {odd}")
-        return trial, folder
+        instead_of = tuple(_attempt(each) for each in attempts if each is not trial)
+        return replace(trial, instead_of=instead_of), folder
 
     def noted(self, trial: Trial, folder: Path, bench: Bench, others: bool = False) -> None:
         """One more trial of a commit that stays as it is; `others`: more of it are running.
@@ -224,7 +227,7 @@ class Lab:
             if not self.experiments.advance(move.old, move.new):
                 return standing
         except HarnessError as in_the_way:
-            self.tell_once("trouble", f"     the loop goes on from {move.new[:7]}: {in_the_way}")
+            self.tell_once("trouble", f"     main waits before {move.new[:7]}: {in_the_way}")
             return standing
         self.experiments.note(move.new, reached=True)  # so that a person who resets main is believed
         sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
@@ -238,6 +241,12 @@ class Lab:
 
     def _note(self, text: str) -> None:
         self._tell("note", text)
+
+
+def _attempt(trial: Trial) -> str:
+    """One that doesn't count, in a line."""
+    score = "" if trial.val_bpb is None else f" {trial.val_bpb:.6f}"
+    return f"{trial.status}{score}: {trial.detail or trial.warning}"
 
 
 def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> Standing | None:
@@ -256,11 +265,15 @@ def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, 
     every, line = {experiment.commit: experiment for experiment in known}, dict(known.history)
     if known.main in every:
         return None
+    by_hand: list[str] = []
     for commit, parent in line.items():
         if commit in every or not parent:
             return None
+        by_hand.append(commit)
         if (below := standing_on(known, setting, policy, parent)) is not None:
             tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
+            if tip and any(known.are_one_program(tip.commit, each) for each in by_hand):
+                return None  # a person took it as it is
             again = (e for e in every.values() if tip and e.origin == tip.commit)
             done = any(reaches(e.commit, every, line) for e in again)
             # What only takes a program that is known hides what stood on the main before it.

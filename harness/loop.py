@@ -21,7 +21,7 @@ from harness.baseline import Baseline, Ground
 from harness.crew import Crew, Job
 from harness.drafts import Drafts, in_background
 from harness.errors import HarnessError
-from harness.gate.standing import Standing, given_up
+from harness.gate.standing import Standing, revised
 from harness.lab import Lab
 from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved, Repository
@@ -214,8 +214,8 @@ class Loop:
 
     def _advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
         """Move `main` as far as it may."""
-        for lost in given_up(self._standing, standing):
-            self._tell("note", f"     {lost[:7]} is built on no more: later scores speak against it")
+        for line in revised(self._standing, standing):
+            self._tell("note", f"     {line}")
         self._standing = moved = self._lab.advance(standing, bench, station)
         # Not where main is now: a person may have moved it meanwhile.
         self._stands_on = moved.line[0], bench.setting, bench.config.gate

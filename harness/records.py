@@ -204,6 +204,8 @@ class Trial:
     """The device's, from the end of the training before it in the same loop to its own first batch."""
     propose_seconds: float = 0.0
     """The part of it in which nobody had a proposal."""
+    instead_of: tuple[str, ...] = ()
+    """Attempts with the same seed that don't count, a line each: the machine spoilt it, or it was late."""
     version: int = VERSION
 
     @property

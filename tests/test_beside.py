@@ -17,7 +17,7 @@ from stubs import SD, Changing, begin, known
 import harness.lab as lab
 from harness.errors import HarnessError
 from harness.ledger.opening import open_repository
-from harness.records import CRASH, ERROR, OK
+from harness.records import CRASH, ERROR, OK, Training, Trial
 from harness.trial import conditions, supervisor
 from harness.trial.conditions import Watch
 from harness.trial.device import Device
@@ -183,12 +183,10 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
 
 
 def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
-    training = SimpleNamespace(startup_seconds=startup_seconds)
-    return SimpleNamespace(
-        status=status, detail=detail, training=training, late=False, warning=warning, delay="",
-        val_bpb=val_bpb,
-        lacked_memory=status == CRASH and "OutOfMemory" in detail,
-    )  # fmt: skip
+    training = Training(status, detail, startup_seconds, 1.0 if warning else 9.9)
+    return Trial(
+        "0" * 40, 1, status, detail, val_bpb, training, None, 1.0, "cpu", None, "d", "e", "none", 10.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +196,7 @@ def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
         (True, True, [outcome(CRASH, "OutOfMemoryError"), outcome(CRASH, "OutOfMemoryError")]),
         (True, False, [outcome(CRASH, "OutOfMemoryError")]),
         (True, True, [outcome(CRASH, "ValueError")]),
-        (True, False, [outcome(ERROR)] * 3),
+        (True, False, [outcome(ERROR) for _ in range(3)]),
         (False, False, [outcome(ERROR, "", None), outcome(CRASH)]),
         (False, False, [outcome(CRASH, "", None), outcome(ERROR), outcome(OK)]),
     ],
@@ -218,7 +216,8 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
     made = lab.Lab(open_repository(repository.folder), lambda *_: None, lambda *_: None)
     turn = Turn.alone() if alone else Turn()
     found, _ = made.run(lab.Order("0" * 40, b"", 1), None, Station(), turn)
-    assert found is outcomes[-1] and not left
+    said = tuple(f"{each.status}: {each.detail}" for each in outcomes[:-1])
+    assert found == dataclasses.replace(outcomes[-1], instead_of=said) and not left
 
 
 @pytest.mark.parametrize(
@@ -240,6 +239,8 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
     made = lab.Lab(open_repository(repository.folder), lambda *_: None, lambda *_: None)
     found, folder = made.run(lab.Order("0" * 40, b"", 1), None, Station(), Turn.alone())
     assert found.val_bpb == counts and not left
+    short = "only 1.0 of 10 s were used for training"
+    assert found.instead_of == (f"ok {second:.6f}: " if counts == first else f"ok {first:.6f}: {short}",)
     assert [each for each in folders if (each / "checkpoint").exists()] == [folder]
     assert folder == folders[0 if counts == first else 1]
 

@@ -185,6 +185,9 @@ def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_fo
     assert drawn(kept, below, again, ("g", "discard", "f", 1.93, 0.0)) == [(0, 2.0), (1, 1.91)]
     assert drawn(kept, late, line=["a" * 40]) == [(0, 2.0), (1, 1.9), (1, 2.0)], "nothing was built on it"
     assert drawn(kept, late, line=["a" * 40, "b" * 40]) == [(0, 2.0), (1, 1.9)]
+    assert drawn(kept, below, line=["a" * 40]) == [(0, 2.0), (1, 1.91), (2, 2.0)], (
+        "given up by the last score"
+    )
 
 
 def test_a_crash_of_another_setting_is_not_compared_and_one_that_was_only_begun_is():
@@ -217,7 +220,8 @@ def test_status_tells_the_score_of_main_in_the_setting_that_the_config_means(res
     path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
     assert "not measured in this setting" in harness("status", cwd=research.folder).stdout
     path.write_text("a = [")
-    assert "one run" in harness("status", cwd=research.folder).stdout
+    shown = harness("status", cwd=research.folder).stdout
+    assert "one run" in shown and "config   WARNING: " in shown
 
 
 def test_an_empty_repository_has_nothing_to_show_and_says_so(repository):

@@ -9,7 +9,7 @@ import click
 from harness.errors import DONE
 from harness.gate.noise import Noise
 from harness.gate.policy import MOST_RUNS
-from harness.gate.standing import given_up
+from harness.gate.standing import revised
 from harness.lab import Lab
 from harness.ledger.opening import open_repository
 from harness.lock import held, refuse
@@ -54,8 +54,8 @@ def calibrate(count: int, as_json: bool) -> int:
                 else f"     {trial.val_bpb:.4f}"
             )
         if (now := lab.known(bench)) is not None:
-            for lost in given_up(known, now):
-                view.say(f"{lost[:7]} is built on no more: later scores speak against it")
+            for line in revised(known, now):
+                view.say(line)
             lab.advance(now, bench, station)
     noise, runs = lab.noise(bench), len(lab.experiments.counted(commit, bench.setting))
     if as_json:

@@ -100,6 +100,9 @@ def _git(repository: Repository) -> Iterator[Finding]:
         _ = Known(repository).main
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
+    if repository.train_is_dirty:
+        about = "train.py has uncommitted changes: no loop begins with them"
+        yield Finding("git", "warn", about, "git commit train.py, or git stash -- train.py")
     try:
         _ = repository.signature
     except HarnessError as error:

@@ -40,7 +40,8 @@ def _pre_commit(repository: Repository) -> None:
     problem = guards.broken_change(repository.branch, changes)
     if problem:
         others = [change.path for change in changes if change.path != "train.py"] or ["train.py"]
-        raise HarnessError(problem, f"git restore --staged {shlex.join(others[:MOST_NAMED])}")
+        left_out = f"git restore --staged {shlex.join(others[:MOST_NAMED])}"
+        raise HarnessError(problem, f"{left_out}, then git commit without -a")
     on_experiment = f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS)
     if not (changes and on_experiment):
         return

@@ -55,7 +55,7 @@ def status(as_json: bool) -> int:
     experiments = list(known)
     process = holder(repository.loop_lock)
     running = read(repository.loop_state) if process else {}
-    setting = _setting(repository, known)
+    setting, broken = _setting(repository, known), _broken(repository)
     holdouts = known.holdouts(setting) if setting else []
     of_main = known.holdout(known.main, setting) if setting else None
     failed = of_main if isinstance(of_main, str) else None
@@ -76,6 +76,7 @@ def status(as_json: bool) -> int:
             "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
             "main_believed": believed, "ahead": list(above), "counts": counts,
             "best": table.record(kept) if kept else None,
+            "config": broken,
             "holdout": [asdict(found) for found in holdouts],
             "holdout_failed": failed,
             "training_share": share[0] if share else None,
@@ -90,6 +91,8 @@ def status(as_json: bool) -> int:
         click.echo(f"limits   {_limits(running)}")
     else:
         click.echo("running  nothing (harness loop)")
+    if broken:
+        click.echo(f"config   WARNING: {broken}")
     about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
     if scores:
         runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
@@ -98,7 +101,12 @@ def status(as_json: bool) -> int:
     click.echo(f"main     {known.main[:7]}  {about_main}")
     if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
-        click.echo(f"ahead    {len(above)} kept, up to {tip}: main follows if proven better together")
+        follows = (
+            "the next loop moves main there"
+            if policy == "greedy"
+            else ("main follows if proven better together")
+        )
+        click.echo(f"ahead    {len(above)} kept, up to {tip}: {follows}")
     elif setting and policy and (passed := passed_by(known, setting, policy)):
         tip, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
         click.echo(f"aside    {tip} stands on {passed[1][:7]}, main before: {which} loop puts it on this one")
@@ -138,6 +146,15 @@ def _setting(repository: Repository, known: Known) -> Setting | None:
     except HarnessError:
         return last
     return now if last is None or now.device == last.device else last
+
+
+def _broken(repository: Repository) -> str | None:
+    """What is wrong with the config, if anything is."""
+    try:
+        load(repository.paths.config)
+    except HarnessError as wrong:
+        return str(wrong)
+    return None
 
 
 def _policy(repository: Repository) -> str:
@@ -220,11 +237,12 @@ def show(experiment: str, as_json: bool) -> int:
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
     decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
-    why = words.explain(decision, proven, known.on_main(found.commit))
-    setting = None if found.status != KEEP or known.on_main(found.commit) else found.setting
-    standing = standing_on(known, setting, _policy(repository)) if setting else None
-    if standing is not None and found.commit not in standing.line:
-        why.append(words.GIVEN_UP)
+    taken = next((c for c, _ in known.history if known.are_one_program(c, found.commit)), "")
+    why = words.explain(decision, proven, bool(taken))
+    if taken and taken != found.commit:
+        why.append(f"A person put its program on main, as {taken[:7]}: that has its runs too.")
+    if found.status == KEEP and not taken and found.setting:
+        why += _given_up(known, found, found.setting, _policy(repository))
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
@@ -248,11 +266,26 @@ def show(experiment: str, as_json: bool) -> int:
             click.echo(f"time {wall.line(trial)}\n")
         if odd := disturbed(training.get("delayed_seconds"), training.get("training_seconds")):
             click.echo(f"WARNING: {odd}\n")
+        unused = trial.get("instead_of")
+        for attempt in unused if isinstance(unused, list) else []:
+            click.echo(f"an attempt that doesn't count: {attempt}\n")
         if trial.get("detail"):
             click.echo(f"{trial.get('status', '?')}: {trial['detail']}\n")
         if tail := str(training.get("log") or "").strip().splitlines()[-15:]:
             click.echo("log, its end:\n  " + "\n  ".join(tail))
     return DONE
+
+
+def _given_up(known: Known, found: Experiment, setting: Setting, policy: str) -> list[str]:
+    """Why a kept one is not built on; empty where it is."""
+    standing = standing_on(known, setting, policy)
+    if standing is None or found.commit in standing.line:
+        return []
+    if (passed := passed_by(known, setting, policy)) is not None:
+        below = standing_on(known, setting, policy, passed[1])
+        if below is not None and found.commit in below.line:
+            return [f"It stands on {passed[1][:7]}, main before: a loop puts it on this one."]
+    return [words.GIVEN_UP]
 
 
 DIFF_EXAMPLES = """\b

@@ -19,6 +19,7 @@ from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
+from harness.records import ERROR
 from harness.trial.device import Device, chosen, resolve
 from harness.views.night import NightView
 
@@ -143,8 +144,14 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
             raise HarnessError(f"{name} is built on already: main follows if proven better", "harness status")
         if known.on_main(experiment.commit):
             raise HarnessError(f"{experiment.name.branch} is part of main already", "harness log --kept")
+        tip = standing.line[-1] if standing is not None else known.main
+        if known.are_one_program(experiment.commit, tip):
+            name = experiment.name.branch
+            raise HarnessError(f"{name} is the program of {tip[:7]}, which is built on", "harness status")
     proposals = [known.proposal(experiment) for experiment in chosen]
-    return _night(repository, lambda _: Again(proposals), Limits(experiments=len(chosen)), 0, as_json)
+    begun = sum(bool(e.program) and e.status in (None, ERROR) for e in known)  # is measured first
+    limits = Limits(experiments=len(chosen) + begun)
+    return _night(repository, lambda _: Again(proposals), limits, 0, as_json)
 
 
 def _night(

@@ -161,10 +161,17 @@ def greedy(main: str, measured: Iterable[Measured]) -> Greedy:
         found = found.after(best)
 
 
-def given_up(before: Standing | None, now: Standing) -> tuple[str, ...]:
-    """Commits that the tip stood on and stands on no more, where it fell back to one below them."""
-    line = before.line if before is not None else ()
-    return line[len(now.line) :] if set(now.line) < set(line) else ()
+def revised(before: Standing | None, now: Standing) -> list[str]:
+    """What later scores changed in what is built on, in words: the tip fell back to a commit below, or one
+    that was given up is on the line again."""
+    if before is None:
+        return []
+    lost = before.line[len(now.line) :] if set(now.line) < set(before.line) else ()
+    back = [commit for commit in now.line if commit not in before.line and before.knows(commit)]
+    return [
+        *(f"{commit[:7]} is built on no more: later scores speak against it" for commit in lost),
+        *(f"{commit[:7]} is built on again: later scores speak for it" for commit in back),
+    ]
 
 
 def rebuilt(main: str, measured: list[Measured], policy: str) -> Standing | None:

@@ -87,7 +87,7 @@ class NightView:
             self._console.print(event.text, markup=False, highlight=False, soft_wrap=True)
         else:
             if event.kind != "begun":
-                self._lines = [*self._lines, _line(event, self._console.width - 4)][-LAST:]
+                self._lines = [*self._lines, _line(event, self._width - 4)][-LAST:]
             self._live.update(self._panel())
 
     def say(self, text: str) -> None:
@@ -108,6 +108,11 @@ class NightView:
             self._phase, self._printed_at = shown.phase, now
             self._console.print("     " + describe(shown), markup=False, highlight=False, soft_wrap=True)
 
+    @property
+    def _width(self) -> int:
+        """With room for the ^C that a terminal writes behind it: a line of it more would stay."""
+        return self._console.width - 3
+
     def _panel(self) -> Panel:
         titles = self._titles or ["between trials"]
         parts = [Text(title, style="bold", overflow="ellipsis", no_wrap=True) for title in titles]
@@ -116,13 +121,11 @@ class NightView:
             parts.append(Text(gpu + describe(shown)))
         parts.append(Text(table.sparkline(self._curve) if self._titles else "", style="cyan"))
         if self._kept is not None:
-            parts.append(Text(f"kept  {table.row(self._kept, self._console.width - 10)}", style="green"))
+            parts.append(Text(f"kept  {table.row(self._kept, self._width - 10)}", style="green"))
         parts += [Text(""), *self._lines] if self._lines else []
         counts = "  ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
         past = table.age(time.monotonic() - self._began)
-        return Panel(
-            Group(*parts), title="harness loop", subtitle=f"{past}  {counts}", width=self._console.width
-        )
+        return Panel(Group(*parts), title="harness loop", subtitle=f"{past}  {counts}", width=self._width)
 
 
 def _line(event: Event, width: int) -> Text:

@@ -32,14 +32,16 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
     Raises:
         OSError: it can't be written.
     """
+    known = {e.commit: e for e in experiments}
     every = [(e.name.number, e.val_bpb, e) for e in experiments]
     end = max(x for x, _, _ in every)  # more than there are, where a person gave a number
     scored = [(x, y, e) for x, y, e in every if y is not None]
+    steps: list[tuple[float, float]] = [*built_on(scored, line)]
+    scored = [(x, y, e) for x, y, e in scored if not e.is_once_more(known.get(e.origin))]  # one dot a run
     kept = [(x, y, e) for x, y, e in scored if e.status == KEEP]
     failed = [x for x, y, e in every if y is None and e.status is not None]
     figure = Figure(figsize=(11, 5.5), dpi=130)  # without pyplot, which takes longer to load than to draw
     axes = figure.subplots()
-    steps: list[tuple[float, float]] = [*built_on(scored, line)]
     low, high = _limits([y for _, y, _ in scored], [y for _, y, _ in kept] + [y for _, y in steps])
     dots: dict[str, Any] = {
         "linestyle": "none",
@@ -80,13 +82,12 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
     _label(axes, sorted(kept, key=lambda item: item[2].delta or 0.0))
     axes.set_xlabel("experiment")
     axes.set_ylabel("val_bpb (lower is better)")
-    axes.set_title(
-        f"{len(experiments)} experiment{'s' * (len(experiments) != 1)}, {len(kept)} kept", loc="left"
-    )
+    count = len(scored) + len(failed)
+    axes.set_title(f"{count} experiment{'s' * (count != 1)}, {len(kept)} kept", loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right", fontsize=8)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.93, bottom=0.1)  # tight_layout draws it all twice
     figure.savefig(path)
 
@@ -118,7 +119,7 @@ def built_on(
     """From which number on something was built on, and its val_bpb as it was believed when that began.
 
     One that was begun before a keep and decided after it doesn't take the line back; where a commit was given
-    up, or a person made one, the line follows. `line`: what is built on now, of which nothing may say so yet.
+    up, or a person made one, the line follows. `line`: to what is built on now, which none may say yet.
     """
     uses = [(x, *e.incumbent) for x, _, e in scored if e.incumbent is not None]
     first_said = {commit: figure for _, commit, figure in reversed(uses)}
@@ -139,6 +140,10 @@ def built_on(
         if experiment.status == KEEP and experiment.believed is not None:
             on = experiment.commit[:7]
             steps.append((x, first_said.get(on, experiment.believed)))
+    if line and on and not line[-1].startswith(on):
+        tip = every.get(line[-1])
+        believed = first_said.get(line[-1][:7], tip.believed if tip is not None else None)
+        steps += [(scored[-1][0], believed)] if believed is not None else []
     return steps
 
 

@@ -64,7 +64,7 @@ def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[s
             f"With what stands below it, it is better than {old} with {_percent(sure)}, by {abs(gain):.4f} "
             f"as we believe: {where}."
         )
-    elif not greedy:
+    elif not (greedy or old):
         beyond = "It is on main's line" if on_main else "main has not followed"
         yield f"{beyond}: by itself it was not proven better, a later stack may be."
 
@@ -78,7 +78,7 @@ def holdout(found: Sequence[Holdout], noise_sd: float | None) -> list[str]:
     lines = [f"{last.holdout_bpb:.4f} ({last.val_bpb:.4f} on val)"]
     if len(found) > 1:
         val, seen = last.val_bpb - first.val_bpb, last.holdout_bpb - first.holdout_bpb
-        lines[0] += f", {seen:+.4f} since the first ({val:+.4f} on val)"
+        lines[0] += f", {seen:+.4f} since the first ({val:+.4f} on val), one run each"
         if val < -2 * (noise_sd or 0.0) and seen > SEEN * val:
             lines.append("WARNING: most of the gain on val is not seen on the holdout: it may fit val alone")
     return lines

@@ -1,0 +1,105 @@
+"""What a person does with the results, and what is said of it. Trials are stubs."""
+
+import re
+
+import pytest
+from conftest import assert_mistake, harness
+from stubs import MUCH_BETTER, SD, Changing, begin, known
+from test_git import night
+from test_programs import SMALL, WORSE, words
+
+from harness.agents import program
+from harness.cli.loop import adopt
+from harness.gate.standing import revised
+from harness.ledger.experiments import Experiments
+from harness.ledger.opening import open_repository
+from harness.records import Proposal
+
+
+def said(research, *command):
+    return harness(*command, cwd=research.folder).stdout
+
+
+def cherry_picked(research, told):
+    night(research.folder, told, ("Small", 1, SMALL), ("Worse", 5, WORSE))
+    small, _ = known(research)
+    assert small.status == "keep" and research("rev-parse", "main") != small.commit
+    words(research, "NOTES")
+    research("cherry-pick", small.name.branch)
+    return small
+
+
+def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fresh, told):
+    cherry_picked(fresh, told)
+    assert "aside" not in said(fresh, "status")
+    shown, main = said(fresh, "show", "1"), fresh("rev-parse", "--short=7", "main")
+    assert f"A person put its program on main, as {main}" in shown
+    assert "built on no more" not in shown and "main has not followed" not in shown
+
+
+def test_adopting_the_program_that_is_built_on_says_so(fresh, told):
+    cherry_picked(fresh, told)
+    main = fresh("rev-parse", "--short=7", "main")
+    assert_mistake(harness("adopt", "1", cwd=fresh.folder), f"is the program of {main}", "harness status")
+
+
+def test_show_and_status_say_the_same_of_a_stack_below_a_commit_of_a_persons(fresh, told):
+    night(fresh.folder, told, ("Small", 1, SMALL))
+    base = fresh("rev-parse", "--short=7", "main")
+    words(fresh, "NOTES")
+    assert f"0001 stands on {base}, main before" in said(fresh, "status")
+    shown = said(fresh, "show", "1")
+    assert f"It stands on {base}, main before: a loop puts it on this one." in shown
+    assert "built on no more" not in shown
+
+
+def test_adopt_measures_what_was_asked_for_after_what_was_begun(fresh, told, monkeypatch):
+    night(fresh.folder, told, ("Worse", 5, WORSE))
+    writer = Experiments(open_repository(fresh.folder))
+    source = writer.source(writer.main).replace(b"PLACE_7 = 0", b"PLACE_7 = 1")
+    writer.begin(Proposal("Begun", "h", source, "a/b"), writer.main, program.digest(source))
+    told.scores |= {"Begun": WORSE[:], "Again": WORSE[:], "Worse": WORSE[:]}
+    fresh("commit", "-q", "--allow-empty", "-m", "words")
+    monkeypatch.chdir(fresh.folder)
+    assert adopt.callback(("1",), True) == 0
+    worse, begun, again = known(fresh)
+    assert begun.status == "discard" and again.origin == worse.commit and again.status == "discard"
+
+
+def test_doctor_names_changes_of_train_py_that_no_loop_begins_with(fresh):
+    assert "uncommitted" not in said(fresh, "doctor")
+    (fresh.folder / "train.py").write_text((fresh.folder / "train.py").read_text() + "# mine\n")
+    assert re.search("warn  git .*train.py has uncommitted changes", said(fresh, "doctor"))
+
+
+@pytest.mark.parametrize("policy", ["belief", "greedy"])
+def test_what_is_on_main_by_the_greedy_rule_is_not_said_to_lack_a_proof(fresh, told, policy):
+    night(fresh.folder, told, ("Small", 1, SMALL))
+    path = fresh.folder / ".autoresearch" / "config.toml"
+    path.write_text(path.read_text().replace('policy = "belief"', f'policy = "{policy}"'))
+    shown = said(fresh, "status")
+    assert ("the next loop moves main there" in shown) == (policy == "greedy")
+    if policy == "greedy":
+        begin(fresh, Changing([]), experiments=0).run()
+        assert fresh("rev-parse", "main") == known(fresh).find("1").commit
+    assert ("was not proven better" in said(fresh, "show", "1")) == (policy == "belief")
+
+
+def test_what_is_built_on_again_is_said():
+    class Stood:
+        def __init__(self, *line):
+            self.line = line
+
+        def knows(self, commit):
+            return commit in "mab"
+
+    assert revised(None, Stood("m")) == []
+    assert revised(Stood("m"), Stood("m", "new")) == []
+    assert revised(Stood("m", "a"), Stood("m")) == ["a is built on no more: later scores speak against it"]
+    assert revised(Stood("m", "b"), Stood("m", "a")) == ["a is built on again: later scores speak for it"]
+
+
+def test_a_night_says_what_the_next_one_finds(fresh, told):
+    """The same as above, of a real one: main moves, nothing is left aside."""
+    night(fresh.folder, told, ("Much", 1, MUCH_BETTER), ("Worse", 5, [2.0 + 5 * SD] * 3))
+    assert "aside" not in said(fresh, "status") and "ahead" not in said(fresh, "status")
