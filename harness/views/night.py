@@ -132,4 +132,4 @@ def _line(event: Event, width: int) -> Text:
     if event.experiment is None:
         return Text(event.text.strip(), style="yellow" if event.kind == "trouble" else "")
     color = table.COLORS.get(event.experiment.status or "", "")
-    return Text(table.row(event.experiment, width), style=color)
+    return Text(table.row(event.experiment, width, when=time.strftime("%H:%M")), style=color)

@@ -16,12 +16,13 @@ EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
 STEPS = "▁▂▃▄▅▆▇█"
 
 
-def row(experiment: Experiment, width: int = 100, other: bool = False) -> str:
-    """One line: number, status, score, difference, title, age. `other`: of another setting, which it says."""
+def row(experiment: Experiment, width: int = 100, other: bool = False, when: str = "") -> str:
+    """One line: number, status, score, difference, title, how long ago or `when`. `other`: of another
+    setting, which it says."""
     score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
     delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
     head = f"{experiment.name.number:04d}  {experiment.state:<8}{score:>8}  {delta:>8}  "
-    past = age(time.time() - experiment.seconds)
+    past = when or f"{age(time.time() - experiment.seconds)} ago"
     room = max(12, width - len(head) - len(past) - 2)
     title = f"{'(another setting) ' * other}{experiment.message.title}"
     title = title if len(title) <= room else title[: room - 1] + "…"
