@@ -19,7 +19,7 @@ from harness.ledger import guards
 from harness.ledger.experiment import Experiment
 from harness.ledger.repo import Moved
 from harness.limits import failed_in_a_row
-from harness.records import CRASH, ERROR, KEEP, Base, Proposal, Trial
+from harness.records import CRASH, KEEP, Base, Proposal, Trial
 from harness.trial.measure import Bench
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
@@ -160,7 +160,7 @@ class Drafts:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
         found = []
         for experiment in self._experiments:
-            if experiment.program and experiment.status in (None, ERROR):
+            if experiment.is_due:
                 number = f"{experiment.name.number:04d}"
                 if broken := self.broken(experiment):  # made by hand, without the hooks
                     self._tell("trouble", f"{number} can't be measured: {broken}")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from conftest import assert_mistake, harness
-from stubs import MUCH_BETTER, SD, Changing, begin, known
+from stubs import Changing, begin, known
 from test_git import night
 from test_programs import SMALL, WORSE, words
 
@@ -33,7 +33,7 @@ def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fr
     cherry_picked(fresh, told)
     assert "aside" not in said(fresh, "status")
     shown, main = said(fresh, "show", "1"), fresh("rev-parse", "--short=7", "main")
-    assert f"A person put its program on main, as {main}" in shown
+    assert f"Its program is on main as {main}" in shown
     assert "built on no more" not in shown and "main has not followed" not in shown
 
 
@@ -58,8 +58,7 @@ def test_adopt_measures_what_was_asked_for_after_what_was_begun(fresh, told, mon
     writer = Experiments(open_repository(fresh.folder))
     source = writer.source(writer.main).replace(b"PLACE_7 = 0", b"PLACE_7 = 1")
     writer.begin(Proposal("Begun", "h", source, "a/b"), writer.main, program.digest(source))
-    told.scores |= {"Begun": WORSE[:], "Again": WORSE[:], "Worse": WORSE[:]}
-    fresh("commit", "-q", "--allow-empty", "-m", "words")
+    told.scores |= {"Begun": WORSE[:], "Worse": WORSE[:]}
     monkeypatch.chdir(fresh.folder)
     assert adopt.callback(("1",), True) == 0
     worse, begun, again = known(fresh)
@@ -97,9 +96,3 @@ def test_what_is_built_on_again_is_said():
     assert revised(Stood("m"), Stood("m", "new")) == []
     assert revised(Stood("m", "a"), Stood("m")) == ["a is built on no more: later scores speak against it"]
     assert revised(Stood("m", "b"), Stood("m", "a")) == ["a is built on again: later scores speak for it"]
-
-
-def test_a_night_says_what_the_next_one_finds(fresh, told):
-    """The same as above, of a real one: main moves, nothing is left aside."""
-    night(fresh.folder, told, ("Much", 1, MUCH_BETTER), ("Worse", 5, [2.0 + 5 * SD] * 3))
-    assert "aside" not in said(fresh, "status") and "ahead" not in said(fresh, "status")

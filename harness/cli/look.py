@@ -55,7 +55,7 @@ def status(as_json: bool) -> int:
     experiments = list(known)
     process = holder(repository.loop_lock)
     running = read(repository.loop_state) if process else {}
-    setting, broken = _setting(repository, known), _broken(repository)
+    setting, (policy, broken) = _setting(repository, known), _policy(repository)
     holdouts = known.holdouts(setting) if setting else []
     of_main = known.holdout(known.main, setting) if setting else None
     failed = of_main if isinstance(of_main, str) else None
@@ -65,7 +65,6 @@ def status(as_json: bool) -> int:
     counts = {s: sum(e.state == s for e in experiments) for s in states}
     scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
-    policy = _policy(repository)
     standing = rebuilt(known.main, measured, policy) if policy else None
     believed = standing.believed(known.main) if standing and scores else None
     above = standing.line[1:] if standing else ()
@@ -76,7 +75,7 @@ def status(as_json: bool) -> int:
             "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
             "main_believed": believed, "ahead": list(above), "counts": counts,
             "best": table.record(kept) if kept else None,
-            "config": broken,
+            "config": broken or None,
             "holdout": [asdict(found) for found in holdouts],
             "holdout_failed": failed,
             "training_share": share[0] if share else None,
@@ -101,12 +100,8 @@ def status(as_json: bool) -> int:
     click.echo(f"main     {known.main[:7]}  {about_main}")
     if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
-        follows = (
-            "the next loop moves main there"
-            if policy == "greedy"
-            else ("main follows if proven better together")
-        )
-        click.echo(f"ahead    {len(above)} kept, up to {tip}: {follows}")
+        greedy, proof = "the next loop moves main there", "main follows if proven better together"
+        click.echo(f"ahead    {len(above)} kept, up to {tip}: {greedy if policy == 'greedy' else proof}")
     elif setting and policy and (passed := passed_by(known, setting, policy)):
         tip, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
         click.echo(f"aside    {tip} stands on {passed[1][:7]}, main before: {which} loop puts it on this one")
@@ -148,21 +143,12 @@ def _setting(repository: Repository, known: Known) -> Setting | None:
     return now if last is None or now.device == last.device else last
 
 
-def _broken(repository: Repository) -> str | None:
-    """What is wrong with the config, if anything is."""
+def _policy(repository: Repository) -> tuple[str, str]:
+    """The gate's; empty, which means belief, where the config can't be read; and what is wrong with that."""
     try:
-        load(repository.paths.config)
+        return load(repository.paths.config).gate.policy, ""
     except HarnessError as wrong:
-        return str(wrong)
-    return None
-
-
-def _policy(repository: Repository) -> str:
-    """The gate's; empty, which means belief, where the config can't be read."""
-    try:
-        return load(repository.paths.config).gate.policy
-    except HarnessError:
-        return ""
+        return "", str(wrong)
 
 
 def _limits(state: dict) -> str:
@@ -240,9 +226,9 @@ def show(experiment: str, as_json: bool) -> int:
     taken = next((c for c, _ in known.history if known.are_one_program(c, found.commit)), "")
     why = words.explain(decision, proven, bool(taken))
     if taken and taken != found.commit:
-        why.append(f"A person put its program on main, as {taken[:7]}: that has its runs too.")
+        why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
-        why += _given_up(known, found, found.setting, _policy(repository))
+        why += _given_up(known, found, found.setting, _policy(repository)[0])
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
@@ -334,7 +320,7 @@ def plot(output: Path) -> int:
         )
     try:
         setting = known.setting
-        standing = standing_on(known, setting, _policy(repository)) if setting else None
+        standing = standing_on(known, setting, _policy(repository)[0]) if setting else None
         draw(found, output, standing.line if standing else None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None

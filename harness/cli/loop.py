@@ -19,7 +19,6 @@ from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 from harness.limits import Limits
 from harness.loop import Loop, Watcher
-from harness.records import ERROR
 from harness.trial.device import Device, chosen, resolve
 from harness.views.night import NightView
 
@@ -149,8 +148,7 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
             name = experiment.name.branch
             raise HarnessError(f"{name} is the program of {tip[:7]}, which is built on", "harness status")
     proposals = [known.proposal(experiment) for experiment in chosen]
-    begun = sum(bool(e.program) and e.status in (None, ERROR) for e in known)  # is measured first
-    limits = Limits(experiments=len(chosen) + begun)
+    limits = Limits(experiments=len(chosen) + sum(e.is_due for e in known))
     return _night(repository, lambda _: Again(proposals), limits, 0, as_json)
 
 

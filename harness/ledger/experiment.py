@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from harness.ledger.message import ORIGIN, Message
 from harness.ledger.refs import Name
-from harness.records import KEEP, Setting
+from harness.records import ERROR, KEEP, Setting
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Experiment:
     def state(self) -> str:
         """Its status; without one `begun`, or `by hand` if the loop didn't make it and leaves it as it is."""
         return self.status or ("begun" if self.program else "by hand")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a loop measures it before anything new: begun, or lost to an error of the machine."""
+        return bool(self.program) and self.status in (None, ERROR)
 
     @property
     def val_bpb(self) -> float | None:

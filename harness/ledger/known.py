@@ -177,7 +177,7 @@ class Known:
         """
         every, line = {each.commit: each for each in self}, dict(self._line(main or self.main))
         gone = self._gone(every.values())
-        runs = {commit: self._runs_of(commit, setting) for commit in line}
+        runs = {commit: self._runs_of(commit, setting) for commit in line if commit not in every}
         runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
         kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
         shorter = {commit for commit in kept if self.part(commit, "decision").get("shorter")}
