@@ -4,12 +4,15 @@ import re
 
 import pytest
 from conftest import assert_mistake, harness
+from nights import loop_in
 from stubs import Changing, begin, known
 from test_git import night
 from test_programs import SMALL, WORSE, words
 
 from harness.agents import program
+from harness.agents.again import Again
 from harness.cli.loop import adopt
+from harness.errors import HarnessError
 from harness.gate.standing import revised
 from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
@@ -41,6 +44,16 @@ def test_adopting_the_program_that_is_built_on_says_so(fresh, told):
     cherry_picked(fresh, told)
     main = fresh("rev-parse", "--short=7", "main")
     assert_mistake(harness("adopt", "1", cwd=fresh.folder), f"is the program of {main}", "harness status")
+
+
+def test_adopting_a_change_that_main_has_among_others_names_what_helps(fresh, told):
+    cherry_picked(fresh, told)
+    (fresh.folder / "train.py").write_text((fresh.folder / "train.py").read_text() + "X = 1\n")
+    fresh("commit", "-qam", "mine")
+    told.scores["mine"] = [2.0] * 4
+    proposal = known(fresh).proposal(known(fresh).find("1"))
+    with pytest.raises(HarnessError, match=r"is the incumbent's program, .*harness status"):
+        loop_in(fresh.folder, Again([proposal]), experiments=1).run()
 
 
 def test_show_and_status_say_the_same_of_a_stack_below_a_commit_of_a_persons(fresh, told):

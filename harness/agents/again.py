@@ -18,5 +18,8 @@ class Again:
             HarnessError: all were given, and the last could not be used.
         """
         if not self._left:
-            raise HarnessError(context.trouble or "all of them were tried", "git cherry-pick, by hand")
+            raise HarnessError(
+                context.trouble or "all of them were tried",
+                "harness status; what does not apply: git cherry-pick, by hand",
+            )
         return self._left.pop(0)
