@@ -8,6 +8,7 @@ same wall time, so a change has to pay for itself in seconds.
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partialmethod
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ if ON_GPU:
     WIDTH = 512
     HEAD_WIDTH = 128
     SHORT_WINDOW = 128  # tokens a short-window layer looks back
-    DROPOUT = 0.5  # of what a layer adds to the stream; only where the corpus is small
+    KEEP_ONE_OF = 2  # channels of what a layer adds to the stream, as dropout; only where the corpus is small
+    SMALL_CORPUS = 200e6  # training tokens; below that, a GPU sees all of it many times
     BATCH_ROWS = 256  # rows of one optimizer step
     MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
 else:
@@ -44,7 +46,7 @@ else:
     WIDTH = 64
     HEAD_WIDTH = 32
     SHORT_WINDOW = 128
-    DROPOUT = 0.0
+    KEEP_ONE_OF = 1
     BATCH_ROWS = 8
     MICRO_BATCH_ROWS = 8
 
@@ -52,7 +54,6 @@ MLP_RATIO = 4
 WINDOW_PATTERN = "SSSL"  # repeated over the layers; S short, L the whole row; the last is always L
 VALUE_EMBEDDING_EVERY = 2  # layers, counted back from the last one; 0 for none
 LOGIT_CAP = 15.0
-SMALL_CORPUS = 200e6  # training tokens; below that, a GPU sees all of it many times
 ROTARY_BASE = 10000.0
 NORM_EPS = 1e-6
 
@@ -70,16 +71,15 @@ MAX_STEPS = None  # stop after so many steps, for runs that must be the same to 
 
 
 # ── fused kernels ─────────────────────────────────────────────────────────────────────────────
-#
-# Where a large tensor would be read or written once more than it must be, or the compiler's kernel is slow.
-# Scoring runs uncompiled, so one more is for it. Each has a plain twin beside its use.
+# Where a large tensor would be read or written once more than it must be, or the compiler's kernel is slow;
+# `capped` is for scoring, which isn't compiled. Each has a plain twin beside its use.
 
 if HAS_KERNELS:
 
     @triton.jit
     def relu_squared_matmul_kernel(
         a, b, out, activations, rows, columns,
-        inner: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
+        inner: tl.constexpr, own_rows, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
         PROGRAMS: tl.constexpr, BACKWARD: tl.constexpr,
     ):  # fmt: skip
         across = tl.cdiv(columns, COLUMNS)
@@ -89,7 +89,8 @@ if HAS_KERNELS:
             row, column = tile // across * ROWS, tile % across * COLUMNS
             sums = tl.zeros((ROWS, COLUMNS), tl.float32)
             for k in range(0, inner, INNER):
-                sums = tl.dot(a.load([row, k]), b.load([column, k]).T, sums)
+                part = b.load([row // own_rows * inner + k, column]) if BACKWARD else b.load([column, k]).T
+                sums = tl.dot(a.load([row, k]), part, sums)
             # Stored by halves: what a store holds in shared memory is half as large.
             left, right = tl.split(tl.permute(tl.reshape(sums, (ROWS, 2, half)), (0, 2, 1)))
             if BACKWARD:
@@ -102,18 +103,19 @@ if HAS_KERNELS:
             out.store([row, column + half], right.to(tl.bfloat16))
 
     def relu_squared_matmul(a, b, activations=None):
-        """relu(a @ b.T) ** 2, or its gradient through `activations`; all bf16, (N, K) by (M, K)."""
-        (rows, inner), columns = a.shape, len(b)
+        """relu(a @ b.T) ** 2, (N, K) by (M, K); or, by (B, K, M), its gradient through `activations`."""
+        (rows, inner), columns = a.shape, len(b) if activations is None else b.size(-1)
         out = a.new_empty(rows, columns)
         block_rows, block_columns, block_inner = 128, 256, 64  # the fastest of 11 on an H200
+        b_block = [block_columns, block_inner] if activations is None else [block_inner, block_columns]
         programs = torch.cuda.get_device_properties(a.device).multi_processor_count
         describe = TensorDescriptor.from_tensor
         relu_squared_matmul_kernel[(programs,)](
-            describe(a, [block_rows, block_inner]), describe(b, [block_columns, block_inner]),
+            describe(a, [block_rows, block_inner]), describe(b.flatten(0, -2), b_block),
             describe(out, [block_rows, block_columns // 2]),
             describe(out if activations is None else activations, [block_rows, block_columns // 2]),
-            rows, columns, inner, block_rows, block_columns, block_inner, programs,
-            activations is not None, num_stages=3, num_warps=8,
+            rows, columns, inner, rows if activations is None else rows // len(b), block_rows, block_columns,
+            block_inner, programs, activations is not None, num_stages=3, num_warps=8,
         )  # fmt: skip
         return out
 
@@ -128,8 +130,7 @@ if HAS_KERNELS:
         logits += row * vocab_size
         own = fast_tanh(tl.load(logits + target).to(tl.float32) * (1 / cap))
         tanh = fast_tanh(tl.load(logits + at, mask=inside, other=0.0).to(tl.float32) * (1 / cap))
-        # No maximum to subtract: a capped logit can't overflow.
-        exps = tl.where(inside, tl.exp2(cap * 1.4426950408889634 * tanh), 0.0)
+        exps = tl.where(inside, tl.exp2(cap * 1.4426950408889634 * tanh), 0.0)  # capped: can't overflow
         total = tl.sum(exps, 0)
         tl.store(losses + row, tl.log(total) - cap * own)
         grad = tl.where(at == target, exps - total, exps) * (1 / total) * (1 - tanh * tanh)
@@ -186,19 +187,19 @@ if HAS_KERNELS:
         return out
 
 
-# Custom operators: the compiler takes them as they are.
-
-
 @torch.library.custom_op("train::mlp", mutates_args=())
 def fused_mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C) by (F, C) and (C, F), all bf16; also h, the only wide tensor that is kept."""
+    """(N, C) by (F, C) and (B, D, F), all bf16: (N, D), and h, the only wide tensor that is kept."""
     h = relu_squared_matmul(x, up)
-    return h @ down.T, h
+    return (h.view(len(down), -1, len(up)) @ down.mT).flatten(0, 1), h
 
 
-@torch.library.custom_op("train::mlp_inner_grad", mutates_args=())
-def fused_mlp_inner_grad(grad: Tensor, down: Tensor, h: Tensor) -> Tensor:
-    return relu_squared_matmul(grad.contiguous(), down.T.contiguous(), h)
+@torch.library.custom_op("train::mlp_grad", mutates_args=())
+def mlp_grad(grad: Tensor, x: Tensor, up: Tensor, down: Tensor, h: Tensor) -> list[Tensor]:
+    grad = grad.contiguous()
+    inner = relu_squared_matmul(grad, down, h)
+    to_down = grad.view(len(down), -1, down.size(1)).mT @ h.view(len(down), -1, len(up))
+    return [inner @ up, inner.T @ x, to_down]
 
 
 @torch.library.custom_op("train::norm_rotary", mutates_args=())
@@ -223,31 +224,25 @@ def fused_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float) 
     return capped_cross_entropy_(logits, targets, cap), logits
 
 
-def mlp_backward(ctx, grad, _):
-    x, up, down, _, h = ctx.saved_tensors
-    inner = fused_mlp_inner_grad(grad, down, h)
-    return inner @ up, inner.T @ x, grad.T @ h
-
-
 def cross_entropy_backward(ctx, grad, _):
-    x, weight, _, _, logit_grads = ctx.saved_tensors
+    x, weight, _, logit_grads = ctx.saved_tensors
     to_x = ((logit_grads @ weight) * grad[:, None]).to(x.dtype)
     return to_x, logit_grads.T @ (x * grad[:, None]).to(x.dtype), None, None
 
 
 def keep(ctx, inputs, output):
-    ctx.save_for_backward(*(x for x in (*inputs, *output) if isinstance(x, Tensor)))
+    ctx.save_for_backward(*(x for x in (*inputs, output[-1]) if isinstance(x, Tensor)))
 
 
 fused_norm_rotary.register_fake(lambda qk, cos, sin: tuple(torch.empty_like(x) for x in qk.chunk(2, -1)))
 fused_norm_rotary_grad.register_fake(lambda qk, cos, sin, q, k: torch.empty_like(qk))
-fused_mlp.register_fake(lambda x, up, down: (torch.empty_like(x), x.new_empty(len(x), len(up))))
-fused_mlp_inner_grad.register_fake(lambda grad, down, h: torch.empty_like(h))
+fused_mlp.register_fake(lambda x, up, down: (x.new_empty(len(x), down.size(1)), x @ up.T))
+mlp_grad.register_fake(lambda grad, *inputs: [torch.empty_like(x) for x in inputs[:3]])
 fused_cross_entropy.register_fake(lambda x, w, *_: (x.new_empty(len(x), dtype=torch.float), x @ w.T))
 fused_norm_rotary.register_autograd(
     lambda ctx, q, k: (fused_norm_rotary_grad(*ctx.saved_tensors[:3], q, k), None, None), setup_context=keep
 )
-fused_mlp.register_autograd(mlp_backward, setup_context=keep)
+fused_mlp.register_autograd(lambda ctx, g, _: tuple(mlp_grad(g, *ctx.saved_tensors)), setup_context=keep)
 fused_cross_entropy.register_autograd(cross_entropy_backward, setup_context=keep)
 
 
@@ -268,7 +263,7 @@ class Config:
     value_embedding_every: int = VALUE_EMBEDDING_EVERY
     mlp_ratio: int = MLP_RATIO
     logit_cap: float = LOGIT_CAP
-    dropout: float = DROPOUT
+    keep_one_of: int = KEEP_ONE_OF
     rotary_base: float = ROTARY_BASE
 
     def window(self, layer: int) -> int:
@@ -285,14 +280,22 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS)
 
 
-class Linear(nn.Linear):
-    """No bias; float32 weights, used in the dtype of the input (bf16 on a GPU)."""
+def narrow(weight: Tensor, kept: Tensor) -> Tensor:
+    """The rows that `GPT.thinned` keeps: (C, K) by (B, n, D) to (B, D, K)."""
+    return (weight.view(*kept.shape[1:], -1) * kept.unsqueeze(-1)).sum(1)
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+def widen(y: Tensor, kept: Tensor) -> Tensor:
+    """Outputs back in their places: (B, T, D) by (B, n, D) to (B, T, C)."""
+    return (y.unsqueeze(2) * (kept.size(1) * kept.unsqueeze(1))).flatten(2)
+
+
+class Linear(nn.Linear):  # no bias; float32 weights, used in the dtype of the input (bf16 on a GPU)
+    __init__ = partialmethod(nn.Linear.__init__, bias=False)
+
+    def forward(self, x: Tensor, kept=None) -> Tensor:
+        weight = self.weight.to(x.dtype)
+        return F.linear(x, weight) if kept is None else widen(x @ narrow(weight, kept).mT, kept)
 
     def add_to(self, stream: Tensor, x: Tensor) -> Tensor:
         """The same added to `stream`, in its memory and inside the product; has no gradient."""
@@ -310,16 +313,13 @@ class Rotary(nn.Module):
         self.register_buffer("sin", torch.cat([angles, -angles], dim=-1).sin(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, H, D)
-        # Halves swapped by a flip and not by torch.cat: the compiler then makes one kernel of all this.
-        swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # by torch.cat it would be two kernels
         return (x * self.cos + swapped * self.sin).to(x.dtype)
 
 
 def window_mask(seq_len: int, window: int, device: torch.device):
-    """Which keys a query may see: itself and the `window - 1` tokens before it; None if no mask is needed.
-
-    A block mask for FlexAttention on a GPU (https://arxiv.org/abs/2412.05496), elsewhere (T, T) booleans.
-    """
+    """Which keys a query may see, itself and the `window - 1` before it: (T, T), on a GPU a block mask for
+    FlexAttention, https://arxiv.org/abs/2412.05496; None if no mask is needed."""
     if window >= seq_len or (is_scoring(device) and GENERATION >= 8):
         return None
 
@@ -402,11 +402,14 @@ class MLP(nn.Module):
         self.up = Linear(config.width, config.mlp_ratio * config.width)
         self.down = Linear(config.mlp_ratio * config.width, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x.device):
+    def forward(self, x: Tensor, kept=None) -> Tensor:
+        fits = kept is None or x.size(1) % 128 == 0  # a kernel's tile is of one row of the batch
+        if HAS_KERNELS and fits and x.dtype == torch.bfloat16 and not is_scoring(x.device):
             up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
-            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)
-        return self.down(self.hidden(x)).view(x.shape)
+            down = down[None] if kept is None else narrow(down, kept)
+            y = fused_mlp(x.flatten(0, -2), up, down)[0].view(*x.shape[:2], -1)
+            return y if kept is None else widen(y, kept)
+        return self.down(self.hidden(x), kept).view(x.shape)
 
     def hidden(self, x: Tensor) -> Tensor:
         """ReLU squared, https://arxiv.org/abs/2109.08668; (B, T, F), or (B T, F) while scoring."""
@@ -424,23 +427,16 @@ class Block(nn.Module):
         # Weights of the stream and of the embedding it began as, after KellerJordan/modded-nanogpt.
         self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.fixed_mix: list[float] | None = None  # the same as numbers, where it doesn't change any more
-        self.dropout = config.dropout
 
-    def forward(self, x, first, value_embedding, rotary, mask):
+    def forward(self, x, first, value_embedding, rotary, mask, kept=(None, None)):
         if self.fixed_mix is not None:  # scoring: must stay the same function as training's, below
             x = torch.add(self.fixed_mix[0] * x, first, alpha=self.fixed_mix[1])
             x = self.attention.out.add_to(x, self.attention(norm(x), value_embedding, rotary, mask))
             return self.mlp.down.add_to(x, self.mlp.hidden(norm(x)))
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * first
-        x = x + self.thin(self.attention.out(self.attention(norm(x), value_embedding, rotary, mask)))
-        return x + self.thin(self.mlp(norm(x)))
-
-    def thin(self, x):  # (B, T, C)
-        """Dropout with one mask for all positions of a row: https://arxiv.org/abs/1512.05287."""
-        if not self.dropout or not self.training:
-            return x
-        return x * F.dropout(x.new_ones(len(x), 1, x.size(-1)), self.dropout)
+        x = x + self.attention.out(self.attention(norm(x), value_embedding, rotary, mask), kept[0])
+        return x + self.mlp(norm(x), kept[1])
 
 
 class GPT(nn.Module):
@@ -471,10 +467,8 @@ class GPT(nn.Module):
         for name, weight in self.named_parameters():
             if name.endswith(("out.weight", "down.weight", "gate.weight")):
                 weight.zero_()  # every block begins as the identity
-            elif name == "embedding.weight":
-                weight.normal_()
-            elif name == "head.weight":
-                weight.normal_(std=0.001)
+            elif name in ("embedding.weight", "head.weight"):
+                weight.normal_(std=1.0 if name == "embedding.weight" else 0.001)
             elif weight.ndim == 2:
                 bound = (3 / self.config.width) ** 0.5
                 weight.uniform_(-bound, bound)
@@ -483,8 +477,9 @@ class GPT(nn.Module):
         """Logits (B, T, V) in float32, or the mean loss if `targets` are given; tokens are (B, T)."""
         x = first = norm(self.embedding(tokens))
         values = {int(layer): table(tokens) for layer, table in self.value_embeddings.items()}
+        kept = self.thinned(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, first, values.get(layer), self.rotary, self.masks[layer])
+            x = block(x, first, values.get(layer), self.rotary, self.masks[layer], kept[layer])
         x, cap = norm(x), self.config.logit_cap
         if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:
             weight = self.head.weight.to(x.dtype)
@@ -495,9 +490,23 @@ class GPT(nn.Module):
         logits = cap * torch.tanh(self.head(x).float() / cap)
         return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
+    def thinned(self, x: Tensor) -> list:
+        """Dropout, https://arxiv.org/abs/1512.05287, twice a layer: which of the channels d, d + D, ... a row
+        of (B, T, C) has at all its positions, (B, n, D) of 0 and 1. What it hasn't isn't computed."""
+        n = self.config.keep_one_of
+        if n == 1 or not (self.training and torch.is_grad_enabled()):
+            return [(None, None)] * self.config.depth
+        part = torch.arange(n, device=x.device)[:, None]
+        shape = len(x), 1, x.size(-1) // n  # each drawn alone, so that the layers share kernels
+        drawn = [torch.randint(n, shape, device=x.device) for _ in range(2 * self.config.depth)]
+        kept = [(one == part).to(x.dtype) for one in drawn]
+        return [*zip(kept[::2], kept[1::2], strict=True)]
+
     def flops_per_token(self) -> float:
         """Forward and backward, embeddings left out: https://arxiv.org/abs/2204.02311, appendix B."""
-        matrices = sum(p.numel() for name, p in self.named_parameters() if "embedding" not in name)
+        thin = 1 / self.config.keep_one_of  # of the products that `thinned` is for
+        sizes = {n: p.numel() for n, p in self.named_parameters() if "embedding" not in n}
+        matrices = sum(m * thin ** n.endswith(("out.weight", "down.weight")) for n, m in sizes.items())
         spans = sum(self.config.window(layer) for layer in range(self.config.depth))
         return 6 * matrices + 12 * self.config.width * spans
 
@@ -506,10 +515,8 @@ class GPT(nn.Module):
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: a quintic Newton-Schulz iteration.
-
-    Source: K. Jordan et al., "Muon", https://kellerjordan.github.io/posts/muon/.
-    """
+    """The nearest semi-orthogonal matrices, roughly: a quintic Newton-Schulz iteration, by K. Jordan et al.,
+    "Muon", https://kellerjordan.github.io/posts/muon/."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if matrices.is_cuda else matrices  # (N, rows, columns)
     tall = x.size(-2) > x.size(-1)
@@ -522,16 +529,14 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; for the matrices of the blocks. Same shapes go in one batch.
-
-    Weight decay only where it pulls the way the step goes: https://arxiv.org/abs/2411.16085.
-    """
+    """Momentum, orthogonalised; for the matrices of the blocks, same shapes in one batch. Weight decay only
+    where it pulls the way the step goes: https://arxiv.org/abs/2411.16085."""
 
     def __init__(self, matrices, lr: float, momentum: float, weight_decay: float) -> None:
         by_shape: dict[torch.Size, list] = {}
         for matrix in matrices:
             by_shape.setdefault(matrix.shape, []).append(matrix)
-        super().__init__([{"params": p} for p in by_shape.values()], {"lr": lr})
+        super().__init__([{"params": p, "full_lr": lr} for p in by_shape.values()], {"lr": lr})
         self.momentum, self.weight_decay = momentum, weight_decay
         self.update = torch.compile(self._update, dynamic=False) if ON_GPU else self._update
 
@@ -562,26 +567,16 @@ def make_optimizers(model: GPT) -> list[torch.optim.Optimizer]:
     known = {id(p) for p in [*matrices, *tables, model.head.weight]}
     scalars = [p for p in model.parameters() if id(p) not in known]
     scale = (WIDTH / 512) ** -0.5  # rates are for a width of 512
-    groups = [
-        {"params": tables, "lr": EMBEDDING_LR * scale},
-        {"params": [model.head.weight], "lr": HEAD_LR * scale},
-        {"params": scalars, "lr": SCALAR_LR},
-    ]
+    rates = (tables, EMBEDDING_LR * scale), ([model.head.weight], HEAD_LR * scale), (scalars, SCALAR_LR)
+    groups = [{"params": params, "lr": lr, "full_lr": lr} for params, lr in rates]
     adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)
-    optimizers = [adam, Muon(matrices, MATRIX_LR, MOMENTUM, WEIGHT_DECAY)]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["full_lr"] = group["lr"]
-    return optimizers
+    return [adam, Muon(matrices, MATRIX_LR, MOMENTUM, WEIGHT_DECAY)]
 
 
 def lr_scale(progress: float) -> float:
     """Trapezoid over the budget, https://arxiv.org/abs/2405.18392."""
-    if progress < WARMUP:
-        return progress / WARMUP
-    if progress < 1 - WARMDOWN:
-        return 1.0
-    return FINAL_LR + (1 - FINAL_LR) * (1 - progress) / WARMDOWN
+    rise, fall = progress / WARMUP if WARMUP else 1.0, (1 - progress) / max(WARMDOWN, 1e-9)
+    return min(1.0, rise, FINAL_LR + (1 - FINAL_LR) * fall)
 
 
 # ── training ──────────────────────────────────────────────────────────────────────────────────
@@ -622,9 +617,9 @@ def main() -> None:
     run = trial.open()
     torch.manual_seed(run.seed)
     torch.set_float32_matmul_precision("high")
-    dropout = DROPOUT if run.train_tokens < SMALL_CORPUS else 0.0
+    keep_one_of = 1 if ON_GPU and run.train_tokens >= SMALL_CORPUS else KEEP_ONE_OF
     with run.device:
-        plain = GPT(Config(run.vocab_size, run.seq_len, dropout=dropout))
+        plain = GPT(Config(run.vocab_size, run.seq_len, keep_one_of=keep_one_of))
     plain.initialize()
     plain.prepare(run.device)
     optimizers = make_optimizers(plain)
@@ -635,9 +630,7 @@ def main() -> None:
     for optimizer in optimizers:
         optimizer.state.clear()
 
-    for step, (tokens, targets) in enumerate(run.batches(BATCH_ROWS)):
-        if step == MAX_STEPS:
-            break
+    for (tokens, targets), step in zip(run.batches(BATCH_ROWS), range(MAX_STEPS or 10**9), strict=False):
         progress = step / MAX_STEPS if MAX_STEPS else run.progress
         run.log(step, train_step(model, optimizers, tokens, targets, lr_scale(progress)))
 

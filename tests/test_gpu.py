@@ -211,7 +211,8 @@ def plain_norm_rotary(qk, cos, sin):
 
 
 def plain_mlp(x, up, down):
-    return ((x @ up.T).relu().square() @ down.T,)
+    hidden = (x @ up.T).relu().square().view(len(down), -1, len(up))
+    return ((hidden @ down.mT).flatten(0, 1),)
 
 
 def plain_cross_entropy(x, weight, targets):
@@ -219,7 +220,7 @@ def plain_cross_entropy(x, weight, targets):
     return (torch.nn.functional.cross_entropy(logits, targets, reduction="none"),)
 
 
-@pytest.mark.parametrize("name", ["norm_rotary", "mlp", "cross_entropy"])
+@pytest.mark.parametrize("name", ["norm_rotary", "mlp", "thin_mlp", "cross_entropy"])
 def test_a_fused_operator_of_train_py_and_its_gradients_are_those_of_its_plain_twin(starter, name):
     if not starter.HAS_KERNELS:
         pytest.skip("needs a Hopper GPU")
@@ -235,7 +236,11 @@ def test_a_fused_operator_of_train_py_and_its_gradients_are_those_of_its_plain_t
         inputs, fixed = [normal(3, rows, 2 * width)], [rotary.cos, rotary.sin]
         fused, plain = starter.fused_norm_rotary, plain_norm_rotary
     elif name == "mlp":
-        inputs = [normal(rows, width), normal(wide, width, scale=0.06), normal(width, wide, scale=0.03)]
+        inputs = [normal(rows, width), normal(wide, width, scale=0.06), normal(1, width, wide, scale=0.03)]
+        fixed, plain = [], plain_mlp
+        fused = lambda *given: starter.fused_mlp(*given)[:1]  # noqa: E731
+    elif name == "thin_mlp":  # for each quarter of the rows a matrix of its own, with fewer outputs
+        inputs = [normal(rows, width), normal(wide, width, scale=0.06), normal(4, 104, wide, scale=0.03)]
         fixed, plain = [], plain_mlp
         fused = lambda *given: starter.fused_mlp(*given)[:1]  # noqa: E731
     else:

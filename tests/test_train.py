@@ -162,9 +162,45 @@ def test_a_block_mask_has_every_block_that_a_window_reaches(monkeypatch, hopper,
     torch.testing.assert_close(masked, F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
 
 
+@pytest.mark.parametrize("of", [1, 2, 4])
+def test_what_dropout_drops_is_not_computed_and_the_result_is_that_of_a_mask(starter, monkeypatch, of):
+    torch.manual_seed(0)
+    model = starter.GPT(starter.Config(64, 32, depth=2, width=64, head_width=32, keep_one_of=of))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    model.prepare(torch.device("cpu"))
+    tokens, targets = torch.randint(64, (2, 3, 32))
+    kept = model.thinned(torch.empty(3, 32, 64))
+    monkeypatch.setattr(model, "thinned", lambda x: kept)
+
+    def grads():
+        model.zero_grad()
+        loss = model(tokens, targets)
+        loss.backward()
+        return [loss, *(weight.grad for weight in model.parameters())]
+
+    def masked(linear, x, kept=None):
+        y = F.linear(x, linear.weight)
+        return y if kept is None else y * kept.flatten(1)[:, None] * of
+
+    thin = grads()
+    monkeypatch.setattr(starter.Linear, "forward", masked)
+    torch.testing.assert_close(thin, grads())
+    if of > 1:
+        rows = [row for layer in kept for each in layer for row in each]
+        assert all(row.sum(0).eq(1).all() for row in rows) and len({str(row) for row in rows}) == 12
+    assert starter.GPT.thinned(model.eval(), torch.empty(3, 32, 64)) == [(None, None)] * 2
+
+
+def test_no_warm_down_is_a_full_rate_to_the_end(starter, monkeypatch):
+    monkeypatch.setattr(starter, "WARMDOWN", 0.0)
+    assert {starter.lr_scale(p / 10) for p in range(10)} == {1.0}
+
+
 def plain_relu_squared(a, b, activations=None):
-    product = a @ b.T
-    return product.relu().square() if activations is None else 2 * activations.sqrt() * product
+    if activations is None:
+        return (a @ b.T).relu().square()
+    return 2 * activations.sqrt() * (a.view(len(b), -1, a.size(1)) @ b).flatten(0, 1)
 
 
 def plain_norm_rotary_(qk, cos, sin, y, grad):
@@ -209,7 +245,7 @@ def test_a_fused_operators_gradients_are_those_of_its_plain_twin_whatever_its_ke
         inputs, rest = [torch.randn(2, 6, 32)], (rotary.cos, rotary.sin)
         fused, plain = starter.fused_norm_rotary, plain_norm_rotary
     elif name == "mlp":
-        inputs, rest = [torch.randn(5, 8), torch.randn(12, 8), torch.randn(8, 12)], ()
+        inputs, rest = [torch.randn(10, 8), torch.randn(12, 8), torch.randn(2, 4, 12)], ()
         fused, plain = lambda *given: starter.fused_mlp(*given)[:1], plain_mlp
     else:
         inputs, rest = [torch.randn(5, 8), torch.randn(12, 8)], (torch.randint(12, (5,)),)

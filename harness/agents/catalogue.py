@@ -23,9 +23,12 @@ class Edit:
 
 # What a kernel does for one way of computing goes with it.
 FUSED_MLP = (
-    "        if HAS_KERNELS and x.dtype == torch.bfloat16 and not is_scoring(x.device):\n"
+    "        fits = kept is None or x.size(1) % 128 == 0  # a kernel's tile is of one row of the batch\n"
+    "        if HAS_KERNELS and fits and x.dtype == torch.bfloat16 and not is_scoring(x.device):\n"
     "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
-    "            return fused_mlp(x.flatten(0, -2), up, down)[0].view(x.shape)\n"
+    "            down = down[None] if kept is None else narrow(down, kept)\n"
+    "            y = fused_mlp(x.flatten(0, -2), up, down)[0].view(*x.shape[:2], -1)\n"
+    "            return y if kept is None else widen(y, kept)\n"
 )
 FUSED_RELU = (
     "        if is_scoring(x.device):  # the ReLU inside the product, with a bias of nothing\n"
@@ -94,9 +97,9 @@ CATALOGUE = (
         "A cosine spends more time at middle rates than a trapezoid's straight end.",
         (
             (
-                "    return FINAL_LR + (1 - FINAL_LR) * (1 - progress) / WARMDOWN\n",
-                "    left = (1 - progress) / WARMDOWN\n"
-                "    return FINAL_LR + (1 - FINAL_LR) * (1 - math.cos(math.pi * left)) / 2\n",
+                "    return min(1.0, rise, FINAL_LR + (1 - FINAL_LR) * fall)\n",
+                "    left = 1 - math.cos(math.pi * min(1.0, fall))\n"
+                "    return min(rise, FINAL_LR + (1 - FINAL_LR) * left / 2)\n",
             ),
             ("import json\n", "import json\nimport math\n"),
         ),
