@@ -180,8 +180,7 @@ if HAS_KERNELS:
         value = tl.load(x + at, mask=at < count, other=0.0).to(tl.float32)
         tl.store(out + at, cap - 2 * cap / (1 + tl.exp(value * (2 / cap))), mask=at < count)
 
-    def capped(x, cap):
-        """cap * tanh(x / cap) in float32."""
+    def capped(x, cap):  # cap * tanh(x / cap) in float32
         out = torch.empty(x.shape, device=x.device)
         cap_kernel[(triton.cdiv(x.numel(), 1024),)](x, out, cap, x.numel(), 1024)
         return out
@@ -250,9 +249,7 @@ fused_cross_entropy.register_autograd(cross_entropy_backward, setup_context=keep
 
 
 @dataclass(frozen=True)
-class Config:
-    """Everything that `load` needs to rebuild the model."""
-
+class Config:  # everything that `load` needs to rebuild the model
     vocab_size: int
     seq_len: int
     depth: int = DEPTH
@@ -275,19 +272,29 @@ class Config:
         return every > 0 and (self.depth - 1 - layer) % every == 0
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm without a gain: https://arxiv.org/abs/1910.07467."""
+def norm(x: Tensor) -> Tensor:  # RMSNorm without a gain: https://arxiv.org/abs/1910.07467
     return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS)
 
 
-def narrow(weight: Tensor, kept: Tensor) -> Tensor:
-    """The rows that `GPT.thinned` keeps: (C, K) by (B, n, D) to (B, D, K)."""
-    return (weight.view(*kept.shape[1:], -1) * kept.unsqueeze(-1)).sum(1)
+class Shuffle(torch.autograd.Function):  # x[order] along `dim`; autograd would add up gradients one by one
+    @staticmethod
+    def forward(ctx, x, dim, order, back):
+        ctx.dim, ctx.back = dim, back
+        return x.index_select(dim, order)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.index_select(ctx.dim, ctx.back), None, None, None
 
 
-def widen(y: Tensor, kept: Tensor) -> Tensor:
-    """Outputs back in their places: (B, T, D) by (B, n, D) to (B, T, C)."""
-    return (y.unsqueeze(2) * (kept.size(1) * kept.unsqueeze(1))).flatten(2)
+def narrow(weight: Tensor, kept: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """The rows that `GPT.thinned` keeps: (C, K) to (B, D, K)."""
+    return (Shuffle.apply(weight, 0, order, back).view(*kept.shape[1:], -1) * kept.unsqueeze(-1)).sum(1)
+
+
+def widen(y: Tensor, kept: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """Outputs back in their places: (B, T, D) to (B, T, C)."""
+    return Shuffle.apply((y.unsqueeze(2) * (kept.size(1) * kept.unsqueeze(1))).flatten(2), 2, back, order)
 
 
 class Linear(nn.Linear):  # no bias; float32 weights, used in the dtype of the input (bf16 on a GPU)
@@ -295,16 +302,14 @@ class Linear(nn.Linear):  # no bias; float32 weights, used in the dtype of the i
 
     def forward(self, x: Tensor, kept=None) -> Tensor:
         weight = self.weight.to(x.dtype)
-        return F.linear(x, weight) if kept is None else widen(x @ narrow(weight, kept).mT, kept)
+        return F.linear(x, weight) if kept is None else widen(x @ narrow(weight, *kept).mT, *kept)
 
     def add_to(self, stream: Tensor, x: Tensor) -> Tensor:
         """The same added to `stream`, in its memory and inside the product; has no gradient."""
         return stream.flatten(0, 1).addmm_(x.flatten(0, -2), self.weight.to(x.dtype).T).view_as(stream)
 
 
-class Rotary(nn.Module):
-    """Rotary position embedding, https://arxiv.org/abs/2104.09864; tables computed once."""
-
+class Rotary(nn.Module):  # rotary position embedding, https://arxiv.org/abs/2104.09864; tables computed once
     def __init__(self, head_width: int, seq_len: int, base: float) -> None:
         super().__init__()
         rates = base ** -(torch.arange(0, head_width, 2).float() / head_width)
@@ -406,9 +411,9 @@ class MLP(nn.Module):
         fits = kept is None or x.size(1) % 128 == 0  # a kernel's tile is of one row of the batch
         if HAS_KERNELS and fits and x.dtype == torch.bfloat16 and not is_scoring(x.device):
             up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)
-            down = down[None] if kept is None else narrow(down, kept)
+            down = down[None] if kept is None else narrow(down, *kept)
             y = fused_mlp(x.flatten(0, -2), up, down)[0].view(*x.shape[:2], -1)
-            return y if kept is None else widen(y, kept)
+            return y if kept is None else widen(y, *kept)
         return self.down(self.hidden(x), kept).view(x.shape)
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -470,14 +475,13 @@ class GPT(nn.Module):
             elif name in ("embedding.weight", "head.weight"):
                 weight.normal_(std=1.0 if name == "embedding.weight" else 0.001)
             elif weight.ndim == 2:
-                bound = (3 / self.config.width) ** 0.5
-                weight.uniform_(-bound, bound)
+                weight.uniform_(-1, 1).mul_((3 / self.config.width) ** 0.5)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, kept: list | None = None) -> Tensor:
         """Logits (B, T, V) in float32, or the mean loss if `targets` are given; tokens are (B, T)."""
         x = first = norm(self.embedding(tokens))
         values = {int(layer): table(tokens) for layer, table in self.value_embeddings.items()}
-        kept = self.thinned(x)
+        kept = kept or [(None, None)] * self.config.depth
         for layer, block in enumerate(self.blocks):
             x = block(x, first, values.get(layer), self.rotary, self.masks[layer], kept[layer])
         x, cap = norm(x), self.config.logit_cap
@@ -490,17 +494,20 @@ class GPT(nn.Module):
         logits = cap * torch.tanh(self.head(x).float() / cap)
         return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    def thinned(self, x: Tensor) -> list:
-        """Dropout, https://arxiv.org/abs/1512.05287, twice a layer: which of the channels d, d + D, ... a row
-        of (B, T, C) has at all its positions, (B, n, D) of 0 and 1. What it hasn't isn't computed."""
-        n = self.config.keep_one_of
-        if n == 1 or not (self.training and torch.is_grad_enabled()):
-            return [(None, None)] * self.config.depth
-        part = torch.arange(n, device=x.device)[:, None]
-        shape = len(x), 1, x.size(-1) // n  # each drawn alone, so that the layers share kernels
-        drawn = [torch.randint(n, shape, device=x.device) for _ in range(2 * self.config.depth)]
-        kept = [(one == part).to(x.dtype) for one in drawn]
-        return [*zip(kept[::2], kept[1::2], strict=True)]
+    def thinned(self, rows: int) -> list | None:
+        """Dropout, https://arxiv.org/abs/1512.05287, for attention and MLP of each layer. Of C channels n share
+        each of D slots; a row has one of them, the others aren't computed: (B, n, D) of 0 and 1, the channels in
+        order, and back. Dealt anew each time, else a model writes the same to all that share one."""
+        n, like, sites = self.config.keep_one_of, self.embedding.weight, 2 * self.config.depth
+        if n == 1:
+            return None
+        at = torch.arange(like.size(1), device=like.device).view(n, -1)
+        slot, slots = at % at.size(1), at.size(1)
+        one = torch.randint(n, (sites, rows, 1, slots), device=like.device)
+        turn = torch.randint(slots, (sites, n, 1), device=like.device)  # turned: memory is read in order
+        ways = [(at - slot + (slot + by) % slots).flatten(1).int() for by in (turn, -turn)]
+        drawn = [*zip((one * slots == at[:, :1]).to(like.dtype), *ways, strict=True)]
+        return [*zip(drawn[::2], drawn[1::2], strict=True)]
 
     def flops_per_token(self) -> float:
         """Forward and backward, embeddings left out: https://arxiv.org/abs/2204.02311, appendix B."""
@@ -586,7 +593,7 @@ def train_step(model, optimizers, tokens, targets, scale: float) -> Tensor:
     """One optimizer step on (B, T) tokens in micro-batches; returns the mean loss, on the device."""
     total = torch.zeros((), device=tokens.device)
     for inputs, goals in zip(tokens.split(MICRO_BATCH_ROWS), targets.split(MICRO_BATCH_ROWS), strict=True):
-        loss = model(inputs, goals) * (len(inputs) / len(tokens))
+        loss = model(inputs, goals, model.thinned(len(inputs))) * (len(inputs) / len(tokens))
         loss.backward()
         total += loss.detach()
     for optimizer in optimizers:

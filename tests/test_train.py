@@ -170,26 +170,27 @@ def test_what_dropout_drops_is_not_computed_and_the_result_is_that_of_a_mask(sta
         torch.nn.init.normal_(weight, std=0.2)
     model.prepare(torch.device("cpu"))
     tokens, targets = torch.randint(64, (2, 3, 32))
-    kept = model.thinned(torch.empty(3, 32, 64))
-    monkeypatch.setattr(model, "thinned", lambda x: kept)
+    kept = model.thinned(3)
 
     def grads():
         model.zero_grad()
-        loss = model(tokens, targets)
+        loss = model(tokens, targets, kept)
         loss.backward()
         return [loss, *(weight.grad for weight in model.parameters())]
 
     def masked(linear, x, kept=None):
         y = F.linear(x, linear.weight)
-        return y if kept is None else y * kept.flatten(1)[:, None] * of
+        return y if kept is None else y * kept[0].flatten(1)[:, kept[2]][:, None] * of
 
     thin = grads()
     monkeypatch.setattr(starter.Linear, "forward", masked)
     torch.testing.assert_close(thin, grads())
-    if of > 1:
-        rows = [row for layer in kept for each in layer for row in each]
-        assert all(row.sum(0).eq(1).all() for row in rows) and len({str(row) for row in rows}) == 12
-    assert starter.GPT.thinned(model.eval(), torch.empty(3, 32, 64)) == [(None, None)] * 2
+    sites = [site for layer in kept or [] for site in layer]
+    rows = [row for one, _, _ in sites for row in one]
+    assert all(row.sum(0).eq(1).all() for row in rows)
+    assert len({str(row) for row in rows}) == (12 if of > 1 else 0)
+    assert all(order[back.long()].tolist() == [*range(64)] for _, order, back in sites)
+    assert len({str(order) for _, order, _ in sites}) == (4 if of > 1 else 0), "partners stay the same"
 
 
 def test_no_warm_down_is_a_full_rate_to_the_end(starter, monkeypatch):
