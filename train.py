@@ -495,8 +495,8 @@ class GPT(nn.Module):
         return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def thinned(self, rows: int) -> list | None:
-        """Dropout, https://arxiv.org/abs/1512.05287, for attention and MLP of each layer. Of C channels n have
-        one of D slots; a row keeps one of them, the others aren't computed: (B, n, D) of 0 and 1, the channels
+        """Dropout, https://arxiv.org/abs/1512.05287, for attention and MLP of a layer. Of C channels n are
+        of one of D slots; a row has one of them, no other is computed: (B, n, D) of 0 and 1, the channels
         in order, and back. Dealt anew each time, else a model writes the same to all of a slot."""
         n, like, sites = self.config.keep_one_of, self.embedding.weight, 2 * self.config.depth
         if n == 1:

@@ -26,9 +26,9 @@ FUSED_MLP = (
     "        fits = kept is None or x.size(1) % 128 == 0  # a kernel's tile is of one row of the batch\n"
     "        if HAS_KERNELS and fits and x.dtype == torch.bfloat16 and not is_scoring(x.device):\n"
     "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
-    "            down = down[None] if kept is None else narrow(down, kept)\n"
+    "            down = down[None] if kept is None else narrow(down, *kept)\n"
     "            y = fused_mlp(x.flatten(0, -2), up, down)[0].view(*x.shape[:2], -1)\n"
-    "            return y if kept is None else widen(y, kept)\n"
+    "            return y if kept is None else widen(y, *kept)\n"
 )
 FUSED_RELU = (
     "        if is_scoring(x.device):  # the ReLU inside the product, with a bias of nothing\n"
