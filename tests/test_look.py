@@ -5,7 +5,6 @@ import io
 import json
 import random
 import subprocess
-import sys
 import time
 
 import pytest
@@ -85,13 +84,7 @@ def test_ten_thousand_experiments_are_shown_within_two_seconds(many, command):
         done = harness(*command.split(), cwd=many[0])
         took.append(time.perf_counter() - started)
         assert done.returncode == 0, done.stderr
-    own = 0.0
-    if command == "plot":  # an empty picture of matplotlib takes a second more on some machines
-        empty = "from matplotlib.figure import Figure; Figure().subplots().figure.savefig('empty.png')"
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", empty], cwd=many[0], check=True)
-        own = time.perf_counter() - started
-    assert min(took) < 2 + own
+    assert min(took) < 2
 
 
 @pytest.mark.slow
