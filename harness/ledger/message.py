@@ -54,7 +54,8 @@ class Message:
 
 def parse(text: str) -> Message:
     """Read any message; what is missing is empty. It may be anybody's: what doesn't print becomes blank."""
-    text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    if not text.replace("\n", "").isprintable():  # as a rule it is: ten thousand are read for a picture
+        text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     subject, _, rest = text.strip().partition("\n")
     paragraphs = [part for whole in BETWEEN.split(rest) if (part := whole.strip())]
     hypothesis = next((p for p in paragraphs if p.startswith(f"{HYPOTHESIS}:")), "")
