@@ -19,14 +19,13 @@ from harness import config as configs
 from harness.errors import HarnessError
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
-from harness.gate.standing import Standing, rebuilt
+from harness.gate.standing import Standing
 from harness.kept import Kept
 from harness.ledger.experiment import Experiment
 from harness.ledger.experiments import Experiments
-from harness.ledger.known import Known
-from harness.ledger.programs import reaches
 from harness.ledger.repo import Repository
-from harness.records import ERROR, OK, Setting, Trial
+from harness.records import ERROR, OK, Trial
+from harness.tip import passed_by, standing_on
 from harness.trial.measure import Bench, measure, open_bench
 from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
@@ -247,36 +246,3 @@ def _attempt(trial: Trial) -> str:
     """One that doesn't count, in a line."""
     score = "" if trial.val_bpb is None else f" {trial.val_bpb:.6f}"
     return f"{trial.status}{score}: {trial.detail or trial.warning}"
-
-
-def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> Standing | None:
-    """Where the research stands on `main`, or the commit that is to stand for it."""
-    main = main or known.main
-    measured = known.measured(setting, main)
-    if main != known.main:  # what a person put on top of it isn't a kept experiment
-        numbered = {experiment.commit for experiment in known}
-        measured = [each for each in measured if each.commit in numbered or each.commit == main]
-    return rebuilt(main, measured, policy)
-
-
-def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, str] | None:
-    """The tip that stood on what was `main` before a person put a commit there, and that commit;
-    None if there is none, or it was begun anew already."""
-    every, line = {experiment.commit: experiment for experiment in known}, dict(known.history)
-    if known.main in every:
-        return None
-    by_hand: list[str] = []
-    for commit, parent in line.items():
-        if commit in every or not parent:
-            return None
-        by_hand.append(commit)
-        if (below := standing_on(known, setting, policy, parent)) is not None:
-            tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
-            if tip and any(known.are_one_program(tip.commit, each) for each in by_hand):
-                return None  # a person took it as it is
-            again = (e for e in every.values() if tip and e.origin == tip.commit)
-            done = any(reaches(e.commit, every, line) for e in again)
-            # What only takes a program that is known hides what stood on the main before it.
-            if tip or not any(known.are_one_program(commit, other) for other in (parent, *every)):
-                return (tip, parent) if tip and not done else None
-    return None

@@ -17,7 +17,7 @@ from harness.ledger.message import Message
 from harness.ledger.opening import open_repository
 from harness.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
 from harness.views import table
-from harness.views.plot import built_on
+from harness.views.plot import built_on, draw
 
 MANY = 10_000
 WHO = "A Person <person@example.org>"
@@ -160,6 +160,14 @@ def test_plot_writes_a_picture_and_says_what_it_can_not_write(few, tmp_path):
     assert "<svg" in (tmp_path / "a.svg").read_text()
     assert_mistake(harness("plot", "-o", "a.pdf", cwd=folder), ".png nor .svg")
     assert_mistake(harness("plot", "-o", "/nowhere/a.png", cwd=folder), "can't write")
+
+
+def test_a_title_that_would_be_a_formula_is_drawn_as_it_is(tmp_path):
+    trailers = {"Status": "keep", "Val-Bpb": "1.9", "Incumbent": f"{'b' * 7} 2.0", "Effect": "-0.1 0.01"}
+    message = Message(r"Scale $\frac{1}{\sqrt d$ of the head", "h", trailers)
+    name = refs.parse("refs/heads/exp/0001-x")
+    draw([Experiment(name, "a" * 40, "b" * 40, 0, "a", message)], tmp_path / "a.svg")
+    assert r"\frac" in (tmp_path / "a.svg").read_text()
 
 
 def drawn(*said, line=None):

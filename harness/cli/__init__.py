@@ -23,7 +23,7 @@ COMMANDS = {
     "loop": ("loop", "Experiment after experiment, until a limit or Ctrl-C."),
     "calibrate": ("calibrate", "Repeat the incumbent: the noise, and how small a gain shows."),
     "run": ("run", "Train and score one commit's train.py."),
-    "status": ("look", "What runs now, what is built on, the last results."),
+    "status": ("status", "What runs now, what is built on, the last results."),
     "log": ("look", "Experiments: all, kept, near misses, crashes."),
     "show": ("look", "One experiment: message, loss curve, log."),
     "diff": ("look", "What an experiment changed; or two compared."),

@@ -1,165 +1,30 @@
-"""What was tried: `status`, `log`, `show`, `diff`, `plot`, `export`. All of it is read from git."""
+"""What was tried: `log`, `show`, `diff`, `plot`, `export`. All of it is read from git.
 
+What only a picture or one experiment needs (the gate, matplotlib) is imported there; a list needs none of it.
+"""
+
+import atexit
 import csv
 import gc
 import io
 import json
-import statistics
 import subprocess
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from harness.config import load
 from harness.errors import DONE, HarnessError
-from harness.gate.noise import pooled
-from harness.gate.standing import rebuilt
-from harness.lab import passed_by, standing_on
 from harness.ledger.experiment import Experiment, comparable
-from harness.ledger.known import Known
+from harness.ledger.known import Known, Snapshot
 from harness.ledger.opening import open_repository
-from harness.ledger.repo import Repository
-from harness.lock import holder
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed
-from harness.state import read
-from harness.trial.measure import open_bench
 from harness.views import table, wall, words
 
-LAST = 5
-
-gc.disable()  # each command ends in a moment: to look for garbage among 10,000 experiments is a tenth of it
-
-
-def _width() -> int:
-    import shutil
-
-    return min(160, shutil.get_terminal_size((100, 24)).columns)
-
-
-STATUS_EXAMPLES = """\b
-Examples:
-  harness status
-  watch -n 5 harness status
-"""
-
-
-@click.command(epilog=STATUS_EXAMPLES)
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def status(as_json: bool) -> int:
-    """What runs now, what is built on, the last results, the limits."""
-    repository = open_repository()
-    known = Known(repository)
-    experiments = list(known)
-    process = holder(repository.loop_lock)
-    running = read(repository.loop_state) if process else {}
-    setting, (policy, broken) = _setting(repository, known), _policy(repository)
-    holdouts = known.holdouts(setting) if setting else []
-    of_main = known.holdout(known.main, setting) if setting else None
-    failed = of_main if isinstance(of_main, str) else None
-    trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
-    share = wall.training_share(trials)
-    states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
-    counts = {s: sum(e.state == s for e in experiments) for s in states}
-    scores = known.main_scores(setting) if setting else ()
-    measured = known.measured(setting) if setting else []
-    standing = rebuilt(known.main, measured, policy) if policy else None
-    believed = standing.believed(known.main) if standing and scores else None
-    above = standing.line[1:] if standing else ()
-    top = standing.line[-1] if standing else known.main
-    kept = next((e for e in experiments if e.commit == top), None)
-    if as_json:
-        about = {
-            "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
-            "main_believed": believed, "ahead": list(above), "counts": counts,
-            "best": table.record(kept) if kept else None,
-            "config": broken or None,
-            "holdout": [asdict(found) for found in holdouts],
-            "holdout_failed": failed,
-            "training_share": share[0] if share else None,
-            "between_seconds": share[1] if share else None,
-            "last": [table.record(e) for e in experiments[-LAST:]],
-        }  # fmt: skip
-        click.echo(json.dumps(about))
-        return DONE
-    if process:
-        since = table.age(time.time() - running.get("since", time.time()))
-        click.echo(f"running  {running.get('running') or 'between trials'} (for {since}, process {process})")
-        click.echo(f"limits   {_limits(running)}")
-    else:
-        click.echo("running  nothing (harness loop)")
-    if broken:
-        click.echo(f"config   WARNING: {broken}")
-    about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
-    if scores:
-        runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
-        belief = f", believed {believed:.4f}" if believed is not None else ""
-        about_main = f"val_bpb {statistics.fmean(scores):.4f}, {runs}{belief}"
-    click.echo(f"main     {known.main[:7]}  {about_main}")
-    if above:
-        tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
-        greedy, proof = "the next loop moves main there", "main follows if proven better together"
-        click.echo(f"ahead    {len(above)} kept, up to {tip}: {greedy if policy == 'greedy' else proof}")
-    elif setting and policy and (passed := passed_by(known, setting, policy)):
-        tip, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
-        click.echo(f"aside    {tip} stands on {passed[1][:7]}, main before: {which} loop puts it on this one")
-    if failed:
-        click.echo(f"holdout  WARNING: none for main: {failed}")
-    if holdouts and setting:
-        noise = pooled(each.scores for each in measured)
-        for line in words.holdout(holdouts, noise.sd if noise else None):
-            click.echo(f"holdout  {line}")
-    if share:
-        click.echo(
-            f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
-            f"trainings, on average of {share[2]}"
-        )
-    if known.main not in {e.commit for e in experiments[-wall.LAST :]}:
-        trials += known.trials(known.main)
-    odd = sum(1 for trial in trials if wall.was_disturbed(trial))
-    if odd:
-        click.echo(
-            f"WARNING  {odd} of the last {len(trials)} trials, main's too, waited long for a processor"
-        )
-    figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
-    if kept:
-        click.echo(f"best     {table.styled(kept, _width() - 9)}")
-    for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
-        other = experiment.setting not in (None, setting)
-        click.echo(f"{label:<9}{table.styled(experiment, _width() - 9, other)}")
-    return DONE
-
-
-def _setting(repository: Repository, known: Known) -> Setting | None:
-    """Of the config as it stands; where the last measurements are another machine's, theirs."""
-    last = known.setting
-    try:
-        now = open_bench(load(repository.paths.config), repository.paths.root).setting
-    except HarnessError:
-        return last
-    return now if last is None or now.device == last.device else last
-
-
-def _policy(repository: Repository) -> tuple[str, str]:
-    """The gate's; empty, which means belief, where the config can't be read; and what is wrong with that."""
-    try:
-        return load(repository.paths.config).gate.policy, ""
-    except HarnessError as wrong:
-        return "", str(wrong)
-
-
-def _limits(state: dict) -> str:
-    limits = {name: value for name, value in (state.get("limits") or {}).items() if value is not None}
-    hours = (time.time() - state.get("began", time.time())) / 3600
-    done = {"experiments": state.get("measured"), "hours": round(hours, 2), "usd": state.get("spent")}
-    parts = [f"{done[name]} of {limits[name]:g} {name}" for name in done if name in limits]
-    if "patience" in limits:
-        parts.append(f"patience {limits['patience']}")
-    return ", ".join(parts) or "none: until Ctrl-C"
-
+# Each command ends in a moment: to look for garbage among 10,000 experiments, once more as Python ends, would
+# be a fifth of it.
+gc.disable()
+atexit.register(gc.freeze)
 
 LOG_EXAMPLES = """\b
 Examples:
@@ -179,7 +44,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One object a line.")
 def log(which: str | None, count: int, as_json: bool) -> int:
     """Experiments, newest last."""
-    found = every = list(Known(open_repository()))
+    found = every = list(Snapshot(open_repository()))
     if which == "kept":
         found = [e for e in found if e.status == KEEP]
     elif which == "crash":
@@ -190,7 +55,7 @@ def log(which: str | None, count: int, as_json: bool) -> int:
     found = found if which == "all" else found[-count:]
     here = {e.commit for e in comparable(every)}
     lines = (
-        json.dumps(table.record(e)) if as_json else table.styled(e, _width(), e.commit not in here)
+        json.dumps(table.record(e)) if as_json else table.styled(e, table.width(), e.commit not in here)
         for e in found
     )
     for line in lines:
@@ -214,7 +79,7 @@ Examples:
 def show(experiment: str, as_json: bool) -> int:
     """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
     repository = open_repository()
-    known = Known(repository)
+    known = Snapshot(repository)
     found = known.find(experiment)
     record, trials = known.record(found.commit), known.trials(found.commit)
     if as_json:
@@ -228,7 +93,7 @@ def show(experiment: str, as_json: bool) -> int:
     if taken and taken != found.commit:
         why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
-        why += _given_up(known, found, found.setting, _policy(repository)[0])
+        why += _given_up(known, found, found.setting, repository.paths.config)
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
@@ -262,8 +127,11 @@ def show(experiment: str, as_json: bool) -> int:
     return DONE
 
 
-def _given_up(known: Known, found: Experiment, setting: Setting, policy: str) -> list[str]:
+def _given_up(known: Known, found: Experiment, setting: Setting, config: Path) -> list[str]:
     """Why a kept one is not built on; empty where it is."""
+    from harness.tip import passed_by, policy_of, standing_on
+
+    policy, _ = policy_of(config)
     standing = standing_on(known, setting, policy)
     if standing is None or found.commit in standing.line:
         return []
@@ -287,7 +155,7 @@ Examples:
 def diff(experiment: str, other: str | None) -> int:
     """The change of an experiment, or the difference between two."""
     repository = open_repository()
-    known = Known(repository)
+    known = Snapshot(repository)
     first = known.find(experiment)
     old, new = (first.commit, known.find(other).commit) if other else (first.parent, first.commit)
     done = subprocess.run(["git", "diff", old, new, "--", "train.py"], cwd=repository.paths.root, check=False)
@@ -307,9 +175,10 @@ def plot(output: Path) -> int:
     """Every experiment a dot, kept ones labelled, what is built on as a line."""
     if output.suffix not in (".png", ".svg"):
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
+    from harness.tip import policy_of, standing_on
     from harness.views.plot import draw
 
-    known = Known(repository := open_repository())
+    known = Snapshot(repository := open_repository())
     every = list(known)
     found = comparable(every)
     if not any(e.val_bpb is not None for e in found):
@@ -320,7 +189,7 @@ def plot(output: Path) -> int:
         )
     try:
         setting = known.setting
-        standing = standing_on(known, setting, _policy(repository)[0]) if setting else None
+        standing = standing_on(known, setting, policy_of(repository.paths.config)[0]) if setting else None
         draw(found, output, standing.line if standing else None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
@@ -342,7 +211,7 @@ def export(kind: str) -> int:
 
     A figure that nobody measured is empty. JSON has everything that is on the commits.
     """
-    found: list[Experiment] = list(Known(open_repository()))
+    found: list[Experiment] = list(Snapshot(open_repository()))
     if kind == "json":
         click.echo(json.dumps([table.record(e) for e in found], indent=1))
         return DONE

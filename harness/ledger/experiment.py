@@ -66,8 +66,8 @@ class Experiment:
     @property
     def incumbent(self) -> tuple[str, float] | None:
         """Beginning of the commit that it was judged against, and its val_bpb as it was believed then."""
-        commit, *rest = self.message.trailers.get("Incumbent", "").split() or [""]
-        figure = _figure("".join(rest))
+        commit, _, said = self.message.trailers.get("Incumbent", "").partition(" ")
+        figure = _figure(said)
         return None if figure is None else (commit, figure)
 
     @property

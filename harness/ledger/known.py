@@ -275,6 +275,19 @@ class Known:
         return failed
 
 
+class Snapshot(Known):
+    """The same as it was when it was first asked: for a command that looks once, and need not read twice."""
+
+    def __init__(self, repository: Repository) -> None:
+        super().__init__(repository)
+        self._every: list[Experiment] | None = None
+
+    def __iter__(self) -> Iterator[Experiment]:
+        if self._every is None:
+            self._every = list(super().__iter__())
+        return iter(self._every)
+
+
 def is_of(about: Any, setting: Setting) -> bool:
     """Whether a record is of this setting."""
     return isinstance(about, dict) and {key: about.get(key) for key in asdict(setting)} == asdict(setting)

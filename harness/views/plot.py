@@ -9,8 +9,10 @@ from matplotlib import artist
 
 # As matplotlib loads, it writes documentation for 105 classes: a seventh of the time of `harness plot`.
 artist.Artist._update_set_signature_and_docstring = classmethod(lambda cls: None)  # type: ignore[attr-defined]
+artist.kwdoc = lambda cls: ""  # type: ignore[assignment]
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib.transforms import offset_copy  # noqa: E402
 
 from harness.ledger.experiment import Experiment  # noqa: E402
 from harness.records import DISCARD, KEEP  # noqa: E402
@@ -48,10 +50,10 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
         "markersize": 4.7 if len(scored) < 300 else 2.3,
         "markeredgewidth": 0,
     }
-    discarded = [(x, y) for x, y, e in scored if e.status == DISCARD]
-    if shown := [(x, y) for x, y in discarded if y <= high]:
+    discarded = [(x, y, e) for x, y, e in scored if e.status == DISCARD]
+    if shown := [(x, y) for x, y, _ in discarded if y <= high]:
         axes.plot(*zip(*shown, strict=True), marker="o", color=TRIED, label="not kept", **dots)
-    if above := [x for x, y in discarded if y > high]:
+    if above := [x for x, y, _ in discarded if y > high]:
         axes.plot(above, [high] * len(above), marker="^", color=TRIED, label="far above", **dots)
     if failed:
         crosses = dots | {"marker": "x", "markeredgewidth": 1}
@@ -69,12 +71,11 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
         larger = dots | {"marker": "o", "markersize": 1.2 * dots["markersize"]}
         across, up = [x for x, _, _ in kept], [y for _, y, _ in kept]
         axes.plot(across, up, color=KEPT, zorder=3, label="kept", **larger)
-    for color, group in ((TRIED, [e for e in scored if e[2].status == DISCARD]), (KEPT, kept)):
-        repeated = [(x, y, e.runs) for x, y, e in group if len(e.runs) > 1 and y <= high]
-        if repeated:
-            reach = [[y - min(runs) for _, y, runs in repeated], [max(runs) - y for _, y, runs in repeated]]
-            places, middles = [x for x, _, _ in repeated], [y for _, y, _ in repeated]
-            axes.errorbar(places, middles, yerr=reach, fmt="none", color=color, capsize=2, linewidth=1)
+    for color, group in ((TRIED, discarded), (KEPT, kept)):
+        repeated = [(x, e.runs) for x, y, e in group if y <= high]
+        ends = [(x, y) for x, runs in repeated if len(runs) > 1 for y in (min(runs), max(runs), math.nan)]
+        if ends:
+            axes.plot(*zip(*ends, strict=True), color=color, linewidth=1, marker="_", markersize=4)
     room = 0.34 if kept else 0.06
     axes.set_ylim(low - room * (high - low), high + 0.04 * (high - low))
     late = any(x > 0.8 * end for x, _, _ in kept)  # its title needs room
@@ -96,6 +97,7 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
     """Titles below their dots, slanted, the first ones first; what would cover another stays away."""
     slope = math.radians(SLANT_DEGREES)
     taken: list[tuple[float, float, float]] = []
+    below = offset_copy(axes.transData, axes.figure, 4, -4, "points")
     places = axes.transData.transform([(x, y) for x, y, _ in kept]) if kept else []
     for (x, y, experiment), (across, up) in zip(kept, places, strict=True):
         title = experiment.message.title
@@ -107,9 +109,9 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
         if len(taken) == LABELS or any(covers):
             continue
         taken.append((line, begin, end))
-        axes.annotate(
-            title, (x, y), xytext=(4, -4), textcoords="offset points", rotation=-SLANT_DEGREES, fontsize=7.5,
-            rotation_mode="anchor", ha="left", va="top", color=KEPT, annotation_clip=True,
+        axes.text(
+            x, y, title, transform=below, rotation=-SLANT_DEGREES, rotation_mode="anchor", fontsize=7.5,
+            ha="left", va="top", color=KEPT, parse_math=False,
         )  # fmt: skip
 
 
@@ -121,18 +123,16 @@ def built_on(
     One that was begun before a keep and decided after it doesn't take the line back; where a commit was given
     up, or a person made one, the line follows. `line`: to what is built on now, which none may say yet.
     """
-    uses = [(x, *e.incumbent) for x, _, e in scored if e.incumbent is not None]
+    judged = [(x, e, e.incumbent) for x, _, e in scored if e.incumbent is not None]
+    uses = [(x, *incumbent) for x, _, incumbent in judged]
     first_said = {commit: figure for _, commit, figure in reversed(uses)}
     last_use = {commit: x for x, commit, _ in uses}
     every = {e.commit: e for _, _, e in scored}
     on, steps = "", []
-    for x, _, experiment in scored:
-        if experiment.incumbent is None:
-            continue
+    for x, experiment, (commit, figure) in judged:
         if experiment.is_once_more(every.get(experiment.origin)):
             on = experiment.commit[:7] if experiment.origin.startswith(on) else on
             continue
-        commit, figure = experiment.incumbent
         unused = x if line is None or any(each.startswith(on) for each in line) else 0
         if not on or (commit != on and last_use.get(on, unused) < x):
             steps.append((x - 1 if on else 0, figure))

@@ -1,5 +1,6 @@
 """Experiments as rows of text: for `log`, `status` and the live panel; and as the reference's tsv."""
 
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,6 +15,11 @@ from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP
 COLORS = {KEEP: "green", DISCARD: "bright_black", CRASH: "red", INVALID: "magenta", ERROR: "yellow"}
 EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
 STEPS = "▁▂▃▄▅▆▇█"
+
+
+def width() -> int:
+    """Of a line on this terminal."""
+    return min(160, shutil.get_terminal_size((100, 24)).columns)
 
 
 def row(experiment: Experiment, width: int = 100, other: bool = False, when: str = "") -> str:

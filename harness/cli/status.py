@@ -1,0 +1,142 @@
+"""`status`: what runs now, what is built on, and how it goes."""
+
+import atexit
+import gc
+import json
+import statistics
+import time
+from dataclasses import asdict
+
+import click
+
+from harness.config import load
+from harness.errors import DONE, HarnessError
+from harness.gate.noise import pooled
+from harness.gate.standing import rebuilt
+from harness.ledger.known import Known, Snapshot
+from harness.ledger.opening import open_repository
+from harness.ledger.repo import Repository
+from harness.lock import holder
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
+from harness.state import read
+from harness.tip import passed_by, policy_of
+from harness.trial.measure import open_bench
+from harness.views import table, wall, words
+
+LAST = 5
+
+gc.disable()  # see `look`
+atexit.register(gc.freeze)
+
+STATUS_EXAMPLES = """\b
+Examples:
+  harness status
+  watch -n 5 harness status
+"""
+
+
+@click.command(epilog=STATUS_EXAMPLES)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def status(as_json: bool) -> int:
+    """What runs now, what is built on, the last results, the limits."""
+    repository = open_repository()
+    known = Snapshot(repository)
+    experiments = list(known)
+    process = holder(repository.loop_lock)
+    running = read(repository.loop_state) if process else {}
+    setting, (policy, broken) = _setting(repository, known), policy_of(repository.paths.config)
+    holdouts = known.holdouts(setting) if setting else []
+    of_main = known.holdout(known.main, setting) if setting else None
+    failed = of_main if isinstance(of_main, str) else None
+    trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
+    share = wall.training_share(trials)
+    states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
+    counts = {s: sum(e.state == s for e in experiments) for s in states}
+    scores = known.main_scores(setting) if setting else ()
+    measured = known.measured(setting) if setting else []
+    standing = rebuilt(known.main, measured, policy) if policy else None
+    believed = standing.believed(known.main) if standing and scores else None
+    above = standing.line[1:] if standing else ()
+    top = standing.line[-1] if standing else known.main
+    kept = next((e for e in experiments if e.commit == top), None)
+    if as_json:
+        about = {
+            "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
+            "main_believed": believed, "ahead": list(above), "counts": counts,
+            "best": table.record(kept) if kept else None,
+            "config": broken or None,
+            "holdout": [asdict(found) for found in holdouts],
+            "holdout_failed": failed,
+            "training_share": share[0] if share else None,
+            "between_seconds": share[1] if share else None,
+            "last": [table.record(e) for e in experiments[-LAST:]],
+        }  # fmt: skip
+        click.echo(json.dumps(about))
+        return DONE
+    if process:
+        since = table.age(time.time() - running.get("since", time.time()))
+        click.echo(f"running  {running.get('running') or 'between trials'} (for {since}, process {process})")
+        click.echo(f"limits   {_limits(running)}")
+    else:
+        click.echo("running  nothing (harness loop)")
+    if broken:
+        click.echo(f"config   WARNING: {broken}")
+    about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
+    if scores:
+        runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
+        belief = f", believed {believed:.4f}" if believed is not None else ""
+        about_main = f"val_bpb {statistics.fmean(scores):.4f}, {runs}{belief}"
+    click.echo(f"main     {known.main[:7]}  {about_main}")
+    if above:
+        tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
+        greedy, proof = "the next loop moves main there", "main follows if proven better together"
+        click.echo(f"ahead    {len(above)} kept, up to {tip}: {greedy if policy == 'greedy' else proof}")
+    elif setting and policy and (passed := passed_by(known, setting, policy)):
+        tip, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
+        click.echo(f"aside    {tip} stands on {passed[1][:7]}, main before: {which} loop puts it on this one")
+    if failed:
+        click.echo(f"holdout  WARNING: none for main: {failed}")
+    if holdouts and setting:
+        noise = pooled(each.scores for each in measured)
+        for line in words.holdout(holdouts, noise.sd if noise else None):
+            click.echo(f"holdout  {line}")
+    if share:
+        click.echo(
+            f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
+            f"trainings, on average of {share[2]}"
+        )
+    if known.main not in {e.commit for e in experiments[-wall.LAST :]}:
+        trials += known.trials(known.main)
+    odd = sum(1 for trial in trials if wall.was_disturbed(trial))
+    if odd:
+        click.echo(
+            f"WARNING  {odd} of the last {len(trials)} trials, main's too, waited long for a processor"
+        )
+    figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
+    if kept:
+        click.echo(f"best     {table.styled(kept, table.width() - 9)}")
+    for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
+        other = experiment.setting not in (None, setting)
+        click.echo(f"{label:<9}{table.styled(experiment, table.width() - 9, other)}")
+    return DONE
+
+
+def _setting(repository: Repository, known: Known) -> Setting | None:
+    """Of the config as it stands; where the last measurements are another machine's, theirs."""
+    last = known.setting
+    try:
+        now = open_bench(load(repository.paths.config), repository.paths.root).setting
+    except HarnessError:
+        return last
+    return now if last is None or now.device == last.device else last
+
+
+def _limits(state: dict) -> str:
+    limits = {name: value for name, value in (state.get("limits") or {}).items() if value is not None}
+    hours = (time.time() - state.get("began", time.time())) / 3600
+    done = {"experiments": state.get("measured"), "hours": round(hours, 2), "usd": state.get("spent")}
+    parts = [f"{done[name]} of {limits[name]:g} {name}" for name in done if name in limits]
+    if "patience" in limits:
+        parts.append(f"patience {limits['patience']}")
+    return ", ".join(parts) or "none: until Ctrl-C"
