@@ -188,12 +188,15 @@ def rebuilt(main: str, measured: list[Measured], policy: str) -> Standing | None
 
 def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:
     """The noise that repeats of commits show which don't hang together with `main`."""
-    every = {each.commit: each for each in measured}
+    every, roots = {each.commit: each for each in measured}, dict[str, str]()
 
     def root(commit: str) -> str:
-        while every[commit].parent in every:
-            commit = every[commit].parent
-        return commit
+        above = [commit]
+        while commit not in roots and every[commit].parent in every:
+            above.append(commit := every[commit].parent)
+        found = roots.get(commit, commit)
+        roots.update(dict.fromkeys(above, found))  # a line of a thousand is not walked for each that is on it
+        return found
 
     own = root(main)
     return pooled(each.scores for each in measured if root(each.commit) != own)

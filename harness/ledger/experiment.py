@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 from harness.ledger.message import ORIGIN, Message
 from harness.ledger.refs import Name
@@ -20,7 +21,7 @@ class Experiment:
     author: str
     message: Message
 
-    @property
+    @cached_property
     def status(self) -> str | None:
         """`keep`, `discard`, `crash`, `invalid`, `error`; None while it is not measured."""
         return self.message.trailers.get("Status")
@@ -35,11 +36,11 @@ class Experiment:
         """Whether a loop measures it before anything new: begun, or lost to an error of the machine."""
         return bool(self.program) and self.status in (None, ERROR)
 
-    @property
+    @cached_property
     def val_bpb(self) -> float | None:
         return _figure(self.message.trailers.get("Val-Bpb"))
 
-    @property
+    @cached_property
     def runs(self) -> list[float]:
         """The scores that `val_bpb` is the mean of, where there are several."""
         figures = map(_figure, self.message.trailers.get("Val-Bpb-Runs", "").split())
@@ -63,20 +64,20 @@ class Experiment:
         effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
         return self.val_bpb if effect is None or self.incumbent is None else self.incumbent[1] + effect
 
-    @property
+    @cached_property
     def incumbent(self) -> tuple[str, float] | None:
         """Beginning of the commit that it was judged against, and its val_bpb as it was believed then."""
         commit, _, said = self.message.trailers.get("Incumbent", "").partition(" ")
         figure = _figure(said)
         return None if figure is None else (commit, figure)
 
-    @property
+    @cached_property
     def setting(self) -> Setting | None:
         """In which it was measured; None where its message doesn't say."""
         said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))
         if budget is None:
             return None
-        return Setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
+        return _setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
 
     @property
     def origin(self) -> str:
@@ -103,6 +104,12 @@ def comparable(experiments: list[Experiment]) -> list[Experiment]:
 def last_kept(experiments: list[Experiment]) -> Experiment | None:
     """The last kept one of the setting that was measured last."""
     return next((e for e in reversed(comparable(experiments)) if e.status == KEEP), None)
+
+
+@cache
+def _setting(device: str, data: str, evaluator: str, budget_seconds: float) -> Setting:
+    """There are few, and thousands of experiments are compared by them."""
+    return Setting(device, data, evaluator, budget_seconds)
 
 
 def _figure(text: str | None) -> float | None:

@@ -72,11 +72,11 @@ class Programs:
                 self._place(commit)
         self._take()
         last = {commit: place for place, commit in enumerate(reversed(self._by_hand.values()))}
-        scored = (replace(e, scores=tuple(self._runs[e.commit].values())) for e in self._found.values())
-        return sorted(
-            (e if e.kept else replace(e, parent=self._last(e.parent)) for e in scored if e.scores),
-            key=lambda each: last.get(each.commit, len(last)),
-        )
+        scored = (
+            Measured(e.commit, e.parent if e.kept else self._last(e.parent), tuple(runs), e.kept, e.shorter)
+            for e in self._found.values() if (runs := self._runs[e.commit].values())
+        )  # fmt: skip
+        return sorted(scored, key=lambda each: last.get(each.commit, len(last)))
 
     def _join(self, commit: str) -> None:
         """An experiment and the one that it is once more."""
