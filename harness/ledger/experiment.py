@@ -21,7 +21,7 @@ class Experiment:
     author: str
     message: Message
 
-    @cached_property
+    @property
     def status(self) -> str | None:
         """`keep`, `discard`, `crash`, `invalid`, `error`; None while it is not measured."""
         return self.message.trailers.get("Status")
@@ -36,11 +36,11 @@ class Experiment:
         """Whether a loop measures it before anything new: begun, or lost to an error of the machine."""
         return bool(self.program) and self.status in (None, ERROR)
 
-    @cached_property
+    @property
     def val_bpb(self) -> float | None:
         return _figure(self.message.trailers.get("Val-Bpb"))
 
-    @cached_property
+    @property
     def runs(self) -> list[float]:
         """The scores that `val_bpb` is the mean of, where there are several."""
         figures = map(_figure, self.message.trailers.get("Val-Bpb-Runs", "").split())

@@ -47,11 +47,10 @@ class Known:
         return iter(sorted(seen.values(), key=lambda experiment: experiment.name))
 
     def _read(self, name: Name, commit: pygit2.Commit) -> Experiment | None:
-        if len(commit.parent_ids) != 1:
+        if len(parents := commit.parent_ids) != 1:
             return None  # what else is on such a branch is somebody's own
-        text = commit.raw_message.decode("utf-8", "replace")
-        message = messages.parse(text)
-        parent = str(commit.parent_ids[0])
+        message = messages.parse(commit.raw_message.decode("utf-8", "replace"))
+        parent = str(parents[0])
         if "Program" not in message.trailers:
             parent = self._fork(parent)
         try:

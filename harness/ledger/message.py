@@ -59,8 +59,11 @@ def parse(text: str) -> Message:
     subject, _, rest = text.strip().partition("\n")
     paragraphs = [part for whole in BETWEEN.split(rest) if (part := whole.strip())]
     hypothesis = next((p for p in paragraphs if p.startswith(f"{HYPOTHESIS}:")), "")
-    lines = LINE.findall(paragraphs[-1]) if paragraphs else []
-    trailers = {name: value.strip() for name, value in lines if name in KNOWN}
+    trailers = {}
+    for line in paragraphs[-1].split("\n") if paragraphs else ():
+        name, colon, value = line.partition(":")
+        if colon and (name := name.strip()) in KNOWN:
+            trailers[name] = value.strip()
     return Message(subject.strip(), " ".join(hypothesis.partition(":")[2].split()), trailers)
 
 
