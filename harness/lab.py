@@ -235,7 +235,7 @@ class Lab:
         return standing.moved()
 
     def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
-        """See `passed_by`."""
+        """See `harness.tip`."""
         return passed_by(self.experiments, bench.setting, bench.config.gate.policy)
 
     def _note(self, text: str) -> None:

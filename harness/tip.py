@@ -1,4 +1,5 @@
-"""What is built on now, by what git knows: the same for a loop and for whoever looks."""
+"""What is built on now, by what git knows and the rule that the config has: the same for a loop and for
+whoever looks."""
 
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, 
 
 
 def policy_of(config: Path) -> tuple[str, str]:
-    """The gate's; empty, which means belief, where the config can't be read; and what is wrong with that."""
+    """The gate's; where the config can't be read it is empty, and the other one says what is wrong."""
     try:
         return load(config).gate.policy, ""
     except HarnessError as wrong:

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import subprocess
+import sys
 import time
 
 import pytest
@@ -137,6 +138,13 @@ def test_export_has_the_references_five_columns_and_no_zero_for_what_is_not_know
         assert (row["status"], row["description"], row["memory_gb"]) == (status, title, "2.0")
 
 
+def test_a_list_loads_neither_the_gate_nor_what_draws(few):
+    code = "import sys; from harness.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('numpy', 'matplotlib', 'harness.gate', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, "log"], cwd=few[0], capture_output=True, text=True)
+    assert done.stdout.startswith("0021") and done.stdout.endswith("[]\n")
+
+
 def test_show_and_diff_name_one_experiment_in_every_way(few):
     folder, _ = few
     branch = "exp/0007-change-matrix-lr"
@@ -168,6 +176,16 @@ def test_a_title_that_would_be_a_formula_is_drawn_as_it_is(tmp_path):
     name = refs.parse("refs/heads/exp/0001-x")
     draw([Experiment(name, "a" * 40, "b" * 40, 0, "a", message)], tmp_path / "a.svg")
     assert r"\frac" in (tmp_path / "a.svg").read_text()
+
+
+def test_the_runs_that_a_score_is_the_mean_of_are_drawn(tmp_path):
+    def picture(*runs):
+        trailers = {"Status": "keep", "Val-Bpb": "1.9", "Val-Bpb-Runs": " ".join(runs)}
+        name = refs.parse("refs/heads/exp/0001-x")
+        draw([Experiment(name, "a" * 40, "b" * 40, 0, "a", Message("x", "h", trailers))], tmp_path / "a.svg")
+        return (tmp_path / "a.svg").read_text()
+
+    assert len(picture("1.85", "1.95").split("<path")) > len(picture("1.9").split("<path"))
 
 
 def drawn(*said, line=None):

@@ -141,8 +141,9 @@ def test_messages_survive_the_round_trip():
     assert messages.parse(made.text()) == made
     assert made.title == "Halve it"
     assert messages.parse("Halve\x1b[2J \u202eit\U000e0041\n\nHypothesis: \x07why").subject == "Halve [2J  it"
-    with pytest.raises(HarnessError, match="Val-Bpb"):
-        messages.check_agents("Title\n\nHypothesis: because\n\nVal-Bpb: 0.1\n")
+    for forged in ("Val-Bpb: 0.1", "\u200bval-bpb\u3000: 0.1", "\x00Val-Bpb : 0.1"):
+        with pytest.raises(HarnessError, match="(?i)val-bpb"):
+            messages.check_agents(f"Title\n\nHypothesis: because\n\n{forged}\n")
 
 
 def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(research, monkeypatch):

@@ -82,6 +82,16 @@ def test_a_coordinate_of_0_is_the_anchor_itself(anchor):
     assert _coordinate(anchor, anchor) == 0.0
 
 
+@pytest.mark.parametrize("anchor", [1, 2, 4, 128])
+def test_what_must_divide_goes_on_dividing(anchor):
+    made = {_value(octaves / 10, anchor) for octaves in range(-20, 21)}
+    assert len(made) > 2 and all(value.bit_count() == 1 for value in made), made
+
+
+def test_a_count_goes_by_ones():
+    assert {_value(octaves / 10, 3) for octaves in range(-20, 21)} >= {2, 3, 4, 5, 6, 7}
+
+
 def test_it_learns_which_way_is_better():
     """Scores that fall with the rate: what it proposes next is more often a higher one."""
 

@@ -21,6 +21,7 @@ OCTAVES = 2.0  # a constant is searched from a quarter to four times of the incu
 STRUCTURAL_EVERY = 3
 ATTEMPTS = 50
 STARTUP = 5  # programs scored before the estimator is asked
+FACTORS = (1, 2, 4)
 ZERO_STEP = 0.1  # what stands for an octave where a constant begins at 0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -135,7 +136,9 @@ def _value(coordinate: float, anchor: float) -> int | float | bool:
     if isinstance(anchor, float) and 0.5 <= anchor < 1:
         return max(0.0, float(f"{1 - (1 - anchor) * 2**coordinate:.4g}"))
     if isinstance(anchor, int):
-        # Sizes: doublings, so that what must divide goes on dividing; small counts one by one.
-        steps = anchor * 2.0**coordinate if abs(anchor) < 16 else anchor * 2.0 ** round(coordinate)
+        # Sizes, and factors such as one of 2: doublings, so that what must divide goes on dividing. Counts
+        # between them, of layers say, go one by one.
+        is_count = abs(anchor) < 16 and abs(anchor) not in FACTORS
+        steps = anchor * 2.0 ** (coordinate if is_count else round(coordinate))
         return int(math.copysign(max(1, round(abs(steps))), anchor))
     return float(f"{anchor * 2**coordinate:.3g}")

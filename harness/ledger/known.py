@@ -275,7 +275,7 @@ class Known:
 
 
 class Snapshot(Known):
-    """The same as it was when it was first asked: for a command that looks once, and need not read twice."""
+    """For a command that looks once: its experiments are those of the first time that it is asked."""
 
     def __init__(self, repository: Repository) -> None:
         super().__init__(repository)

@@ -23,7 +23,6 @@ MEASURED = (
 PROPOSED = ("Program", ORIGIN, AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
 KNOWN = frozenset(TRAILERS)
-LINE = re.compile(r"^[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*:(.*)$", re.MULTILINE)
 BETWEEN = re.compile(r"\n\s*\n")
 FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")
 
@@ -53,10 +52,8 @@ class Message:
 
 
 def parse(text: str) -> Message:
-    """Read any message; what is missing is empty. It may be anybody's: what doesn't print becomes blank."""
-    if not text.replace("\n", "").isprintable():  # as a rule it is: ten thousand are read for a picture
-        text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-    subject, _, rest = text.strip().partition("\n")
+    """Read any message; what is missing is empty."""
+    subject, _, rest = _printable(text).strip().partition("\n")
     paragraphs = [part for whole in BETWEEN.split(rest) if (part := whole.strip())]
     hypothesis = next((p for p in paragraphs if p.startswith(f"{HYPOTHESIS}:")), "")
     trailers = {}
@@ -65,6 +62,13 @@ def parse(text: str) -> Message:
         if colon and (name := name.strip()) in KNOWN:
             trailers[name] = value.strip()
     return Message(subject.strip(), " ".join(hypothesis.partition(":")[2].split()), trailers)
+
+
+def _printable(text: str) -> str:
+    """It may be anybody's: what doesn't print becomes blank."""
+    if text.replace("\n", "").isprintable():  # as a rule: ten thousand are read for a picture
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def verdict(decision: Decision) -> str:
@@ -123,7 +127,7 @@ def check_agents(text: str) -> None:
         raise HarnessError("the message has no subject")
     if not found.hypothesis:
         raise HarnessError("the message has no hypothesis", "a paragraph 'Hypothesis: why it should help'")
-    for line in text.splitlines():
-        match = LINE.fullmatch(line.strip())
-        if match and match[1].title() in TRAILERS:
-            raise HarnessError(f"{match[1]}: is the harness's to write", "a message without that line")
+    for line in _printable(text).split("\n"):  # as `parse` will read it
+        name, colon, _ = line.partition(":")
+        if colon and (name := name.strip()).title() in KNOWN:
+            raise HarnessError(f"{name}: is the harness's to write", "a message without that line")

@@ -73,7 +73,10 @@ class Programs:
         self._take()
         last = {commit: place for place, commit in enumerate(reversed(self._by_hand.values()))}
         scored = (
-            Measured(e.commit, e.parent if e.kept else self._last(e.parent), tuple(runs), e.kept, e.shorter)
+            Measured(
+                e.commit, e.parent if e.kept else self._last(e.parent), tuple(runs),
+                kept=e.kept, shorter=e.shorter,
+            )
             for e in self._found.values() if (runs := self._runs[e.commit].values())
         )  # fmt: skip
         return sorted(scored, key=lambda each: last.get(each.commit, len(last)))
