@@ -142,7 +142,7 @@ def test_messages_survive_the_round_trip():
     assert made.title == "Halve it"
     assert messages.parse("Halve\x1b[2J \u202eit\U000e0041\n\nHypothesis: \x07why").subject == "Halve [2J  it"
     for forged in ("Val-Bpb: 0.1", "\u200bval-bpb\u3000: 0.1", "\x00Val-Bpb : 0.1"):
-        with pytest.raises(HarnessError, match="(?i)val-bpb"):
+        with pytest.raises(HarnessError, match=r"(?i)val-bpb"):
             messages.check_agents(f"Title\n\nHypothesis: because\n\n{forged}\n")
 
 
