@@ -37,8 +37,7 @@ if ON_GPU:
     WIDTH = 512
     HEAD_WIDTH = 128
     SHORT_WINDOW = 128  # tokens a short-window layer looks back
-    KEEP_ONE_OF = 2  # channels of what a layer adds to the stream, as dropout; only where the corpus is small
-    SMALL_CORPUS = 200e6  # training tokens; below that, a GPU sees all of it many times
+    KEEP_ONE_OF = 2  # channels of what a layer adds, as dropout, if the corpus is small; it divides WIDTH
     BATCH_ROWS = 256  # rows of one optimizer step
     MICRO_BATCH_ROWS = 128  # rows of one forward and backward pass
 else:
@@ -624,7 +623,7 @@ def main() -> None:
     run = trial.open()
     torch.manual_seed(run.seed)
     torch.set_float32_matmul_precision("high")
-    keep_one_of = 1 if ON_GPU and run.train_tokens >= SMALL_CORPUS else KEEP_ONE_OF
+    keep_one_of = 1 if ON_GPU and run.train_tokens >= 200e6 else KEEP_ONE_OF  # less is seen many times
     with run.device:
         plain = GPT(Config(run.vocab_size, run.seq_len, keep_one_of=keep_one_of))
     plain.initialize()

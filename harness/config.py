@@ -122,6 +122,8 @@ def load(path: Path) -> Config:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HarnessError(f"no config at {path}", "harness init") from None
+    except IsADirectoryError:
+        raise HarnessError(f"{path} is a folder", f"mv {path} elsewhere; harness init") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path} is not valid TOML: {error}", f"edit {path}") from None
     return from_table(table, str(path))

@@ -178,9 +178,10 @@ class Lab:
             self.kept.keep(folder, trial)
         self.experiments.note(commit, trial=trial)
         if trial.status != OK and not (others or self.experiments.scores(commit, bench.setting)):
+            mend = "mend it on main, commit, harness loop"
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
-                "mend it on main, commit, harness loop",
+                "harness loop, with less beside it" if trial.late else mend,
             )
 
     def again(self, commit: str, bench: Bench, station: Station) -> Trial:

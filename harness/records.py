@@ -101,12 +101,19 @@ class Training:
 
 
 DELAYED_SHARE = 0.2  # of the training, above which a trial is said to be disturbed
+LARGEST = 1e30  # no figure of ours is larger
 HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
 
 
 def is_score(value: Any) -> TypeGuard[float]:
     """Whether it can be a val_bpb: notes, messages and models may be anybody's."""
     return isinstance(value, float) and 0 < value < HIGHEST_BPB
+
+
+def figure(value: Any) -> float | None:
+    """A number of a note, which may be anybody's; None for everything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and -LARGEST < value < LARGEST else None
 
 
 def disturbed(delayed_seconds: Any, training_seconds: Any) -> str:

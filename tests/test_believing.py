@@ -176,6 +176,7 @@ ODD = (
     (float("nan"), "y", [1]),
     ("2.0", 10**30, {"shorter": 5, "val_bpb": "a"}),
     (0.0, 1, 7),
+    (2.0, [1], {"status": "keep", "val_bpb": 2.0, "delta": 0.1, "effect": 10**400, "effect_sd": 10**400}),
 )
 NOTES = [
     {
@@ -196,7 +197,8 @@ def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
     fresh("branch", "exp/0099-mine", fresh("commit-tree", tree, "-p", base, "-m", forged))
     for number, note in enumerate(NOTES):
         trial = known(fresh).trials(bad.commit)[0]
-        odd = {"detail": "x", "training": "t"}
+        curve = [{"loss": float("nan")}, {"loss": 1.0}, {"loss": 10**400}]
+        odd = {"detail": "x", "training": {"curve": curve if number else 7}, "idle_seconds": 10**400}
         note = {**note, "trials": [*({**trial, **found} for found in note["trials"]), odd]}
         for commit in (kept.commit, base):
             text = json.dumps(note)

@@ -128,6 +128,8 @@ def test_a_program_that_carries_weights_is_refused_and_a_longer_one_is_not():
         (MESSAGE + "\nstatus: keep\n", "status"),
         (MESSAGE + "\nVal-Bpb : 0.1\n", "Val-Bpb"),
         (MESSAGE + "\nProgram: abc\n", "Program"),
+        (MESSAGE + "\nStatus\u2028: keep\n", "Status"),
+        (MESSAGE + "\n# ------------------------ >8 ------------------------\n\nStatus: keep\n", "Status"),
     ],
 )
 def test_a_message_without_a_hypothesis_or_with_a_forged_trailer_is_refused(guarded, message, word):

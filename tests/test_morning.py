@@ -40,6 +40,20 @@ def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fr
     assert "built on no more" not in shown and "main has not followed" not in shown
 
 
+def test_a_rebase_takes_no_score_along_to_another_program(fresh, told):
+    night(fresh.folder, told, ("Small", 1, SMALL))
+    train = fresh.folder / "train.py"
+    train.write_text(f"TOLD = 1\n{train.read_text()}")
+    fresh("commit", "-qam", "mine")
+    fresh("rebase", "-q", "main", "exp/0001-small")
+    fresh("switch", "-q", "main")
+    assert [e.state for e in known(fresh)] == ["by hand"]
+    assert "not measured: harness adopt 1 does" in said(fresh, "show", "1")
+    told.scores |= {"mine": [2.0] * 4}
+    night(fresh.folder, told, ("Worse", 5, WORSE))
+    assert known(fresh).find("2").parent == fresh("rev-parse", "main") == fresh("rev-parse", "exp/0001-small~")
+
+
 def test_adopting_the_program_that_is_built_on_says_so(fresh, told):
     cherry_picked(fresh, told)
     main = fresh("rev-parse", "--short=7", "main")

@@ -46,5 +46,7 @@ def clean(keep: int, dry_run: bool) -> int:
             except OSError as error:
                 raise HarnessError(f"can't remove {path}: {error.strerror}", f"rm -rf {path}") from None
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {len(going)} run folders, {size / 2**20:.1f} MB, in {paths.runs}")
+    left = len(folders) - len(going)
+    stay = f"; {left} stay: newest, running or with a kept checkpoint" if left else ""
+    click.echo(f"{verb} {len(going)} run folders, {size / 2**20:.1f} MB, in {paths.runs}{stay}")
     return DONE

@@ -98,11 +98,11 @@ def _git(repository: Repository) -> Iterator[Finding]:
         commit = repository.commit("HEAD")
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
         _ = Known(repository).main
+        if repository.train_is_dirty:
+            about = "train.py has uncommitted changes: no loop begins with them"
+            yield Finding("git", "warn", about, "git commit train.py, or git stash -- train.py")
     except HarnessError as error:
         yield Finding("git", "fail", error.message, error.fix)
-    if repository.train_is_dirty:
-        about = "train.py has uncommitted changes: no loop begins with them"
-        yield Finding("git", "warn", about, "git commit train.py, or git stash -- train.py")
     try:
         _ = repository.signature
     except HarnessError as error:

@@ -14,6 +14,7 @@ from harness.ledger.opening import open_repository
 from harness.ledger.repo import Repository
 
 MOST_NAMED = 3  # files, in a line
+SCISSORS = "\n# ------------------------ >8"
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -51,10 +52,10 @@ def _pre_commit(repository: Repository) -> None:
 
 def _commit_msg(repository: Repository, file: Path) -> None:
     if f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS):
-        text = file.read_text(encoding="utf-8", errors="replace").split("\n# ------------------------ >8", 1)[
-            0
-        ]
-        message.check_agents("\n".join(line for line in text.splitlines() if not line.startswith("#")))
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if os.environ.get("GIT_EDITOR") != ":":  # else no editor was open, and git cuts nothing off
+            text = text.split(SCISSORS, 1)[0]
+        message.check_agents("\n".join(line for line in text.split("\n") if not line.startswith("#")))
 
 
 def _reference_transaction(heard: bytes) -> None:

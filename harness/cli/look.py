@@ -9,7 +9,6 @@ import gc
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -18,7 +17,7 @@ from harness.errors import DONE, HarnessError
 from harness.ledger.experiment import Experiment, comparable
 from harness.ledger.known import Known, Snapshot
 from harness.ledger.opening import open_repository
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed
+from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed, figure
 from harness.views import table, wall, words
 
 # Each command ends in a moment: to look for garbage among 10,000 experiments, once more as Python ends, would
@@ -94,6 +93,9 @@ def show(experiment: str, as_json: bool) -> int:
         why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
         why += _given_up(known, found, found.setting, repository.paths.config)
+    scores = known.scores(found.commit, found.setting) if found.setting else ()
+    if len(scores) > max(1, len(found.runs)):
+        why.append(f"Run again since: by now {words.mean(scores)}, by which the gate goes.")
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
@@ -105,14 +107,16 @@ def show(experiment: str, as_json: bool) -> int:
     for trial in trials:
         training = trial.get("training")
         training = training if isinstance(training, dict) else {}
-        points = (point.get("loss") for point in training.get("curve") or [] if isinstance(point, dict))
-        curve = [loss for loss in points if isinstance(loss, float)]
+        points = found_points if isinstance(found_points := training.get("curve"), list) else []
+        losses = (figure(point.get("loss")) for point in points if isinstance(point, dict))
+        curve = [loss for loss in losses if loss is not None]
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
         if len(trials) > 1:
             score = trial.get("val_bpb")
             ended = f"{score:.6f}" if isinstance(score, float) else trial.get("status")
-            click.echo(f"seed {trial.get('seed')}: {ended}")
+            where = " (another setting)" if found.setting not in (None, Setting.of(trial)) else ""
+            click.echo(f"seed {trial.get('seed')}: {ended}{where}")
         if trial.get("total_seconds"):
             click.echo(f"time {wall.line(trial)}\n")
         if odd := disturbed(training.get("delayed_seconds"), training.get("training_seconds")):
@@ -220,5 +224,5 @@ def export(kind: str) -> int:
     writer = csv.DictWriter(text, table.EXPORTED, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table.exported(found))
-    sys.stdout.write(text.getvalue())
+    click.echo(text.getvalue(), nl=False)
     return DONE

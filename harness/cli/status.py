@@ -3,7 +3,6 @@
 import atexit
 import gc
 import json
-import statistics
 import time
 from dataclasses import asdict
 
@@ -83,9 +82,8 @@ def status(as_json: bool) -> int:
         click.echo(f"config   WARNING: {broken}")
     about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
     if scores:
-        runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
         belief = f", believed {believed:.4f}" if believed is not None else ""
-        about_main = f"val_bpb {statistics.fmean(scores):.4f}, {runs}{belief}"
+        about_main = f"val_bpb {words.mean(scores)}{belief}"
     click.echo(f"main     {known.main[:7]}  {about_main}")
     if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
@@ -116,6 +114,9 @@ def status(as_json: bool) -> int:
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
     if kept:
         click.echo(f"best     {table.styled(kept, table.width() - 9)}")
+        by_now = next((each.scores for each in measured if each.commit == top), ())
+        if len(by_now) > max(1, len(kept.runs)) and top != known.main:
+            click.echo(f"         run again since: by now {words.mean(by_now)}")
     for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
         other = experiment.setting not in (None, setting)
         click.echo(f"{label:<9}{table.styled(experiment, table.width() - 9, other)}")

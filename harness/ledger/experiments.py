@@ -13,7 +13,7 @@ import pygit2
 from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment
-from harness.ledger.known import Known, is_of
+from harness.ledger.known import SOURCE_DIGITS, Known, is_of
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
 from harness.ledger.repo import patiently
@@ -30,15 +30,17 @@ class Experiments(Known):
     def begin(self, proposal: Proposal, parent: str, program: str) -> Experiment:
         """Commit a proposal on a new branch that starts at `parent`. Nothing is measured yet, or it is the
         program that it comes from once more: it has the runs of that."""
-        trailers = {"Program": program, messages.AGENT: proposal.agent}
+        trailers = {**self._names(program, proposal.source), messages.AGENT: proposal.agent}
         if proposal.origin:
             trailers[messages.ORIGIN] = proposal.origin
         if proposal.cost_usd is not None:
             trailers[messages.COST] = f"{proposal.cost_usd:.4f}"
         title = proposal.title.replace("(val_bpb", "(")  # a figure there is the harness's to write
+        title = title if title.strip() else "Untitled"
         text = Message(title, proposal.hypothesis, trailers).text()
         committer = self._repository.signature
-        author = pygit2.Signature(proposal.agent, AGENT_EMAIL, committer.time, committer.offset)
+        name = proposal.agent.strip() or "?"
+        author = pygit2.Signature(name, AGENT_EMAIL, committer.time, committer.offset)
         made = self._commit(proposal.source, parent, author, text)
         if proposal.origin and self.are_one_program(proposal.origin, str(made)):
             scored = [trial for trial in self.trials(proposal.origin) if trial.get("status") == OK]
@@ -75,11 +77,15 @@ class Experiments(Known):
         """
         old = self._git[experiment.commit]
         assert isinstance(old, pygit2.Commit)
-        message = experiment.message
-        text = Message(message.title, message.hypothesis, {**message.trailers, "Program": program}).text()
+        message, named = experiment.message, self._names(program, source)
+        text = Message(message.title, message.hypothesis, {**message.trailers, **named}).text()
         made = self._commit(source, parent, old.author, text)
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
         return self._made(experiment.name, made)
+
+    def _names(self, program: str, source: bytes) -> dict[str, str]:
+        """Whose results a message has: a program's, and of which file, by which a copy is told from it."""
+        return {"Program": program, messages.SOURCE: str(self._git.create_blob(source))[:SOURCE_DIGITS]}
 
     def _commit(self, source: bytes, parent: str, author: pygit2.Signature, text: str) -> pygit2.Oid:
         """`parent` with this train.py."""

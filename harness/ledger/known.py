@@ -3,6 +3,7 @@
 An experiment is one commit on a branch of its own, and has no `Status` until it was measured.
 """
 
+import re
 from collections.abc import Collection, Container, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,11 +14,14 @@ from harness.errors import HarnessError
 from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment
+from harness.ledger.message import Message
 from harness.ledger.programs import Programs, Runs, runs_of
 from harness.ledger.refs import Name
 from harness.ledger.repo import Change, Repository
 from harness.records import KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
 
+SEED = re.compile(r"[0-9]{1,9}")
+SOURCE_DIGITS = 12  # of the blob's name
 HISTORY = 100  # commits of `main` that are looked back at
 
 
@@ -51,6 +55,8 @@ class Known:
             return None  # what else is on such a branch is somebody's own
         message = messages.parse(commit.raw_message.decode("utf-8", "replace"))
         parent = str(parents[0])
+        if message.trailers.get("Status") == KEEP and not self._is_own(commit, message):
+            message = Message(message.title, message.hypothesis)
         if "Program" not in message.trailers:
             parent = self._fork(parent)
         try:
@@ -58,6 +64,11 @@ class Known:
         except (pygit2.GitError, AttributeError):
             author = "?"
         return Experiment(name, str(commit.id), parent, commit.commit_time, author, message)
+
+    def _is_own(self, commit: pygit2.Commit, message: Message) -> bool:
+        """Whether a message is of this train.py: a rebase takes the score of one along to another."""
+        named = message.trailers.get(messages.SOURCE)
+        return named is None or str(self._program(str(commit.id))).startswith(named)
 
     def _fork(self, commit: str) -> str:
         """Where a branch that a person made begins, of one commit or several: at an experiment, or `main`."""
@@ -197,7 +208,7 @@ class Known:
         if runs or of.setting != setting or of.val_bpb is None:
             return runs
         scores = [*filter(is_score, of.runs or [of.val_bpb])]
-        seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if seed.isdecimal()]
+        seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if SEED.fullmatch(seed)]
         same = len(seeds) == len(scores)
         return runs_of(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
 

@@ -19,7 +19,8 @@ Runs = dict[tuple[Any, float], float]
 
 def runs_of(scores: Iterable[tuple[Any, float]]) -> Runs:
     """Of pairs of seed and score, a run being known by both, as precise as a message has them."""
-    return {(seed, round(score, DECIMALS["val_bpb"])): score for seed, score in scores}
+    known = ((seed if isinstance(seed, int) else None, score) for seed, score in scores)
+    return {(seed, round(score, DECIMALS["val_bpb"])): score for seed, score in known}
 
 
 def reaches(commit: str, every: Mapping[str, Experiment], line: Container[str]) -> bool:

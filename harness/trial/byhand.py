@@ -106,8 +106,8 @@ def open_run() -> Run:
         seed = _seed(os.environ.get("SEED", "1"))
         config = configs.load(Paths(source.parent).config)
         bench = open_bench(config, source.parent)
-    with contextlib.suppress(OSError):  # where there is no such file to be had: in an agent's sandbox
-        ALONE.enter_context(exclusive(bench.device, _say))
+        with contextlib.suppress(OSError):  # where there is no such file to be had: in an agent's sandbox
+            ALONE.enter_context(exclusive(bench.device, _say))
     folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
     return Run(ByHand(bench, seed, source, folder), bench.spec(seed), folder / "checkpoint")
 
@@ -131,3 +131,6 @@ def _plainly() -> Any:
     except HarnessError as error:
         sys.stderr.write(f"harness: {error}\n")
         raise SystemExit(FAILED) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(INTERRUPTED) from None

@@ -219,7 +219,8 @@ def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
     """
 
     def busy(process: str) -> None:
-        on_wait(f"{device.name} is in use by process {process}; waiting for it")
+        who = f"process {process}" if process != "?" else "another process"  # which has yet to say so
+        on_wait(f"{device.name} is in use by {who}; waiting for it")
 
     which = device.uuid or str(device.place)
     with held(lock_file(f"{device.kind}-{which}"), busy):

@@ -1,6 +1,7 @@
 """The picture of a repository's research: every experiment a dot, what is built on, as believed, a line."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.93, bottom=0.1)  # tight_layout draws it all twice
-    figure.savefig(path)
+    with warnings.catch_warnings():  # of letters that the font hasn't: boxes stand there
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(path)
 
 
 def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:

@@ -1,10 +1,9 @@
 """Where the wall time of trials went, from their records. In those, odd figures count as none."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.records import disturbed
+from harness.records import disturbed, figure
 
 LONGEST_SECONDS = 1e9
 LAST = 50  # trials that a share is taken over
@@ -67,7 +66,5 @@ def _part(of: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _seconds(of: Mapping[str, Any], name: str) -> float:
-    value = of.get(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        return 0.0
-    return float(value) if 0 <= value < LONGEST_SECONDS else 0.0
+    value = figure(of.get(name))
+    return value if value is not None and 0 <= value < LONGEST_SECONDS else 0.0

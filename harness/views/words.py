@@ -4,10 +4,11 @@ Notes can be anybody's: what isn't there, or isn't a number, is left out.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.records import DISCARD, KEEP, Holdout
+from harness.records import DISCARD, KEEP, Holdout, figure
 
 SURE = 0.99
 GIVEN_UP = "It is built on no more: what was measured since speaks against it, or another one stands there."
@@ -69,6 +70,12 @@ def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[s
         yield f"{beyond}: by itself it was not proven better, a later stack may be."
 
 
+def mean(scores: Sequence[float]) -> str:
+    """Of one run or several."""
+    runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
+    return f"{statistics.fmean(scores):.4f}, {runs}"
+
+
 def holdout(found: Sequence[Holdout], noise_sd: float | None) -> list[str]:
     """What `main` gained on the holdout since the first commit that was scored there; a warning where the
     gain on val isn't seen."""
@@ -103,5 +110,4 @@ def _percent(share: float) -> str:
 
 
 def _figure(of: Mapping[str, Any], name: str) -> float | None:
-    value = of.get(name)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return figure(of.get(name))
