@@ -51,7 +51,8 @@ def test_a_rebase_takes_no_score_along_to_another_program(fresh, told):
     assert "not measured: harness adopt 1 does" in said(fresh, "show", "1")
     told.scores |= {"mine": [2.0] * 4}
     night(fresh.folder, told, ("Worse", 5, WORSE))
-    assert known(fresh).find("2").parent == fresh("rev-parse", "main") == fresh("rev-parse", "exp/0001-small~")
+    main = fresh("rev-parse", "main")
+    assert known(fresh).find("2").parent == main == fresh("rev-parse", "exp/0001-small~")
 
 
 def test_adopting_the_program_that_is_built_on_says_so(fresh, told):

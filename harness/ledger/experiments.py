@@ -13,7 +13,7 @@ import pygit2
 from harness.ledger import message as messages
 from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment
-from harness.ledger.known import SOURCE_DIGITS, Known, is_of
+from harness.ledger.known import BLOB_DIGITS, Known, is_of
 from harness.ledger.message import Message
 from harness.ledger.refs import Name
 from harness.ledger.repo import patiently
@@ -85,7 +85,7 @@ class Experiments(Known):
 
     def _names(self, program: str, source: bytes) -> dict[str, str]:
         """Whose results a message has: a program's, and of which file, by which a copy is told from it."""
-        return {"Program": program, messages.SOURCE: str(self._git.create_blob(source))[:SOURCE_DIGITS]}
+        return {"Program": program, messages.BLOB: str(self._git.create_blob(source))[:BLOB_DIGITS]}
 
     def _commit(self, source: bytes, parent: str, author: pygit2.Signature, text: str) -> pygit2.Oid:
         """`parent` with this train.py."""

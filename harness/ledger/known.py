@@ -21,7 +21,7 @@ from harness.ledger.repo import Change, Repository
 from harness.records import KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
 
 SEED = re.compile(r"[0-9]{1,9}")
-SOURCE_DIGITS = 12  # of the blob's name
+BLOB_DIGITS = 12  # of the blob's name
 HISTORY = 100  # commits of `main` that are looked back at
 
 
@@ -67,7 +67,7 @@ class Known:
 
     def _is_own(self, commit: pygit2.Commit, message: Message) -> bool:
         """Whether a message is of this train.py: a rebase takes the score of one along to another."""
-        named = message.trailers.get(messages.SOURCE)
+        named = message.trailers.get(messages.BLOB)
         return named is None or str(self._program(str(commit.id))).startswith(named)
 
     def _fork(self, commit: str) -> str:

@@ -13,14 +13,14 @@ from harness.errors import HarnessError
 from harness.records import Decision, Trial
 
 HYPOTHESIS = "Hypothesis"
-AGENT, COST, ORIGIN, SOURCE = "Agent", "Cost-Usd", "Origin", "Source"
+AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
 # Only the harness writes these, in this order.
 MEASURED = (
     "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Effect", "Confidence",
     "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
     "Evaluator", "Isolation",
 )  # fmt: skip
-PROPOSED = ("Program", SOURCE, ORIGIN, AGENT, COST)  # the harness's too, known before a trial
+PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
 KNOWN = frozenset(TRAILERS)
 BETWEEN = re.compile(r"\n\s*\n")
