@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-import random
 import subprocess
 import sys
 import time
 
 import pytest
 from conftest import HONEST, assert_mistake, harness
+from past import fill
 
 from harness.ledger import refs
 from harness.ledger.experiment import Experiment, comparable
@@ -21,46 +21,6 @@ from harness.views import table
 from harness.views.plot import built_on, draw
 
 MANY = 10_000
-WHO = "A Person <person@example.org>"
-
-
-def fill(folder, count, seed=0):
-    """A repository of `count` experiments, by `git fast-import`; returns what it holds, by number."""
-    subprocess.run(["git", "init", "-q", "-b", "main", folder], check=True)
-    chooser, best, tip, at = random.Random(seed), 2.0, 1, 1_750_000_000
-    made = {}
-
-    def data(text):
-        return f"data {len(text.encode())}\n{text}\n"
-
-    parts = [f"commit refs/heads/main\nmark :1\ncommitter {WHO} {at} +0000\n{data('baseline')}"
-             f"M 100644 inline train.py\n{data(HONEST)}"]  # fmt: skip
-    for number in range(1, count + 1):
-        at += 360
-        score = best + chooser.gauss(0.01, 0.01) * best
-        status = "keep" if score < best else chooser.choice(["discard"] * 8 + ["crash", "invalid"])
-        trailers = {"Status": status, "Incumbent": f"{tip:07d} {best:.6f}", "Peak-Vram-Mb": "2048"}
-        figure = status
-        if status in ("keep", "discard"):
-            trailers |= {"Val-Bpb": f"{score:.6f}", "Delta": f"{score - best:+.6f}"}
-            figure = f"val_bpb {score:.4f}, {score - best:+.4f}"
-        if number % 7 == 0 and "Val-Bpb" in trailers:
-            trailers["Val-Bpb-Runs"] = f"{score - 0.004:.6f} {score:.6f} {score + 0.004:.6f}"
-        title = f"Change MATRIX_LR, try {number}"
-        trailers |= {"Program": f"{number:012x}", "Agent": "search/tpe"}
-        text = Message(f"{title} ({figure})", "it may help", trailers).text()
-        parts.append(
-            f"commit refs/heads/exp/{number:04d}-change-matrix-lr\nmark :{number + 1}\n"
-            f"author a/b <a@b.invalid> {at} +0000\ncommitter {WHO} {at} +0000\n{data(text)}from :{tip}\n"
-            f"M 100644 inline train.py\n{data(HONEST + f'# {number}')}"
-        )
-        if status == "keep":
-            best, tip = score, number + 1
-            parts.append(f"reset refs/heads/main\nfrom :{tip}\n\n")
-        made[number] = (status, score, title)
-    subprocess.run(["git", "fast-import", "--quiet"], cwd=folder, input="".join(parts).encode(), check=True)
-    subprocess.run(["git", "checkout", "-q", "main"], cwd=folder, check=True)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -199,4 +199,4 @@ def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:
         return found
 
     own = root(main)
-    return pooled(each.scores for each in measured if root(each.commit) != own)
+    return pooled(each.scores for each in measured if len(each.scores) > 1 and root(each.commit) != own)

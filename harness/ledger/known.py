@@ -4,7 +4,7 @@ An experiment is one commit on a branch of its own, and has no `Status` until it
 """
 
 import re
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -186,11 +186,12 @@ class Known:
             main: a commit that is to stand for it.
         """
         every, line = {each.commit: each for each in self}, dict(self._line(main or self.main))
-        gone = self._gone(every.values())
+        gone = self._gone([*every.values()])
         runs = {commit: self._runs_of(commit, setting) for commit in line if commit not in every}
         runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
         kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
-        shorter = {commit for commit in kept if self.part(commit, "decision").get("shorter")}
+        asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible tip
+        shorter = {commit for commit in asked if self.part(commit, "decision").get("shorter")}
         return Programs(every, line, gone, runs, shorter, self._program).measured()
 
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
@@ -231,15 +232,21 @@ class Known:
         """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
         return self._gone(list(self))
 
-    def _gone(self, every: Collection[Experiment]) -> set[str]:
+    def _gone(self, every: Sequence[Experiment]) -> set[str]:
         line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in every}
-        been = {e.commit for e in every if e.status == KEEP and self.record(e.commit).get("reached")}
-        gone: set[str] = set()
-        for commit in (been | self._repository.been_at(refs.MAIN)) - line:  # a reflog is not for ever
-            while commit not in line | gone:
-                gone.add(commit)
+        seen = set(line)
+
+        def leave(commit: str) -> None:
+            while commit not in seen:
+                seen.add(commit)
                 commit = below.get(commit, commit)
-        return gone
+
+        for commit in self._repository.been_at(refs.MAIN):
+            leave(commit)
+        for each in reversed(every):  # a reflog is not for ever; below the newest one no note need be read
+            if each.commit not in seen and each.status == KEEP and self.record(each.commit).get("reached"):
+                leave(each.commit)
+        return seen - line
 
     @property
     def history(self) -> Iterator[tuple[str, str]]:
@@ -286,16 +293,29 @@ class Known:
 
 
 class Snapshot(Known):
-    """For a command that looks once: its experiments are those of the first time that it is asked."""
+    """For a command that looks once: what it was told the first time that it asked holds to its end."""
 
     def __init__(self, repository: Repository) -> None:
         super().__init__(repository)
         self._every: list[Experiment] | None = None
+        self._records: dict[str, dict[str, Any]] = {}
+        self._measured: dict[tuple[Setting, str], list[Measured]] = {}
 
     def __iter__(self) -> Iterator[Experiment]:
         if self._every is None:
             self._every = list(super().__iter__())
         return iter(self._every)
+
+    def record(self, commit: str) -> dict[str, Any]:
+        if commit not in self._records:
+            self._records[commit] = super().record(commit)
+        return self._records[commit]
+
+    def measured(self, setting: Setting, main: str = "") -> list[Measured]:
+        key = setting, main or self.main
+        if key not in self._measured:
+            self._measured[key] = super().measured(*key)
+        return self._measured[key]
 
 
 def is_of(about: Any, setting: Setting) -> bool:

@@ -19,8 +19,8 @@ Runs = dict[tuple[Any, float], float]
 
 def runs_of(scores: Iterable[tuple[Any, float]]) -> Runs:
     """Of pairs of seed and score, a run being known by both, as precise as a message has them."""
-    known = ((seed if isinstance(seed, int) else None, score) for seed, score in scores)
-    return {(seed, round(score, DECIMALS["val_bpb"])): score for seed, score in known}
+    digits = DECIMALS["val_bpb"]
+    return {(seed if isinstance(seed, int) else None, round(score, digits)): score for seed, score in scores}
 
 
 def reaches(commit: str, every: Mapping[str, Experiment], line: Container[str]) -> bool:
