@@ -156,8 +156,8 @@ class Belief:
     def _judge(self, parent: str, scores: Sequence[float]) -> Judgement:
         """The suppositions are weighed as before these scores: else the very score that one of them
         explains would give it weight, and a lower score could look worse."""
-        center, likelihood = self._likelihood(parent, scores)
-        away = center - self.nodes[parent].center
+        center = self._center(parent, scores)
+        away, likelihood = center - self.nodes[parent].center, self._seen(center, scores)
         keep = self._weights > UNLIKELY
         spread, supposed = np.nonzero(keep)
         value = self._posterior(parent)[keep].astype(np.float32)  # (N, POINTS)
@@ -181,7 +181,7 @@ class Belief:
 
     def with_one(self, experiment: Measured) -> "Belief":
         """After one more experiment, on a commit that is known here."""
-        node = self._node(experiment, ())
+        node = self._node(experiment, self._center(experiment.parent, experiment.scores), ())
         nodes, still = {**self.nodes, node.of.commit: node}, {}
         at, change = node.of.parent, node.message  # what is said anew to the parent, and to all below it
         while at in nodes:
@@ -201,22 +201,18 @@ class Belief:
         """`main` is where the tip is."""
         return replace(self, main=self.tip)
 
-    def _node(self, of: Measured, above: Iterable[Node], root: bool = False) -> Node:
-        center, likelihood = self._likelihood(of.parent, of.scores)
-        evidence = np.repeat(likelihood[:, None], len(SUPPOSED), 1)
+    def _node(self, of: Measured, center: int, above: Iterable[Node], root: bool = False) -> Node:
+        evidence = self._seen(center, of.scores)[:, None]  # the same under every supposition, and said once
         for child in above:
             evidence = evidence + child.message
+        full = np.broadcast_to(evidence, (len(SPREADS), len(SUPPOSED), POINTS))
         if root:
-            return Node(of, center, evidence, np.zeros_like(evidence))
-        return Node(of, center, evidence, _message(evidence, center - self.nodes[of.parent].center))
-
-    def _likelihood(self, parent: str, scores: Sequence[float]) -> tuple[int, Array]:
-        """The center of a grid for these scores of a child of `parent`, and (S, POINTS) of its value."""
-        center = self._center(parent, scores)
-        return center, self._seen(center, scores)
+            return Node(of, center, full, np.zeros_like(full))
+        return Node(of, center, full, _message(evidence, center - self.nodes[of.parent].center))
 
     def _center(self, parent: str, scores: Sequence[float]) -> int:
-        places = np.clip((np.sort(scores) - self.origin) / self.unit / STEP, -FARTHEST, FARTHEST)
+        """Of a grid for these scores of a child of `parent`."""
+        places = [min(max(place, -FARTHEST), FARTHEST) for place in self._places(sorted(scores))]
         start = self.nodes[parent].center if parent in self.nodes else 0
         off = places[len(places) // 2] - start
         # Where scores are too far apart for one grid, one is an accident: the parent's decides which.
@@ -225,9 +221,13 @@ class Belief:
 
     def _seen(self, center: int, scores: Sequence[float]) -> Array:
         """(S, POINTS): what scores say of a value. Beyond the grid they say no more than at its edge."""
-        places = (np.asarray(scores, float) - self.origin) / self.unit / STEP - center
-        places = np.clip(places, EDGE - POINTS // 2, POINTS // 2 - EDGE)
+        last = float(POINTS // 2 - EDGE)
+        places = np.array([min(max(place - center, -last), last) for place in self._places(scores)])
         return log_density((places[:, None, None] - (np.arange(POINTS) - POINTS // 2)) * STEP).sum(0)
+
+    def _places(self, scores: Iterable[float]) -> list[float]:
+        """In points from the origin. No array: there are one to four scores, and a thousand commits."""
+        return [(score - self.origin) / self.unit / STEP for score in scores]
 
     # ── what it says inside ───────────────────────────────────────────────────────────────────
 
@@ -311,7 +311,7 @@ def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noi
         nodes[commit] = Node(every[commit], center, np.empty(0), np.empty(0))
     for commit in reversed(order):
         children = (nodes[child] for child in above.get(commit, []))
-        nodes[commit] = belief._node(every[commit], children, root=commit == root)
+        nodes[commit] = belief._node(every[commit], nodes[commit].center, children, root=commit == root)
     return belief
 
 
@@ -319,6 +319,7 @@ def _message(log: Array, away: int, downwards: bool = False) -> Array:
     """What is known of one end of a link, said of the other end; logarithms over (S, H, POINTS).
 
     Args:
+        log: (S, 1, POINTS) where it is the same for all H.
         away: points from the center of the other end's grid to this one's.
     """
     top = log.max(-1, keepdims=True)
