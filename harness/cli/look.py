@@ -3,9 +3,7 @@
 What only a picture or one experiment needs (the gate, matplotlib) is imported there; a list needs none of it.
 """
 
-import atexit
 import csv
-import gc
 import io
 import json
 import subprocess
@@ -19,11 +17,6 @@ from harness.ledger.known import Known, Snapshot
 from harness.ledger.opening import open_repository
 from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed, figure
 from harness.views import table, wall, words
-
-# Each command ends in a moment: to look for garbage among 10,000 experiments, once more as Python ends, would
-# be a fifth of it.
-gc.disable()
-atexit.register(gc.freeze)
 
 LOG_EXAMPLES = """\b
 Examples:
@@ -53,12 +46,12 @@ def log(which: str | None, count: int, as_json: bool) -> int:
         found = sorted(discarded, key=lambda e: e.delta or 0.0)[:count]
     found = found if which == "all" else found[-count:]
     here = {e.commit for e in comparable(every)}
+    width = table.width()
     lines = (
-        json.dumps(table.record(e)) if as_json else table.styled(e, table.width(), e.commit not in here)
+        json.dumps(table.record(e)) if as_json else table.styled(e, width, e.commit not in here)
         for e in found
     )
-    for line in lines:
-        click.echo(line)
+    click.echo("".join(f"{line}\n" for line in lines), nl=False)
     if not found:
         some = which in ("kept", "near", "crash")
         click.echo("none of that kind" if some else "none yet (harness loop)", err=True)

@@ -1,9 +1,8 @@
 """`status`: what runs now, what is built on, and how it goes."""
 
-import atexit
-import gc
 import json
 import time
+from collections import Counter
 from dataclasses import asdict
 
 import click
@@ -23,9 +22,6 @@ from harness.trial.measure import open_bench
 from harness.views import table, wall, words
 
 LAST = 5
-
-gc.disable()  # see `look`
-atexit.register(gc.freeze)
 
 STATUS_EXAMPLES = """\b
 Examples:
@@ -50,7 +46,8 @@ def status(as_json: bool) -> int:
     trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
     share = wall.training_share(trials)
     states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
-    counts = {s: sum(e.state == s for e in experiments) for s in states}
+    found = Counter(e.state for e in experiments)
+    counts = {state: found[state] for state in states}
     scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
     standing = rebuilt(known.main, measured, policy) if policy else None
