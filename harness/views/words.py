@@ -29,13 +29,13 @@ def explain(decision: Mapping[str, Any], proven: Mapping[str, Any], on_main: boo
 
 
 def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
-    status, mean, delta = decision.get("status"), _figure(decision, "val_bpb"), _figure(decision, "delta")
-    incumbent = decision.get("incumbent")
-    against = _figure(incumbent, "val_bpb") if isinstance(incumbent, Mapping) else None
+    status, incumbent = decision.get("status"), decision.get("incumbent")
+    mean, delta = figure(decision.get("val_bpb")), figure(decision.get("delta"))
+    against = figure(incumbent.get("val_bpb")) if isinstance(incumbent, Mapping) else None
     if status not in (KEEP, DISCARD) or mean is None or delta is None or against is None:
         return
-    effect, sd = _figure(decision, "effect"), _figure(decision, "effect_sd")
-    helps, noise = _figure(decision, "confidence"), _figure(decision, "noise_sd")
+    effect, sd = figure(decision.get("effect")), figure(decision.get("effect_sd"))
+    helps, noise = figure(decision.get("confidence")), figure(decision.get("noise_sd"))
     if effect is None or sd is None or helps is None or noise is None:
         rule = "lower once is better, by the greedy rule: this may be luck" if delta < 0 else "not lower"
         yield f"It scored {mean:.4f}, the incumbent {against:.4f}: {rule}."
@@ -58,7 +58,8 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[str]:
-    old, sure, gain = str(proven.get("old", ""))[:7], _figure(proven, "confidence"), _figure(proven, "gain")
+    sure, gain = figure(proven.get("confidence")), figure(proven.get("gain"))
+    old = str(proven.get("old", ""))[:7]
     where = "main is there" if on_main else "main has yet to move, or was taken elsewhere"
     if old and sure is not None and gain is not None:
         yield (
@@ -107,7 +108,3 @@ def _does(effect: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share < 0.999 else "over 99.9%"
-
-
-def _figure(of: Mapping[str, Any], name: str) -> float | None:
-    return figure(of.get(name))
