@@ -15,6 +15,7 @@ from conftest import HARNESS, assert_mistake, edit, harness, make_text, without_
 
 from harness import config as configs
 from harness.cli import COMMANDS
+from harness.trial.device import exclusive, resolve
 
 # ── help ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -356,6 +357,18 @@ def test_prepare_says_when_val_is_smaller_than_what_is_scored_and_leaves_no_ruin
     )
     assert done.returncode == 1
     assert [path.name for path in (tmp_path / "cache" / "data").iterdir() if "building" in path.name] == []
+
+
+def test_a_run_by_hand_that_waits_for_the_device_is_interrupted_in_one_line(repository):
+    with exclusive(resolve("cpu"), print):
+        process = subprocess.Popen(
+            [sys.executable, "train.py"], cwd=repository.folder, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
+        )  # fmt: skip
+        assert f"in use by process {os.getpid()}" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[1]
+    assert (process.returncode, said) == (130, "interrupted\n")
 
 
 @pytest.mark.alone

@@ -19,6 +19,11 @@ def test_left_out_keys_take_the_profile_s_default():
     assert changed.data == configs.GPU.data
 
 
+def test_a_folder_in_the_place_of_the_file_is_named_with_what_mends_it(tmp_path):
+    with pytest.raises(HarnessError, match=f"{tmp_path} is a folder. Try: mv {tmp_path} .*; harness init"):
+        configs.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -96,6 +97,13 @@ def test_export_has_the_references_five_columns_and_no_zero_for_what_is_not_know
         known = status in ("keep", "discard")
         assert row["val_bpb"] == (f"{score:.6f}" if known else "")
         assert (row["status"], row["description"], row["memory_gb"]) == (status, title, "2.0")
+
+
+def test_an_export_has_all_letters_where_the_terminal_has_few(repository):
+    tree = ("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "Größer λ\n\nHypothesis: it may help\n")
+    repository("branch", "exp/0001-x", repository(*tree))
+    done = harness("export", cwd=repository.folder, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0 and "Größer λ" in done.stdout
 
 
 def test_a_list_loads_neither_the_gate_nor_what_draws(few):
@@ -235,7 +243,10 @@ def test_clean_removes_run_folders_and_keeps_the_record(few):
     running.mkdir()
     assert "would remove 0" in harness("clean", "--keep", "5", "--dry-run", cwd=folder).stdout
     assert "would remove 2" in harness("clean", "--dry-run", cwd=folder).stdout
-    assert "removed 1" in harness("clean", "--keep", "2", cwd=folder).stdout
+    removed = harness("clean", "--keep", "2", cwd=folder).stdout
+    assert "removed 1" in removed and "; 2 stay: newest, running or with a kept checkpoint" in removed
     left = sorted(path.name for path in (folder / ".autoresearch" / "runs").iterdir())
     assert left == ["20260102-000000-b", running.name], "one that may be running was removed"
     assert len(harness("log", "--all", cwd=folder).stdout.splitlines()) == len(made)
+    shutil.rmtree(running)
+    assert "stay" not in harness("clean", cwd=folder).stdout

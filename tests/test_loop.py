@@ -7,6 +7,7 @@ from conftest import HONEST, assert_mistake, harness
 from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
 from stubs import SD, Changing
 
+import harness.lab as lab
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.ledger import message as messages
@@ -146,6 +147,17 @@ def test_messages_survive_the_round_trip():
             messages.check_agents(f"Title\n\nHypothesis: because\n\n{forged}\n")
 
 
+def test_a_title_and_an_author_of_nothing_have_something_in_their_place(fresh):
+    raw = fresh.folder / "raw"
+    raw.write_text(fresh("cat-file", "commit", "main").replace("author A Person <", "author  <") + "\n")
+    fresh("branch", "exp/0001-nobodys", fresh("hash-object", "-t", "commit", "-w", "--literally", str(raw)))
+    assert harness("show", "1", cwd=fresh.folder).returncode == 0
+    writer = Experiments(open_repository(fresh.folder))
+    proposal = dataclasses.replace(writer.proposal(writer.find("1")), title=" ")
+    made = writer.begin(proposal, writer.main, "0" * 12)
+    assert fresh("log", "-1", "--format=%an: %s", made.commit) == "?: Untitled"
+
+
 def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(research, monkeypatch):
     monkeypatch.setattr("harness.drafts.FAILURES_TO_TELL", 2)
     monkeypatch.setattr("harness.limits.FAILURES_TO_STOP", 3)
@@ -202,6 +214,13 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
     night(research, ("Make it worse", WORSE))
     assert [e.status for e in all_of(research)] == ["invalid"]
     assert len(late) == 2
+
+
+def test_a_main_that_was_only_late_is_not_called_wrong(fresh, told, monkeypatch):
+    late = {"status": "invalid", "detail": "trained 1.3 s past its budget", "val_bpb": None}
+    monkeypatch.setattr(lab, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
+    with pytest.raises(HarnessError, match=r"past its budget. Try: harness loop, with less beside it"):
+        loop_in(fresh.folder, Script(), experiments=1).run()
 
 
 def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot(fresh, told):

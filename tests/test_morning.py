@@ -1,5 +1,6 @@
 """What a person does with the results, and what is said of it. Trials are stubs."""
 
+import json
 import re
 
 import pytest
@@ -17,6 +18,8 @@ from harness.gate.standing import revised
 from harness.ledger.experiments import Experiments
 from harness.ledger.opening import open_repository
 from harness.records import Proposal
+
+SHOWN = ("show", "1"), ("status",)
 
 
 def said(research, *command):
@@ -38,6 +41,21 @@ def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fr
     shown, main = said(fresh, "show", "1"), fresh("rev-parse", "--short=7", "main")
     assert f"Its program is on main as {main}" in shown
     assert "built on no more" not in shown and "main has not followed" not in shown
+
+
+def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fresh, told):
+    night(fresh.folder, told, ("Small", 1, SMALL))
+    (small,) = known(fresh)
+    assert small.status == "keep" and not any("un again since" in said(fresh, *c) for c in SHOWN)
+    record = known(fresh).record(small.commit)
+    (run,) = record["trials"]
+    since, other = {**run, "seed": 5, "val_bpb": run["val_bpb"] + 0.01}, {**run, "budget_seconds": 9.0}
+    note = json.dumps({**record, "trials": [run, since, other]})
+    fresh("notes", "--ref", "autoresearch", "add", "-f", "-m", note, small.commit)
+    by_now = f"un again since: by now {run['val_bpb'] + 0.005:.4f}, the mean of 2 runs"
+    assert all(by_now in said(fresh, *command) for command in SHOWN)
+    runs = [line for line in said(fresh, "show", "1").splitlines() if line.startswith("seed ")]
+    assert ["(another setting)" in line for line in runs] == [False, False, True]
 
 
 def test_a_rebase_takes_no_score_along_to_another_program(fresh, told):
