@@ -1,5 +1,6 @@
 """Runs belong to a program, on whatever commit it stands: they count once, and are lost by nothing."""
 
+import json
 import time
 
 import pytest
@@ -140,3 +141,14 @@ def test_two_that_are_better_at_once_are_both_on_main_under_the_greedy_rule(gree
     told.scores |= {"the greedy rule": [2.0] * 4, "A": [lambda: time.sleep(0.5) or 1.5], "B": [late, 1.3]}
     begin(greedy, Changing([("A", 1, 0), ("B", 2, 0)]), places=2, experiments=3).run()
     assert "PLACE_2 = 1" in greedy("show", "main:train.py")
+
+
+def test_that_a_tip_is_shorter_is_known_to_who_comes_later(fresh, told):
+    night(fresh.folder, told, ("Small", 1, SMALL))
+    (small,) = known(fresh)
+    assert small.commit != fresh("rev-parse", "main")
+    record = known(fresh).record(small.commit)
+    note = json.dumps({**record, "decision": {**record["decision"], "shorter": True}})
+    fresh("notes", "--ref", "autoresearch", "add", "-f", "-m", note, small.commit)
+    found = known(fresh).measured(small.setting)
+    assert [each.commit for each in found if each.shorter] == [small.commit]
