@@ -28,6 +28,7 @@ from harness.records import (
 WHO = "A Person <person@example.org>"
 GPU, OTHER = "NVIDIA H200", "NVIDIA A100"
 CURVE = tuple(Point(0.3 * step, step, 3 + 6 / (1 + step)) for step in range(0, 1000, 2))
+BARE = "Status", "Incumbent", "Peak-Vram-Mb", "Val-Bpb", "Val-Bpb-Runs", "Delta", "Program", "Agent"
 TRAINED = Training(
     OK, "", 20.0, 300.0, 0.5, CURVE, Reported(1000, 499_600_000, 50_300_000, None, 2048.0), "a line\n" * 50
 )
@@ -60,9 +61,13 @@ class Past:
             self.parts += [f"M 100644 inline {path}\n".encode(), data(json.dumps(record).encode())]
 
 
-def fill(folder, count, seed=0):
+def fill(folder, count, seed=0, bare=False):
     """`count` experiments; returns their status, score and title by number. Only what was kept has notes: of
-    the others' no command reads more than a few."""
+    the others' no command reads more than a few.
+
+    Args:
+        bare: without notes, and with messages that name no setting: the gate has nothing to say of them.
+    """
     past, chooser, notes, made = Past(), random.Random(seed), {}, {}
     believed, tip = 2.0, past.commit("refs/heads/main", "", "baseline", HONEST.encode())
     main, notes[tip] = tip, {"trials": [trial(1, OK, believed).to_json()]}
@@ -84,17 +89,19 @@ def fill(folder, count, seed=0):
             "Agent": "search/tpe",
         }
         trailers |= measured(runs[-1], [{"seed": run.seed, "val_bpb": run.val_bpb} for run in runs], decision)
+        if bare:
+            trailers = {name: value for name, value in trailers.items() if name in BARE}
         text = Message(f"{title} ({verdict(decision)})", "it may help", trailers).text()
         commit = past.commit(f"refs/heads/exp/{number:04d}-change-matrix-lr", tip, text, source)
         if status == KEEP:
             believed, tip = believed + effect, commit
             notes[tip] = {"trials": [run.to_json() for run in runs], "decision": asdict(decision)}
-            if len(notes) % 3 == 0:  # then their stack is proven better
+            if bare or len(notes) % 3 == 0:  # then their stack is proven better
                 main = tip
                 notes[tip]["reached"] = True
         made[number] = (status, score, title)
     past.parts.append(f"reset refs/heads/main\nfrom {past.marks[main]}\n".encode())
-    past.notes(notes)
+    past.notes({} if bare else notes)
     subprocess.run(["git", "init", "-q", "-b", "main", folder], check=True)
     subprocess.run(["git", "fast-import", "--quiet"], cwd=folder, input=b"".join(past.parts), check=True)
     subprocess.run(["git", "checkout", "-q", "main"], cwd=folder, check=True)
