@@ -229,7 +229,10 @@ class Known:
 
     @property
     def gone(self) -> set[str]:
-        """Commits that `main` was at or went past, and stands on no more: a person took them off it."""
+        """Commits that `main` was at or went past, and stands on no more: a person took them off it.
+
+        What is further below `main` than is looked back at is among them, too.
+        """
         return self._gone(list(self))
 
     def _gone(self, every: Sequence[Experiment]) -> set[str]:

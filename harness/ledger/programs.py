@@ -38,7 +38,7 @@ class Programs:
         line: the parent of each commit of `main`, newest first.
         gone: commits that a person took off `main`.
         runs: of every experiment and of every commit of the line.
-        shorter: kept commits whose train.py has fewer lines than their parent's.
+        shorter: kept commits above `main` whose train.py has fewer lines than their parent's.
         program: what stands for a commit's train.py.
     """
 
