@@ -9,14 +9,17 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 from conftest import HONEST, assert_mistake, harness
 from past import fill
 
-from harness.ledger import refs
+from harness.cli.status import status as shown
+from harness.ledger import notes, refs
 from harness.ledger.experiment import Experiment, comparable
 from harness.ledger.experiments import Experiments
 from harness.ledger.message import Message
 from harness.ledger.opening import open_repository
+from harness.ledger.programs import Programs
 from harness.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
 from harness.views import table
 from harness.views.plot import built_on, draw
@@ -55,6 +58,19 @@ def test_ten_thousand_experiments_are_shown_within_two_seconds(many, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_three_thousand_with_all_that_a_loop_leaves_are_shown_within_two_seconds(some, command):
     assert seconds_of(command, some[0]) < 2
+
+
+def test_status_reads_no_note_and_reckons_nothing_twice(tmp_path, monkeypatch):
+    fill(tmp_path, 60)
+    read, reckoned, real = [], [], notes.read
+    monkeypatch.setattr(notes, "read", lambda git, commit: read.append(commit) or real(git, commit))
+    monkeypatch.setattr(
+        "harness.ledger.known.Programs", lambda *given: reckoned.append(given) or Programs(*given)
+    )
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(shown).exit_code == 0
+    assert len(read) == len(set(read)) > 5
+    assert len(reckoned) == 1
 
 
 def seconds_of(command, folder):
