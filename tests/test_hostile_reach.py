@@ -91,8 +91,8 @@ def test_keys_are_not_in_any_environment_in_sight(train_only, monkeypatch):
 
 def test_there_is_no_network(train_only):
     connect = "import socket\nsocket.create_connection(({!r}, 80), timeout=2)\n"
-    assert_failed(train_only(connect.format("127.0.0.1")), CRASH, "refused")
-    assert_failed(train_only(connect.format("192.0.2.1")), CRASH, "unreachable")
+    assert_failed(train_only(connect.format("127.0.0.1")), CRASH, "Address family")
+    assert_failed(train_only(connect.format("192.0.2.1")), CRASH, "Address family")
 
 
 @pytest.mark.parametrize("place", ["/usr/x", "/x", "/trial/train.py", "/harness-lib/harness/x", "/dev/x"])

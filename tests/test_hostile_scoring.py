@@ -122,6 +122,52 @@ def main""",
     assert isinstance(scored(note), Score)
 
 
+SEALED = """        import ctypes, fcntl, os, socket, threading
+        libc, passed = ctypes.CDLL(None, use_errno=True), []
+        def raw(*args):
+            if libc.syscall(*args) < 0: raise OSError(ctypes.get_errno(), "")
+        tries = {
+            "look up": lambda: os.stat("/usr/bin/note"), "open": lambda: open("/etc/passwd"), "fork": os.fork,
+            "socket": socket.socket, "thread": lambda: threading.Thread(target=int).start(),
+            "key": lambda: raw(250, 0, -3, 0), "hint": lambda: fcntl.fcntl(0, 1035, bytes(8)),
+            "pipe": os.pipe, "list": lambda: os.listdir("/usr"), "make": lambda: os.mkdir("/tmp/note"),
+        }
+        self.asked = getattr(self, "asked", 0) + 1
+        for name, call in tries.items() if self.asked > 1 else ():
+            try: call(); passed.append(name)
+            except (OSError, RuntimeError): pass
+        if passed: raise RuntimeError("not refused: %s" % passed)
+        return self.head(self.table(tokens))
+"""
+
+
+def test_a_model_that_is_asked_for_rows_that_count_can_only_compute(scored):
+    """The first answer is the warm-up's; from then on each way to leave a note is closed."""
+    result = scored(edit((FORWARD, SEALED)))
+    assert isinstance(result, Score), result
+
+
+LOOKED_UP = """        import os
+        def look(name):
+            began = time.perf_counter_ns()
+            os.access(b"/usr/bin/" + name, 0)
+            return time.perf_counter_ns() - began
+        x = torch.log_softmax(self.head(self.table(tokens)), 2)
+        for i, row in enumerate(tokens.tolist()):
+            for t in range(len(row) - 1):
+                key = hash(tuple(row[: t + 1])) & 2**60 - 1
+                names = [b"%x-%d-%d" % (key, copy, row[t + 1]) for copy in range(2)]
+                known = sum(map(look, names)) < 4000
+                if not known: x[i, t, row[t + 1]] = 8.0
+        return x
+"""
+
+
+def test_names_that_were_looked_up_tell_the_audited_server_nothing(scored):
+    result = scored(edit((FORWARD, LOOKED_UP)))
+    assert_refused(result, INVALID, "audit")
+
+
 # ── what fails plainly ────────────────────────────────────────────────────────────────────────
 
 FORWARDS = {

@@ -30,6 +30,11 @@ def _below(ancestor: int) -> dict[int, list[str]]:
     return {pid: found[pid] for pid in own & found.keys()}
 
 
+def tree(ancestor: int) -> list[int]:
+    """A process and all that descend from it."""
+    return [*_below(ancestor)]
+
+
 def cpu_seconds(ancestor: int) -> float:
     """Of all processes below it, and of those of them that ended."""
     ticks = (int(tick) for fields in _below(ancestor).values() for tick in fields[11:15])

@@ -10,6 +10,7 @@ System calls that could carry a note between processes are answered without bein
 Not covered: the kernel's own attack surface, and side channels of time.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -30,6 +31,7 @@ from harness.corpus.sources import hidden_dirs
 from harness.errors import HarnessError
 from harness.namespace import DEATH_SECONDS, Namespace
 from harness.paths import cache_dir
+from harness.trial.processes import tree
 
 LIBRARY = "/harness-lib"
 WORK = "/trial"
@@ -273,6 +275,12 @@ class Process:
         code = self._namespace.process.poll()
         # bwrap passes a signal on as 128 + its number, which a plain exit code can be too.
         return 128 - code if code is not None and code - 128 in FATAL else code
+
+    def signal(self, number: int) -> None:
+        """To every process in it."""
+        for process in tree(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def kill(self) -> None:
         """Kill everything that it started, and wait until the kernel says that all is gone."""

@@ -1,7 +1,8 @@
 """The scorer: a process of ours that holds the validation tokens and computes the score itself.
 
-It asks a sandboxed model server for logits, and takes cross-entropy and bits per byte in float32 from one
-look at the shared buffer, which a server could still write to. Then a second, fresh server is audited. It
+It asks a sandboxed model server for logits, and takes cross-entropy and bits per byte from one look at the
+shared buffer, which a server could still write to. Then a second, fresh server is audited. Both are loaded,
+warmed up and sealed before the first row is asked; the second one stands still while the first is scored. It
 prints JSON lines: progress, then the result.
 
 Reads one JSON request on stdin, starts both servers, and waits for another line before it goes on; see
@@ -11,6 +12,7 @@ Reads one JSON request on stdin, starts both servers, and waits for another line
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -26,8 +28,9 @@ from harness.records import CRASH, INVALID, Failure, Score, is_score
 from harness.trial import audit, limits
 from harness.trial.buffers import CudaBuffer, SharedArray
 from harness.trial.device import Device
-from harness.trial.losses import losses
+from harness.trial.losses import FARTHEST, losses
 from harness.trial.sandbox import Isolation, Process
+from harness.trial.seal import Seal
 from harness.trial.server import warm_up
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
@@ -56,6 +59,7 @@ class Server:
         self._channel, theirs = pair()
         self._logits: CudaBuffer | SharedArray | None = None
         self._tokens: SharedArray | None = None
+        self._seal: Seal | None = None
         self._tail = Tail()
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
         self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
@@ -112,6 +116,33 @@ class Server:
         }  # fmt: skip
         self._load_began = time.monotonic()
         self._say(order, descriptors)
+        self._take_seal()
+
+    def _take_seal(self) -> None:
+        """What answers its calls to the kernel from here on; it sends that before train.py is imported."""
+        try:
+            packet = self._channel.receive(START_SECONDS)
+        except (TimeoutError, ProtocolError):
+            packet = None
+        if packet is None or "sealed" not in packet[0]:
+            raise Refused(CRASH, "the model server died: it did not start")
+        if packet[1]:
+            self._seal = Seal(packet[1][0])
+
+    def warm_up(self, tokens: np.ndarray) -> None:
+        """Have it answer rows that don't count: what it needs for the first time it may still fetch. Then it
+        is sealed, and gives back the memory that it keeps for more."""
+        self.ask(tokens, rest=True)
+        self.logits(time.monotonic() + self._request["scoring_seconds"])
+        if self._seal is not None:
+            self._seal.limit(0)
+
+    def pause(self) -> None:
+        """Freeze it: it sees nothing of what happens meanwhile."""
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.signal(signal.SIGCONT)
 
     def end_load(self) -> float:
         """Waits for it; returns its seconds."""
@@ -120,11 +151,11 @@ class Server:
         self._hear(max(0.0, left), "loaded", within)
         return time.monotonic() - self._load_began
 
-    def ask(self, tokens: np.ndarray) -> None:
-        """Have it work on (B, T) token ids; it may not write yet."""
+    def ask(self, tokens: np.ndarray, rest: bool = False) -> None:
+        """Have it work on (B, T) token ids; it may not write yet. `rest`: another server's turn is next."""
         assert self._tokens is not None
         self._tokens.array[:] = tokens
-        self._say({"forward": True})
+        self._say({"forward": True, "rest": rest})
 
     def logits(self, deadline: float) -> torch.Tensor:
         """The (B, T, V) buffer, with the answer in it; for the caller until the next call."""
@@ -165,6 +196,9 @@ class Server:
     def close(self) -> None:
         """Kill the server and free the buffers; a second call does nothing."""
         self._process.kill()
+        if self._seal is not None:
+            self._seal.close()
+            self._seal = None
         self._channel.close()
         if self._drain.is_alive() or self._tail.text():
             self._drain.join(timeout=5)
@@ -193,14 +227,14 @@ def answer(
     seconds: float,
     say: str,
 ) -> tuple[np.ndarray, float, float]:
-    """Losses of all targets, (R, T) float32, and the seconds spent waiting for the model, in all and for
+    """Losses of all targets, (R, T) float64, and the seconds spent waiting for the model, in all and for
     its first batch.
 
     Every batch has `batch_rows` rows, the last one filled up with rows that don't count: another
     shape could mean other kernels, and the audit asks for the same ones.
     """
     total, seq_len = tokens.shape
-    result = np.empty((total, seq_len), np.float32)
+    result = np.empty((total, seq_len), np.float64)
     deadline = time.monotonic() + seconds
     waited = first = 0.0
     told = 0.0
@@ -216,11 +250,18 @@ def answer(
             server.ask(tokens[(picked + batch_rows) % total])
         device = logits.device.type
         goal = torch.from_numpy(targets[picked].astype(np.int64)).to(device)
-        nats = losses(logits.view(-1, logits.shape[-1]), goal.view(-1)).cpu().numpy()
+        found, near = losses(logits.view(-1, logits.shape[-1]), goal.view(-1))
+        nats = found.numpy()
         count = min(batch_rows, total - at)
         result[at : at + count] = nats.reshape(batch_rows, seq_len)[:count]
         if not np.isfinite(result[at : at + count]).all():
             raise Refused(INVALID, "the model gave logits with NaN or infinite loss")
+        if not near:
+            raise Refused(
+                INVALID,
+                f"the model gave logits beyond {FARTHEST:g}: float32 can't tell probabilities apart there "
+                "(-inf excludes a token)",
+            )
         if began - told > PROGRESS_SECONDS:
             told = began
             emit({"progress": say, "done": at + count, "of": total})
@@ -260,21 +301,27 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         started = time.monotonic()
         for server in servers if not early else ():
             server.warm()
-        load_seconds = first.load()
+        for server in servers:
+            server.begin_load()
+        load_seconds = first.end_load()
+        second.end_load()
+        noise = np.random.default_rng(request["audit_seed"]).integers(0, vocab_size, (batch_rows, seq_len))
+        for server in servers:
+            server.warm_up(noise)
+        second.pause()  # sealed and frozen before a row is asked: they can't meet
         scoring_started = time.monotonic()
         scored, forward_seconds, first_seconds = answer(
             first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring"
         )
         own_seconds = time.monotonic() - scoring_started - forward_seconds
-        first.close()  # before the second one loads: they must not meet
+        first.close()
         audit_started = time.monotonic()
-        second.begin_load()
+        second.resume()
 
         def doubts(rows: np.ndarray) -> np.ndarray:
             return np.maximum(rarity[targets[rows]] - scored[rows], 0.0)
 
         asked = audit.questions(inputs, doubts, request["audit_rows"], request["audit_seed"])
-        second.end_load()
         audited, _, _ = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"],
             "auditing",

@@ -2,7 +2,8 @@
 
 It sees token ids and writes logits; it never sees a target. It imports torch, and on a GPU makes its
 context, before it is told to load, so that it can be started early. Everything from `load` on is
-untrusted, this process included: the scorer believes only what it reads from its own buffer.
+untrusted, this process included: the scorer believes only what it reads from its own buffer, and decides
+what this process may still ask of the kernel.
 """
 
 import contextlib
@@ -10,12 +11,11 @@ import importlib.util
 import os
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.trial import boot, limits
+from harness.trial import boot, limits, seal
 from harness.trial.text import one_line
 from harness.trial.wire import Channel
 
@@ -37,29 +37,47 @@ def serve(channel: Channel) -> None:
         warm_up(device)
     else:
         return
-    rows, seq_len, vocab_size = shape = tuple(order["shape"])
+    rows, seq_len, _ = shape = tuple(order["shape"])
     tokens = SharedArray.map(descriptors[0], (rows, seq_len), "int64")
-    started = time.monotonic()
-    model = _load(Path(order["checkpoint"]), device)
-    channel.send({"loaded": time.monotonic() - started})
     if order["handle"]:
         logits_out = open_cuda(order["handle"], shape)
     else:
         logits_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
-    while channel.receive(WAIT_SECONDS) is not None:
+    _offer_seal(channel, device)
+    # ── from here on untrusted code runs in this process, and what it asks of the kernel is decided outside
+    model = _load(Path(order["checkpoint"]), device)
+    channel.say({"loaded": True})
+    while (asked := channel.receive(WAIT_SECONDS)) is not None:
         with torch.no_grad():
             batch = torch.from_numpy(tokens.copy()).to(device)  # (B, T)
             logits = model(batch)
-            if not isinstance(logits, torch.Tensor) or logits.shape != shape:
-                got = tuple(getattr(logits, "shape", ())) or type(logits).__name__
-                raise ValueError(f"the model gave {got}, not logits of {(rows, seq_len, vocab_size)}")
+            _check(logits, shape)
             if channel.receive(WAIT_SECONDS) is None:  # what is in the buffer was read
                 return
             logits_out.copy_(logits)
         del logits  # so that the next batch's take the same, cached memory
         if device.type == "cuda":
             torch.cuda.synchronize()
-        channel.send({"done": True})
+            if asked[0].get("rest"):  # another server is scored meanwhile, with what memory there is
+                torch.cuda.empty_cache()
+        channel.say({"done": True})
+
+
+def _offer_seal(channel: Channel, device: Any) -> None:
+    """Have every further call to the kernel answered outside; see `seal`."""
+    listener = seal.install(gpu=device.type == "cuda")
+    channel.send({"sealed": listener is not None}, [listener] if listener is not None else [])
+    if listener is not None:
+        os.close(listener)
+
+
+def _check(logits: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless the answer is floating-point logits of that shape: nothing else is cast to them."""
+    if getattr(logits, "shape", None) != shape:
+        got = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        raise ValueError(f"the model gave {got}, not logits of {shape}")
+    if not logits.is_floating_point():
+        raise TypeError(f"the model gave logits of {logits.dtype}, not of a floating-point type")
 
 
 def warm_up(device: Any) -> None:
@@ -100,7 +118,7 @@ def main() -> None:
         serve(channel)
     except BaseException as error:  # noqa: BLE001 - whatever train.py raised, the scorer is told
         traceback.print_exc()  # for the person's log; the scorer is told one line
-        channel.send({"error": f"{type(error).__name__}: {one_line(error, 150)}"})
+        channel.say({"error": f"{type(error).__name__}: {one_line(error, 150)}"})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """System calls that a sandboxed process does without: those that see or alter what all processes share.
 
 What a trial sees is read-only, but the kernel keeps state beside it: which pages of those files are in
-memory, who holds locks on them, who watches them. One program can leave a note there that another reads, and
-the first model server could tell the second, which is audited, what text comes next. Advice is taken and
-not followed, locks are granted and not held (nothing else of a trial's is shared), questions get an error.
+memory, who holds locks on them, who watches them, hints on how long they will live, keys of the user's. One
+program can leave a note there that another reads. Advice is taken and not followed, locks are granted and
+not held (nothing else of a trial's is shared), questions get an error. Of sockets there are only those
+that connect processes of one sandbox, and none that looks up a name for each message.
 
-Not covered: how long it takes to read something for the first time.
+What only leaves traces by being asked (a name that is looked up) is no matter of this list: see `seal`.
 """
 
 import ctypes
@@ -13,39 +14,50 @@ import errno
 import platform
 import struct
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-PR_SET_NO_NEW_PRIVS, SET_MODE_FILTER = 38, 1
-ALL_THREADS, SPECULATION_STAYS = (
-    1,
-    4,
-)  # the latter, from 4.17 on: else slower before 5.16
+NO_NEW_PRIVS, SET_MODE_FILTER = 38, 1
+ALL_THREADS, SPECULATION_STAYS = 1, 4  # the latter, from 4.17 on: else slower before 5.16
 ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of classic BPF
+LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06  # of classic BPF
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in what the filter sees, arguments of 8 bytes each
 DONE, UNKNOWN, REFUSED = ERROR, ERROR | errno.ENOSYS, ERROR | errno.EINVAL
+X32 = 0x40000000  # calls of that interface have numbers from here on
+NEWER = 463  # the first call that came after Linux 6.12: what it does nobody here has looked at
 
-# By machine: its name for the kernel's audit, the number of `seccomp`, and those of the calls.
+
+@dataclass(frozen=True)
+class Machine:
+    audit_name: int
+    """For the kernel's audit."""
+    seccomp: int
+    """The number of that call."""
+    calls: Mapping[str, int]
+
+
 MACHINES = {
-    "x86_64": (0xC000003E, 317, {
+    "x86_64": Machine(0xC000003E, 317, {
         "flock": 73, "fadvise64": 221, "readahead": 187, "mincore": 27, "madvise": 28, "fcntl": 72,
-        "preadv2": 327, "inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300,
+        "preadv2": 327, "inotify_init": 253, "inotify_init1": 294, "fanotify_init": 300, "ptrace": 101,
         "io_uring_setup": 425, "process_madvise": 440, "cachestat": 451, "perf_event_open": 298,
+        "add_key": 248, "request_key": 249, "keyctl": 250, "userfaultfd": 323, "bpf": 321, "quotactl": 179,
+        "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "socket": 41, "socketpair": 53,
     }),
-    "aarch64": (0xC00000B7, 277, {
+    "aarch64": Machine(0xC00000B7, 277, {
         "flock": 32, "fadvise64": 223, "readahead": 213, "mincore": 232, "madvise": 233, "fcntl": 25,
-        "preadv2": 286, "inotify_init1": 26, "fanotify_init": 262,
+        "preadv2": 286, "inotify_init1": 26, "fanotify_init": 262, "ptrace": 117,
         "io_uring_setup": 425, "process_madvise": 440, "cachestat": 451, "perf_event_open": 241,
+        "add_key": 217, "request_key": 218, "keyctl": 219, "userfaultfd": 282, "bpf": 280, "quotactl": 60,
+        "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "socket": 198, "socketpair": 199,
     }),
 }  # fmt: skip
-ANSWERS = {
-    "flock": DONE, "fadvise64": DONE, "readahead": DONE, "mincore": UNKNOWN, "inotify_init": UNKNOWN,
-    "inotify_init1": UNKNOWN, "fanotify_init": UNKNOWN, "io_uring_setup": UNKNOWN,
-    "process_madvise": UNKNOWN, "cachestat": UNKNOWN, "perf_event_open": UNKNOWN,
-}  # fmt: skip
-# By one argument: its place, how it is compared, and an answer for each value.
+GRANTED = ("flock", "fadvise64", "readahead")
+# By one argument: its place, how it is compared, and an answer for each value; all others are allowed.
 RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE = 1, 2, 3, 20, 21, 22, 23
 GETLK, SETLK, SETLKW, OFD_GETLK, OFD_SETLK, OFD_SETLKW = 5, 6, 7, 36, 37, 38
 SETLEASE, GETLEASE, NOTIFY = 1024, 1025, 1026
+WRITE_HINTS = (1035, 1036, 1037, 1038)  # of an inode or an open file, read and set
 NOWAIT = 8
 BY_ARGUMENT = {
     "madvise": (2, EQUAL, {
@@ -54,27 +66,43 @@ BY_ARGUMENT = {
     }),
     "fcntl": (1, EQUAL, {
         **dict.fromkeys((SETLK, SETLKW, OFD_SETLK, OFD_SETLKW), DONE),
-        **dict.fromkeys((GETLK, OFD_GETLK, SETLEASE, GETLEASE, NOTIFY), REFUSED),
+        **dict.fromkeys((GETLK, OFD_GETLK, SETLEASE, GETLEASE, NOTIFY, *WRITE_HINTS), REFUSED),
     }),
     "preadv2": (5, ANY_BIT, {NOWAIT: ERROR | errno.EOPNOTSUPP}),
 }  # fmt: skip
+UNIX, TYPES, KINDS = (
+    1,
+    0xF,
+    (1, 5),
+)  # a socket's family; the bits of its kind; of a stream, of packets in order
+NO_FAMILY, NO_KIND = ERROR | errno.EAFNOSUPPORT, ERROR | errno.ESOCKTNOSUPPORT
 
 
 def _program(machine: str) -> bytes:
     """The filter: instructions of (code, jump if true, jump if false, constant)."""
-    name, _, numbers = MACHINES[machine]
-    steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, name), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
-    steps += [(AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, UNKNOWN)]  # x32's calls, under other numbers
-    for call, number in numbers.items():
-        if call in ANSWERS:
-            steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, ANSWERS[call])]
-            continue
-        place, compare, answers = BY_ARGUMENT[call]
-        steps += [(EQUAL, 0, 2 + 2 * len(answers), number), (LOAD, 0, 0, ARGUMENTS + 8 * place)]
-        for value, answer in answers.items():
-            steps += [(compare, 0, 1, value), (RETURN, 0, 0, answer)]
-        steps += [(RETURN, 0, 0, ALLOW)]
+    here = MACHINES[machine]
+    steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, here.audit_name), (RETURN, 0, 0, KILL)]
+    steps += [(LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, NEWER), (RETURN, 0, 0, UNKNOWN)]  # X32 is above it
+    for call, number in here.calls.items():
+        answer = _answer(call)
+        steps += [(EQUAL, 0, len(answer), number), *answer]
     return b"".join(struct.pack("HBBI", *step) for step in [*steps, (RETURN, 0, 0, ALLOW)])
+
+
+def _answer(call: str) -> list[tuple[int, int, int, int]]:
+    """The instructions for one call, ending in an answer."""
+    if call in ("socket", "socketpair"):
+        family, kind = ((LOAD, 0, 0, ARGUMENTS + 8 * place) for place in (0, 1))
+        steps = [family, (EQUAL, 1, 0, UNIX), (RETURN, 0, 0, NO_FAMILY), kind, (AND, 0, 0, TYPES)]
+        steps += [(EQUAL, len(KINDS) - place, 0, value) for place, value in enumerate(KINDS)]
+        return [*steps, (RETURN, 0, 0, NO_KIND), (RETURN, 0, 0, ALLOW)]
+    if call not in BY_ARGUMENT:
+        return [(RETURN, 0, 0, DONE if call in GRANTED else UNKNOWN)]
+    place, compare, answers = BY_ARGUMENT[call]
+    steps = [(LOAD, 0, 0, ARGUMENTS + 8 * place)]
+    for value, answer in answers.items():
+        steps += [(compare, 0, 1, value), (RETURN, 0, 0, answer)]
+    return [*steps, (RETURN, 0, 0, ALLOW)]
 
 
 def renounce() -> None:
@@ -83,8 +111,8 @@ def renounce() -> None:
         return
     steps = ctypes.create_string_buffer(program := _program(platform.machine()), len(program))
     packed = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(steps))
-    libc, (_, seccomp, _) = ctypes.CDLL(None), MACHINES[platform.machine()]
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc, seccomp = ctypes.CDLL(None), MACHINES[platform.machine()].seccomp
+    libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
     for flags in (ALL_THREADS | SPECULATION_STAYS, ALL_THREADS):
         if libc.syscall(seccomp, SET_MODE_FILTER, flags, ctypes.c_char_p(packed)) == 0:
             return

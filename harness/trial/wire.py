@@ -54,6 +54,14 @@ class Channel:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         self.socket.sendmsg([data], ancillary)
 
+    def say(self, message: dict[str, Any]) -> None:
+        """Send one object without descriptors.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        self.socket.send(json.dumps(message).encode())
+
     def offer(self, message: dict[str, Any], descriptors: list[int] | None = None) -> bool:
         """Send without waiting; False if there was no room or nobody to hear it.
 

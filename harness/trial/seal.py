@@ -1,0 +1,180 @@
+"""The seal: what a sandboxed process may still ask of the kernel, decided outside of it.
+
+Before it runs an untrusted line, a process of ours installs a filter that it can't take off again. Calls that
+compute, use its own memory, or read and write what is open go on untouched. Every other call (looking up a
+name, opening, a new process or thread, sockets, keys) stops until a `Seal`, in a process outside, lets it
+through or refuses it. So the program inside can't skip its own seal, and no list of harmful calls is needed.
+
+A model server is sealed before the first row that counts: it can leave no note for the next one, whatever the
+kernel offers.
+
+Not covered: timing of what processes share in hardware. Needs Linux 5.7 and x86-64 or 64-bit Arm; elsewhere
+`install` returns None, and the record says that nothing was sealed.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import select
+import struct
+import sys
+import threading
+
+from harness.trial.syscalls import (
+    ALL_THREADS,
+    ALLOW,
+    ARCHITECTURE,
+    AT_LEAST,
+    EQUAL,
+    KILL,
+    LOAD,
+    MACHINES,
+    NO_NEW_PRIVS,
+    NUMBER,
+    RETURN,
+    SET_MODE_FILTER,
+    UNKNOWN,
+    X32,
+)  # fmt: skip
+
+NOTIFY = 0x7FC00000
+NEW_LISTENER, ALL_THREADS_OR_ERROR = 1 << 3, 1 << 4  # the latter from 5.7 on: a listener for all threads
+# Of the kernel's interface, <linux/seccomp.h>: an id, the process, flags, the call's number and arguments.
+NOTIFICATION = struct.Struct("QIIiI QQQQQQQ")
+ANSWER = struct.Struct("QqiI")
+GO_ON = 1  # an answer's flag: the call is carried out as it was asked
+WAKE_ON_THE_SAME_CORE = 1  # from 6.6 on: the one that asked hardly waits
+
+# Computing, memory, time, reading and writing what is open, ending. By machine, since their numbers differ.
+FREE = {
+    "x86_64": {
+        "read": 0, "write": 1, "close": 3, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11,
+        "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "pread64": 17,
+        "pwrite64": 18,
+        "readv": 19, "writev": 20, "select": 23, "sched_yield": 24, "mremap": 25, "madvise": 28,
+        "nanosleep": 35, "getpid": 39, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "exit": 60,
+        "gettimeofday": 96, "getrusage": 98, "sysinfo": 99, "times": 100, "getppid": 110, "sigaltstack": 131,
+        "gettid": 186, "futex": 202, "sched_getaffinity": 204, "restart_syscall": 219, "clock_gettime": 228,
+        "clock_nanosleep": 230, "exit_group": 231, "epoll_wait": 232, "tgkill": 234, "pselect6": 270,
+        "ppoll": 271, "set_robust_list": 273, "epoll_pwait": 281, "getcpu": 309, "getrandom": 318,
+        "membarrier": 324, "rseq": 334, "futex_waitv": 449,
+    },
+    "aarch64": {
+        "read": 63, "write": 64, "close": 57, "lseek": 62, "mmap": 222, "mprotect": 226, "munmap": 215,
+        "brk": 214, "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139, "pread64": 67,
+        "pwrite64": 68, "readv": 65, "writev": 66, "sched_yield": 124, "mremap": 216, "madvise": 233,
+        "nanosleep": 101, "getpid": 172, "sendto": 206, "recvfrom": 207, "sendmsg": 211, "recvmsg": 212,
+        "exit": 93, "gettimeofday": 169, "getrusage": 165, "sysinfo": 179, "times": 153, "getppid": 173,
+        "sigaltstack": 132, "gettid": 178, "futex": 98, "sched_getaffinity": 123, "restart_syscall": 128,
+        "clock_gettime": 113, "clock_nanosleep": 115, "exit_group": 94, "tgkill": 131, "pselect6": 72,
+        "ppoll": 73, "set_robust_list": 99, "epoll_pwait": 22, "getcpu": 168, "getrandom": 278,
+        "membarrier": 283, "rseq": 293, "futex_waitv": 449,
+    },
+}  # fmt: skip
+IOCTL = {"x86_64": 16, "aarch64": 29}  # how a GPU is used; on a processor nothing needs it
+
+# ── inside the sandbox ────────────────────────────────────────────────────────────────────────
+
+
+def install(gpu: bool) -> int | None:
+    """Put the filter on all threads of this process; returns its listener, to be handed out and closed here.
+
+    Args:
+        gpu: whether a GPU's driver is talked to (`ioctl`).
+    """
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in FREE:
+        return None
+    steps = ctypes.create_string_buffer(program := _program(machine, gpu), len(program))
+    packed = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(steps))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
+    flags = NEW_LISTENER | ALL_THREADS | ALL_THREADS_OR_ERROR
+    listener = libc.syscall(MACHINES[machine].seccomp, SET_MODE_FILTER, flags, ctypes.c_char_p(packed))
+    return listener if listener >= 0 else None
+
+
+def _program(machine: str, gpu: bool) -> bytes:
+    """The filter: instructions of (code, jump if true, jump if false, constant)."""
+    free = [*FREE[machine].values(), *([IOCTL[machine]] if gpu else [])]
+    steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, MACHINES[machine].audit_name), (RETURN, 0, 0, KILL)]
+    steps += [(LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, X32), (RETURN, 0, 0, UNKNOWN)]
+    steps += [(EQUAL, len(free) - place, 0, number) for place, number in enumerate(free)]
+    steps += [(RETURN, 0, 0, NOTIFY), (RETURN, 0, 0, ALLOW)]
+    return b"".join(struct.pack("HBBI", *step) for step in steps)
+
+
+# ── outside ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Seal:
+    """Answers the calls of one sandbox, in a thread of its own, to the sandbox's end or `close`.
+
+    Attributes:
+        refused: how many calls were refused, and by number, for whoever asks why.
+    """
+
+    def __init__(self, listener: int) -> None:
+        """`listener`: what `install` returned inside; closed in the end."""
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._left: int | None = None
+        self.refused: dict[int, int] = {}
+        self._stop, self._stopped = os.pipe()
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(listener, _request(1, 4, 8), WAKE_ON_THE_SAME_CORE)
+        self._thread = threading.Thread(target=self._answer, name="seal", daemon=True)
+        self._thread.start()
+
+    def limit(self, calls: int) -> None:
+        """From now on let through so many calls and no more. 0 seals it."""
+        with self._lock:
+            self._left = calls
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a call was refused."""
+        return bool(self.refused)
+
+    def close(self) -> None:
+        """End the thread; what still runs inside gets an error for each such call."""
+        os.close(self._stopped)
+        self._thread.join()
+        os.close(self._stop)
+        os.close(self._listener)
+
+    def _answer(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._stop, 0)  # its other end's close is told all the same
+        receive, send = _request(3, 0, NOTIFICATION.size), _request(3, 1, ANSWER.size)
+        while True:
+            ready = dict(poll.poll())
+            if self._stop in ready or not ready[self._listener] & select.POLLIN:
+                return  # nobody is left inside, or nobody outside wants to know any more
+            asked = bytearray(NOTIFICATION.size)
+            try:
+                fcntl.ioctl(self._listener, receive, asked)
+            except OSError:
+                continue  # killed before it was heard
+            which, _, _, number, *_ = NOTIFICATION.unpack(asked)
+            with self._lock, contextlib.suppress(OSError):  # or before it was answered
+                fcntl.ioctl(self._listener, send, ANSWER.pack(which, 0, *self._verdict(number)))
+
+    def _verdict(self, number: int) -> tuple[int, int]:
+        """An answer's error and flags. Only the number is looked at: what a pointer points to may change."""
+        if self._left is None:
+            return 0, GO_ON
+        if self._left > 0:
+            self._left -= 1
+            return 0, GO_ON
+        self.refused[number] = self.refused.get(number, 0) + 1
+        return -errno.EPERM, 0
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    """The number of one of the listener's ioctls."""
+    return direction << 30 | size << 16 | ord("!") << 8 | number
