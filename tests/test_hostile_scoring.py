@@ -147,27 +147,6 @@ def test_a_model_that_is_asked_for_rows_that_count_can_only_compute(scored):
     assert isinstance(result, Score), result
 
 
-LOOKED_UP = """        import os
-        def look(name):
-            began = time.perf_counter_ns()
-            os.access(b"/usr/bin/" + name, 0)
-            return time.perf_counter_ns() - began
-        x = torch.log_softmax(self.head(self.table(tokens)), 2)
-        for i, row in enumerate(tokens.tolist()):
-            for t in range(len(row) - 1):
-                key = hash(tuple(row[: t + 1])) & 2**60 - 1
-                names = [b"%x-%d-%d" % (key, copy, row[t + 1]) for copy in range(2)]
-                known = sum(map(look, names)) < 4000
-                if not known: x[i, t, row[t + 1]] = 8.0
-        return x
-"""
-
-
-def test_names_that_were_looked_up_tell_the_audited_server_nothing(scored):
-    result = scored(edit((FORWARD, LOOKED_UP)))
-    assert_refused(result, INVALID, "audit")
-
-
 # ── what fails plainly ────────────────────────────────────────────────────────────────────────
 
 FORWARDS = {

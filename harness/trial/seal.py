@@ -134,11 +134,6 @@ class Seal:
         with self._lock:
             self._left = calls
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether a call was refused."""
-        return bool(self.refused)
-
     def close(self) -> None:
         """End the thread; what still runs inside gets an error for each such call."""
         os.close(self._stopped)
