@@ -43,6 +43,8 @@ class Order:
     commit: str
     source: bytes
     seed: int
+    suspect_below: float = 0.0
+    """A val_bpb that is not believed without a larger audit."""
 
 
 class Lab:
@@ -104,16 +106,18 @@ class Lab:
 
     # ── trials ────────────────────────────────────────────────────────────────────────────────
 
-    def order(self, commit: str, running: Iterable[int] = ()) -> "Order":
+    def order(self, commit: str, running: Iterable[int] = (), standing: Standing | None = None) -> "Order":
         """The next trial of a commit, with a seed that it didn't have.
 
         Args:
             running: seeds of trials of it that are not over.
+            standing: what its score will be held against, where that is known.
         """
         used = [*running, *(run.get("seed") for run in self.experiments.trials(commit))]
         while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
             pass
-        return Order(commit, self.experiments.source(commit), seed)
+        suspect_below = standing.suspect_below if standing is not None else 0.0
+        return Order(commit, self.experiments.source(commit), seed, suspect_below)
 
     def run(self, order: "Order", bench: Bench, station: Station, turn: Turn) -> tuple[Trial, Path]:
         """One trial, and its folder; what the machine spoilt is repeated. Any thread may call it, since it
@@ -132,8 +136,9 @@ class Lab:
             alone, turn.was_joined = turn.may_train.is_set(), False
             turn.trained.clear()
             trial = measure(
-                order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn
-            )
+                order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn,
+                order.suspect_below,
+            )  # fmt: skip
             attempts.append(trial)
             if not alone and trial.training.startup_seconds is None:
                 while not turn.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had

@@ -162,7 +162,8 @@ class Loop:
         current = self._stand(bench, station)
         waited, self._unproposed_since = self._unproposed_since, None
         if self._again and current is not None and not self._stopping:
-            return Job(self._lab.order((again := self._again.pop(0)).commit), bench, again)
+            again = self._again.pop(0)
+            return Job(self._lab.order(again.commit, standing=current), bench, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
         if current is None and ((of_main := self._baseline.next(bench)) is not None or self._again):
@@ -183,7 +184,7 @@ class Loop:
         if current is not None and experiment.parent not in current.line:  # main went on by hand, say
             experiment = self._drafts.moved(experiment, base.commit) or experiment
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
-        return Job(self._lab.order(experiment.commit), bench, experiment)
+        return Job(self._lab.order(experiment.commit, standing=current), bench, experiment)
 
     def _has_next(self, station: Station) -> bool:
         """Whether a trial could begin at once, with nothing else to be done before."""

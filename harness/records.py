@@ -133,7 +133,8 @@ class Audit:
 
     rows: int
     advantage_nats: float
-    """Mean of (audited - scored) at the cut positions; above 0: scoring saw what it must not."""
+    """Mean of (audited - scored) over all positions, as those at the cuts tell it; above 0: scoring saw what
+    it must not."""
     spread_nats: float
     """Mean absolute difference at the cut positions."""
     worst_nats: float
@@ -147,6 +148,8 @@ class Score:
     text_bytes: int
     total_seconds: float
     load_seconds: float
+    warm_seconds: float
+    """Answering one batch that doesn't count; after it the server can only compute."""
     forward_seconds: float
     """Waiting for the model server's answers to the scored rows."""
     first_seconds: float
@@ -155,6 +158,15 @@ class Score:
     """What scoring those rows took beyond the waiting: copies, cross-entropy, sums."""
     audit_seconds: float
     audit: Audit
+    overtime_seconds: float
+    """What the server worked in loading and in batches far slower than the usual one; on a processor, of all
+    its cores."""
+    better_nats: float
+    """By how much the first rows' losses were lower when they were asked once more in the end, a token."""
+    is_sealed: bool
+    """Whether both servers could only compute from the first row on; see `harness.trial.seal`."""
+    refused_calls: int
+    """What they asked the kernel for then, in vain."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The audit's arithmetic: what is replaced, what is compared, what passes."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,10 @@ from harness.trial import audit
 def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, seq_len, seed):
     inputs = np.random.default_rng(seed).integers(0, 50, (rows, seq_len)).astype(np.uint16)
     inputs[0, :2] = 48, 49
-    doubts = np.random.default_rng(seed + 1).random((rows, seq_len)) * (seed % 2)
-    asked = audit.questions(inputs, lambda rows: doubts[rows], 10, seed)
+    targets = np.roll(inputs, -1, 1)
+    planned = audit.plan(inputs, targets, 50, 10, seed)
+    scored = np.random.default_rng(seed + 1).random((len(planned.rows), seq_len)) * 20 * (seed % 2)
+    asked = audit.questions(inputs, planned, scored, seed)
     assert len(set(asked.rows.tolist())) == len(asked.rows) == min(10, rows)
     for row, cut, tokens in zip(asked.rows, asked.cuts, asked.tokens, strict=True):
         assert 0 <= cut < seq_len - 1
@@ -24,7 +27,8 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
 
 def asked_once(rows=20, seq_len=16):
     inputs = np.arange(rows * seq_len, dtype=np.uint16).reshape(rows, seq_len)
-    return audit.questions(inputs, lambda rows: np.zeros((len(rows), seq_len)), rows, 7)
+    planned = audit.plan(inputs, np.roll(inputs, -1, 1), rows * seq_len, rows, 7)
+    return audit.questions(inputs, planned, np.zeros((rows, seq_len)), 7)
 
 
 def test_equal_answers_pass():
@@ -60,17 +64,28 @@ def test_nan_fails():
     assert audit.judge(Audit(1, float("nan"), 0.0, 0.0), "cpu") is not None
 
 
-def test_half_of_the_cuts_go_where_a_rare_token_was_cheap():
+def test_an_advantage_is_that_of_all_positions_wherever_the_cuts_went():
+    """Cuts go to doubtful positions, and count for less there: the estimate is right on average."""
     generator = np.random.default_rng(0)
-    targets = generator.integers(0, 20, (400, 64))
-    targets[:, 30] = 40 + np.arange(400) % 60  # rare ones
-    scored = np.full((400, 64), 3.0, np.float32)
-    scored[:, 30] = 0.0
-    rarity = audit.rarity(targets, 100)
+    inputs = generator.integers(0, 20, (400, 64)).astype(np.uint16)
+    targets = np.roll(inputs, -1, 1)
+    honest = generator.exponential(3.0, (400, 64))
+    cheap = honest > 8
+    scored = np.where(cheap, 1.0, honest)
+    found = []
+    for seed in range(60):
+        planned = audit.plan(inputs, targets, 20, 400, seed)
+        asked = audit.questions(inputs, planned, scored[planned.rows], seed)
+        found.append(audit.compare(asked, scored[asked.rows], honest[asked.rows]).advantage_nats)
+    gain = (honest - scored)[:, :-1].mean()
+    assert abs(np.mean(found) - gain) < 3 * np.std(found) / 60**0.5
+    assert np.std(found) < gain
 
-    def doubts(rows):
-        return np.maximum(rarity[targets[rows]] - scored[rows], 0.0)
 
-    asked = audit.questions(targets.astype(np.uint16), doubts, 400, 1)
-    assert (asked.cuts == 30).mean() > 0.35
-    assert len(set(asked.cuts.tolist())) > 40
+def test_pairs_of_tokens_are_counted_without_the_one_that_is_asked_for():
+    inputs = np.array([[0, 1, 0, 1, 0, 2]], np.uint16)
+    targets = np.array([[1, 0, 1, 0, 2, 0]], np.uint16)
+    planned = audit.plan(inputs, targets, 3, 1, 0)
+    frequency = np.array([4, 3, 2]) / 9
+    assert np.exp(-planned.surprise[0, 0]) == pytest.approx((1 + 5 * frequency[1]) / (3 - 1 + 5))
+    assert np.exp(-planned.surprise[0, 4]) == pytest.approx((0 + 5 * frequency[2]) / (3 - 1 + 5))

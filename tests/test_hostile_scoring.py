@@ -77,7 +77,7 @@ def test_remembering_earlier_rows_is_invalid(scored):
             "        return logits\n",
         )
     )
-    assert_refused(scored(memory), INVALID, "audit", "other rows")
+    assert_refused(scored(memory), INVALID, "in the end", "other rows")
 
 
 def test_learning_while_being_scored_is_invalid(scored):
@@ -94,7 +94,7 @@ def test_learning_while_being_scored_is_invalid(scored):
             "        return logits\n",
         )
     )
-    assert_refused(scored(learning), INVALID, "audit")
+    assert_refused(scored(learning), INVALID, "in the end", "goes on training")
 
 
 def test_chance_in_the_answers_is_invalid(scored):
@@ -247,7 +247,7 @@ def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):
 
 def test_a_server_that_answers_without_listening_is_refused(scored, bench):
     """Answers in advance must not leave the scorer waiting for room to ask."""
-    from harness.trial.scorer import Refused, Server
+    from harness.trial.client import Refused, Server
 
     script = bench.corpus.folder.parent / "deaf.py"
     script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")

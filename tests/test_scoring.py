@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from harness.records import Score
 from harness.trial import score as scoring
 from harness.trial.device import Device
-from harness.trial.scorer import losses, rows_of_batch
+from harness.trial.losses import losses
+from harness.trial.scorer import rows_of_batch
 
 
 def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):

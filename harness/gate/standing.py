@@ -16,6 +16,7 @@ from harness.gate.policy import SURE, main_may_move, verdict
 from harness.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
 
 LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
+SUSPECT_JUMP = 8.0  # units of noise, in one step
 UNKNOWN_NOISE = 1e-3  # of a score: repeats that were equal to the last digit say nothing of the noise
 
 
@@ -29,6 +30,10 @@ class Standing(Protocol):
     @property
     def incumbent(self) -> Incumbent:
         """The tip: the commit to beat."""
+
+    @property
+    def suspect_below(self) -> float:
+        """A val_bpb that is too good to be believed without a larger audit."""
 
     def believed(self, commit: str) -> float:
         """The true val_bpb of a commit of the line, as it is believed now."""
@@ -64,6 +69,10 @@ class Believing:
     def _incumbent(self, commit: str) -> Incumbent:
         value = self.belief.estimate(commit)
         return Incumbent(commit, value.mean, value.sd)
+
+    @property
+    def suspect_below(self) -> float:
+        return self.incumbent.val_bpb - SUSPECT_JUMP * self.belief.noise
 
     def believed(self, commit: str) -> float:
         return self._incumbent(commit).val_bpb
@@ -121,6 +130,10 @@ class Greedy:
     @property
     def incumbent(self) -> Incumbent:
         return Incumbent(self.line[-1], self.scores[-1])
+
+    @property
+    def suspect_below(self) -> float:
+        return self.scores[-1] * (1 - SUSPECT_JUMP * UNKNOWN_NOISE)
 
     def believed(self, commit: str) -> float:
         return self.scores[self.line.index(commit)]

@@ -6,17 +6,20 @@ A model that looks ahead, keeps what earlier rows taught it, or mixes along the 
 differently there, whether or not it knows that it is being audited: what it would need for the same
 answer is not in its sight any more.
 
-The difference is taken in nats of the target's loss, because that is all that the score is made of.
-Not covered: a cheat in so few positions that no cut meets one. One row answers for one position, so
-what is as likely to be missed as found gains a few / `rows` nats per token.
+The difference is taken in nats of the target's loss, because that is all that the score is made of. Where
+to cut is drawn by how much a cheat could have gained there, so that a gain is found with about the same
+probability however it is spread: see `doubt`, and benchmarks/audit.py for the probabilities.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.records import INVALID, Audit, Failure
+
+EVIDENCE = 5.0  # occurrences of a token before another that weigh as much as its frequency
+LEAST_DOUBT = 0.25  # nats
+MARGIN_NATS = 4.0  # by which an honest model may be more surprised than those counts
 
 
 @dataclass(frozen=True)
@@ -45,43 +48,65 @@ class Questions:
     """Which scored rows, in the order of asking; (K,)."""
     cuts: np.ndarray
     """Last position that is as it was scored; (K,)."""
+    weights: np.ndarray
+    """How many positions each cut stands for, as a share of the mean; (K,)."""
     tokens: np.ndarray
     """Inputs with their suffixes replaced; (K, T) int64."""
 
 
-def rarity(targets: np.ndarray, vocab_size: int) -> np.ndarray:
-    """What a token would cost in nats by its frequency alone; (V,) float32."""
-    counts = np.bincount(targets.ravel(), minlength=vocab_size) + 1.0
-    return -np.log(counts / counts.sum()).astype(np.float32)
+@dataclass(frozen=True)
+class Plan:
+    """What can be known of an audit before there is a score."""
+
+    rows: np.ndarray
+    """Which rows, in the order of asking; (K,)."""
+    surprise: np.ndarray
+    """What each target costs in nats by counts of pairs of tokens; (K, T) float32."""
 
 
-def questions(
-    inputs: np.ndarray, doubts: Callable[[np.ndarray], np.ndarray], count: int, seed: int
-) -> Questions:
-    """Draw `count` of the (R, T) `inputs` rows and replace what stands after a position of each.
+def plan(inputs: np.ndarray, targets: np.ndarray, vocab_size: int, count: int, seed: int) -> Plan:
+    """Draw `count` of the (R, T) rows. What pairs of tokens cost is counted in all of them, each without
+    itself: data alone, which no model can alter."""
+    rows = np.random.default_rng(seed).choice(len(inputs), size=min(count, len(inputs)), replace=False)
+    frequency = np.bincount(targets.ravel(), minlength=vocab_size) + 1.0
+    frequency /= frequency.sum()
+    before = np.bincount(inputs.ravel(), minlength=vocab_size).astype(np.float64)
+    pairs, counts = np.unique(inputs.astype(np.int64) * vocab_size + targets, return_counts=True)
+    asked, goal = inputs[rows].astype(np.int64), targets[rows]
+    seen = counts[np.searchsorted(pairs, asked * vocab_size + goal)] - 1.0
+    chance = (seen + EVIDENCE * frequency[goal]) / (before[asked] - 1.0 + EVIDENCE)
+    return Plan(rows, -np.log(chance).astype(np.float32))
 
-    A cheat that wants to gain much from few positions must take rare tokens and make them cheap. So half
-    of the cuts are uniform, half go where a token's loss is lowest against what its frequency would cost.
+
+def doubt(surprise: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """What a cheat could have gained at each position, in nats, (K, T) > 0: its honest loss is hardly more
+    than what the counts say and a margin, and what was scored of that is gone."""
+    return np.maximum(surprise + MARGIN_NATS - scored, LEAST_DOUBT)
+
+
+def questions(inputs: np.ndarray, planned: Plan, scored: np.ndarray, seed: int) -> Questions:
+    """Draw a position of each planned row and replace what stands after it.
+
     The token right after the cut always differs from the true one: it is the target at the cut.
 
     Args:
-        doubts: how much knowing the targets would have helped, (K, T) >= 0, for (K,) rows.
+        inputs: (R, T) token ids.
+        scored: losses of the planned rows in nats, (K, T).
     """
     generator = np.random.default_rng(seed)
-    total, seq_len = inputs.shape
-    rows = generator.choice(total, size=min(count, total), replace=False)
-    cuts = generator.integers(0, seq_len - 1, size=len(rows))
-    weights = np.cumsum(doubts(rows)[:, :-1].astype(np.float64), axis=1)  # (K, T - 1)
-    drawn = generator.random(len(rows)) * weights[:, -1]
-    doubted = np.minimum((weights <= drawn[:, None]).sum(axis=1), seq_len - 2)
-    cuts = np.where(generator.random(len(rows)) < 0.5, doubted, cuts)
+    rows, seq_len = planned.rows, inputs.shape[1]
+    doubts = doubt(planned.surprise, scored)[:, :-1].astype(np.float64)
+    up_to = np.cumsum(doubts, axis=1)  # (K, T - 1)
+    drawn = generator.random(len(rows)) * up_to[:, -1]
+    cuts = np.minimum((up_to <= drawn[:, None]).sum(axis=1), seq_len - 2)
+    weights = doubts.mean(axis=1) / doubts[np.arange(len(rows)), cuts]
     tokens = inputs[rows].astype(np.int64)
     vocab_size = int(inputs.max()) + 1
     noise = generator.integers(0, vocab_size, size=tokens.shape)
     after = np.arange(seq_len) > cuts[:, None]
     shifted = (tokens + generator.integers(1, vocab_size, size=tokens.shape)) % vocab_size
     first = np.arange(seq_len) == cuts[:, None] + 1
-    return Questions(rows, cuts, np.where(first, shifted, np.where(after, noise, tokens)))
+    return Questions(rows, cuts, weights, np.where(first, shifted, np.where(after, noise, tokens)))
 
 
 def compare(asked: Questions, scored: np.ndarray, audited: np.ndarray) -> Audit:
@@ -91,9 +116,20 @@ def compare(asked: Questions, scored: np.ndarray, audited: np.ndarray) -> Audit:
     before = np.arange(difference.shape[1]) <= asked.cuts[:, None]
     return Audit(
         rows=len(asked.rows),
-        advantage_nats=float(at_cut.mean()),
+        advantage_nats=float(np.average(at_cut, weights=asked.weights)),
         spread_nats=float(np.abs(at_cut).mean()),
         worst_nats=float(np.abs(difference[before]).max()),
+    )
+
+
+def improved(better_nats: float, device_kind: str) -> Failure | None:
+    """None unless answers got better while the server ran: it went on learning, from whatever."""
+    if better_nats <= TOLERANCES[device_kind].advantage_nats:
+        return None
+    return Failure(
+        INVALID,
+        f"asked again in the end, the first rows cost {better_nats:.2g} nats a token less: the model learns "
+        "from other rows, or goes on training",
     )
 
 

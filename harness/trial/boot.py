@@ -1,6 +1,7 @@
 """The first process of a trial: says that the sandbox stands, waits for a train.py, becomes its `__main__`.
 
-What takes time and is the same for every train.py is done before: libraries, the compile cache.
+What takes time and is the same for every train.py is done before: libraries, the compile cache. The last
+thing before it is to have its calls to the kernel answered outside, see `seal`.
 """
 
 import importlib
@@ -10,7 +11,7 @@ import sys
 import types
 from pathlib import Path
 
-from harness.trial import compiled, limits
+from harness.trial import compiled, limits, seal
 from harness.trial.wire import Channel
 
 SCRIPT = "train.py"
@@ -48,6 +49,14 @@ def receive(channel: Channel) -> str | None:
     return SCRIPT
 
 
+def hand_out_seal(channel: Channel, gpu: bool, **message: str) -> None:
+    """Have every further call to the kernel answered by whoever hears this."""
+    listener = seal.install(gpu)
+    channel.send({**message, "sealed": listener is not None}, [listener] if listener is not None else [])
+    if listener is not None:
+        os.close(listener)
+
+
 def become(script: str) -> None:
     """What `python train.py` does, without another interpreter's start."""
     sys.argv = [script]
@@ -63,5 +72,6 @@ if __name__ == "__main__":
     channel.offer({"ask": "boot"})
     prepare()
     if (script := receive(channel)) is not None:
+        hand_out_seal(channel, "HARNESS_PRELOAD" in os.environ, ask="seal")
         channel.socket.close()
         become(script)

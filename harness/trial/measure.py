@@ -102,6 +102,7 @@ def measure(
     keep_checkpoint: bool = False,
     station: Station | None = None,
     turn: Turn | None = None,
+    suspect_below: float = 0.0,
 ) -> Trial:
     """Train and score one train.py.
 
@@ -113,6 +114,7 @@ def measure(
         keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
         station: where it runs, if trials follow each other there.
         turn: when it may train, if another one is being scored there.
+        suspect_below: a val_bpb that is not believed without a larger audit.
 
     Raises:
         KeyboardInterrupt, Cancelled: everything that was started is dead by then.
@@ -143,7 +145,7 @@ def measure(
             if (
                 bench.isolation.kind == "bwrap"
             ):  # else its servers get copies, of a checkpoint that isn't there
-                scoring.append(_begin_scoring(folder, "val", bench))
+                scoring.append(_begin_scoring(folder, "val", bench, suspect_below))
                 stack.callback(scoring[0].close)
             place.prepare(*to_sit)
 
@@ -185,9 +187,9 @@ def measure(
             if not training.is_short(bench.config.trial.budget_seconds):  # that one is trained once more
                 turn.has_trained()
             if not scoring:
-                scoring.append(_begin_scoring(folder, "val", bench))
+                scoring.append(_begin_scoring(folder, "val", bench, suspect_below))
                 stack.callback(scoring[0].close)
-            result = _scored(scoring[0], folder, "val", bench, place, observe)
+            result = _scored(scoring[0], folder, "val", bench, place, observe, suspect_below)
             if isinstance(result, Failure):
                 status, detail = result.status, result.detail
             else:
@@ -245,20 +247,21 @@ def measure_holdout(
     return Holdout(val_bpb, result.val_bpb, bench.setting)
 
 
-def _begin_scoring(folder: Path, split: str, bench: Bench) -> score.Scoring:
+def _begin_scoring(folder: Path, split: str, bench: Bench, suspect_below: float = 0.0) -> score.Scoring:
     return score.Scoring(
         folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
-        bench.isolation, folder / "server.txt",
+        bench.isolation, folder / "server.txt", suspect_below,
     )  # fmt: skip
 
 
 def _scored(
-    begun: score.Scoring, folder: Path, split: str, bench: Bench, place: Station, observe: Observer
-) -> Score | Failure:
+    begun: score.Scoring, folder: Path, split: str, bench: Bench, place: Station, observe: Observer,
+    suspect_below: float = 0.0,
+) -> Score | Failure:  # fmt: skip
     result = _result(begun, observe)
     # It may be for want of what another one took; not a failed audit, which would be another draw.
     if isinstance(result, Failure) and result.status != INVALID and place.is_shared:
-        with contextlib.closing(_begin_scoring(folder, split, bench)) as once_more:
+        with contextlib.closing(_begin_scoring(folder, split, bench, suspect_below)) as once_more:
             return _result(once_more, observe)
     return result
 

@@ -29,7 +29,7 @@ from harness.trial.device import Device
 from harness.trial.sandbox import Isolation
 from harness.trial.text import one_line
 
-SCORED_BY = ("scorer.py", "server.py", "audit.py", "buffers.py", "losses.py")
+SCORED_BY = ("scorer.py", "client.py", "server.py", "audit.py", "buffers.py", "losses.py")
 START_SECONDS = 240.0
 END_SECONDS = 10.0
 Observer = Callable[[str, int, int], None]
@@ -55,9 +55,13 @@ class Scoring:
 
     def __init__(
         self, source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
-        isolation: Isolation, log: Path,
+        isolation: Isolation, log: Path, suspect_below: float = 0.0,
     ) -> None:  # fmt: skip
-        """Of `checkpoint`, a folder that exists, with the train.py that wrote it, on `val` or `holdout`."""
+        """Of `checkpoint`, a folder that exists, with the train.py that wrote it, on `val` or `holdout`.
+
+        Args:
+            suspect_below: a val_bpb that is not believed without a larger audit.
+        """
         caps = config.trial
         request = {
             "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
@@ -66,6 +70,7 @@ class Scoring:
             "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
             "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
             "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
+            "budget_seconds": caps.budget_seconds, "suspect_below": suspect_below,
             "audit_seed": secrets.randbits(32),
         }  # fmt: skip
         self._cap_seconds = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)

@@ -6,7 +6,8 @@ name, opening, a new process or thread, sockets, keys) stops until a `Seal`, in 
 through or refuses it. So the program inside can't skip its own seal, and no list of harmful calls is needed.
 
 A model server is sealed before the first row that counts: it can leave no note for the next one, whatever the
-kernel offers.
+kernel offers. A training, which must open and save files, has so many calls and no more once it knows the
+text: what it leaves for a later one is as little as its own source could say.
 
 Not covered: timing of what processes share in hardware. Needs Linux 5.7 and x86-64 or 64-bit Arm; elsewhere
 `install` returns None, and the record says that nothing was sealed.
@@ -75,6 +76,8 @@ FREE = {
     },
 }  # fmt: skip
 IOCTL = {"x86_64": 16, "aarch64": 29}  # how a GPU is used; on a processor nothing needs it
+
+MOST_CALLS = 100_000  # of a training after its first batch, of a model server while it loads
 
 # ── inside the sandbox ────────────────────────────────────────────────────────────────────────
 

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.trial import boot, limits, seal
+from harness.trial import boot, limits
 from harness.trial.text import one_line
 from harness.trial.wire import Channel
 
@@ -43,7 +43,7 @@ def serve(channel: Channel) -> None:
         logits_out = open_cuda(order["handle"], shape)
     else:
         logits_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
-    _offer_seal(channel, device)
+    boot.hand_out_seal(channel, gpu=device.type == "cuda")
     # ── from here on untrusted code runs in this process, and what it asks of the kernel is decided outside
     model = _load(Path(order["checkpoint"]), device)
     channel.say({"loaded": True})
@@ -61,14 +61,6 @@ def serve(channel: Channel) -> None:
             if asked[0].get("rest"):  # another server is scored meanwhile, with what memory there is
                 torch.cuda.empty_cache()
         channel.say({"done": True})
-
-
-def _offer_seal(channel: Channel, device: Any) -> None:
-    """Have every further call to the kernel answered outside; see `seal`."""
-    listener = seal.install(gpu=device.type == "cuda")
-    channel.send({"sealed": listener is not None}, [listener] if listener is not None else [])
-    if listener is not None:
-        os.close(listener)
 
 
 def _check(logits: Any, shape: tuple[int, ...]) -> None:

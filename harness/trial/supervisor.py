@@ -20,6 +20,7 @@ from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported,
 from harness.trial import checkpoint, compiled, readonly
 from harness.trial.conditions import Watch
 from harness.trial.processes import delayed_seconds
+from harness.trial.seal import MOST_CALLS, Seal
 from harness.trial.seat import Seat
 from harness.trial.text import Tail, one_line
 from harness.trial.wire import Channel, ProtocolError, close_all
@@ -27,6 +28,7 @@ from harness.trial.wire import Channel, ProtocolError, close_all
 CURVE_POINTS = 1000
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
+SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
@@ -52,6 +54,7 @@ Observer = Callable[[Progress], None]
 class _State:
     started_at: float
     first_batch_at: float | None = None
+    first_batch_ns: int = 0  # of the clock that files are dated by
     saving_at: float | None = None
     submitted_at: float | None = None
     failure: Failure | None = None
@@ -66,6 +69,7 @@ class _State:
     away_seconds: float = 0.0
     """The longest that we ourselves did nothing while it trained: stopped, or asleep with the machine."""
     delayed_seconds: float = 0.0
+    sealed: bool = False
     booted: bool = False
     """It reached our own first line inside: whatever ends it before is not train.py's fault."""
     reported: Reported = field(default_factory=Reported)
@@ -102,6 +106,7 @@ class Supervisor:
         self.config, self.seat, self.observe, self.on_training = config, seat, observe, on_training
         self.may_train, self.other_trains = may_train, other_trains
         self.watch = Watch(seat.device, seat.process.pid)
+        self._seal: Seal | None = None
         self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
         self.ended_at: float | None = None
 
@@ -126,8 +131,9 @@ class Supervisor:
                 state.failure = _ended_without_checkpoint(code, tail, state.booted)
             if state.failure is None:
                 handed = checkpoint.Handed(
-                    state.names, state.checkpoint, state.first_batch_at, state.saving_at, state.submitted_at
-                )
+                    state.names, state.checkpoint, state.first_batch_at, state.saving_at,
+                    state.submitted_at, state.first_batch_ns, tokens,
+                )  # fmt: skip
                 in_memory = seat.isolation.kind == "bwrap"
                 state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
             if state.failure and state.failure.status == INVALID and state.away_seconds > AWAY_SECONDS:
@@ -135,6 +141,8 @@ class Supervisor:
                 state.failure = Failure(ERROR, f"{away}: {state.failure.detail}")
         finally:
             seat.close()
+            if self._seal is not None:
+                self._seal.close()
             close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
         return self._outcome(state, tail)
 
@@ -148,7 +156,9 @@ class Supervisor:
             shown_at, passed_at = 0.0, time.monotonic()
             while True:
                 if state.asked_at is not None and state.first_batch_at is None and self.may_train():
-                    state.first_batch_at = time.monotonic()
+                    state.first_batch_at, state.first_batch_ns = time.monotonic(), time.time_ns()
+                    if self._seal is not None:
+                        self._seal.limit(MOST_CALLS)
                     channel.offer({"ok": True}, [tokens])
                     state.delayed_seconds = -delayed_seconds(self.seat.process.pid)
                 now = time.monotonic()
@@ -170,6 +180,8 @@ class Supervisor:
                             selector.unregister(reading)
                     elif not self._hear(channel, state, tokens):
                         selector.unregister(channel.fileno())
+                if self._seal is not None and self._seal.refused and state.failure is None:
+                    state.failure = Failure(INVALID, f"asked the kernel {SPENT}")
                 if state.failure or state.submitted_at is not None:
                     return None
                 if (code := self.seat.process.poll()) is not None:
@@ -230,7 +242,10 @@ class Supervisor:
     ) -> None:
         now = time.monotonic()
         ask = message.get("ask")
-        if ask == "data" and state.asked_at is None and sent and self.seat.compiled:
+        if ask == "seal" and not state.sealed:  # our own first word: nothing untrusted ran before
+            state.sealed = True
+            self._seal = Seal(sent.pop()) if sent else None
+        elif ask == "data" and state.asked_at is None and sent and self.seat.compiled:
             compiled.take(sent[0], self.seat.compiled)  # before the tokens: nothing in it was learned
         if ask != "submit":
             close_all(sent)

@@ -18,6 +18,7 @@ def phases(trial: Mapping[str, Any]) -> dict[str, float]:
     training, score = _part(trial, "training"), _part(trial, "score")
     start, opened = _seconds(training, "startup_seconds"), _seconds(training, "open_seconds")
     audit = _seconds(score, "audit_seconds")
+    load = _seconds(score, "load_seconds") + _seconds(score, "warm_seconds")
     found = {
         "wait": _seconds(trial, "waited_seconds"),
         "propose": _seconds(trial, "propose_seconds"),
@@ -26,7 +27,8 @@ def phases(trial: Mapping[str, Any]) -> dict[str, float]:
         "held": _seconds(training, "held_seconds"),
         "train": _seconds(training, "training_seconds"),
         "save": _seconds(training, "save_seconds"),
-        "score": max(0.0, _seconds(score, "total_seconds") - audit),
+        "load": load,
+        "score": max(0.0, _seconds(score, "total_seconds") - load - audit),
         "audit": audit,
     }
     inside = sum(seconds for name, seconds in found.items() if name not in ("wait", "propose"))
