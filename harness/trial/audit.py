@@ -19,7 +19,7 @@ from harness.records import INVALID, Audit, Failure
 
 EVIDENCE = 5.0  # occurrences of a token before another that weigh as much as its frequency
 LEAST_DOUBT = 0.25  # nats
-MARGIN_NATS = 4.0  # by which an honest model may be more surprised than those counts
+MARGIN_NATS = 6.0  # by which an honest model may be more surprised than those counts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from harness.records import CRASH, INVALID, Failure
-from harness.trial import processes
+from harness.trial import holdings, processes
 from harness.trial.buffers import CudaBuffer, SharedArray
 from harness.trial.device import Device
 from harness.trial.losses import losses
@@ -115,17 +115,28 @@ class Server:
             self._seal = Seal(packet[1][0])
             self._seal.limit(MOST_CALLS)
 
-    def warm_up(self, tokens: np.ndarray) -> None:
-        """Have it answer rows that don't count: what it needs for the first time it may still fetch. Then it
-        is sealed, and gives back the memory that it keeps for more."""
-        began, spent = time.monotonic(), self.spent_seconds()
+    def begin_warm_up(self, tokens: np.ndarray) -> None:
+        """Have it answer rows that don't count, (B, T): what it needs for the first time it may still fetch,
+        and it gives back the memory that it keeps for more."""
+        self._warm_began, self._spent_before = time.monotonic(), self.spent_seconds()
         self.ask(tokens, rest=True)
-        self.logits(began + self._request["scoring_seconds"])
-        self.warm_seconds, self.warm_spent_seconds = time.monotonic() - began, self.spent_seconds() - spent
+
+    def end_warm_up(self, touched: set[tuple[int, int]]) -> None:
+        """Wait for it, and seal the server.
+
+        Args:
+            touched: files that are in memory already, see `holdings`; added to.
+        """
+        self.logits(self._warm_began + self._request["scoring_seconds"])
+        self.warm_seconds = time.monotonic() - self._warm_began
+        self.warm_spent_seconds = self.spent_seconds() - self._spent_before
+        if self._seal is None:
+            return
         if self.refused_calls:
             raise Refused(INVALID, f"loading it asked the kernel for over {MOST_CALLS:,} names and files")
-        if self._seal is not None:
-            self._seal.limit(0)
+        self._seal.limit(0)
+        if why := holdings.touch(processes.tree(self._process.pid), touched):
+            raise Refused(INVALID, f"the model server can't be sealed: {why}")
 
     def spent_seconds(self) -> float:
         """A clock of what it may have worked: its processors' seconds, on a GPU all that pass."""

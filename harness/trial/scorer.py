@@ -173,8 +173,13 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         load_seconds = first.end_load()
         second.end_load()
         noise = np.random.default_rng(seed).integers(0, vocab_size, (batch_rows, seq_len))
+        touched: set[tuple[int, int]] = set()
+        for server in servers if device == "cuda" else ():
+            server.begin_warm_up(noise)  # what the first one's wait for leaves to the other
         for server in servers:
-            server.warm_up(noise)
+            if device != "cuda":
+                server.begin_warm_up(noise)
+            server.end_warm_up(touched)
         second.pause()  # sealed and frozen before a row is asked: they can't meet
         scoring_started = time.monotonic()
         scored = answer(first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring", True)

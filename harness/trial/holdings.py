@@ -1,0 +1,73 @@
+"""What a sealed process still holds: files that it has open or mapped, and what those could tell it.
+
+A sealed server can open nothing more. But which pages of a file are in memory is common to all processes, and
+the time of a first touch tells it: so all that it holds is brought into memory before the first row. And some
+files of the kernel's count what all processes do: whoever keeps one open is not sealed.
+"""
+
+import ctypes
+import mmap
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+MOST_BYTES = 64 * 2**30
+PROC, SYS, CGROUP, CGROUP2 = (
+    0x9FA0,
+    0x62656572,
+    0x27E0EB,
+    0x63677270,
+)  # file systems that are the kernel's word
+TOLD = {PROC, SYS, CGROUP, CGROUP2}
+
+
+def touch(processes: Iterable[int], known: set[tuple[int, int]]) -> str:
+    """Bring into memory all that these processes hold of files; empty, or why they can't be sealed.
+
+    Args:
+        known: device and inode of files that were touched already; added to.
+    """
+    size = 0
+    for process in processes:
+        for path in _held(process):
+            with suppress(OSError):  # gone, or no file of a disk's
+                if _file_system(path) in TOLD:
+                    return "it keeps a file open that counts what all processes do (below /proc or /sys)"
+                file = path.stat()
+                if (file.st_dev, file.st_ino) in known or not (stat.S_ISREG(file.st_mode) and file.st_size):
+                    continue
+                known.add((file.st_dev, file.st_ino))
+                if (size := size + file.st_size) > MOST_BYTES:
+                    return f"it holds more than {MOST_BYTES // 2**30} GB of files"
+                _touch(path, file.st_size)
+    return ""
+
+
+def _held(process: int) -> Iterable[Path]:
+    """As they are reached from here; a mapped file without a name lies in memory anyway."""
+    home = Path("/proc", str(process))
+    with suppress(OSError):
+        yield from (home / "fd").iterdir()
+    names = set()
+    with suppress(OSError):
+        for line in (home / "maps").read_text(errors="surrogateescape").splitlines():
+            names.add(line.partition("/")[2])
+    yield from (home / "root" / name for name in sorted(names - {""}) if not name.endswith(" (deleted)"))
+
+
+def _file_system(path: Path) -> int:
+    """Its kind, as the kernel numbers them."""
+    found = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(path), found) != 0:
+        raise OSError(ctypes.get_errno(), "statfs")
+    return int.from_bytes(found.raw[:8], "little")
+
+
+def _touch(path: Path, size: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ).close()
+    finally:
+        os.close(descriptor)
