@@ -16,7 +16,7 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
     targets = np.roll(inputs, -1, 1)
     planned = audit.plan(inputs, targets, 50, 10, seed)
     scored = np.random.default_rng(seed + 1).random((len(planned.rows), seq_len)) * 20 * (seed % 2)
-    asked = audit.questions(inputs, planned, scored, seed)
+    asked = audit.questions(planned, scored)
     assert len(set(asked.rows.tolist())) == len(asked.rows) == min(10, rows)
     for row, cut, tokens in zip(asked.rows, asked.cuts, asked.tokens, strict=True):
         assert 0 <= cut < seq_len - 1
@@ -28,7 +28,7 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
 def asked_once(rows=20, seq_len=16):
     inputs = np.arange(rows * seq_len, dtype=np.uint16).reshape(rows, seq_len)
     planned = audit.plan(inputs, np.roll(inputs, -1, 1), rows * seq_len, rows, 7)
-    return audit.questions(inputs, planned, np.zeros((rows, seq_len)), 7)
+    return audit.questions(planned, np.zeros((rows, seq_len)))
 
 
 def test_equal_answers_pass():
@@ -75,7 +75,7 @@ def test_an_advantage_is_that_of_all_positions_wherever_the_cuts_went():
     found = []
     for seed in range(60):
         planned = audit.plan(inputs, targets, 20, 400, seed)
-        asked = audit.questions(inputs, planned, scored[planned.rows], seed)
+        asked = audit.questions(planned, scored[planned.rows])
         found.append(audit.compare(asked, scored[asked.rows], honest[asked.rows]).advantage_nats)
     gain = (honest - scored)[:, :-1].mean()
     assert abs(np.mean(found) - gain) < 3 * np.std(found) / 60**0.5

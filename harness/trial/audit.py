@@ -62,51 +62,53 @@ class Plan:
     """Which rows, in the order of asking; (K,)."""
     surprise: np.ndarray
     """What each target costs in nats by counts of pairs of tokens; (K, T) float32."""
+    tokens: np.ndarray
+    """The rows' inputs, (K, T) int64."""
+    others: np.ndarray
+    """A token that isn't the true one for each of them."""
+    places: np.ndarray
+    """Where a cut falls among what could be doubted, in [0, 1); (K,)."""
 
 
 def plan(inputs: np.ndarray, targets: np.ndarray, vocab_size: int, count: int, seed: int) -> Plan:
     """Draw `count` of the (R, T) rows. What pairs of tokens cost is counted in all of them, each without
     itself: data alone, which no model can alter."""
-    rows = np.random.default_rng(seed).choice(len(inputs), size=min(count, len(inputs)), replace=False)
+    generator = np.random.default_rng(seed)
+    rows = generator.choice(len(inputs), size=min(count, len(inputs)), replace=False)
     frequency = np.bincount(targets.ravel(), minlength=vocab_size) + 1.0
     frequency /= frequency.sum()
     before = np.bincount(inputs.ravel(), minlength=vocab_size).astype(np.float64)
     pairs, counts = np.unique(inputs.astype(np.int64) * vocab_size + targets, return_counts=True)
-    asked, goal = inputs[rows].astype(np.int64), targets[rows]
-    seen = counts[np.searchsorted(pairs, asked * vocab_size + goal)] - 1.0
-    chance = (seen + EVIDENCE * frequency[goal]) / (before[asked] - 1.0 + EVIDENCE)
-    return Plan(rows, -np.log(chance).astype(np.float32))
+    tokens, goal = inputs[rows].astype(np.int64), targets[rows]
+    seen = counts[np.searchsorted(pairs, tokens * vocab_size + goal)] - 1.0
+    chance = (seen + EVIDENCE * frequency[goal]) / (before[tokens] - 1.0 + EVIDENCE)
+    known = int(inputs.max()) + 1
+    others = (tokens + generator.integers(1, max(known, 2), size=tokens.shape)) % known
+    return Plan(rows, -np.log(chance).astype(np.float32), tokens, others, generator.random(len(rows)))
 
 
 def doubt(surprise: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """What a cheat could have gained at each position, in nats, (K, T) > 0: its honest loss is hardly more
     than what the counts say and a margin, and what was scored of that is gone."""
-    return np.maximum(surprise + MARGIN_NATS - scored, LEAST_DOUBT)
+    return np.maximum(surprise + MARGIN_NATS - scored.astype(np.float32), LEAST_DOUBT)
 
 
-def questions(inputs: np.ndarray, planned: Plan, scored: np.ndarray, seed: int) -> Questions:
+def questions(planned: Plan, scored: np.ndarray) -> Questions:
     """Draw a position of each planned row and replace what stands after it.
 
     The token right after the cut always differs from the true one: it is the target at the cut.
 
     Args:
-        inputs: (R, T) token ids.
         scored: losses of the planned rows in nats, (K, T).
     """
-    generator = np.random.default_rng(seed)
-    rows, seq_len = planned.rows, inputs.shape[1]
-    doubts = doubt(planned.surprise, scored)[:, :-1].astype(np.float64)
+    count, seq_len = planned.tokens.shape
+    doubts = doubt(planned.surprise, scored)[:, :-1]
     up_to = np.cumsum(doubts, axis=1)  # (K, T - 1)
-    drawn = generator.random(len(rows)) * up_to[:, -1]
+    drawn = planned.places.astype(np.float32) * up_to[:, -1]
     cuts = np.minimum((up_to <= drawn[:, None]).sum(axis=1), seq_len - 2)
-    weights = doubts.mean(axis=1) / doubts[np.arange(len(rows)), cuts]
-    tokens = inputs[rows].astype(np.int64)
-    vocab_size = int(inputs.max()) + 1
-    noise = generator.integers(0, vocab_size, size=tokens.shape)
+    weights = up_to[:, -1] / (seq_len - 1) / doubts[np.arange(count), cuts]
     after = np.arange(seq_len) > cuts[:, None]
-    shifted = (tokens + generator.integers(1, vocab_size, size=tokens.shape)) % vocab_size
-    first = np.arange(seq_len) == cuts[:, None] + 1
-    return Questions(rows, cuts, weights, np.where(first, shifted, np.where(after, noise, tokens)))
+    return Questions(planned.rows, cuts, weights, np.where(after, planned.others, planned.tokens))
 
 
 def compare(asked: Questions, scored: np.ndarray, audited: np.ndarray) -> Audit:
@@ -129,7 +131,7 @@ def improved(better_nats: float, device_kind: str) -> Failure | None:
     return Failure(
         INVALID,
         f"asked again in the end, the first rows cost {better_nats:.2g} nats a token less: the model learns "
-        "from other rows, or goes on training",
+        "from other rows, goes on training, or answers by chance",
     )
 
 

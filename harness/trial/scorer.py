@@ -199,7 +199,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         second.resume()
         if val_bpb < request["suspect_below"]:
             planned = audit.plan(inputs, targets, vocab_size, SUSPECTED * request["audit_rows"], seed)
-        asked = audit.questions(inputs, planned, scored.nats[planned.rows], seed)
+        asked = audit.questions(planned, scored.nats[planned.rows])
         audited = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"], "auditing"
         )

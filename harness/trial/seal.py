@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import platform
 import select
@@ -114,53 +115,40 @@ def _program(machine: str, gpu: bool) -> bytes:
 
 
 class Seal:
-    """Answers the calls of one sandbox, in a thread of its own, to the sandbox's end or `close`.
+    """Answers the calls of one sandbox, to its end or `close`.
 
     Attributes:
-        refused: how many calls were refused, and by number, for whoever asks why.
+        refused: how many calls were refused, by number.
     """
 
     def __init__(self, listener: int) -> None:
         """`listener`: what `install` returned inside; closed in the end."""
         self._listener = listener
-        self._lock = threading.Lock()
         self._left: int | None = None
+        self._asked = bytearray(NOTIFICATION.size)
         self.refused: dict[int, int] = {}
-        self._stop, self._stopped = os.pipe()
         with contextlib.suppress(OSError):
             fcntl.ioctl(listener, _request(1, 4, 8), WAKE_ON_THE_SAME_CORE)
-        self._thread = threading.Thread(target=self._answer, name="seal", daemon=True)
-        self._thread.start()
+        _answering().add(listener, self)
 
     def limit(self, calls: int) -> None:
         """From now on let through so many calls and no more. 0 seals it."""
-        with self._lock:
+        with _answering().lock:
             self._left = calls
 
     def close(self) -> None:
-        """End the thread; what still runs inside gets an error for each such call."""
-        os.close(self._stopped)
-        self._thread.join()
-        os.close(self._stop)
-        os.close(self._listener)
+        """What still runs inside gets an error for each such call."""
+        if self._listener >= 0:
+            _answering().drop(self._listener)
+            os.close(self._listener)
+            self._listener = -1
 
-    def _answer(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._stop, 0)  # its other end's close is told all the same
-        receive, send = _request(3, 0, NOTIFICATION.size), _request(3, 1, ANSWER.size)
-        while True:
-            ready = dict(poll.poll())
-            if self._stop in ready or not ready[self._listener] & select.POLLIN:
-                return  # nobody is left inside, or nobody outside wants to know any more
-            asked = bytearray(NOTIFICATION.size)
-            try:
-                fcntl.ioctl(self._listener, receive, asked)
-            except OSError:
-                continue  # killed before it was heard
-            which, _, _, number, *_ = NOTIFICATION.unpack(asked)
-            with self._lock, contextlib.suppress(OSError):  # or before it was answered
-                fcntl.ioctl(self._listener, send, ANSWER.pack(which, 0, *self._verdict(number)))
+    def answer(self) -> None:
+        """The next call, which waits for it."""
+        self._asked[:] = bytes(len(self._asked))  # the kernel insists
+        fcntl.ioctl(self._listener, RECEIVE, self._asked)
+        which, _, _, number, *_ = NOTIFICATION.unpack(self._asked)
+        fcntl.ioctl(self._listener, SEND, ANSWER.pack(which, 0, *self._verdict(number)))
 
     def _verdict(self, number: int) -> tuple[int, int]:
         """An answer's error and flags. Only the number is looked at: what a pointer points to may change."""
@@ -173,6 +161,56 @@ class Seal:
         return -errno.EPERM, 0
 
 
+class _Answering:
+    """The thread that answers for all seals of this process: two would wait for each other's interpreter."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._epoll = select.epoll()
+        self._seals: dict[int, Seal] = {}
+        threading.Thread(target=self._run, name="seals", daemon=True).start()
+
+    def add(self, listener: int, seal: Seal) -> None:
+        with self.lock:
+            self._seals[listener] = seal
+            self._epoll.register(listener, select.EPOLLIN)
+
+    def drop(self, listener: int) -> None:
+        with self.lock:
+            if self._seals.pop(listener, None) is not None:
+                self._epoll.unregister(listener)
+
+    def _run(self) -> None:
+        while True:
+            for listener, event in self._epoll.poll():
+                with self.lock:
+                    seal = self._seals.get(listener)
+                    if seal is None:
+                        continue
+                    if not event & select.EPOLLIN:  # nobody is left inside
+                        del self._seals[listener]
+                        self._epoll.unregister(listener)
+                        continue
+                    with contextlib.suppress(OSError):  # killed before it was heard, or answered
+                        seal.answer()
+
+
+def _answering() -> _Answering:
+    with MAKING:
+        return _made()
+
+
+MAKING = threading.Lock()
+
+
+@functools.cache
+def _made() -> _Answering:
+    return _Answering()
+
+
 def _request(direction: int, number: int, size: int) -> int:
     """The number of one of the listener's ioctls."""
     return direction << 30 | size << 16 | ord("!") << 8 | number
+
+
+RECEIVE, SEND = _request(3, 0, NOTIFICATION.size), _request(3, 1, ANSWER.size)
