@@ -45,7 +45,20 @@ class Bench:
         self.scores = {"baseline": list(BASELINE)}
         self.ran, self.held_out = [], []
 
-    def measure(self, source, commit, seed, bench, folder, observe, on_wait, keep_checkpoint, station, turn):
+    def measure(
+        self,
+        source,
+        commit,
+        seed,
+        bench,
+        folder,
+        observe,
+        on_wait,
+        keep_checkpoint,
+        station,
+        turn,
+        suspect_below=0.0,
+    ):
         self.ran.append((commit, seed))
         title = self._git("log", "-1", "--format=%s", commit).split(" (val_bpb")[0]
         value = self.scores[title].pop(0)
@@ -137,7 +150,9 @@ class Held:
         self.trains_until_start_of = {}
         self.seen, self.tells_apart = Conditions(1, 1, 1, 0.0, 10_000), lambda title: False
 
-    def __call__(self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn):
+    def __call__(
+        self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn, suspect=0.0
+    ):
         title = self.git("log", "-1", "--format=%s", commit)
         self.started.append((title, turn.may_train.is_set()))
         deadline = time.monotonic() + 20

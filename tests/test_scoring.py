@@ -151,7 +151,7 @@ def test_the_holdout_is_scored_by_the_same_rule(bench, checkpoint, tmp_path):
         tmp_path / "server.txt", lambda *_: None,
     )  # fmt: skip
     assert isinstance(result, Score)
-    assert result.tokens == 1100 * 32
+    assert result.tokens == len(np.load(bench.corpus.rows_file("holdout"))) * 32 <= 1100 * 32
 
 
 @settings(deadline=None)  # on a busy machine, too

@@ -5,6 +5,7 @@ import json
 import sys
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -56,11 +57,13 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
             click.echo(
                 f"  {name:<8} {split['documents']:>9,} documents {split['tokens'] / 1e6:9.2f} M tokens"
             )
-    scored, val = data.eval_tokens, manifest["splits"]["val"]["tokens"]
-    if val < scored:
+    wanted, val = data.eval_tokens, manifest["splits"]["val"]["tokens"]
+    scored = np.load(made.rows_file("val"), mmap_mode="r").shape[0] * data.seq_len
+    if min(val, scored) < wanted // data.seq_len * data.seq_len:
         click.echo(
-            f"WARNING: {scored:,} tokens are scored and val has {val:,}, so some of them twice and more. "
-            f"More text mends it, or eval_tokens = {val // data.seq_len * data.seq_len} in {paths.config}",
+            f"WARNING: {scored:,} of {wanted:,} tokens are scored and val has {val:,}: documents come twice and "
+            f"more, though no row does. More text mends it, or eval_tokens = "
+            f"{min(val, scored) // data.seq_len * data.seq_len} in {paths.config}",
             err=True,
         )
     if data != config.data:

@@ -9,6 +9,7 @@ Source of the rule: karpathy/autoresearch `prepare.py`, after Ding et al., "Fewe
 Improve Language Modeling", https://arxiv.org/abs/2404.10830.
 """
 
+import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -60,6 +61,22 @@ def pack(
                 length = left
             row[filled : filled + length] = tokens[start : start + length]
             filled += length
+        yield row
+
+
+def distinct(rows: Iterable[np.ndarray], patience: int) -> Iterator[np.ndarray]:
+    """Without exact repeats, of which an endless order has many where there is little text; ends after
+    `patience` of them in a row."""
+    seen: set[bytes] = set()
+    repeats = 0
+    for row in rows:
+        digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        if digest in seen:
+            if (repeats := repeats + 1) >= patience:
+                return
+            continue
+        repeats = 0
+        seen.add(digest)
         yield row
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from harness.config import DataConfig
 from harness.corpus import store, tokenizer
 from harness.corpus.hub import Progress
-from harness.corpus.packing import in_order_forever, pack, shuffled_forever
+from harness.corpus.packing import distinct, in_order_forever, pack, shuffled_forever
 from harness.corpus.sources import NAMED, Document, Source, open_source
 from harness.errors import HarnessError
 from harness.lock import held
@@ -172,7 +172,8 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
         pinned = name == "val" and source.pinned
         order = in_order_forever(documents) if pinned else shuffled_forever(documents, seed=0)
         stream = pack(tokens, offsets, order, row_length)
-        np.save(folder / f"{name}.npy", np.stack(list(islice(stream, rows))))
+        packed = list(islice(distinct(stream, rows), rows))
+        np.save(folder / f"{name}.npy", np.stack(packed))
     progress("pack", 2, 2)
     manifest = {
         "recipe": _recipe(config),

@@ -352,10 +352,12 @@ class Repository:
 
     def _source(self, commit: pygit2.Commit) -> bytes:
         short = str(commit.id)[:7]
-        try:
-            entry = commit.tree["train.py"]
-        except KeyError:
-            raise HarnessError(f"commit {short} has no train.py", "another commit") from None
+        found = [entry for entry in commit.tree if entry.name == "train.py"]
+        if not found:
+            raise HarnessError(f"commit {short} has no train.py", "another commit")
+        if len(found) > 1:  # git's own commands show one of them
+            raise HarnessError(f"the tree of commit {short} has {len(found)} entries train.py", "git fsck")
+        entry = found[0]
         if not isinstance(entry, pygit2.Blob) or entry.filemode == FileMode.LINK:
             raise HarnessError(f"train.py in commit {short} is not a regular file")
         if entry.size > TRAIN_BYTES:

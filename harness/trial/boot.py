@@ -43,8 +43,9 @@ def receive(channel: Channel) -> str | None:
     order, (descriptor,) = packet
     with os.fdopen(descriptor, "rb") as copy:
         copy.seek(0)
-        Path(SCRIPT).write_bytes(copy.read())
-    Path(SCRIPT).chmod(0o444)
+        script = os.open(SCRIPT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        with os.fdopen(script, "wb") as file:
+            file.write(copy.read())
     os.environ["HARNESS_TRIAL"] = order["run"]
     return SCRIPT
 

@@ -41,6 +41,15 @@ def cpu_seconds(ancestor: int) -> float:
     return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
 
+def out_of_memory_kills() -> int:
+    """How many processes here the kernel ended for want of memory, so far; 0 where it doesn't say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 def delayed_seconds(ancestor: int) -> float:
     """For how long the first thread of a process below it could have run and waited for a processor, so far;
     of all the one that waited longest. 0 where the kernel doesn't say."""

@@ -19,7 +19,7 @@ from harness.config import TrialConfig
 from harness.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
 from harness.trial import checkpoint, compiled, readonly
 from harness.trial.conditions import Watch
-from harness.trial.processes import delayed_seconds
+from harness.trial.processes import delayed_seconds, out_of_memory_kills
 from harness.trial.seal import MOST_CALLS, Seal
 from harness.trial.seat import Seat
 from harness.trial.text import Tail, one_line
@@ -116,7 +116,7 @@ class Supervisor:
         Raises:
             OSError: the machine failed us (no process, no disk); a repeat may work.
         """
-        seat, tail = self.seat, Tail()
+        seat, tail, killed = self.seat, Tail(), out_of_memory_kills()
         state = _State(time.monotonic())
         tokens = -1
         try:
@@ -128,7 +128,9 @@ class Supervisor:
             for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
                 self._read(seat.reading, tail)
             if state.failure is None and state.submitted_at is None:
-                state.failure = _ended_without_checkpoint(code, tail, state.booted)
+                state.failure = _ended_without_checkpoint(
+                    code, tail, state.booted, out_of_memory_kills() > killed
+                )
             if state.failure is None:
                 handed = checkpoint.Handed(
                     state.names, state.checkpoint, state.first_batch_at, state.saving_at,
@@ -332,15 +334,16 @@ class Supervisor:
         )
 
 
-def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool) -> Failure:
+def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool, killed: bool) -> Failure:
+    """`killed`: whether the kernel ended a process for want of memory meanwhile."""
     lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
     if not booted:
         return Failure(ERROR, f"the sandbox did not start: {one_line(lines[-1])}")
     if code == 0:
         return Failure(CRASH, "exited without submitting a checkpoint (run.submit(model) does)")
     if code is not None and code < 0:
-        hint = " (out of memory?)" if code == -9 else ""
-        return Failure(CRASH, f"ended by signal {-code}{hint}")
+        hint = " (out of memory: the kernel ended it)" if code == -9 and killed else ""
+        return Failure(CRASH, f"ended by signal {-code}, or exit {128 - code}{hint}")
     said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
     places = [place for place in map(PLACE.match, lines) if place]
     where = f" (train.py line {places[-1][1]})" if places else ""

@@ -1,10 +1,11 @@
 """System calls that a sandboxed process does without: those that see or alter what all processes share.
 
 What a trial sees is read-only, but the kernel keeps state beside it: which pages of those files are in
-memory, who holds locks on them, who watches them, hints on how long they will live, keys of the user's. One
-program can leave a note there that another reads. Advice is taken and not followed, locks are granted and
-not held (nothing else of a trial's is shared), questions get an error. Of sockets there are only those
-that connect processes of one sandbox, and none that looks up a name for each message.
+memory, who holds locks on them, who watches them, hints on how long they will live, keys of the user's; and
+the nodes below /dev are the host's own. One program can leave a note there that another reads. Advice is
+taken and not followed, locks are granted and not held (nothing else of a trial's is shared), modes, owners,
+times and attributes seem to be set, questions get an error. Of sockets there are only those that connect
+processes of one sandbox, and none that looks up a name for each message.
 
 What only leaves traces by being asked (a name that is looked up) is no matter of this list: see `seal`.
 """
@@ -43,6 +44,10 @@ MACHINES = {
         "io_uring_setup": 425, "process_madvise": 440, "cachestat": 451, "perf_event_open": 298,
         "add_key": 248, "request_key": 249, "keyctl": 250, "userfaultfd": 323, "bpf": 321, "quotactl": 179,
         "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "socket": 41, "socketpair": 53,
+        "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "chown": 92, "fchown": 93,
+        "lchown": 94, "fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280,
+        "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198,
+        "fremovexattr": 199,
     }),
     "aarch64": Machine(0xC00000B7, 277, {
         "flock": 32, "fadvise64": 223, "readahead": 213, "mincore": 232, "madvise": 233, "fcntl": 25,
@@ -50,9 +55,16 @@ MACHINES = {
         "io_uring_setup": 425, "process_madvise": 440, "cachestat": 451, "perf_event_open": 241,
         "add_key": 217, "request_key": 218, "keyctl": 219, "userfaultfd": 282, "bpf": 280, "quotactl": 60,
         "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "socket": 198, "socketpair": 199,
+        "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchown": 55, "fchownat": 54, "utimensat": 88,
+        "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15,
+        "fremovexattr": 16,
     }),
 }  # fmt: skip
-GRANTED = ("flock", "fadvise64", "readahead")
+GRANTED = {
+    "flock", "fadvise64", "readahead", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown",
+    "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat", "setxattr", "lsetxattr", "fsetxattr",
+    "removexattr", "lremovexattr", "fremovexattr",
+}  # fmt: skip
 # By one argument: its place, how it is compared, and an answer for each value; all others are allowed.
 RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE = 1, 2, 3, 20, 21, 22, 23
 GETLK, SETLK, SETLKW, OFD_GETLK, OFD_SETLK, OFD_SETLKW = 5, 6, 7, 36, 37, 38
