@@ -1,0 +1,77 @@
+"""Each folder of tests/attacks is a way to a score that wasn't earned; none gets one.
+
+`attack.py` is appended to `honest.py`, which is deterministic, and run as a whole trial. `expected.toml` says
+what must come out: `status`, what its one line `says`, perhaps what it `never` says, and caps of the trial.
+Whatever that is: nothing scores better than the honest program, and the host is as it was.
+"""
+
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import assert_mistake, harness
+
+ATTACKS = Path(__file__).parent / "attacks"
+NAMES = sorted(path.name for path in ATTACKS.iterdir() if (path / "attack.py").exists())
+GUARD = '\n\nif __name__ == "__main__":\n    main()\n'
+BETTER = 1e-6  # bits per byte: the same program gives the same score
+NODES = ("null", "zero", "full", "random", "urandom", "tty")
+
+
+@pytest.fixture
+def attempt(try_out):
+    """`attempt(name)` -> the Trial of an attack, of the honest program for an empty name."""
+
+    def run(name: str, **caps):
+        attack = (ATTACKS / name / "attack.py").read_text() if name else ""
+        return try_out((ATTACKS / "honest.py").read_text() + attack + GUARD, audit_rows=512, **caps)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def honest_bpb():
+    """Filled by the first test that needs it."""
+    return []
+
+
+def nodes() -> list[tuple[int, int, list[str]]]:
+    found = [Path("/dev", name) for name in NODES]
+    return [(p.stat().st_mode, p.stat().st_uid, os.listxattr(p)) for p in found if p.exists()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_gains_nothing(attempt, honest_bpb, name):
+    if not honest_bpb:
+        honest = attempt("")
+        assert honest.status == "ok", honest.detail
+        honest_bpb.append(honest.val_bpb)
+    expected = tomllib.loads((ATTACKS / name / "expected.toml").read_text())
+    before = nodes()
+    trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
+    told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
+    assert trial.status == expected["status"], told
+    assert expected.get("says", "") in trial.detail, told
+    assert expected.get("never") is None or expected["never"] not in trial.detail, told
+    assert "\n" not in trial.detail
+    assert trial.val_bpb is None or trial.val_bpb > honest_bpb[0] - BETTER, told
+    assert nodes() == before
+
+
+def test_a_tree_with_two_entries_of_one_name_is_not_run(repository):
+    """git's commands show the first, libgit2 the second."""
+
+    def git(*args: str, data: bytes | None = None) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=repository.folder, input=data, capture_output=True, check=True
+        )
+        return done.stdout.decode().strip()
+
+    shown = git("rev-parse", "HEAD:train.py")
+    ran = git("hash-object", "-w", "--stdin", data=b"raise SystemExit('another one ran')\n")
+    entries = b"".join(b"100644 train.py\0" + bytes.fromhex(blob) for blob in (shown, ran))
+    tree = git("hash-object", "-t", "tree", "-w", "--stdin", "--literally", data=entries)
+    commit = git("commit-tree", tree, "-p", "HEAD", "-m", "two of them")
+    assert_mistake(harness("run", commit, cwd=repository.folder), "2 entries train.py")
