@@ -92,7 +92,7 @@ CPU = Config(
     data=DataConfig("python", 256, 512, 512 * 256, 1),
     trial=TrialConfig(
         device="auto", budget_seconds=20.0, startup_seconds=30.0, save_seconds=5.0,
-        load_seconds=30.0, scoring_seconds=60.0, audit_rows=256, sandbox="auto",
+        load_seconds=30.0, scoring_seconds=30.0, audit_rows=256, sandbox="auto",
         disk_mb=1024, memory_gb=0.0, gpu_memory_gb=0.0,
     ),
 )  # fmt: skip

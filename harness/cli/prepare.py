@@ -61,8 +61,8 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
     scored = np.load(made.rows_file("val"), mmap_mode="r").shape[0] * data.seq_len
     if min(val, scored) < wanted // data.seq_len * data.seq_len:
         click.echo(
-            f"WARNING: {scored:,} of {wanted:,} tokens are scored and val has {val:,}: documents come twice and "
-            f"more, though no row does. More text mends it, or eval_tokens = "
+            f"WARNING: {scored:,} of {wanted:,} tokens are scored and val has {val:,}: documents come twice "
+            f"and more, though no row does. More text mends it, or eval_tokens = "
             f"{min(val, scored) // data.seq_len * data.seq_len} in {paths.config}",
             err=True,
         )

@@ -44,6 +44,7 @@ class Server:
         self._logits: CudaBuffer | SharedArray | None = None
         self._tokens: SharedArray | None = None
         self._seal: Seal | None = None
+        self._sealed_processes: list[int] = []  # none can follow them
         self._tail = Tail()
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
         self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
@@ -135,12 +136,17 @@ class Server:
         if self.refused_calls:
             raise Refused(INVALID, f"loading it asked the kernel for over {MOST_CALLS:,} names and files")
         self._seal.limit(0)
-        if why := holdings.touch(processes.tree(self._process.pid), touched):
+        self._sealed_processes = processes.tree(self._process.pid)
+        if why := holdings.touch(self._sealed_processes, touched):
             raise Refused(INVALID, f"the model server can't be sealed: {why}")
 
     def spent_seconds(self) -> float:
         """A clock of what it may have worked: its processors' seconds, on a GPU all that pass."""
-        return processes.cpu_seconds(self._process.pid) if self._device.kind == "cpu" else time.monotonic()
+        if self._device.kind != "cpu":
+            return time.monotonic()
+        if self._sealed_processes:
+            return processes.cpu_seconds_of(self._sealed_processes)
+        return processes.cpu_seconds(self._process.pid)
 
     @property
     def refused_calls(self) -> int:

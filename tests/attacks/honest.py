@@ -1,9 +1,8 @@
-"""What every attack starts from: an honest, deterministic experiment. An attack's `attack.py` is appended to it
-and replaces what it is about: `answer`, `prepared`, `main`."""
+"""What every attack starts from: an honest, deterministic experiment. An attack's `attack.py` is appended
+to it and replaces what it is about: `answer`, `prepared`, `main`."""
 
-import os
-import sys
-import time
+import os  # noqa: F401
+import time  # noqa: F401
 
 import torch
 from torch import nn
