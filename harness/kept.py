@@ -1,4 +1,5 @@
-"""Checkpoints: which are held on to, and what they score on the holdout, which no decision sees.
+"""Checkpoints: which are held on to, what they score on the holdout, which no decision sees, and whether a
+second look at them gives the same score.
 
 They stay in their trial's run folder, marked: scored from the same place, under the same path, a program
 can't tell the holdout by it. On a GPU with room nothing waits for the holdout's processes: they start while
@@ -18,7 +19,7 @@ from typing import Any
 from harness.ledger.experiments import Experiments
 from harness.paths import Paths
 from harness.records import ERROR, Failure, Holdout, Setting, Trial, is_score
-from harness.trial.measure import Bench, measure_holdout
+from harness.trial.measure import Bench, measure_holdout, second_opinion
 from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Progress
 
@@ -47,6 +48,7 @@ class Kept:
         self._tell, self._show, self._away = tell, show, away
         self._owed: dict[str, Owed] = {}
         self._tried: set[tuple[str, Setting]] = set()
+        self._opinions: dict[tuple[str, Setting], str] = {}
 
     def keep(self, folder: Path, trial: Trial) -> None:
         """Hold on to a trial's checkpoint: `main` may move to its commit. One of a commit is enough."""
@@ -89,6 +91,26 @@ class Kept:
             except (OSError, ValueError):
                 found = None
             yield folder, found if isinstance(found, dict) else {}
+
+    def second_opinion(self, commit: str, bench: Bench, station: Station) -> str:
+        """Why `main` may not move there: its score is another one when it is taken plainly. Empty if it may,
+        also where its checkpoint is gone, or the machine failed at it; asked once."""
+        if (commit, bench.setting) in self._opinions:
+            return self._opinions[commit, bench.setting]
+        found = self._scored(commit, bench.setting)
+        if found is None:
+            return ""
+        self._tell("note", f"     a second opinion on {commit[:7]}, before main moves")
+        with self._away():
+            said = second_opinion(found[0], bench, lambda text: self._tell("note", text), station)
+        why = said.detail if isinstance(said, Failure) else ""
+        if said is not None:
+            self._experiments.note(commit, opinion=asdict(said))
+        if isinstance(said, Failure) and said.status == ERROR:
+            self._tell("trouble", f"     {why}")
+            why = ""
+        self._opinions[commit, bench.setting] = why
+        return why
 
     def score_holdout(self, commit: str, bench: Bench, station: Station) -> None:
         """With the checkpoint that was kept, once, if one of this setting is still there."""

@@ -227,6 +227,9 @@ class Lab:
             return standing
         if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
             self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
+        if why := self.kept.second_opinion(move.new, bench, station):
+            self.tell_once("trouble", f"     main waits before {move.new[:7]}: {why}")
+            return standing
         self.kept.score_holdout(move.new, bench, station)
         try:
             if not self.experiments.advance(move.old, move.new):

@@ -24,7 +24,7 @@ from harness.corpus.prepare import open_prepared
 from harness.corpus.store import Corpus
 from harness.paths import Paths, write_atomically
 from harness.records import ERROR, INVALID, OK, Failure, Holdout, Score, Setting, Training, Trial
-from harness.trial import score
+from harness.trial import opinion, score
 from harness.trial.conditions import Watch, spoilt
 from harness.trial.device import Device, resolve
 from harness.trial.sandbox import Isolation, choose
@@ -32,6 +32,7 @@ from harness.trial.station import Station, Turn
 from harness.trial.supervisor import Observer, Progress, Supervisor
 
 LOOK_SECONDS = 2.0
+ROW_NATS = "row_nats.npy"  # beside the checkpoint: what each row of val cost
 
 
 @dataclass(frozen=True)
@@ -247,10 +248,27 @@ def measure_holdout(
     return Holdout(val_bpb, result.val_bpb, bench.setting)
 
 
+def second_opinion(
+    folder: Path, bench: Bench, on_wait: Callable[[str], None], station: Station
+) -> opinion.Opinion | Failure | None:
+    """Of a checkpoint that was kept, with the device to itself; None where too little was kept for it."""
+    if not (folder / ROW_NATS).exists():
+        return None
+    request = score.request_for(
+        folder / "train.py", folder / "checkpoint", bench.corpus, "val", bench.config, bench.device,
+        bench.isolation, folder / "server.txt",
+    )  # fmt: skip
+    with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
+        while not station.take(LOOK_SECONDS):
+            pass
+        stack.callback(station.leave)
+        return opinion.ask(request, folder / ROW_NATS)
+
+
 def _begin_scoring(folder: Path, split: str, bench: Bench, suspect_below: float = 0.0) -> score.Scoring:
     return score.Scoring(
         folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
-        bench.isolation, folder / "server.txt", suspect_below,
+        bench.isolation, folder / "server.txt", suspect_below, folder / ROW_NATS if split == "val" else None,
     )  # fmt: skip
 
 

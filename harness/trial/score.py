@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from harness.config import Config
 from harness.corpus.store import Corpus
@@ -50,29 +51,39 @@ def _code() -> str:
     return "\n".join(ast.dump(ast.parse(source)) for source in sources)
 
 
+def request_for(
+    source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
+    isolation: Isolation, log: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """What a scorer is told, as JSON values."""
+    caps = config.trial
+    return {
+        "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
+        "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
+        "device": asdict(device), "isolation": isolation.kind,
+        "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
+        "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
+        "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
+        "budget_seconds": caps.budget_seconds, "audit_seed": secrets.randbits(32),
+    }  # fmt: skip
+
+
 class Scoring:
     """One score, of a checkpoint that may not be there yet: the scorer and its servers are started now."""
 
     def __init__(
         self, source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
-        isolation: Isolation, log: Path, suspect_below: float = 0.0,
+        isolation: Isolation, log: Path, suspect_below: float = 0.0, row_nats: Path | None = None,
     ) -> None:  # fmt: skip
         """Of `checkpoint`, a folder that exists, with the train.py that wrote it, on `val` or `holdout`.
 
         Args:
             suspect_below: a val_bpb that is not believed without a larger audit.
+            row_nats: where to write what each row cost, (R,) float64, for a second opinion.
         """
         caps = config.trial
-        request = {
-            "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
-            "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
-            "device": asdict(device), "isolation": isolation.kind,
-            "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
-            "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
-            "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
-            "budget_seconds": caps.budget_seconds, "suspect_below": suspect_below,
-            "audit_seed": secrets.randbits(32),
-        }  # fmt: skip
+        request = request_for(source, checkpoint, corpus, split, config, device, isolation, log)
+        request |= {"suspect_below": suspect_below, "row_nats": str(row_nats) if row_nats else ""}
         self._cap_seconds = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

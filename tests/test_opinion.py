@@ -1,0 +1,60 @@
+"""Before `main` moves its new score is taken once more, plainly; what differs stops it."""
+
+import numpy as np
+import pytest
+from conftest import HONEST, assert_refused
+from stubs import MUCH_BETTER, Changing, begin, known
+
+import harness.kept as kept
+from harness.records import ERROR, INVALID, Failure
+from harness.trial import opinion
+from harness.trial.measure import ROW_NATS, measure, second_opinion
+from harness.trial.opinion import Opinion
+from harness.trial.station import Station
+
+
+@pytest.fixture
+def scored_once(bench, tmp_path):
+    folder = tmp_path / "run"
+    trial = measure(HONEST.encode(), "0" * 40, 1, bench, folder, lambda _: None, lambda _: None, True)
+    assert trial.status == "ok", trial.detail
+    return folder
+
+
+def test_an_honest_score_has_the_same_second_opinion(bench, scored_once):
+    said = second_opinion(scored_once, bench, lambda _: None, Station())
+    assert isinstance(said, Opinion), said
+    assert said.rows == len(np.load(bench.corpus.rows_file("val")))
+    assert abs(said.difference_bpb) < 1e-5
+
+
+def test_a_score_that_the_fast_path_made_too_low_is_found(bench, scored_once):
+    nats = np.load(scored_once / ROW_NATS)
+    np.save(scored_once / ROW_NATS, nats - 0.01 * nats * (np.arange(len(nats)) % 3 == 0))
+    assert_refused(
+        second_opinion(scored_once, bench, lambda _: None, Station()), INVALID, "asked again, plainly"
+    )
+
+
+def test_a_checkpoint_that_is_of_an_earlier_version_has_none(bench, scored_once):
+    (scored_once / ROW_NATS).unlink()
+    assert second_opinion(scored_once, bench, lambda _: None, Station()) is None
+
+
+@pytest.mark.parametrize("status", [INVALID, ERROR])
+def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine_failed(
+    fresh, told, monkeypatch, status
+):
+    told.scores["One"], before = list(MUCH_BETTER), fresh("rev-parse", "main")
+    why = "2000 rows asked again, plainly: +0.1 bits per byte"
+    monkeypatch.setattr(kept, "second_opinion", lambda *_: Failure(status, why))
+    begin(fresh, Changing([("One", 1, MUCH_BETTER)]), places=1, experiments=1).run()
+    assert (fresh("rev-parse", "main") == before) == (status == INVALID)
+    one = fresh("log", "--all", "--format=%H", "--grep=One").splitlines()[0]
+    assert known(fresh).record(one)["opinion"]["detail"] == why
+
+
+def test_a_difference_within_its_standard_error_is_none():
+    assert opinion.differs(Opinion(2000, 0.002, 0.001, 1.0), 3.0, "cpu") is None
+    assert opinion.differs(Opinion(2000, 0.004, 0.001, 1.0), 3.0, "cpu") is not None
+    assert opinion.differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
