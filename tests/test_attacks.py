@@ -20,13 +20,18 @@ BETTER = 1e-6  # bits per byte: the same program gives the same score
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
+def program(name: str) -> str:
+    """The train.py of an attack; of the honest program for an empty name."""
+    attack = (ATTACKS / name / "attack.py").read_text() if name else ""
+    return (ATTACKS / "honest.py").read_text() + attack + GUARD
+
+
 @pytest.fixture
 def attempt(try_out):
     """`attempt(name)` -> the Trial of an attack, of the honest program for an empty name."""
 
     def run(name: str, **caps):
-        attack = (ATTACKS / name / "attack.py").read_text() if name else ""
-        return try_out((ATTACKS / "honest.py").read_text() + attack + GUARD, audit_rows=512, **caps)
+        return try_out(program(name), audit_rows=512, **caps)
 
     return run
 

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from conftest import HONEST, edit, with_caps
+from test_attacks import ATTACKS, program
 
 from harness.records import CRASH, ERROR, INVALID, OK, Failure, Holdout, Score
 from harness.trial import device
 from harness.trial import score as scoring
+from harness.trial.losses import losses
 from harness.trial.measure import measure, measure_holdout
 from harness.trial.station import Station, Turn
 
@@ -259,3 +262,55 @@ def test_a_fused_operator_of_train_py_and_its_gradients_are_those_of_its_plain_t
     right = [*wanted, *torch.autograd.grad(wanted, exact, [a.double() for a in along])]
     for one, other in zip(found, right, strict=True):
         assert torch.linalg.norm(one.double() - other) < 1e-2 * torch.linalg.norm(other)
+
+
+@pytest.mark.parametrize("width", [300, 8192, 16384])
+def test_every_loss_of_the_kernel_is_right_to_a_ten_thousandth_of_a_nat_whatever_the_logits(width):
+    """Against float64: random logits, and those that a hostile model would try."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    normal = torch.randn(512, width, device="cuda", generator=generator)
+    targets = torch.randint(width, (512,), device="cuda", generator=generator)
+    tied = torch.full_like(normal, 1e4)
+    tied[:, 1::2] -= 64
+    excluded = normal.clone()
+    excluded[:, ::3] = -torch.inf
+    excluded[torch.arange(512), targets] = 1.0
+    far = {"large": normal * 1e9, "constant": torch.full_like(normal, 1e9), "mixed": normal.sign() * 3e38}
+    near = {"usual": normal * 3, "wide": (normal * 3e3).clamp(-1e4, 1e4), "tied": tied, "excluded": excluded}
+    for name, logits in (near | far).items():
+        found, is_near = losses(logits, targets)
+        exact = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none").cpu()
+        assert torch.isfinite(found).all(), name
+        assert ((found - exact).abs() <= 1e-4 + 1e-7 * exact.abs()).all(), (name, (found - exact).abs().max())
+        assert is_near == (name in near), name
+
+
+ON_GPU_TOO = (
+    "constant-logits", "looked-up-names", "keys", "write-hints", "tokens-as-checkpoint", "one-file-many-times",
+    "rare-look-ahead", "int-logits", "learning-in-load", "learning-while-answering", "counters-kept-open",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def honest_on_gpu():
+    return []
+
+
+@pytest.mark.parametrize("name", ON_GPU_TOO)
+def test_an_attack_gains_nothing_on_a_gpu(gpu_bench, honest_on_gpu, tmp_path, name):
+    def attempt(which, **caps):
+        bench = with_caps(gpu_bench, {"audit_rows": 512, "scoring_seconds": 60.0, **caps})
+        text = program(which).replace("process_time", "monotonic").encode()
+        return measure(
+            text, "0" * 40, 1, bench, tmp_path / (which or "honest"), lambda _: None, lambda _: None
+        )
+
+    if not honest_on_gpu:
+        honest = attempt("")
+        assert honest.status == OK, honest.detail
+        honest_on_gpu.append(honest.val_bpb)
+    expected = tomllib.loads((ATTACKS / name / "expected.toml").read_text())
+    trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
+    told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
+    assert trial.status == expected["status"] and expected.get("says", "") in trial.detail, told
+    assert trial.val_bpb is None or trial.val_bpb > honest_on_gpu[0] - 1e-3, told
