@@ -286,7 +286,8 @@ def test_every_loss_of_the_kernel_is_right_to_a_ten_thousandth_of_a_nat_whatever
 
 
 ON_GPU_TOO = (
-    "constant-logits", "looked-up-names", "keys", "write-hints", "tokens-as-checkpoint", "one-file-many-times",
+    "constant-logits", "looked-up-names", "keys", "write-hints", "tokens-as-checkpoint",
+    "one-file-many-times",
     "rare-look-ahead", "int-logits", "learning-in-load", "learning-while-answering", "counters-kept-open",
 )  # fmt: skip
 
@@ -300,7 +301,7 @@ def honest_on_gpu():
 def test_an_attack_gains_nothing_on_a_gpu(gpu_bench, honest_on_gpu, tmp_path, name):
     def attempt(which, **caps):
         bench = with_caps(gpu_bench, {"audit_rows": 512, "scoring_seconds": 60.0, **caps})
-        text = program(which).replace("process_time", "monotonic").encode()
+        text = program(which).replace("process_time", "monotonic").replace("+ 8.0", "+ 16.0").encode()
         return measure(
             text, "0" * 40, 1, bench, tmp_path / (which or "honest"), lambda _: None, lambda _: None
         )
