@@ -129,10 +129,8 @@ def main() -> None:
                 caught = 0
                 for _ in range(options.draws):
                     drawn = generator.integers(0, len(rows), count)  # the sample stands for all rows
-                    plan = audit.Plan(
-                        drawn, surprise[drawn], drawn[:, None] * np.ones((1, honest.shape[1]), np.int64),
-                        np.zeros((1, 1), np.int64), generator.random(count),
-                    )  # fmt: skip
+                    tokens = np.broadcast_to(np.int64(0), (count, honest.shape[1]))  # no matter here
+                    plan = audit.Plan(drawn, surprise[drawn], tokens, tokens, generator.random(count))
                     asked = audit.questions(plan, scored[drawn])
                     caught += audit.judge(_compare(asked, scored, honest), options.device) is not None
                 cells.append(f"{caught / options.draws:.1%} ({share:.2%})")

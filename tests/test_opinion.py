@@ -11,6 +11,7 @@ from harness.trial import opinion
 from harness.trial.measure import ROW_NATS, measure, second_opinion
 from harness.trial.opinion import Opinion
 from harness.trial.station import Station
+from harness.views import words
 
 
 @pytest.fixture
@@ -58,3 +59,14 @@ def test_a_difference_within_its_standard_error_is_none():
     assert opinion.differs(Opinion(2000, 0.002, 0.001, 1.0), 3.0, "cpu") is None
     assert opinion.differs(Opinion(2000, 0.004, 0.001, 1.0), 3.0, "cpu") is not None
     assert opinion.differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
+
+
+def test_show_says_how_a_score_was_checked():
+    score = {"is_sealed": True, "refused_calls": 3, "audit": {"rows": 3072}}
+    said = "model servers sealed, 3,072 rows audited, 3 calls to the kernel refused"
+    assert words.checked({"score": score}) == said
+    assert "WARNING" in words.checked({"score": {"is_sealed": False}})
+    assert words.checked({"score": {"val_bpb": 1.0}}) == "", "of an earlier version"
+    assert "+0.00010 ± 0.00002" in words.opinion({"rows": 9, "difference_bpb": 1e-4, "error_bpb": 2e-5})
+    assert words.opinion({"detail": "no second opinion: x"}) == "Second opinion: no second opinion: x."
+    assert words.opinion({}) == ""

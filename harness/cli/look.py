@@ -95,6 +95,8 @@ def show(experiment: str, as_json: bool) -> int:
         made = next((e for e in known if e.origin == found.commit), None)
         after = f"measured as {made.name.number:04d}" if made else f"harness adopt {found.name.number} does"
         why.append(f"Made by hand; {after}." if made else f"Made by hand, and not measured: {after}.")
+    if said := words.opinion(known.part(found.commit, "opinion")):
+        why.append(said)
     if why:
         click.echo("\n".join(why) + "\n")
     for trial in trials:
@@ -112,6 +114,8 @@ def show(experiment: str, as_json: bool) -> int:
             click.echo(f"seed {trial.get('seed')}: {ended}{where}")
         if trial.get("total_seconds"):
             click.echo(f"time {wall.line(trial)}\n")
+        if how := words.checked(trial):
+            click.echo(f"{how}\n")
         if odd := disturbed(training.get("delayed_seconds"), training.get("training_seconds")):
             click.echo(f"WARNING: {odd}\n")
         unused = trial.get("instead_of")

@@ -108,3 +108,26 @@ def _does(effect: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share < 0.999 else "over 99.9%"
+
+
+def checked(trial: Mapping[str, Any]) -> str:
+    """What was done so that a score can be believed; empty for one of an earlier version."""
+    score = trial.get("score")
+    if not isinstance(score, Mapping) or not isinstance(score.get("is_sealed"), bool):
+        return ""
+    audit = score.get("audit")
+    rows = figure(audit.get("rows")) if isinstance(audit, Mapping) else None
+    line = (
+        "model servers sealed" if score["is_sealed"] else "WARNING: model servers not sealed, by this kernel"
+    )
+    line += f", {rows:,.0f} rows audited" if rows is not None else ""
+    refused = figure(score.get("refused_calls")) or 0
+    return line + (f", {refused:,.0f} calls to the kernel refused" if refused > 0 else "")
+
+
+def opinion(found: Mapping[str, Any]) -> str:
+    """Of the second look before `main` moved; empty without one."""
+    difference, error, rows = (figure(found.get(key)) for key in ("difference_bpb", "error_bpb", "rows"))
+    if difference is None or error is None or rows is None:
+        return f"Second opinion: {found['detail']}." if isinstance(found.get("detail"), str) else ""
+    return f"Second opinion, {rows:,.0f} rows: {difference:+.5f} ± {error:.5f} bits per byte from its score."
