@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 LEVELS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 
 
-def losses_of(repository: Path, most_rows: int = 3072) -> dict[str, np.ndarray]:
+def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
     """Train and score the train.py of a repository, as it stands; rows and losses of a part."""
     bench = open_bench(configs.load(repository / ".autoresearch" / "config.toml"), repository)
     with tempfile.TemporaryDirectory() as made:
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--losses", type=Path)
     parser.add_argument("--keep", type=Path, help="write the losses there")
     parser.add_argument("--gain", type=float, nargs="+", default=[0.002, 0.005, 0.01], help="bits per byte")
-    parser.add_argument("--rows", type=int, nargs="+", default=[2048, 3072])
+    parser.add_argument("--rows", type=int, nargs="+", default=[2048, 3328])
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--device", default="cuda", help="whose thresholds")
     options = parser.parse_args()

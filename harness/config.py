@@ -83,7 +83,7 @@ GPU = Config(
     data=DataConfig("climbmix", 2048, 8192, 40 * 524288, 10),
     trial=TrialConfig(
         device="auto", budget_seconds=300.0, startup_seconds=300.0, save_seconds=5.0,
-        load_seconds=60.0, scoring_seconds=120.0, audit_rows=3072, sandbox="auto",
+        load_seconds=60.0, scoring_seconds=120.0, audit_rows=3328, sandbox="auto",
         disk_mb=8192, memory_gb=0.0, gpu_memory_gb=0.0,
     ),
 )  # fmt: skip

@@ -62,8 +62,8 @@ def test_a_difference_within_its_standard_error_is_none():
 
 
 def test_show_says_how_a_score_was_checked():
-    score = {"is_sealed": True, "refused_calls": 3, "audit": {"rows": 3072}}
-    said = "model servers sealed, 3,072 rows audited, 3 calls to the kernel refused"
+    score = {"is_sealed": True, "refused_calls": 3, "audit": {"rows": 3328}}
+    said = "model servers sealed, 3,328 rows audited, 3 calls to the kernel refused"
     assert words.checked({"score": score}) == said
     assert "WARNING" in words.checked({"score": {"is_sealed": False}})
     assert words.checked({"score": {"val_bpb": 1.0}}) == "", "of an earlier version"

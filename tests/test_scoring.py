@@ -1,16 +1,23 @@
 """The score of an honest model is right: closed forms, bytes of known text, a private copy of the logits."""
 
+import contextlib
 import json
 import math
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import FORWARD, HONEST, MIXING, assert_failed, bits_per_byte, edit
+from conftest import FORWARD, HONEST, MIXING, assert_failed, assert_refused, bits_per_byte, edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.records import Score
+from harness.records import ERROR, Score
+from harness.trial import processes
 from harness.trial import score as scoring
 from harness.trial.device import Device
 from harness.trial.losses import losses
@@ -195,3 +202,30 @@ def test_a_batch_of_logits_takes_a_twentieth_of_a_gpus_memory_within_bounds():
     assert 4 * rows * 2048 * 8192 <= large.memory_mb * 2**20 / 20
     assert rows_of_batch(small, 4096, 200_000) == 1
     assert rows_of_batch(large, 2048, 256) == 128
+
+
+def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(bench, checkpoint, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(edit((FORWARD, "        time.sleep(0.5)\n" + FORWARD)))
+    begun = scoring.Scoring(
+        script, checkpoint, bench.corpus, "val", bench.config, bench.device, bench.isolation, tmp_path / "log"
+    )
+
+    def states() -> dict[int, str]:
+        found = {}
+        for process in processes.tree(begun._process.pid):
+            with contextlib.suppress(OSError):
+                found[process] = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(begun.result, lambda *_: None)
+        deadline = time.monotonic() + 30
+        while "T" not in (now := states()).values():
+            assert time.monotonic() < deadline, now
+            time.sleep(0.02)
+        os.kill(begun._process.pid, signal.SIGKILL)
+        assert_refused(result.result(20), ERROR, "the scorer died")
+    while any(Path(f"/proc/{process}").exists() for process in now):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -154,7 +154,6 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     batch_rows = min(len(inputs), rows_of_batch(Device(**request["device"]), seq_len, vocab_size))
     shape = (batch_rows, seq_len, vocab_size)
     seed = request["audit_seed"]
-    planned = audit.plan(inputs, targets, vocab_size, request["audit_rows"], seed)
     counted = byte_lengths[targets]  # (R, T)
     text_bytes, counted = int(counted.sum(dtype=np.int64)), counted > 0
     servers = first, second = Server(request, shape), Server(request, shape)
@@ -164,6 +163,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
             server.warm()  # neither has seen train.py yet
         if device == "cuda" and early:
             warm_up("cuda")
+        planned = audit.plan(inputs, targets, vocab_size, request["audit_rows"], seed)  # while they start
         emit({"ready": True})
         if not wait():
             return
