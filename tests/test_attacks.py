@@ -1,7 +1,8 @@
 """Each folder of tests/attacks is a way to a score that wasn't earned; none gets one.
 
 `attack.py` is appended to `honest.py`, which is deterministic, and run as a whole trial. `expected.toml` says
-what must come out: `status`, what its one line `says`, perhaps what it `never` says, and caps of the trial.
+what must come out: `status`, what its one line `says` (or one of several), perhaps what it `never` says, and
+caps of the trial.
 Whatever that is: nothing scores better than the honest program, and the host is as it was.
 """
 
@@ -24,6 +25,12 @@ def program(name: str) -> str:
     """The train.py of an attack; of the honest program for an empty name."""
     attack = (ATTACKS / name / "attack.py").read_text() if name else ""
     return (ATTACKS / "honest.py").read_text() + attack + GUARD
+
+
+def says(expected: dict, detail: str) -> bool:
+    """Whether that is the one line, or one of those that may come first."""
+    wanted = expected.get("says", "")
+    return any(words in detail for words in ([wanted] if isinstance(wanted, str) else wanted))
 
 
 @pytest.fixture
@@ -58,7 +65,7 @@ def test_an_attack_gains_nothing(attempt, honest_bpb, name):
     trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
     told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
     assert trial.status == expected["status"], told
-    assert expected.get("says", "") in trial.detail, told
+    assert says(expected, trial.detail), told
     assert expected.get("never") is None or expected["never"] not in trial.detail, told
     assert "\n" not in trial.detail
     assert trial.val_bpb is None or trial.val_bpb > honest_bpb[0] - BETTER, told
