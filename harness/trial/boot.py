@@ -50,9 +50,9 @@ def receive(channel: Channel) -> str | None:
     return SCRIPT
 
 
-def hand_out_seal(channel: Channel, gpu: bool, **message: str) -> None:
+def hand_out_seal(channel: Channel, gpu: bool, alone: bool = False, **message: str) -> None:
     """Have every further call to the kernel answered by whoever hears this."""
-    listener = seal.install(gpu)
+    listener = seal.install(gpu, alone)
     channel.send({**message, "sealed": listener is not None}, [listener] if listener is not None else [])
     if listener is not None:
         os.close(listener)

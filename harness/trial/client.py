@@ -3,6 +3,7 @@
 Everything that it sends may be a lie: what isn't what was asked for refuses the score.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from harness.trial.text import Tail, one_line
 from harness.trial.wire import ProtocolError, close_all, pair
 
 START_SECONDS = 120.0
+STOP_SECONDS = 5.0
 LAST_WORDS = 8  # messages that are read from a server that can't be talked to
 
 
@@ -84,6 +86,7 @@ class Server:
     def begin_load(self) -> None:
         """The first half of it: something else can be done meanwhile."""
         self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
+        self._own_processes = processes.tree(self._process.pid)  # nothing untrusted ran yet
         rows, seq_len, _ = self._shape
         self._tokens = SharedArray.create((rows, seq_len), "int64")
         descriptors = [self._tokens.descriptor]
@@ -136,9 +139,23 @@ class Server:
         if self.refused_calls:
             raise Refused(INVALID, f"loading it asked the kernel for over {MOST_CALLS:,} names and files")
         self._seal.limit(0)
-        self._sealed_processes = processes.tree(self._process.pid)
+        self._leave_alone()
+        self.pause()  # while it is looked at
         if why := holdings.touch(self._sealed_processes, touched):
             raise Refused(INVALID, f"the model server can't be sealed: {why}")
+        self.resume()
+
+    def _leave_alone(self) -> None:
+        """End what it started: nothing can follow, it is sealed. Others could wake it, or work uncounted."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while others := set(processes.tree(self._process.pid)) - set(self._own_processes):
+            for process in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise Refused(INVALID, "the model server can't be sealed: what it started doesn't end")
+            time.sleep(0.002)
+        self._sealed_processes = self._own_processes
 
     def spent_seconds(self) -> float:
         """A clock of what it may have worked: its processors' seconds, on a GPU all that pass."""
@@ -156,6 +173,11 @@ class Server:
     def pause(self) -> None:
         """Freeze it: it sees nothing of what happens meanwhile."""
         self._process.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_SECONDS
+        while not processes.stand_still(self._sealed_processes or processes.tree(self._process.pid)):
+            if time.monotonic() > deadline:
+                raise Refused(INVALID, "the model server doesn't stand still")
+            time.sleep(0.002)
 
     def resume(self) -> None:
         self._process.signal(signal.SIGCONT)

@@ -31,6 +31,8 @@ def touch(processes: Iterable[int], known: set[tuple[int, int]]) -> str:
     """
     size = 0
     for process in processes:
+        if _in_flight(process):
+            return "it has descriptors on their way between its own sockets"
         for path in _held(process):
             with suppress(OSError):  # gone, or no file of a disk's
                 if _file_system(path) in TOLD:
@@ -49,12 +51,23 @@ def _held(process: int) -> Iterable[Path]:
     """As they are reached from here; a mapped file without a name lies in memory anyway."""
     home = Path("/proc", str(process))
     with suppress(OSError):
-        yield from (home / "fd").iterdir()
+        for thread in (home / "task").iterdir():  # each may have descriptors of its own
+            yield from (thread / "fd").iterdir()
     names = set()
     with suppress(OSError):
         for line in (home / "maps").read_text(errors="surrogateescape").splitlines():
             names.add(line.partition("/")[2])
     yield from (home / "root" / name for name in sorted(names - {""}) if not name.endswith(" (deleted)"))
+
+
+def _in_flight(process: int) -> bool:
+    """Whether a socket of it holds descriptors that were sent and not received (said from Linux 5.10 on)."""
+    for about in Path("/proc", str(process)).glob("task/*/fdinfo/*"):
+        with suppress(OSError):
+            for line in about.read_text().splitlines():
+                if line.startswith("scm_fds:") and line.split()[1] != "0":
+                    return True
+    return False
 
 
 def _file_system(path: Path) -> int:

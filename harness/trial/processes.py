@@ -36,6 +36,16 @@ def tree(ancestor: int) -> list[int]:
     return [*_below(ancestor)]
 
 
+def stand_still(processes: Iterable[int]) -> bool:
+    """Whether all threads of these are stopped, or gone."""
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").glob("*/stat"):
+            with suppress(OSError):
+                if thread.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                    return False
+    return True
+
+
 def cpu_seconds(ancestor: int) -> float:
     """Of all processes below it, and of those of them that ended."""
     return _cpu_seconds(_below(ancestor).values())

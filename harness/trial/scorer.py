@@ -205,6 +205,12 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         audited = answer(
             second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"], "auditing"
         )
+        overtime_of_audited = overtime_seconds(
+            second.load_spent_seconds, second.warm_spent_seconds, audited.spent_seconds
+        )
+        checkpoint = Path(request["checkpoint"])
+        if failure := in_time(overtime_of_audited, request["budget_seconds"], checkpoint, device):
+            raise Refused(failure.status, failure.detail)
         found = audit.compare(asked, scored.nats[asked.rows], audited.nats)
         if failure := audit.judge(found, device):
             raise Refused(failure.status, failure.detail)

@@ -28,9 +28,12 @@ import threading
 from harness.trial.syscalls import (
     ALL_THREADS,
     ALLOW,
+    ANY_BIT,
     ARCHITECTURE,
+    ARGUMENTS,
     AT_LEAST,
     EQUAL,
+    ERROR,
     KILL,
     LOAD,
     MACHINES,
@@ -76,6 +79,9 @@ FREE = {
         "membarrier": 283, "rseq": 293, "futex_waitv": 449,
     },
 }  # fmt: skip
+STARTS = {"x86_64": (56, 435, 57, 58), "aarch64": (220, 435)}  # clone, clone3, fork, vfork
+A_THREAD = 0x10000  # of clone's flags
+FORBIDDEN = ERROR | errno.EPERM
 IOCTL = {"x86_64": 16, "aarch64": 29}  # how a GPU is used; on a processor nothing needs it
 
 MOST_CALLS = 100_000  # of a training after its first batch, of a model server while it loads
@@ -83,16 +89,17 @@ MOST_CALLS = 100_000  # of a training after its first batch, of a model server w
 # ── inside the sandbox ────────────────────────────────────────────────────────────────────────
 
 
-def install(gpu: bool) -> int | None:
+def install(gpu: bool, alone: bool = False) -> int | None:
     """Put the filter on all threads of this process; returns its listener, to be handed out and closed here.
 
     Args:
         gpu: whether a GPU's driver is talked to (`ioctl`).
+        alone: it starts threads but no process: one that ended could have worked uncounted.
     """
     machine = platform.machine()
     if sys.platform != "linux" or machine not in FREE:
         return None
-    steps = ctypes.create_string_buffer(program := _program(machine, gpu), len(program))
+    steps = ctypes.create_string_buffer(program := _program(machine, gpu, alone), len(program))
     packed = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(steps))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -101,11 +108,22 @@ def install(gpu: bool) -> int | None:
     return listener if listener >= 0 else None
 
 
-def _program(machine: str, gpu: bool) -> bytes:
+def _program(machine: str, gpu: bool, alone: bool) -> bytes:
     """The filter: instructions of (code, jump if true, jump if false, constant)."""
     free = [*FREE[machine].values(), *([IOCTL[machine]] if gpu else [])]
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, MACHINES[machine].audit_name), (RETURN, 0, 0, KILL)]
     steps += [(LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, X32), (RETURN, 0, 0, UNKNOWN)]
+    if alone:
+        clone, clone3, *others = STARTS[machine]
+        flags = (LOAD, 0, 0, ARGUMENTS)
+        steps += [(EQUAL, 0, 4, clone), flags, (ANY_BIT, 1, 0, A_THREAD), (RETURN, 0, 0, FORBIDDEN)]
+        steps += [
+            (RETURN, 0, 0, NOTIFY),
+            (EQUAL, 0, 1, clone3),
+            (RETURN, 0, 0, UNKNOWN),
+        ]  # then it takes clone
+        for number in others:
+            steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, FORBIDDEN)]
     steps += [(EQUAL, len(free) - place, 0, number) for place, number in enumerate(free)]
     steps += [(RETURN, 0, 0, NOTIFY), (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("HBBI", *step) for step in steps)

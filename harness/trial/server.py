@@ -43,7 +43,7 @@ def serve(channel: Channel) -> None:
         logits_out = open_cuda(order["handle"], shape)
     else:
         logits_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
-    boot.hand_out_seal(channel, gpu=device.type == "cuda")
+    boot.hand_out_seal(channel, gpu=device.type == "cuda", alone=device.type != "cuda")
     # ── from here on untrusted code runs in this process, and what it asks of the kernel is decided outside
     model = _load(Path(order["checkpoint"]), device)
     channel.say({"loaded": True})

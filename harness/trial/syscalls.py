@@ -66,14 +66,23 @@ GRANTED = {
     "removexattr", "lremovexattr", "fremovexattr",
 }  # fmt: skip
 # By one argument: its place, how it is compared, and an answer for each value; all others are allowed.
-RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE = 1, 2, 3, 20, 21, 22, 23
+RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = (
+    1,
+    2,
+    3,
+    20,
+    21,
+    22,
+    23,
+    25,
+)
 GETLK, SETLK, SETLKW, OFD_GETLK, OFD_SETLK, OFD_SETLKW = 5, 6, 7, 36, 37, 38
 SETLEASE, GETLEASE, NOTIFY = 1024, 1025, 1026
 WRITE_HINTS = (1035, 1036, 1037, 1038)  # of an inode or an open file, read and set
 NOWAIT = 8
 BY_ARGUMENT = {
     "madvise": (2, EQUAL, {
-        **dict.fromkeys((RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT), DONE),
+        **dict.fromkeys((RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, COLLAPSE), DONE),
         **dict.fromkeys((POPULATE_READ, POPULATE_WRITE), REFUSED),
     }),
     "fcntl": (1, EQUAL, {
