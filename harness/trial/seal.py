@@ -117,11 +117,8 @@ def _program(machine: str, gpu: bool, alone: bool) -> bytes:
         clone, clone3, *others = STARTS[machine]
         flags = (LOAD, 0, 0, ARGUMENTS)
         steps += [(EQUAL, 0, 4, clone), flags, (ANY_BIT, 1, 0, A_THREAD), (RETURN, 0, 0, FORBIDDEN)]
-        steps += [
-            (RETURN, 0, 0, NOTIFY),
-            (EQUAL, 0, 1, clone3),
-            (RETURN, 0, 0, UNKNOWN),
-        ]  # then it takes clone
+        # Without clone3, whose flags can't be read here, glibc takes clone.
+        steps += [(RETURN, 0, 0, NOTIFY), (EQUAL, 0, 1, clone3), (RETURN, 0, 0, UNKNOWN)]
         for number in others:
             steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, FORBIDDEN)]
     steps += [(EQUAL, len(free) - place, 0, number) for place, number in enumerate(free)]
