@@ -6,7 +6,6 @@ same wall time, so a change has to pay for itself in seconds.
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partialmethod
 from pathlib import Path
@@ -608,12 +607,7 @@ def load(checkpoint_dir: Path, device: torch.device) -> GPT:
     config = Config(**json.loads((checkpoint_dir / "config.json").read_text()))
     with device, torch.no_grad():  # much faster there to draw what is overwritten
         model = GPT(config).prepare(device)
-    with ThreadPoolExecutor() as pool:
-        if HAS_KERNELS:  # both are built at once, while the weights are read
-            any_qk = torch.zeros(1, config.seq_len, 2 * config.width, device=device, dtype=torch.bfloat16)
-            pool.submit(fused_norm_rotary, any_qk, model.rotary.cos, model.rotary.sin)
-            pool.submit(capped, any_qk, config.logit_cap)
-        load_model(model, str(checkpoint_dir / "model.safetensors"))
+    load_model(model, str(checkpoint_dir / "model.safetensors"))
     for block in model.blocks:
         block.fixed_mix = block.mix.tolist()
     return model.eval()
@@ -635,6 +629,8 @@ def main() -> None:
     train_step(model, optimizers, *run.dummy_batch(BATCH_ROWS), scale=0.0)
     for optimizer in optimizers:
         optimizer.state.clear()
+    with torch.no_grad():  # scoring's own kernels: they are kept for it
+        plain(run.dummy_batch(1)[0])
 
     for (tokens, targets), step in zip(run.batches(BATCH_ROWS), range(MAX_STEPS or 10**9), strict=False):
         progress = step / MAX_STEPS if MAX_STEPS else run.progress

@@ -51,13 +51,13 @@ class Server:
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
         self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
         isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
+        seen = {"train.py": request["source"], "checkpoint": request["checkpoint"]}
+        if request["compiled"]:
+            seen["compiled"] = request["compiled"]
         self._process = Process(
             isolation,
             "harness.trial.server",
-            files={
-                "train.py": Path(request["source"]),
-                "checkpoint": Path(request["checkpoint"]),
-            },
+            files={name: Path(path) for name, path in seen.items()},
             descriptors={"HARNESS_SOCKET": theirs.fileno()},
             limits=self._device.limits(request["memory_gb"]),
             variables=self._device.variables | ({"HARNESS_PRELOAD": "1"} if self.is_on_gpu else {}),

@@ -256,7 +256,7 @@ def second_opinion(
         return None
     request = score.request_for(
         folder / "train.py", folder / "checkpoint", bench.corpus, "val", bench.config, bench.device,
-        bench.isolation, folder / "server.txt",
+        bench.isolation, folder / "server.txt", bench.compiled,
     )  # fmt: skip
     with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
         while not station.take(LOOK_SECONDS):
@@ -268,7 +268,8 @@ def second_opinion(
 def _begin_scoring(folder: Path, split: str, bench: Bench, suspect_below: float = 0.0) -> score.Scoring:
     return score.Scoring(
         folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
-        bench.isolation, folder / "server.txt", suspect_below, folder / ROW_NATS if split == "val" else None,
+        bench.isolation, folder / "server.txt", bench.compiled, suspect_below,
+        folder / ROW_NATS if split == "val" else None,
     )  # fmt: skip
 
 

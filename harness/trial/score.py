@@ -53,9 +53,9 @@ def _code() -> str:
 
 def request_for(
     source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
-    isolation: Isolation, log: Path,
+    isolation: Isolation, log: Path, compiled: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a scorer is told, as JSON values."""
+    """What a scorer is told, as JSON values. `compiled`: what trainings compiled, if that is kept."""
     caps = config.trial
     return {
         "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
@@ -65,6 +65,7 @@ def request_for(
         "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
         "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
         "budget_seconds": caps.budget_seconds, "audit_seed": secrets.randbits(32),
+        "compiled": str(compiled) if compiled else "",
     }  # fmt: skip
 
 
@@ -73,16 +74,18 @@ class Scoring:
 
     def __init__(
         self, source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
-        isolation: Isolation, log: Path, suspect_below: float = 0.0, row_nats: Path | None = None,
+        isolation: Isolation, log: Path, compiled: Path | None = None, suspect_below: float = 0.0,
+        row_nats: Path | None = None,
     ) -> None:  # fmt: skip
         """Of `checkpoint`, a folder that exists, with the train.py that wrote it, on `val` or `holdout`.
 
         Args:
+            compiled: what trainings compiled, if that is kept.
             suspect_below: a val_bpb that is not believed without a larger audit.
             row_nats: where to write what each row cost, (R,) float64, for a second opinion.
         """
         caps = config.trial
-        request = request_for(source, checkpoint, corpus, split, config, device, isolation, log)
+        request = request_for(source, checkpoint, corpus, split, config, device, isolation, log, compiled)
         request |= {"suspect_below": suspect_below, "row_nats": str(row_nats) if row_nats else ""}
         self._cap_seconds = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
         root = str(Path(__file__).resolve().parents[2])
