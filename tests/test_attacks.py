@@ -38,7 +38,8 @@ def attempt(try_out):
     """`attempt(name)` -> the Trial of an attack, of the honest program for an empty name."""
 
     def run(name: str, **caps):
-        return try_out(program(name), audit_rows=512, **caps)
+        # Long enough for all steps of the honest program on a busy machine; it ends with them.
+        return try_out(program(name), **{"audit_rows": 512, "budget_seconds": 3.0, **caps})
 
     return run
 

@@ -141,9 +141,12 @@ class Server:
         self._seal.limit(0)
         self._leave_alone()
         self.pause()  # while it is looked at
+        self._bring_in(touched)
+        self._process.signal(signal.SIGCONT)
+
+    def _bring_in(self, touched: set[tuple[int, int]]) -> None:
         if why := holdings.touch(self._sealed_processes, touched):
             raise Refused(INVALID, f"the model server can't be sealed: {why}")
-        self.resume()
 
     def _leave_alone(self) -> None:
         """End what it started: nothing can follow, it is sealed. Others could wake it, or work uncounted."""
@@ -180,6 +183,9 @@ class Server:
             time.sleep(0.002)
 
     def resume(self) -> None:
+        """Let it go on; what it holds and another one pushed out of memory meanwhile is there again."""
+        if self._seal is not None:
+            self._bring_in(set())
         self._process.signal(signal.SIGCONT)
 
     def end_load(self) -> float:

@@ -3,8 +3,8 @@
 A train.py may write anything there, so the cache must not become a way past the budget, the weights of
 one trial handed to the next. Taken over is only what was there before the trial got its first training
 token: nothing in it can have been learned from data. What is there is never replaced, it has bounds, no
-file may lie where the compilers make folders, and the scorer itself doesn't use it. Not covered: a file that a hostile
-trial puts where a later one looks for a kernel.
+file may lie where the compilers make folders, and the scorer itself doesn't use it. Not covered: a file
+that a hostile trial puts where a later one looks for a kernel.
 """
 
 import contextlib

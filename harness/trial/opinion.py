@@ -22,6 +22,7 @@ from harness.records import ERROR, INVALID, Failure
 from harness.trial import limits
 from harness.trial.audit import TOLERANCES
 from harness.trial.client import Refused, Server
+from harness.trial.overtime import in_time
 from harness.trial.text import one_line
 
 ROWS = 2000
@@ -97,6 +98,10 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
         server.load()
         server.begin_warm_up(generator.integers(0, len(lengths), (1, seq_len)))
         server.end_warm_up(set())
+        loaded = server.load_spent_seconds + server.warm_spent_seconds
+        checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
+        if failure := in_time(loaded, request["budget_seconds"], checkpoint, kind):
+            raise Refused(failure.status, failure.detail)
         deadline = time.monotonic() + request["scoring_seconds"]
         apart, sizes = [], []
         for number in drawn:

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.records import CRASH, INVALID, LATE, Failure, Score, is_score
+from harness.records import CRASH, INVALID, Audit, Failure, Score, is_score
 from harness.trial import audit, limits
 from harness.trial.client import Refused, Server
 from harness.trial.device import Device
 from harness.trial.losses import FARTHEST, losses
+from harness.trial.overtime import in_time, overtime_seconds
 from harness.trial.server import warm_up
 
 BATCH_TOKENS = 4096  # few, so that no single batch has time to learn in
 GPU_BATCH_TOKENS = 262144  # more costs memory and saves nothing
 LOGITS_SHARE = 20  # on a GPU, what part of its memory the logits of a batch may take: one in this many
 PROGRESS_SECONDS = 0.25
-# What loading and answering for the first time may take beyond a usual batch: what is learned there is
-# training outside of the clock. Seconds, a part of the budget, and for what is read. On a GPU kernels are
-# compiled there: two of them took 1.1 to 3.9 s on H200 hosts, both servers at it.
-LOAD_SECONDS, LOAD_SHARE, LOAD_BYTES_PER_SECOND = {"cpu": 3.0, "mps": 3.0, "cuda": 10.0}, 0.01, 500e6
 SUSPECTED = 10  # times as many rows are audited where a score seems too good
-USUAL_BATCHES = 2.0  # a batch that takes more of the shortest one than this was not only answered
 
 
 def rows_of_batch(device: Device, seq_len: int, vocab_size: int) -> int:
@@ -119,23 +115,6 @@ def answer(
     return Answers(result, better, waited, first, tuple(spent))
 
 
-def overtime_seconds(load: float, warm: float, batches: Sequence[float]) -> float:
-    """What a server may have worked beyond answering: its load with the answer that doesn't count, and what
-    batches took beyond the usual."""
-    usual = USUAL_BATCHES * min(batches)
-    return load + warm + sum(max(0.0, spent - usual) for spent in batches)
-
-
-def in_time(overtime: float, budget_seconds: float, checkpoint: Path, kind: str) -> Failure | None:
-    """None unless it may have gone on training there."""
-    size = sum(path.stat().st_size for path in checkpoint.iterdir())
-    allowed = LOAD_SECONDS[kind] + LOAD_SHARE * budget_seconds + size / LOAD_BYTES_PER_SECOND
-    if overtime <= allowed:
-        return None
-    took = f"loading {size / 2**20:.1f} MB and first answers took {overtime:.1f} s"
-    return Failure(INVALID, f"{took}, {overtime - allowed:.1f} s {LATE} for that (train before submit)")
-
-
 def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Score], None]) -> None:
     """The whole evaluation of one checkpoint.
 
@@ -170,27 +149,12 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         started = time.monotonic()
         for server in servers if not early else ():
             server.warm()
-        for server in servers:
-            server.begin_load()
-        load_seconds = first.end_load()
-        second.end_load()
-        noise = np.random.default_rng(seed).integers(0, vocab_size, (batch_rows, seq_len))
-        touched: set[tuple[int, int]] = set()
-        for server in servers if device == "cuda" else ():
-            server.begin_warm_up(noise)  # what the first one's wait for leaves to the other
-        for server in servers:
-            if device != "cuda":
-                server.begin_warm_up(noise)
-            server.end_warm_up(touched)
-        second.pause()  # sealed and frozen before a row is asked: they can't meet
+        load_seconds = _seal(first, second, np.random.default_rng(seed).integers(0, vocab_size, shape[:2]))
         scoring_started = time.monotonic()
         scored = answer(first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring", True)
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
-        overtime = overtime_seconds(first.load_spent_seconds, first.warm_spent_seconds, scored.spent_seconds)
-        if failure := in_time(overtime, request["budget_seconds"], Path(request["checkpoint"]), device):
-            raise Refused(failure.status, failure.detail)
-        if failure := audit.improved(scored.better_nats, device):
-            raise Refused(failure.status, failure.detail)
+        overtime = _overtime(first, scored, request)
+        _refuse(audit.improved(scored.better_nats, device))
         refused_calls = first.refused_calls
         first.close()
         nats = float(np.sum(scored.nats, where=counted, dtype=np.float64))
@@ -201,19 +165,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         second.resume()
         if val_bpb < request["suspect_below"]:
             planned = audit.plan(inputs, targets, vocab_size, SUSPECTED * request["audit_rows"], seed)
-        asked = audit.questions(planned, scored.nats[planned.rows])
-        audited = answer(
-            second, asked.tokens, targets[asked.rows], batch_rows, request["scoring_seconds"], "auditing"
-        )
-        overtime_of_audited = overtime_seconds(
-            second.load_spent_seconds, second.warm_spent_seconds, audited.spent_seconds
-        )
-        checkpoint = Path(request["checkpoint"])
-        if failure := in_time(overtime_of_audited, request["budget_seconds"], checkpoint, device):
-            raise Refused(failure.status, failure.detail)
-        found = audit.compare(asked, scored.nats[asked.rows], audited.nats)
-        if failure := audit.judge(found, device):
-            raise Refused(failure.status, failure.detail)
+        found = _audit(second, planned, scored.nats, targets, batch_rows, request)
         if request["row_nats"]:
             np.save(request["row_nats"], np.sum(scored.nats, axis=1, where=counted))
         tell(
@@ -238,6 +190,51 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     finally:
         first.close()
         second.close()
+
+
+def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
+    """Load, warm up with the `noise`, (B, T), and seal both; the second one stands still in the end, so that
+    they can't meet. Returns what the first one's load took, in seconds."""
+    for server in (first, second):
+        server.begin_load()
+    load_seconds = first.end_load()
+    second.end_load()
+    touched: set[tuple[int, int]] = set()
+    for server in (first, second) if first.is_on_gpu else ():
+        server.begin_warm_up(noise)  # what the first one's wait for leaves to the other
+    for server in (first, second):
+        if not first.is_on_gpu:
+            server.begin_warm_up(noise)
+        server.end_warm_up(touched)
+    second.pause()
+    return load_seconds
+
+
+def _audit(
+    server: Server, planned: audit.Plan, scored: np.ndarray, targets: np.ndarray, batch_rows: int,
+    request: dict[str, Any],
+) -> Audit:  # fmt: skip
+    """Ask the other server what was planned, and compare with the losses (R, T) that were `scored`."""
+    asked = audit.questions(planned, scored[planned.rows])
+    goal, seconds = targets[asked.rows], request["scoring_seconds"]
+    answered = answer(server, asked.tokens, goal, batch_rows, seconds, "auditing")
+    _overtime(server, answered, request)
+    found = audit.compare(asked, scored[asked.rows], answered.nats)
+    _refuse(audit.judge(found, request["device"]["kind"]))
+    return found
+
+
+def _overtime(server: Server, answered: Answers, request: dict[str, Any]) -> float:
+    """What it worked beyond answering, in seconds."""
+    seconds = overtime_seconds(server.load_spent_seconds, server.warm_spent_seconds, answered.spent_seconds)
+    checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
+    _refuse(in_time(seconds, request["budget_seconds"], checkpoint, kind))
+    return seconds
+
+
+def _refuse(failure: Failure | None) -> None:
+    if failure is not None:
+        raise Refused(failure.status, failure.detail)
 
 
 def emit(message: dict[str, Any]) -> None:
