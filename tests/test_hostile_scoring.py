@@ -252,8 +252,8 @@ def test_a_server_that_answers_without_listening_is_refused(scored, bench):
     script = bench.corpus.folder.parent / "deaf.py"
     script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")
     request = {
-        "log": str(script.with_suffix(".log")), "isolation": "bwrap", "hide": [], "compiled": "", "source": str(script),
-        "checkpoint": str(bench.corpus.folder), "memory_gb": 2.0, "disk_mb": 16,
+        "log": str(script.with_suffix(".log")), "isolation": "bwrap", "hide": [], "compiled": "",
+        "source": str(script), "checkpoint": str(bench.corpus.folder), "memory_gb": 2.0, "disk_mb": 16,
             "device": dataclasses.asdict(bench.device),
         "load_seconds": 10.0,
     }  # fmt: skip

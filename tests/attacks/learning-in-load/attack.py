@@ -15,7 +15,7 @@ def prepared(model, checkpoint_dir):
     end = time.process_time() + 8.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     for at in itertools.cycle(range(0, len(data) - 4096, 4096)):
-        part = data[at : at + 4096].view(64, 64)
+        part = data[at : at + 4096].view(64, 64).to(model.head.weight.device)
         nn.functional.cross_entropy(model(part).flatten(0, 1), part.flatten()).backward()
         optimizer.step()
         if time.process_time() > end:
