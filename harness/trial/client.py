@@ -48,6 +48,7 @@ class Server:
         self._seal: Seal | None = None
         self._sealed_processes: list[int] = []  # none can follow them
         self._tail = Tail()
+        self._ending: threading.Thread | None = None
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
         self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
         isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
@@ -81,6 +82,7 @@ class Server:
     def load(self) -> float:
         """Hand over the buffers, have `load` called; returns its seconds."""
         self.begin_load()
+        self.take_seal()
         return self.end_load()
 
     def begin_load(self) -> None:
@@ -104,9 +106,8 @@ class Server:
         }  # fmt: skip
         self._load_began, self._spent_before = time.monotonic(), self.spent_seconds()
         self._say(order, descriptors)
-        self._take_seal()
 
-    def _take_seal(self) -> None:
+    def take_seal(self) -> None:
         """What answers its calls to the kernel from here on; it sends that before train.py is imported."""
         try:
             packet = self._channel.receive(START_SECONDS)
@@ -239,8 +240,18 @@ class Server:
         if wanted is not None and wanted not in packet[0]:
             raise Refused(INVALID, "the model server spoke out of turn")
 
+    def end(self, wait: bool) -> None:
+        """It does nothing from here on; `wait` for its end, and the memory, which takes a moment on a GPU."""
+        self.pause()
+        self._ending = threading.Thread(target=self.close)
+        self._ending.start()
+        if wait:
+            self._ending.join()
+
     def close(self) -> None:
         """Kill the server and free the buffers; a second call does nothing."""
+        if self._ending not in (None, threading.current_thread()):
+            self._ending.join()
         self._process.kill()
         if self._seal is not None:
             self._seal.close()

@@ -156,7 +156,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         overtime = _overtime(first, scored, request)
         _refuse(audit.improved(scored.better_nats, device))
         refused_calls = first.refused_calls
-        first.close()
+        first.end(wait=not early)
         nats = float(np.sum(scored.nats, where=counted, dtype=np.float64))
         val_bpb = nats / (math.log(2) * text_bytes)
         if not is_score(val_bpb):
@@ -197,6 +197,8 @@ def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
     they can't meet. Returns what the first one's load took, in seconds."""
     for server in (first, second):
         server.begin_load()
+    for server in (first, second):
+        server.take_seal()
     load_seconds = first.end_load()
     second.end_load()
     touched: set[tuple[int, int]] = set()
