@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from harness import config as configs
-from harness.records import Trial
-from harness.trial import audit, scorer
-from harness.trial import score as scoring
-from harness.trial.measure import measure, open_bench
+from harness.store.records import Trial
+from harness.worker import audit, scorer, scoring
+from harness.worker.run import measure, open_bench
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)

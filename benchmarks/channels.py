@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.trial import device, sandbox, scorer
-from harness.trial.client import Server
+from harness.sandbox.isolation import choose
+from harness.worker import device, scorer
+from harness.worker.model_client import Server
 
 RESULTS = Path(__file__).parent / "results"
 WRITE, READ = 2, 3  # the first token of a row; the others are the secret's bits
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=16, help="secrets of each channel")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    where, isolation = device.resolve(options.device), sandbox.choose("require")
+    where, isolation = device.resolve(options.device), choose("require")
     lengths = {"lines": 4096, "clock": 1}
     if where.kind == "cuda":
         lengths |= {"gpu memory": 4096, "gpu clock": 1}

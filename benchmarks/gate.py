@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.gate.belief import believe
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
+from harness.gate.posterior import believe
 from harness.gate.standing import Believing
-from harness.records import AGAIN, KEEP, Measured
+from harness.store.records import AGAIN, KEEP, Measured
 
 TRIALS = 126
 SD = 0.0009

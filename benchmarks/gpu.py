@@ -25,13 +25,13 @@ from typing import Any
 from harness.agents import Context
 from harness.agents.search import Search
 from harness.errors import HarnessError
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
-from harness.records import Proposal
-from harness.trial.device import chosen, resolve
-from harness.views import wall
+from harness.report import timing
+from harness.session.limits import Limits
+from harness.session.loop import Loop, Watcher
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import Proposal
+from harness.worker.device import chosen, resolve
 
 RESULTS = Path(__file__).parent / "results"
 Trials = Sequence[dict[str, Any]]
@@ -98,7 +98,7 @@ def part(trials: Trials, *names: str) -> list[float]:
 
 
 def share(trials: Trials) -> str:
-    found = wall.training_share(trials)
+    found = timing.training_share(trials)
     return f"{100 * found[0]:.1f} (n {found[2]})" if found else "-"
 
 
@@ -139,7 +139,7 @@ def table(main: Trials, experiments: Trials, seconds: float, gpus: int) -> list[
     for trial in every:
         tokens = trial["training"]["reported"]["total_tokens"] / 1e6
         idle_before = figure(part([trial], "idle_seconds")).partition(" ")[0]
-        lines += [f"    {wall.line(trial)}; idle before {idle_before} s; {tokens:.1f} M tokens"]
+        lines += [f"    {timing.line(trial)}; idle before {idle_before} s; {tokens:.1f} M tokens"]
     return lines
 
 
@@ -179,9 +179,9 @@ def main() -> None:
 
 def standing_runs(count: int) -> None:
     """So many runs of `main` before the first experiment."""
-    import harness.lab
+    import harness.session.runner
 
-    vars(harness.lab)["CALIBRATION_RUNS"] = count
+    vars(harness.session.runner)["CALIBRATION_RUNS"] = count
 
 
 if __name__ == "__main__":

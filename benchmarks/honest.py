@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness import config as configs
-from harness.corpus.prepare import prepare
-from harness.records import Score
-from harness.trial import device, sandbox
-from harness.trial.score import score
+from harness.sandbox.isolation import choose
+from harness.store.records import Score
+from harness.tasks.lm.prepare import prepare
+from harness.worker import device
+from harness.worker.scoring import score
 
 RESULTS = Path(__file__).parent / "results"
 PROGRAM = """
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="scored beside each other")
     options = parser.parse_args()
     config = configs.CPU
-    corpus, isolation = prepare(config.data, lambda *_: None), sandbox.choose("auto")
+    corpus, isolation = prepare(config.data, lambda *_: None), choose("auto")
     # As much memory as gives several batches with so little text.
     where = device.resolve(options.device)
     if where.kind == "cuda":

@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 
 from harness.agents import Context
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
-from harness.records import Proposal
+from harness.session.limits import Limits
+from harness.session.loop import Loop, Watcher
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import Proposal
 
 PATIENCE = 5  # more harmless tries, for `main` to follow the gain
 RESULTS = Path(__file__).parent / "results"

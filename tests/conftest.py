@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from harness import config as configs
-from harness.corpus.prepare import prepare
-from harness.records import Failure, Training, Trial
-from harness.trial import device, sandbox
-from harness.trial import score as scoring
-from harness.trial.measure import Bench, measure
-from harness.trial.seat import Seat
-from harness.trial.supervisor import Supervisor
+from harness.sandbox.isolation import choose
+from harness.store.records import Failure, Training, Trial
+from harness.tasks.lm.prepare import prepare
+from harness.worker import device, scoring
+from harness.worker.prestart import Seat
+from harness.worker.run import Bench, measure
+from harness.worker.supervisor import Supervisor
 
 pytest_plugins = ("nights", "stubs")
 ROOT = Path(__file__).parent.parent
@@ -159,7 +159,7 @@ def cpu_corpus():
 @pytest.fixture(scope="session")
 def bench(small_config, corpus) -> Bench:
     """The real sandbox; a machine without it can't show what these tests are about."""
-    isolation = sandbox.choose("auto")
+    isolation = choose("auto")
     if isolation.kind != "bwrap":
         pytest.skip(f"no sandbox: {isolation.why}")
     return Bench(small_config, corpus, device.resolve("cpu"), isolation)

@@ -10,11 +10,11 @@ from conftest import HONEST, edit
 from harness import config as configs
 from harness.agents import NoProposal
 from harness.errors import HarnessError
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
-from harness.records import Proposal
+from harness.session.limits import Limits
+from harness.session.loop import Loop, Watcher
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import Proposal
 
 FASTER = edit(("        time.sleep(0.01)\n", ""))
 WORSE = "import sys\n" + edit(("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))

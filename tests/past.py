@@ -9,9 +9,9 @@ from statistics import NormalDist
 
 from conftest import HONEST
 
-from harness.ledger.known import BLOB_DIGITS
-from harness.ledger.message import BLOB, Message, measured, verdict
-from harness.records import (
+from harness.store.history import BLOB_DIGITS
+from harness.store.message import BLOB, Message, measured, verdict
+from harness.store.records import (
     CRASH,
     DISCARD,
     INVALID,

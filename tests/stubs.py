@@ -12,17 +12,17 @@ import pytest
 from conftest import HONEST, edit
 from nights import Script
 
-import harness.crew as crew
-import harness.kept as kept
-import harness.lab as lab
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
-from harness.records import OK, Conditions, Holdout, Training, Trial
-from harness.trial.device import Device
-from harness.trial.measure import open_bench
-from harness.trial.station import Cancelled
+import harness.executors.local as crew
+import harness.session.checkpoints as kept
+import harness.session.runner as lab
+from harness.session.limits import Limits
+from harness.session.loop import Loop, Watcher
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import OK, Conditions, Holdout, Training, Trial
+from harness.worker.device import Device
+from harness.worker.run import open_bench
+from harness.worker.worker import Cancelled
 
 SD = 0.01
 BASELINE = [2.0 - SD, 2.0, 2.0 + SD, 2.0]

@@ -7,10 +7,10 @@ import time
 import pytest
 from stubs import BASELINE, SD, Changing, begin, known
 
-import harness.crew as crew
-import harness.lab as lab
+import harness.executors.local as crew
+import harness.session.runner as lab
 from harness.errors import HarnessError
-from harness.records import CRASH
+from harness.store.records import CRASH
 
 WORSE = [2.0 + 5 * SD] * 3
 

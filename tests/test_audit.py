@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.records import INVALID, Audit
-from harness.trial import audit
+from harness.store.records import INVALID, Audit
+from harness.worker import audit
 
 
 @given(st.integers(2, 40), st.integers(2, 30), st.integers(0, 2**32 - 1))

@@ -8,17 +8,17 @@ from conftest import HONEST, assert_mistake, edit, harness
 from nights import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
-import harness.kept as kept
-import harness.lab as lab
+import harness.session.checkpoints as kept
+import harness.session.runner as lab
 from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
-from harness.ledger.opening import open_repository
-from harness.ledger.repo import Repository
-from harness.records import Holdout, Setting
-from harness.trial.measure import open_bench
-from harness.trial.station import Station
-from harness.views import words
+from harness.report import explain
+from harness.store.opening import open_repository
+from harness.store.records import Holdout, Setting
+from harness.store.repo import Repository
+from harness.worker.run import open_bench
+from harness.worker.worker import Station
 
 
 def night(repository, told, *answers, said=None, **limits):
@@ -280,12 +280,12 @@ def test_show_says_why_in_words(fresh, told):
 def test_a_gain_that_the_holdout_does_not_show_is_said_aloud():
     setting = Setting("d", "c", "e", 1.0)
     start = Holdout(2.0, 2.1, setting)
-    (fine,) = words.holdout([start, Holdout(1.9, 2.02, setting)], SD)
+    (fine,) = explain.holdout([start, Holdout(1.9, 2.02, setting)], SD)
     assert "-0.0800 since the first (-0.1000 on val)" in fine
-    _, warning = words.holdout([start, Holdout(1.9, 2.08, setting)], SD)
+    _, warning = explain.holdout([start, Holdout(1.9, 2.08, setting)], SD)
     assert warning.startswith("WARNING") and "not seen on the holdout" in warning
-    assert len(words.holdout([start, Holdout(1.99, 2.1, setting)], SD)) == 1, "a gain within the noise"
-    assert words.holdout([], SD) == []
+    assert len(explain.holdout([start, Holdout(1.99, 2.1, setting)], SD)) == 1, "a gain within the noise"
+    assert explain.holdout([], SD) == []
 
 
 @pytest.mark.slow

@@ -14,16 +14,16 @@ import pytest
 from conftest import HONEST, with_caps
 from stubs import SD, Changing, begin, known
 
-import harness.lab as lab
+import harness.session.runner as lab
 from harness.errors import HarnessError
-from harness.ledger.opening import open_repository
-from harness.records import CRASH, ERROR, OK, Training, Trial
-from harness.trial import conditions, supervisor
-from harness.trial.conditions import Watch
-from harness.trial.device import Device
-from harness.trial.measure import measure
-from harness.trial.seat import Seat
-from harness.trial.station import Cancelled, Station, Turn
+from harness.store.opening import open_repository
+from harness.store.records import CRASH, ERROR, OK, Training, Trial
+from harness.worker import monitor, supervisor
+from harness.worker.device import Device
+from harness.worker.monitor import Watch
+from harness.worker.prestart import Seat
+from harness.worker.run import measure
+from harness.worker.worker import Cancelled, Station, Turn
 
 
 def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(
@@ -333,8 +333,8 @@ def test_without_such_a_list_conditions_are_those_of_the_whole_device(driver):
 )
 def test_a_start_may_take_little_of_a_gpu_that_another_one_trains_on(monkeypatch, driver, took):
     clock = [0.0]
-    monkeypatch.setattr(conditions.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(conditions, "cpu_seconds", lambda process: 0.0)  # these tests' own
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(monitor, "cpu_seconds", lambda process: 0.0)  # these tests' own
     watch, said = watching(driver, os.getpid()), []
     for clock[0] in range(20):
         said.append(watch.strain(waits=False))
@@ -343,9 +343,9 @@ def test_a_start_may_take_little_of_a_gpu_that_another_one_trains_on(monkeypatch
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_one_that_starts_or_waits_may_not_keep_the_processor_busy(monkeypatch, waits):
-    monkeypatch.setattr(conditions, "AHEAD_CPU_SECONDS", 0.3)
-    monkeypatch.setattr(conditions, "START_CPU_SECONDS", 0.3 / Device("cpu", "a GPU", None).core_count)
-    monkeypatch.setattr(conditions, "EVERY_AHEAD_SECONDS", 0.05)
+    monkeypatch.setattr(monitor, "AHEAD_CPU_SECONDS", 0.3)
+    monkeypatch.setattr(monitor, "START_CPU_SECONDS", 0.3 / Device("cpu", "a GPU", None).core_count)
+    monkeypatch.setattr(monitor, "EVERY_AHEAD_SECONDS", 0.05)
     spin = "import os\nos.fork()\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", spin], start_new_session=True) as busy:
         try:

@@ -10,12 +10,12 @@ from conftest import harness
 from nights import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known, program
 
-import harness.lab as lab
+import harness.session.runner as lab
 from harness.agents.again import Again
 from harness.errors import HarnessError
-from harness.records import CRASH, INVALID, Failure, Proposal
-from harness.trial import measure as measuring
-from harness.trial.station import Station
+from harness.store.records import CRASH, INVALID, Failure, Proposal
+from harness.worker import run as measuring
+from harness.worker.worker import Station
 
 WORSE = [2.0 + 5 * SD] * 6
 TICKS_SECONDS = 0.6  # in which the loop looks at what there is, more than once

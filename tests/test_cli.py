@@ -15,7 +15,7 @@ from conftest import HARNESS, assert_mistake, edit, harness, make_text, without_
 
 from harness import config as configs
 from harness.cli import COMMANDS
-from harness.trial.device import exclusive, resolve
+from harness.worker.device import exclusive, resolve
 
 # ── help ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,14 +254,14 @@ def read_until(terminal, words, seconds=60):
 def test_an_interrupted_run_leaves_no_process_and_a_usable_terminal(repository, kind):
     process, terminal = run_on_a_terminal(repository.folder, 50)
     assert "training" in read_until(terminal, "training ")
-    assert alive("harness.trial.boot")
+    assert alive("harness.worker.boot")
     process.send_signal(kind)
     seen = read_until(terminal, "interrupted", 20)
     process.wait(timeout=20)
     os.close(terminal)
     assert process.returncode == 130
     assert "\x1b[?25h" in seen, "the cursor was not shown again"
-    assert alive("bwrap") == [] == alive("harness.trial.boot")
+    assert alive("bwrap") == [] == alive("harness.worker.boot")
 
 
 @pytest.mark.alone
@@ -272,7 +272,7 @@ def test_a_killed_harness_takes_its_trial_with_it(repository):
     process.wait()
     os.close(terminal)
     deadline = time.monotonic() + 5
-    while (left := alive("bwrap") + alive("harness.trial.boot")) and time.monotonic() < deadline:
+    while (left := alive("bwrap") + alive("harness.worker.boot")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
 

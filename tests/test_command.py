@@ -12,8 +12,8 @@ from nights import loop_in
 from harness.agents import Context, NoProposal
 from harness.agents.command import Command
 from harness.errors import HarnessError
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
 
 EDIT = "sed -i s/lr=1.0/lr=0.5/ train.py\n"
 COMMIT = "git commit -qam 'Halve the rate\n\nHypothesis: it overshoots.'\n"

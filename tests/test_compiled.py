@@ -9,8 +9,8 @@ import tarfile
 import pytest
 from conftest import ROOT, edit
 
-from harness.trial import compiled
-from harness.trial.measure import measure
+from harness.sandbox import compile_cache
+from harness.worker.run import measure
 
 NAME = "inductor/ab/kernel.py"
 
@@ -31,8 +31,8 @@ def files(folder):
 
 def test_what_is_new_is_added_and_what_is_there_is_never_replaced(tmp_path):
     folder = tmp_path / "cache"
-    assert compiled.take(archive(tmp_path, (NAME, b"first")), folder) == 1
-    assert compiled.take(archive(tmp_path, (NAME, b"second"), ("triton/x/y", b"new")), folder) == 1
+    assert compile_cache.take(archive(tmp_path, (NAME, b"first")), folder) == 1
+    assert compile_cache.take(archive(tmp_path, (NAME, b"second"), ("triton/x/y", b"new")), folder) == 1
     assert files(folder) == {NAME: b"first", "triton/x/y": b"new"}
 
 
@@ -51,23 +51,23 @@ def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, m
         "inductor/a/e\nvil", "/".join(["inductor", *"d" * 20]), f"inductor/{outside}",
     )  # fmt: skip
     for odd in [(link, b""), (sparse, b"x" * 512), *((name, b"x") for name in names)]:
-        assert compiled.take(archive(tmp_path, odd), folder) == 0, odd
+        assert compile_cache.take(archive(tmp_path, odd), folder) == 0, odd
     assert files(tmp_path / "place") == {} and not outside.exists()
     chained = tarfile.TarInfo("./././@LongLink")
     chained.type = tarfile.GNUTYPE_LONGNAME
-    assert compiled.take(archive(tmp_path, *[(chained, b"x")] * 5000), folder) == 0
+    assert compile_cache.take(archive(tmp_path, *[(chained, b"x")] * 5000), folder) == 0
     for junk in (b"", b"\0" * 4096, os.urandom(5000)):
         path = tmp_path / "junk"
         path.write_bytes(junk)
-        assert compiled.take(os.open(path, os.O_RDONLY), folder) == 0
+        assert compile_cache.take(os.open(path, os.O_RDONLY), folder) == 0
     reading, _ = os.pipe()
-    assert compiled.take(reading, folder) == 0
+    assert compile_cache.take(reading, folder) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "ALL_BYTES", 10)
-        assert compiled.take(archive(tmp_path, (NAME, b"x" * 100)), folder) == 0
-    monkeypatch.setattr(compiled, "ALL_FILES", 3)
-    assert compiled.take(archive(tmp_path, *((f"{NAME}{n}", b"") for n in range(9))), folder) == 3
-    assert compiled.take(archive(tmp_path, (NAME, b"")), folder) == 0
+        patch.setattr(compile_cache, "ALL_BYTES", 10)
+        assert compile_cache.take(archive(tmp_path, (NAME, b"x" * 100)), folder) == 0
+    monkeypatch.setattr(compile_cache, "ALL_FILES", 3)
+    assert compile_cache.take(archive(tmp_path, *((f"{NAME}{n}", b"") for n in range(9))), folder) == 3
+    assert compile_cache.take(archive(tmp_path, (NAME, b"")), folder) == 0
 
 
 def test_no_file_lies_where_a_compiler_makes_a_folder(tmp_path):
@@ -79,9 +79,9 @@ def test_no_file_lies_where_a_compiler_makes_a_folder(tmp_path):
         "inductor/fxgraph/aa/key",
         "triton/KEY",
     )
-    assert compiled.take(archive(tmp_path, *((name, b"") for name in planted)), folder) == 0
+    assert compile_cache.take(archive(tmp_path, *((name, b"") for name in planted)), folder) == 0
     own = ("inductor/aa/caak.py", "inductor/fxgraph/aa/key/file", "triton/KEY/kernel.cubin")
-    assert compiled.take(archive(tmp_path, *((name, b"") for name in own)), folder) == len(own)
+    assert compile_cache.take(archive(tmp_path, *((name, b"") for name in own)), folder) == len(own)
 
 
 @pytest.mark.slow
@@ -89,12 +89,14 @@ def test_what_pytorch_compiles_is_taken_over_whole(tmp_path):
     """The layout of its cache is its own affair, and may change."""
     work = "import torch; torch.compile(lambda x: torch.sin(x) + 1)(torch.ones(8))"
     made = tmp_path / "compiled"
-    variables = {name: str(made / place) for name, place in compiled.NAMES.items()} | compiled.FRESH_BACKWARD
+    variables = {
+        name: str(made / place) for name, place in compile_cache.NAMES.items()
+    } | compile_cache.FRESH_BACKWARD
     subprocess.run([sys.executable, "-c", work], env={**os.environ, **variables}, check=True, cwd=tmp_path)
     every = files(made)
     assert any(name.startswith("inductor/fxgraph/") for name in every)
     folder = tmp_path / "cache"
-    assert compiled.take(archive(tmp_path, *every.items()), folder) == len(every)
+    assert compile_cache.take(archive(tmp_path, *every.items()), folder) == len(every)
 
 
 def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_path):

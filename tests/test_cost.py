@@ -10,10 +10,10 @@ from conftest import ROOT
 from safetensors.torch import save_model
 
 from harness import config as configs
-from harness.records import OK, Score
-from harness.trial import score as scoring
-from harness.trial.measure import measure
-from harness.trial.scorer import BATCH_TOKENS
+from harness.store.records import OK, Score
+from harness.worker import scoring
+from harness.worker.run import measure
+from harness.worker.scorer import BATCH_TOKENS
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

@@ -8,9 +8,9 @@ from conftest import assert_mistake, edit, harness
 from nights import Script, loop_in
 from stubs import SD, Changing, begin, known
 
-import harness.lab as lab
-from harness.records import Conditions
-from harness.trial.conditions import spoilt
+import harness.session.runner as lab
+from harness.store.records import Conditions
+from harness.worker.monitor import spoilt
 
 
 def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fresh, told, monkeypatch):

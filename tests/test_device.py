@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-import harness.trial.device as device
-from harness.trial.device import Device
+import harness.worker.device as device
+from harness.worker.device import Device
 
 
 def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.gate.belief import believe
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import AGAIN, MOST_RUNS, verdict
+from harness.gate.posterior import believe
 from harness.gate.standing import Believing, Greedy, greedy
-from harness.records import DISCARD, KEEP, Measured
-from harness.views import words
+from harness.report import explain
+from harness.store.records import DISCARD, KEEP, Measured
 
 SD = 0.001
 ORDER = [DISCARD, AGAIN, KEEP]
@@ -289,7 +289,7 @@ def test_a_decision_takes_under_50_milliseconds_with_10_000_experiments_behind_i
 def test_words_call_a_score_far_off_an_accident_or_not_as_it_is_believed():
     about = {"status": "keep", "val_bpb": 2.21, "delta": -0.087, "incumbent": {"val_bpb": 2.297},
              "confidence": 0.31, "noise_sd": 0.027}  # fmt: skip
-    doubtful = "\n".join(words.explain({**about, "effect": -0.021, "effect_sd": 0.035}, {}, False))
+    doubtful = "\n".join(explain.explain({**about, "effect": -0.021, "effect_sd": 0.035}, {}, False))
     assert "or an accident of the run" in doubtful and "far more than luck" not in doubtful
-    clear = "\n".join(words.explain({**about, "effect": -0.08, "effect_sd": 0.02}, {}, False))
+    clear = "\n".join(explain.explain({**about, "effect": -0.08, "effect_sd": 0.02}, {}, False))
     assert "far more than luck" in clear

@@ -9,8 +9,8 @@ from stubs import SD, Changing, known, program
 
 from harness.agents.again import Again
 from harness.errors import HarnessError
-from harness.ledger.opening import open_repository
 from harness.lock import held
+from harness.store.opening import open_repository
 
 FAR_BETTER = 2.0 - 60 * SD
 

@@ -16,12 +16,11 @@ import torch
 from conftest import HONEST, edit, with_caps
 from test_attacks import ATTACKS, program, says
 
-from harness.records import CRASH, ERROR, INVALID, OK, Failure, Holdout, Score
-from harness.trial import device
-from harness.trial import score as scoring
-from harness.trial.losses import losses
-from harness.trial.measure import measure, measure_holdout
-from harness.trial.station import Station, Turn
+from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Holdout, Score
+from harness.worker import device, scoring
+from harness.worker.losses import losses
+from harness.worker.run import measure, measure_holdout
+from harness.worker.worker import Station, Turn
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import HONEST, edit, harness
 
-from harness.ledger import guards
+from harness.store import rules
 
 MESSAGE = "Try it\n\nHypothesis: it may help\n"
 
@@ -107,17 +107,17 @@ def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, sour
 
 def test_a_seed_that_the_program_had_before_is_no_reason_to_refuse_a_change():
     had = edit(("torch.manual_seed(run.seed)", "torch.manual_seed(1234)"))
-    assert guards.broken_source(had.replace("lr=1.0", "lr=0.5").encode(), had.encode()) is None
+    assert rules.broken_source(had.replace("lr=1.0", "lr=0.5").encode(), had.encode()) is None
     more = had.replace("    model = Model", "    torch.manual_seed(5)\n    model = Model", 1)
-    assert "of its own" in guards.broken_source(more.encode(), had.encode())
+    assert "of its own" in rules.broken_source(more.encode(), had.encode())
 
 
 def test_a_program_that_carries_weights_is_refused_and_a_longer_one_is_not():
     longer = HONEST + "".join(f"\ndef layer_{n}(x):\n    return x * {n} + {n * n}\n" for n in range(300))
-    assert guards.broken_source(longer.encode(), HONEST.encode()) is None
+    assert rules.broken_source(longer.encode(), HONEST.encode()) is None
     weights = base64.b85encode(os.urandom(20_000)).decode()
     learned = f"{HONEST}\nWEIGHTS = {weights!r}\n".encode()
-    assert "what was learned is no program" in guards.broken_source(learned, HONEST.encode())
+    assert "what was learned is no program" in rules.broken_source(learned, HONEST.encode())
 
 
 @pytest.mark.parametrize(

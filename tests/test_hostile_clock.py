@@ -10,8 +10,8 @@ import pytest
 from conftest import HONEST, assert_failed, edit, processes_with
 from nights import FASTER
 
-from harness.records import CRASH, ERROR, INVALID, OK
-from harness.trial import supervisor
+from harness.store.records import CRASH, ERROR, INVALID, OK
+from harness.worker import supervisor
 
 pytestmark = pytest.mark.alone
 
@@ -196,9 +196,9 @@ def test_a_printed_score_is_only_text(try_out):
 
 def test_a_patched_harness_patches_only_itself(try_out):
     patch = """
-    import harness.trial.scorer, harness.trial.audit
-    harness.trial.scorer.score = lambda request: 0.1
-    harness.trial.audit.judge = lambda *a: None
+    import harness.worker.scorer, harness.worker.audit
+    harness.worker.scorer.score = lambda request: 0.1
+    harness.worker.audit.judge = lambda *a: None
     nn.functional.cross_entropy = lambda *a, **k: torch.zeros((), requires_grad=True)
 """
     plain = edit((LOOP_END, LOOP_END + "        if step == 9: break\n"))

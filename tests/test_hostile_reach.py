@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import assert_failed, edit
 
-from harness.records import CRASH, ERROR, INVALID, OK
-from harness.trial import readonly, sandbox
+from harness.sandbox import isolation, readonly
+from harness.store.records import CRASH, ERROR, INVALID, OK
 
 LOOP_END = "        time.sleep(0.01)\n"
 MAIN = "    run = trial.open()\n"
@@ -69,13 +69,13 @@ def test_a_crash_names_the_line_of_train_py(train_only):
 
 
 def test_a_sandbox_that_does_not_start_is_not_held_against_the_experiment(train_only, monkeypatch):
-    monkeypatch.setattr("harness.trial.seat.BOOT", "harness.no_such_module")
+    monkeypatch.setattr("harness.worker.prestart.BOOT", "harness.no_such_module")
     assert_failed(train_only("1 / 0\n"), ERROR, "the sandbox did not start")
 
 
 def test_no_file_in_the_sandbox_holds_the_embedded_validation_text(train_only):
     """The embedded corpus is Python's own sources, which the sandbox needs: the held-out part hides."""
-    module = "__import__('harness.corpus.sources').corpus.sources"
+    module = "__import__('harness.tasks.lm.sources').tasks.lm.sources"
     training = train_only(look_for(f"[p for d in {module}.hidden_dirs() for p in os.listdir(d)]"))
     assert "SEEN []" in training.log
 
@@ -225,7 +225,7 @@ def test_a_trial_on_the_processor_sees_no_gpu(train_only, tmp_path, monkeypatch)
     file = tmp_path / "nvidia0"
     file.touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(sandbox, "_gpu_files", lambda gpu: [] if gpu is None else [file])
+    monkeypatch.setattr(isolation, "_gpu_files", lambda gpu: [] if gpu is None else [file])
     training = train_only(look_for(f"[os.environ['CUDA_VISIBLE_DEVICES'], os.path.exists({str(file)!r})]"))
     assert "SEEN ['', False]" in training.log
 
@@ -235,7 +235,7 @@ def test_a_process_on_a_gpu_sees_that_one_and_what_all_of_them_share(tmp_path):
         (tmp_path / name).touch()
 
     def seen(gpu):
-        return [file.name for file in sandbox._gpu_files(gpu, tmp_path)]
+        return [file.name for file in isolation._gpu_files(gpu, tmp_path)]
 
     assert seen(str(tmp_path / "nvidia1")) == ["nvidia-uvm", "nvidia1", "nvidiactl"]
     assert seen("") == seen(str(tmp_path / "nvidia7")) == ["nvidia-uvm", "nvidia0", "nvidia1", "nvidiactl"]

@@ -10,7 +10,7 @@ import math
 import pytest
 from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit
 
-from harness.records import CRASH, INVALID, Failure, Score
+from harness.store.records import CRASH, INVALID, Failure, Score
 
 # ── what the audit is for ─────────────────────────────────────────────────────────────────────
 
@@ -218,7 +218,7 @@ def test_a_server_that_lies_on_its_socket_gains_nothing(scored, bench):
     lie = edit(
         (
             FORWARD,
-            "        import gc, harness.trial.wire as wire\n"
+            "        import gc, harness.sandbox.wire as wire\n"
             "        channel = [o for o in gc.get_objects() if isinstance(o, wire.Channel)][0]\n"
             "        channel.send({'done': True, 'score': 0.0, 'loss': 0.0})\n"
             "        return self.head(self.table(tokens))\n",
@@ -234,7 +234,7 @@ def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):
     leak = edit(
         (
             FORWARD,
-            "        import gc, harness.trial.wire as wire\n"
+            "        import gc, harness.sandbox.wire as wire\n"
             "        channel = [o for o in gc.get_objects() if isinstance(o, wire.Channel)][0]\n"
             "        for _ in range(60):\n"
             "            channel.send({'done': True}, [os.open('/dev/null', 0) for _ in range(32)])\n"
@@ -247,7 +247,7 @@ def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):
 
 def test_a_server_that_answers_without_listening_is_refused(scored, bench):
     """Answers in advance must not leave the scorer waiting for room to ask."""
-    from harness.trial.client import Refused, Server
+    from harness.worker.model_client import Refused, Server
 
     script = bench.corpus.folder.parent / "deaf.py"
     script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")
@@ -306,7 +306,7 @@ def test_shrinking_the_shared_buffer_does_not_kill_the_scorer(scored):
 
 
 def test_what_a_process_said_before_it_died_is_heard_whatever_it_left_unread():
-    from harness.trial.wire import pair
+    from harness.sandbox.wire import pair
 
     ours, theirs = pair()
     ours.send({"never": "read"})

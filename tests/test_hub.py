@@ -9,8 +9,8 @@ import pyarrow.parquet as parquet
 import pytest
 from conftest import make_text
 
-from harness.corpus import hub, sources
 from harness.errors import HarnessError
+from harness.tasks.lm import hub, sources
 
 COMMIT = "c" * 40
 

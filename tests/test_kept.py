@@ -10,14 +10,14 @@ import pytest
 from conftest import HONEST
 from stubs import BASELINE, GPU, MUCH_BETTER, SD, Changing, begin, known
 
-import harness.kept as kept
-import harness.trial.measure as trials
+import harness.session.checkpoints as kept
+import harness.worker.run as trials
 from harness.errors import HarnessError
-from harness.records import ERROR, Failure, Holdout, Score
-from harness.trial.measure import measure, measure_holdout
-from harness.trial.score import Scoring
-from harness.trial.station import Cancelled, Station, Turn
-from harness.trial.supervisor import Progress
+from harness.store.records import ERROR, Failure, Holdout, Score
+from harness.worker.run import measure, measure_holdout
+from harness.worker.scoring import Scoring
+from harness.worker.supervisor import Progress
+from harness.worker.worker import Cancelled, Station, Turn
 
 WORSE = [2.0 + 5 * SD] * 3
 

@@ -9,11 +9,11 @@ import pytest
 from conftest import edit, processes_with
 from nights import FASTER, WORSE, Script, loop_in
 
-import harness.lab as lab
+import harness.session.runner as lab
 from harness.errors import HarnessError
-from harness.ledger import notes
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
+from harness.store import notes
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +23,15 @@ import os, signal, sys
 sys.path.insert(0, TESTS)
 from nights import Script, loop_in
 from pathlib import Path
-from harness import crew, kept, lab, loop
-from harness.ledger import experiments, notes, repo
-from harness.trial import supervisor
-from harness.trial.conditions import Watch
+from harness.executors import local as crew
+from harness.session import checkpoints as kept
+from harness.session import runner as lab
+from harness.session import loop
+from harness.store import experiments
+from harness.store import notes
+from harness.store import repo
+from harness.worker import supervisor
+from harness.worker.monitor import Watch
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -47,7 +52,7 @@ ARROWS = {
     "after its branch": "after(experiments.Experiments, 'begin')",
     "before the training": "before(lab, 'measure')",
     "in the training": "before(supervisor.Supervisor, '_note')",
-    "before the score": "before(__import__('harness.trial.score').trial.score.Scoring, 'result')",
+    "before the score": "before(__import__('harness.worker.scoring').trial.score.Scoring, 'result')",
     "before the decision": "before(loop.gate, 'decide')",
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",

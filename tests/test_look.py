@@ -14,15 +14,15 @@ from conftest import HONEST, assert_mistake, harness
 from past import fill
 
 from harness.cli.status import status as shown
-from harness.ledger import notes, refs
-from harness.ledger.experiment import Experiment, comparable
-from harness.ledger.experiments import Experiments
-from harness.ledger.message import Message
-from harness.ledger.opening import open_repository
-from harness.ledger.programs import Programs
-from harness.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
-from harness.views import table
-from harness.views.plot import built_on, draw
+from harness.report import table
+from harness.report.plot import built_on, draw
+from harness.store import notes, refs
+from harness.store.experiment import Experiment, comparable
+from harness.store.experiments import Experiments
+from harness.store.message import Message
+from harness.store.opening import open_repository
+from harness.store.programs import Programs
+from harness.store.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
 
 MANY = 10_000
 COMMANDS = ["log", "log --all", "log --near-miss", "status", "plot", "export"]
@@ -65,7 +65,7 @@ def test_status_reads_no_note_and_reckons_nothing_twice(tmp_path, monkeypatch):
     read, reckoned, real = [], [], notes.read
     monkeypatch.setattr(notes, "read", lambda git, commit: read.append(commit) or real(git, commit))
     monkeypatch.setattr(
-        "harness.ledger.known.Programs", lambda *given: reckoned.append(given) or Programs(*given)
+        "harness.store.history.Programs", lambda *given: reckoned.append(given) or Programs(*given)
     )
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(shown).exit_code == 0

@@ -7,14 +7,14 @@ from conftest import HONEST, assert_mistake, harness
 from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
 from stubs import SD, Changing
 
-import harness.lab as lab
+import harness.session.runner as lab
 from harness.agents.again import Again
 from harness.errors import HarnessError
-from harness.ledger import message as messages
-from harness.ledger.experiment import comparable
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.records import Proposal
+from harness.store import message as messages
+from harness.store.experiment import comparable
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import Proposal
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,7 @@ def test_an_agent_that_fails_in_a_way_that_nobody_thought_of_gave_nothing_usable
 
 
 def test_a_stand_in_is_no_agent_for_a_whole_night(research, monkeypatch):
-    monkeypatch.setattr("harness.drafts.STAND_INS", 2)
+    monkeypatch.setattr("harness.session.proposals.STAND_INS", 2)
     stand_in = Script(*[(f"Stand-in {i}", BROKEN + f"a = {i}\n") for i in range(20)])
     with pytest.raises(HarnessError, match="nothing usable 9 times"):
         loop_in(research.folder, Script(("First", BROKEN)), stand_in=stand_in, experiments=30).run()
@@ -159,8 +159,8 @@ def test_a_title_and_an_author_of_nothing_have_something_in_their_place(fresh):
 
 
 def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(research, monkeypatch):
-    monkeypatch.setattr("harness.drafts.FAILURES_TO_TELL", 2)
-    monkeypatch.setattr("harness.limits.FAILURES_TO_STOP", 3)
+    monkeypatch.setattr("harness.session.proposals.FAILURES_TO_TELL", 2)
+    monkeypatch.setattr("harness.session.limits.FAILURES_TO_STOP", 3)
     answers = [(f"Break it {n}", CRASHING.replace("no luck", f"no luck {n}")) for n in range(4)]
     summary, agent = night(research, *answers, experiments=9)
     assert summary.measured == 3
@@ -172,7 +172,7 @@ def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(r
 
 
 def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):
-    import harness.lab as module
+    import harness.session.runner as module
 
     real, spoilt = module.measure, []
 
@@ -197,7 +197,7 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
     research, monkeypatch, delayed
 ):
     """It could have kept itself busy: each trial more is another draw."""
-    import harness.lab as module
+    import harness.session.runner as module
 
     real, late = module.measure, []
 

@@ -9,13 +9,13 @@ from conftest import HONEST, harness
 from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
 from stubs import SD, Changing
 
-import harness.lab as lab
-from harness.drafts import Drafts
+import harness.session.runner as lab
 from harness.errors import HarnessError
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
 from harness.lock import held
-from harness.records import KEEP, Decision, Incumbent, Proposal, Training, Trial
+from harness.session.proposals import Drafts
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import KEEP, Decision, Incumbent, Proposal, Training, Trial
 
 pytestmark = pytest.mark.slow
 
@@ -275,5 +275,5 @@ def test_a_full_disk_and_a_missing_program_are_said_in_one_line(research, monkey
     said = []
     night(research, ("Break it", CRASHING), said=said)
     assert said.count("no .autoresearch/program.md to tell the agent. Try: harness init") == 1
-    monkeypatch.setattr("harness.lab.FREE_MB", 2**40)
+    monkeypatch.setattr("harness.session.runner.FREE_MB", 2**40)
     assert refused(research.folder, r"only \d+ MB are free at .*, a trial may need .*Try: harness clean")

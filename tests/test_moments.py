@@ -6,11 +6,11 @@ import time
 import pytest
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
 
-import harness.kept as kept
-import harness.lab as lab
-import harness.state as state
+import harness.session.checkpoints as kept
+import harness.session.runner as lab
+import harness.session.state as state
 from harness.errors import HarnessError
-from harness.records import ERROR, INVALID, Failure
+from harness.store.records import ERROR, INVALID, Failure
 
 WORSE = [2.0 + 5 * SD] * 4
 

@@ -15,9 +15,9 @@ from harness.agents.again import Again
 from harness.cli.loop import adopt
 from harness.errors import HarnessError
 from harness.gate.standing import revised
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.records import Proposal
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.records import Proposal
 
 SHOWN = ("show", "1"), ("status",)
 

@@ -5,13 +5,12 @@ import pytest
 from conftest import HONEST, assert_refused
 from stubs import MUCH_BETTER, Changing, begin, known
 
-import harness.kept as kept
-from harness.records import ERROR, INVALID, Failure
-from harness.trial import opinion
-from harness.trial.measure import ROW_NATS, measure, second_opinion
-from harness.trial.opinion import Opinion
-from harness.trial.station import Station
-from harness.views import words
+import harness.session.checkpoints as kept
+from harness.report import explain
+from harness.store.records import ERROR, INVALID, Failure
+from harness.worker.run import ROW_NATS, measure, second_opinion
+from harness.worker.second_opinion import Opinion, differs
+from harness.worker.worker import Station
 
 
 @pytest.fixture
@@ -56,17 +55,17 @@ def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine
 
 
 def test_a_difference_within_its_standard_error_is_none():
-    assert opinion.differs(Opinion(2000, 0.002, 0.001, 1.0), 3.0, "cpu") is None
-    assert opinion.differs(Opinion(2000, 0.004, 0.001, 1.0), 3.0, "cpu") is not None
-    assert opinion.differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
+    assert differs(Opinion(2000, 0.002, 0.001, 1.0), 3.0, "cpu") is None
+    assert differs(Opinion(2000, 0.004, 0.001, 1.0), 3.0, "cpu") is not None
+    assert differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
 
 
 def test_show_says_how_a_score_was_checked():
     score = {"is_sealed": True, "refused_calls": 3, "audit": {"rows": 3328}}
     said = "model servers sealed, 3,328 rows audited, 3 calls to the kernel refused"
-    assert words.checked({"score": score}) == said
-    assert "WARNING" in words.checked({"score": {"is_sealed": False}})
-    assert words.checked({"score": {"val_bpb": 1.0}}) == "", "of an earlier version"
-    assert "+0.00010 ± 0.00002" in words.opinion({"rows": 9, "difference_bpb": 1e-4, "error_bpb": 2e-5})
-    assert words.opinion({"detail": "no second opinion: x"}) == "Second opinion: no second opinion: x."
-    assert words.opinion({}) == ""
+    assert explain.checked({"score": score}) == said
+    assert "WARNING" in explain.checked({"score": {"is_sealed": False}})
+    assert explain.checked({"score": {"val_bpb": 1.0}}) == "", "of an earlier version"
+    assert "+0.00010 ± 0.00002" in explain.opinion({"rows": 9, "difference_bpb": 1e-4, "error_bpb": 2e-5})
+    assert explain.opinion({"detail": "no second opinion: x"}) == "Second opinion: no second opinion: x."
+    assert explain.opinion({}) == ""

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.corpus import packing, store
+from harness.tasks.lm import packing, store
 from harness.trial.loader import Loader
 
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import DataConfig
-from harness.corpus import prepare as making
-from harness.corpus import sources, store
-from harness.corpus.sources import Document
 from harness.errors import HarnessError
+from harness.tasks.lm import prepare as making
+from harness.tasks.lm import sources, store
+from harness.tasks.lm.sources import Document
 
 
 def quiet(*_):
@@ -217,7 +217,7 @@ def test_too_little_text_is_said_so(tmp_path):
 PREPARE = """
 import sys
 from harness.config import DataConfig
-from harness.corpus.prepare import prepare
+from harness.tasks.lm.prepare import prepare
 prepare(DataConfig(sys.argv[1], 32, 320, 64 * 32, 1), lambda what, done, of: print(what, flush=True))
 """
 

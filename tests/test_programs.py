@@ -9,7 +9,7 @@ from stubs import BASELINE, SD, Changing, begin, known
 from test_git import night
 
 from harness.agents.again import Again
-from harness.ledger.experiments import Experiments
+from harness.store.experiments import Experiments
 
 WORSE = [2.0 + 8 * SD] * 3
 SMALL = [2.0 - 2.5 * SD] * 3

@@ -16,12 +16,12 @@ from conftest import FORWARD, HONEST, MIXING, assert_failed, assert_refused, bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.records import ERROR, Score
-from harness.trial import processes
-from harness.trial import score as scoring
-from harness.trial.device import Device
-from harness.trial.losses import losses
-from harness.trial.scorer import rows_of_batch
+from harness.sandbox import processes
+from harness.store.records import ERROR, Score
+from harness.worker import scoring
+from harness.worker.device import Device
+from harness.worker.losses import losses
+from harness.worker.scorer import rows_of_batch
 
 
 def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):
@@ -62,8 +62,8 @@ def test_a_bigram_table_scores_its_exact_cross_entropy(scored, bench, tmp_path):
 def test_the_bytes_scored_are_those_of_the_text(scored, tmp_path):
     """A corpus of one known document per row: its UTF-8 bytes are what the score divides by."""
     from harness.config import DataConfig
-    from harness.corpus.prepare import prepare
-    from harness.corpus.tokenizer import Tokenizer
+    from harness.tasks.lm.prepare import prepare
+    from harness.tasks.lm.tokenizer import Tokenizer
 
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.corpus import tokenizer
+from harness.tasks.lm import tokenizer
 
 TEXTS = [
     "naïve café 你好 🙂 a1234 don't\n\n  def f(x):\n\treturn x",

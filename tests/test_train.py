@@ -13,7 +13,7 @@ from conftest import ROOT
 from test_gpu import plain_cross_entropy, plain_mlp, plain_norm_rotary
 from torch.nn.attention.flex_attention import flex_attention
 
-from harness.records import OK
+from harness.store.records import OK
 
 pytestmark = pytest.mark.alone
 

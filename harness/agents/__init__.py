@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.records import Proposal
+from harness.store.records import Proposal
 
 
 @dataclass(frozen=True)

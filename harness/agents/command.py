@@ -20,12 +20,12 @@ from typing import IO
 from harness import config as configs
 from harness.agents import Context, NoProposal, answer, confine, prompt
 from harness.errors import HarnessError
-from harness.ledger import guards, message
-from harness.ledger.experiments import AGENT_EMAIL
-from harness.ledger.repo import TRAIN_BYTES, Change, Repository
-from harness.namespace import Namespace
 from harness.paths import HOOKS, starter
-from harness.records import Proposal
+from harness.sandbox.namespace import Namespace
+from harness.store import message, rules
+from harness.store.experiments import AGENT_EMAIL
+from harness.store.records import Proposal
+from harness.store.repo import TRAIN_BYTES, Change, Repository
 
 BRANCH = "exp/draft"  # in the clone only
 MINUTES = 15.0
@@ -165,7 +165,7 @@ class Command:
         file.write_text(task, encoding="utf-8")
         name, email = self._name, AGENT_EMAIL
         variables = {
-            "HARNESS_PROMPT": str(file), guards.AGENT_BRANCH: BRANCH,
+            "HARNESS_PROMPT": str(file), rules.AGENT_BRANCH: BRANCH,
             "TMPDIR": "/tmp", "XDG_CACHE_HOME": "/tmp/cache",
             "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email,
             "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email,
@@ -219,7 +219,7 @@ class Command:
         raw = self._git("diff", "--raw", "-z", "--no-renames", "--abbrev=40", context.commit, BRANCH)
         if len(raw) >= LONGEST_CHANGES:
             raise NoProposal("an experiment may change train.py only, not a thousand files")
-        if broken := guards.broken_change(BRANCH, _changes(raw)):
+        if broken := rules.broken_change(BRANCH, _changes(raw)):
             raise NoProposal(broken)
         text = self._git("log", "-1", "--format=%B", BRANCH).decode("utf-8", "replace")
         try:

@@ -10,12 +10,12 @@ from harness.errors import DONE
 from harness.gate.noise import Noise
 from harness.gate.policy import MOST_RUNS
 from harness.gate.standing import revised
-from harness.lab import Lab
-from harness.ledger.opening import open_repository
 from harness.lock import held, refuse
-from harness.trial.station import Station
-from harness.trial.text import one_line
-from harness.views.live import TrialView
+from harness.report.live import TrialView
+from harness.sandbox.text import one_line
+from harness.session.runner import Lab
+from harness.store.opening import open_repository
+from harness.worker.worker import Station
 
 RUNS = 4
 EXAMPLES = """\b

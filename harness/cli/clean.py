@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.ledger.opening import open_repository
 from harness.lock import holder
+from harness.store.opening import open_repository
 
 RUNNING_SECONDS = 24 * 3600.0
 EXAMPLES = """\b

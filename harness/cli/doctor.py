@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 
 from harness import config as configs
-from harness.corpus.prepare import open_prepared
 from harness.errors import DONE, FAILED, HarnessError
-from harness.ledger.known import Known
-from harness.ledger.opening import open_repository
-from harness.ledger.repo import Repository
 from harness.paths import HOOKS, cache_dir
-from harness.trial import device, sandbox
+from harness.sandbox.isolation import choose
+from harness.store.history import Known
+from harness.store.opening import open_repository
+from harness.store.repo import Repository
+from harness.tasks.lm.prepare import open_prepared
+from harness.worker import device
 
 PROBE = (
     "import torch; print(torch.__version__, torch.cuda.is_available() and "
@@ -143,7 +144,7 @@ def _torch() -> Finding:
 
 
 def _sandbox(config: configs.Config) -> Finding:
-    chosen = sandbox.choose(config.trial.sandbox)
+    chosen = choose(config.trial.sandbox)
     if chosen.kind == "none":
         asked = "sandbox = 'auto' in .autoresearch/config.toml"
         mend = asked if config.trial.sandbox == "none" else "apt install bubblewrap"

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.ledger import guards, message, refs
-from harness.ledger.opening import open_repository
-from harness.ledger.repo import Repository
+from harness.store import message, refs, rules
+from harness.store.opening import open_repository
+from harness.store.repo import Repository
 
 MOST_NAMED = 3  # files, in a line
 SCISSORS = "\n# ------------------------ >8"
@@ -38,7 +38,7 @@ def hook(name: str, args: tuple[str, ...]) -> int:
 
 def _pre_commit(repository: Repository) -> None:
     changes = repository.staged()
-    problem = guards.broken_change(repository.branch, changes)
+    problem = rules.broken_change(repository.branch, changes)
     if problem:
         others = [change.path for change in changes if change.path != "train.py"] or ["train.py"]
         left_out = f"git restore --staged {shlex.join(others[:MOST_NAMED])}"
@@ -46,7 +46,7 @@ def _pre_commit(repository: Repository) -> None:
     on_experiment = f"refs/heads/{repository.branch}".startswith(refs.EXPERIMENTS)
     if not (changes and on_experiment):
         return
-    if problem := guards.broken_source(repository.staged_source(), repository.commit("HEAD").source):
+    if problem := rules.broken_source(repository.staged_source(), repository.commit("HEAD").source):
         raise HarnessError(problem, "mend train.py, git add train.py")
 
 
@@ -59,8 +59,8 @@ def _commit_msg(repository: Repository, file: Path) -> None:
 
 
 def _reference_transaction(heard: bytes) -> None:
-    own = os.environ.get(guards.AGENT_BRANCH, "")
+    own = os.environ.get(rules.AGENT_BRANCH, "")
     for line in heard.decode("utf-8", "replace").splitlines() if own else ():
         _, new, ref = line.split(" ", 2)
-        if problem := guards.broken_move(own, ref, new):
+        if problem := rules.broken_move(own, ref, new):
             raise HarnessError(problem)

@@ -7,9 +7,9 @@ import click
 
 from harness import config as configs
 from harness.errors import HarnessError
-from harness.ledger.opening import create_repository
 from harness.paths import HOOKS, Paths, starter
-from harness.trial import device
+from harness.store.opening import create_repository
+from harness.worker import device
 
 IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/", "/progress.png")
 EXAMPLES = """\b

@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.ledger.experiment import Experiment, comparable
-from harness.ledger.known import Known, Snapshot
-from harness.ledger.opening import open_repository
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed, figure
-from harness.views import table, wall, words
+from harness.report import explain, table, timing
+from harness.store.experiment import Experiment, comparable
+from harness.store.history import Known, Snapshot
+from harness.store.opening import open_repository
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed, figure
 
 LOG_EXAMPLES = """\b
 Examples:
@@ -81,21 +81,21 @@ def show(experiment: str, as_json: bool) -> int:
     click.echo(found.message.text())
     decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
     taken = next((c for c, _ in known.history if known.are_one_program(c, found.commit)), "")
-    why = words.explain(decision, proven, bool(taken))
+    why = explain.explain(decision, proven, bool(taken))
     if taken and taken != found.commit:
         why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
         why += _given_up(known, found, found.setting, repository.paths.config)
     scores = known.scores(found.commit, found.setting) if found.setting else ()
     if len(scores) > max(1, len(found.runs)):
-        why.append(f"Run again since: by now {words.mean(scores)}, by which the gate goes.")
+        why.append(f"Run again since: by now {explain.mean(scores)}, by which the gate goes.")
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
         made = next((e for e in known if e.origin == found.commit), None)
         after = f"measured as {made.name.number:04d}" if made else f"harness adopt {found.name.number} does"
         why.append(f"Made by hand; {after}." if made else f"Made by hand, and not measured: {after}.")
-    if said := words.opinion(known.part(found.commit, "opinion")):
+    if said := explain.opinion(known.part(found.commit, "opinion")):
         why.append(said)
     if why:
         click.echo("\n".join(why) + "\n")
@@ -113,8 +113,8 @@ def show(experiment: str, as_json: bool) -> int:
             where = " (another setting)" if found.setting not in (None, Setting.of(trial)) else ""
             click.echo(f"seed {trial.get('seed')}: {ended}{where}")
         if trial.get("total_seconds"):
-            click.echo(f"time {wall.line(trial)}\n")
-        if how := words.checked(trial):
+            click.echo(f"time {timing.line(trial)}\n")
+        if how := explain.checked(trial):
             click.echo(f"{how}\n")
         if odd := disturbed(training.get("delayed_seconds"), training.get("training_seconds")):
             click.echo(f"WARNING: {odd}\n")
@@ -130,7 +130,7 @@ def show(experiment: str, as_json: bool) -> int:
 
 def _given_up(known: Known, found: Experiment, setting: Setting, config: Path) -> list[str]:
     """Why a kept one is not built on; empty where it is."""
-    from harness.tip import passed_by, policy_of, standing_on
+    from harness.session.frontier import passed_by, policy_of, standing_on
 
     policy, _ = policy_of(config)
     standing = standing_on(known, setting, policy)
@@ -140,7 +140,7 @@ def _given_up(known: Known, found: Experiment, setting: Setting, config: Path) -
         below = standing_on(known, setting, policy, passed[1])
         if below is not None and found.commit in below.line:
             return [f"It stands on {passed[1][:7]}, main before: a loop puts it on this one."]
-    return [words.GIVEN_UP]
+    return [explain.GIVEN_UP]
 
 
 DIFF_EXAMPLES = """\b
@@ -176,8 +176,8 @@ def plot(output: Path) -> int:
     """Every experiment a dot, kept ones labelled, what is built on as a line."""
     if output.suffix not in (".png", ".svg"):
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
-    from harness.tip import policy_of, standing_on
-    from harness.views.plot import draw
+    from harness.report.plot import draw
+    from harness.session.frontier import policy_of, standing_on
 
     known = Snapshot(repository := open_repository())
     every = list(known)

@@ -13,14 +13,14 @@ from harness import config as configs
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
 from harness.gate.standing import rebuilt
-from harness.ledger.experiment import last_kept
-from harness.ledger.experiments import Experiments
-from harness.ledger.opening import open_repository
-from harness.ledger.repo import Repository
-from harness.limits import Limits
-from harness.loop import Loop, Watcher
-from harness.trial.device import Device, chosen, resolve
-from harness.views.night import NightView
+from harness.report.panel import NightView
+from harness.session.limits import Limits
+from harness.session.loop import Loop, Watcher
+from harness.store.experiment import last_kept
+from harness.store.experiments import Experiments
+from harness.store.opening import open_repository
+from harness.store.repo import Repository
+from harness.worker.device import Device, chosen, resolve
 
 FOLDER = click.Path(path_type=Path)
 

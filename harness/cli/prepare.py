@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import config as configs
-from harness.corpus import prepare as corpus
-from harness.ledger.opening import open_repository
+from harness.store.opening import open_repository
+from harness.tasks.lm import prepare as corpus
 
 EXAMPLES = """\b
 Examples:

@@ -8,12 +8,12 @@ import click
 
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
-from harness.ledger.known import Known
-from harness.ledger.opening import open_repository
-from harness.records import OK
-from harness.trial.measure import measure, open_bench
-from harness.trial.text import one_line
-from harness.views.live import TrialView
+from harness.report.live import TrialView
+from harness.sandbox.text import one_line
+from harness.store.history import Known
+from harness.store.opening import open_repository
+from harness.store.records import OK
+from harness.worker.run import measure, open_bench
 
 EXAMPLES = """\b
 Examples:

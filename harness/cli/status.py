@@ -11,15 +11,15 @@ from harness.config import load
 from harness.errors import DONE, HarnessError
 from harness.gate.noise import pooled
 from harness.gate.standing import rebuilt
-from harness.ledger.known import Known, Snapshot
-from harness.ledger.opening import open_repository
-from harness.ledger.repo import Repository
 from harness.lock import holder
-from harness.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
-from harness.state import read
-from harness.tip import passed_by, policy_of
-from harness.trial.measure import open_bench
-from harness.views import table, wall, words
+from harness.report import explain, table, timing
+from harness.session.frontier import passed_by, policy_of
+from harness.session.state import read
+from harness.store.history import Known, Snapshot
+from harness.store.opening import open_repository
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
+from harness.store.repo import Repository
+from harness.worker.run import open_bench
 
 LAST = 5
 
@@ -43,8 +43,8 @@ def status(as_json: bool) -> int:
     holdouts = known.holdouts(setting) if setting else []
     of_main = known.holdout(known.main, setting) if setting else None
     failed = of_main if isinstance(of_main, str) else None
-    trials = [trial for e in experiments[-wall.LAST :] for trial in known.trials(e.commit)]
-    share = wall.training_share(trials)
+    trials = [trial for e in experiments[-timing.LAST :] for trial in known.trials(e.commit)]
+    share = timing.training_share(trials)
     states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
     found = Counter(e.state for e in experiments)
     counts = {state: found[state] for state in states}
@@ -80,7 +80,7 @@ def status(as_json: bool) -> int:
     about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
     if scores:
         belief = f", believed {believed:.4f}" if believed is not None else ""
-        about_main = f"val_bpb {words.mean(scores)}{belief}"
+        about_main = f"val_bpb {explain.mean(scores)}{belief}"
     click.echo(f"main     {known.main[:7]}  {about_main}")
     if above:
         tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
@@ -93,16 +93,16 @@ def status(as_json: bool) -> int:
         click.echo(f"holdout  WARNING: none for main: {failed}")
     if holdouts and setting:
         noise = pooled(each.scores for each in measured)
-        for line in words.holdout(holdouts, noise.sd if noise else None):
+        for line in explain.holdout(holdouts, noise.sd if noise else None):
             click.echo(f"holdout  {line}")
     if share:
         click.echo(
             f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
             f"trainings, on average of {share[2]}"
         )
-    if known.main not in {e.commit for e in experiments[-wall.LAST :]}:
+    if known.main not in {e.commit for e in experiments[-timing.LAST :]}:
         trials += known.trials(known.main)
-    odd = sum(1 for trial in trials if wall.was_disturbed(trial))
+    odd = sum(1 for trial in trials if timing.was_disturbed(trial))
     if odd:
         click.echo(
             f"WARNING  {odd} of the last {len(trials)} trials, main's too, waited long for a processor"
@@ -113,7 +113,7 @@ def status(as_json: bool) -> int:
         click.echo(f"best     {table.styled(kept, table.width() - 9)}")
         by_now = next((each.scores for each in measured if each.commit == top), ())
         if len(by_now) > max(1, len(kept.runs)) and top != known.main:
-            click.echo(f"         run again since: by now {words.mean(by_now)}")
+            click.echo(f"         run again since: by now {explain.mean(by_now)}")
     for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
         other = experiment.setting not in (None, setting)
         click.echo(f"{label:<9}{table.styled(experiment, table.width() - 9, other)}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from harness.gate.standing import Standing
-from harness.records import OK, Decision, Trial
+from harness.store.records import OK, Decision, Trial
 
 
 def decide(

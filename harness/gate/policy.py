@@ -3,8 +3,8 @@
 The figures here were chosen by `benchmarks/gate.py`, in the world of the design; see its results.
 """
 
-from harness.gate.belief import TIE, Belief, Judgement
-from harness.records import AGAIN, DISCARD, KEEP
+from harness.gate.posterior import TIE, Belief, Judgement
+from harness.store.records import AGAIN, DISCARD, KEEP
 
 SURE = 0.99  # that the tip is better, for `main` to move
 PRICE = 0.4  # of a run, in units of noise: what the same time would gain by trying something else

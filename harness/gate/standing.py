@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.gate.belief import Belief, believe
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import SURE, main_may_move, verdict
-from harness.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
+from harness.gate.posterior import Belief, believe
+from harness.store.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
 
 LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
 SUSPECT_JUMP = 8.0  # units of noise, in one step

@@ -3,6 +3,7 @@
 Loading it loads nothing else: the harness's own processes go through here too.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +11,20 @@ if TYPE_CHECKING:
 
 
 def open() -> "Run":  # train.py reads best as `trial.open()`
-    """The run that this process is: under the harness, or by hand with `python train.py`."""
-    from harness.trial import api
+    """The run that this process is: under the harness, or by hand with `python train.py`.
 
-    return api.open_run()
+    Raises:
+        RuntimeError: it is neither, but a model server that imports train.py.
+    """
+    if "HARNESS_TRIAL" in os.environ:
+        from harness.trial import api
+
+        return api.supervised()
+    if "HARNESS_MARK" in os.environ:
+        raise RuntimeError(
+            "train.py ran its training when it was imported for scoring: keep the guard "
+            'if __name__ == "__main__"'
+        )
+    from harness.trial import by_hand
+
+    return by_hand.open_run()

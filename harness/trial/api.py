@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from harness.trial import compiled
+from harness.sandbox import compile_cache
+from harness.sandbox.wire import DESCRIPTORS, Channel
 from harness.trial.loader import Loader
-from harness.trial.wire import DESCRIPTORS, Channel
 
 WAIT_SECONDS = 24 * 3600.0
 
@@ -51,7 +51,7 @@ class Supervised:
 
     def training_tokens(self) -> int:
         known = os.environ.get("HARNESS_COMPILED")
-        archive = [compiled.pack(Path(known))] if known else []
+        archive = [compile_cache.pack(Path(known))] if known else []
         self._channel.send({"ask": "data"}, archive)
         for descriptor in archive:
             os.close(descriptor)
@@ -217,18 +217,9 @@ class Run:
         self._host.submit(self.checkpoint_dir, self._reported)
 
 
-def open_run() -> Run:
-    """See `harness.trial.open`."""
-    if "HARNESS_TRIAL" in os.environ:
-        spec = json.loads(os.environ["HARNESS_TRIAL"])
-        host = Supervised(int(os.environ["HARNESS_SOCKET"]))
-        host.opened()
-        return Run(host, spec, Path("checkpoint").absolute())
-    if "HARNESS_MARK" in os.environ:
-        raise RuntimeError(
-            "train.py ran its training when it was imported for scoring: keep the guard "
-            'if __name__ == "__main__"'
-        )
-    from harness.trial import byhand
-
-    return byhand.open_run()
+def supervised() -> Run:
+    """The run that a supervisor at the other end of an inherited socket watches."""
+    spec = json.loads(os.environ["HARNESS_TRIAL"])
+    host = Supervised(int(os.environ["HARNESS_SOCKET"]))
+    host.opened()
+    return Run(host, spec, Path("checkpoint").absolute())

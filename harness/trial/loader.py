@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from harness.corpus.packing import pack, shuffled_forever
-from harness.corpus.store import map_tokens
+from harness.tasks.lm.packing import pack, shuffled_forever
+from harness.tasks.lm.store import map_tokens
 
 AHEAD = 4
 Batch = tuple[torch.Tensor, torch.Tensor]

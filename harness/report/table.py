@@ -1,0 +1,99 @@
+"""Experiments as rows of text: for `log`, `status` and the live panel; and as the reference's tsv."""
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import click
+
+from harness.store.experiment import Experiment
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP
+
+COLORS = {KEEP: "green", DISCARD: "bright_black", CRASH: "red", INVALID: "magenta", ERROR: "yellow"}
+EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
+STEPS = "▁▂▃▄▅▆▇█"
+
+
+def width() -> int:
+    """Of a line on this terminal."""
+    return min(160, shutil.get_terminal_size((100, 24)).columns)
+
+
+def row(experiment: Experiment, width: int = 100, other: bool = False, when: str = "") -> str:
+    """One line: number, status, score, difference, title, how long ago or `when`. `other`: of another
+    setting, which it says."""
+    score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
+    delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
+    head = f"{experiment.name.number:04d}  {experiment.state:<8}{score:>8}  {delta:>8}  "
+    past = when or f"{age(time.time() - experiment.seconds)} ago"
+    room = max(12, width - len(head) - len(past) - 2)
+    title = f"{'(another setting) ' * other}{experiment.message.title}"
+    title = title if len(title) <= room else title[: room - 1] + "…"
+    return f"{head}{title:<{room}}  {past}"
+
+
+def styled(experiment: Experiment, width: int = 100, other: bool = False) -> str:
+    """The row in its status's colour; click drops it where it isn't a terminal."""
+    return click.style(row(experiment, width, other), fg=COLORS.get(experiment.status or ""))
+
+
+def age(seconds: float) -> str:
+    """`5 s`, `12 min`, `3 h`, `8 d`."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def sparkline(values: list[float], width: int = 60) -> str:
+    """Values as a line of blocks, each the mean of its share; empty for fewer than two."""
+    if len(values) < 2:
+        return ""
+    count = min(width, len(values))
+    cuts = [round(i * len(values) / count) for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    low, span = min(means), max(means) - min(means) or 1.0
+    return "".join(STEPS[round((mean - low) / span * (len(STEPS) - 1))] for mean in means)
+
+
+def record(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as plain JSON values; what is not known is null."""
+    trailers, setting = experiment.message.trailers, experiment.setting
+    return {
+        "number": experiment.name.number,
+        "branch": experiment.name.branch,
+        "commit": experiment.commit,
+        "parent": experiment.parent,
+        "status": experiment.status,
+        "val_bpb": experiment.val_bpb,
+        "runs": experiment.runs,
+        "effect": experiment.delta,
+        "effect_sd": experiment.effect_sd,
+        "believed": experiment.believed,
+        "setting": asdict(setting) if setting else None,
+        "title": experiment.message.title,
+        "hypothesis": experiment.message.hypothesis,
+        "committed_at": experiment.seconds,
+        "trailers": dict(trailers),
+    }
+
+
+def exported(experiments: Iterable[Experiment]) -> list[dict[str, str]]:
+    """The five columns of the reference project's results.tsv; a figure nobody measured is empty."""
+    rows = []
+    for experiment in experiments:
+        vram = experiment.message.trailers.get("Peak-Vram-Mb")
+        score = experiment.val_bpb
+        rows.append(
+            {
+                "commit": experiment.commit[:7],
+                "val_bpb": f"{score:.6f}" if score is not None else "",
+                "memory_gb": f"{float(vram) / 1024:.1f}" if vram and vram.isdecimal() else "",
+                "status": experiment.status or "",
+                "description": experiment.message.title.replace("\t", " "),
+            }
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""What holds untrusted code: namespaces, system calls, limits, and what may pass its border."""

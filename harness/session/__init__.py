@@ -1,0 +1,1 @@
+"""From the first proposal to the last decision of one `harness loop`."""

@@ -1,0 +1,53 @@
+"""What is built on now, by what git knows and the rule that the config has: the same for a loop and for
+whoever looks."""
+
+from pathlib import Path
+
+from harness.config import load
+from harness.errors import HarnessError
+from harness.gate.standing import Standing, rebuilt
+from harness.store.experiment import Experiment
+from harness.store.history import Known
+from harness.store.programs import reaches
+from harness.store.records import Setting
+
+
+def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> Standing | None:
+    """Where the research stands on `main`, or the commit that is to stand for it."""
+    main = main or known.main
+    measured = known.measured(setting, main)
+    if main != known.main:  # what a person put on top of it isn't a kept experiment
+        numbered = {experiment.commit for experiment in known}
+        measured = [each for each in measured if each.commit in numbered or each.commit == main]
+    return rebuilt(main, measured, policy)
+
+
+def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, str] | None:
+    """The tip that stood on what was `main` before a person put a commit there, and that commit;
+    None if there is none, or it was begun anew already."""
+    every, line = {experiment.commit: experiment for experiment in known}, dict(known.history)
+    if known.main in every:
+        return None
+    by_hand: list[str] = []
+    for commit, parent in line.items():
+        if commit in every or not parent:
+            return None
+        by_hand.append(commit)
+        if (below := standing_on(known, setting, policy, parent)) is not None:
+            tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
+            if tip and any(known.are_one_program(tip.commit, each) for each in by_hand):
+                return None  # a person took it as it is
+            again = (e for e in every.values() if tip and e.origin == tip.commit)
+            done = any(reaches(e.commit, every, line) for e in again)
+            # What only takes a program that is known hides what stood on the main before it.
+            if tip or not any(known.are_one_program(commit, other) for other in (parent, *every)):
+                return (tip, parent) if tip and not done else None
+    return None
+
+
+def policy_of(config: Path) -> tuple[str, str]:
+    """The gate's; where the config can't be read it is empty, and the other one says what is wrong."""
+    try:
+        return load(config).gate.policy, ""
+    except HarnessError as wrong:
+        return "", str(wrong)

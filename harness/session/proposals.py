@@ -1,0 +1,353 @@
+"""From an agent's answer to an experiment: asked for ahead, checked, committed on a branch of its own.
+
+Guarantees: what is committed parses, was not tried before, and is a change of the incumbent; the next
+proposal is made while the current trial trains. What an answer cost is counted, used or not.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from harness.agents import Agent, Context, NoProposal, Tried, program
+from harness.errors import HarnessError
+from harness.gate.standing import Standing
+from harness.session.limits import failed_in_a_row
+from harness.session.runner import Lab
+from harness.store import rules
+from harness.store.experiment import Experiment
+from harness.store.records import CRASH, KEEP, Base, Proposal, Trial
+from harness.store.repo import Moved
+from harness.worker.run import Bench
+
+FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
+FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
+STAND_INS = 10  # in a row, before the loop ends
+REPAIRS = 2  # of crashes in a row that the agent is shown the output of
+MEMORY = 500  # earlier experiments that an agent is shown
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposal on its way, and the commit that it was made for."""
+
+    base: str
+    answer: "Future[Proposal]"
+    by_stand_in: bool = False
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What came in place of a proposal; waits for the answer."""
+        return self.answer.exception()
+
+    @property
+    def cost_usd(self) -> float:
+        """Of an answer that came, used or not."""
+        return getattr(self.failed or self.answer.result(), "cost_usd", None) or 0.0
+
+
+class Drafts:
+    """One night's proposals.
+
+    Attributes:
+        spent_usd: on answers that were taken.
+        gave_up: why there will be no more of them.
+    """
+
+    def __init__(
+        self, lab: Lab, agent: Agent, seed: int, program_text: Callable[[], str],
+        tell: Callable[[str, str], None], stand_in: Agent | None = None,
+    ) -> None:  # fmt: skip
+        """`stand_in` proposes one experiment where `agent`, which did better before, gave nothing usable."""
+        self._lab, self._agent, self._seed, self._tell = lab, agent, seed, tell
+        self._stand_in = stand_in
+        self._experiments = lab.experiments
+        self._program_text = program_text
+        self.spent_usd = 0.0
+        self.gave_up: HarnessError | None = None
+        self._unbilled_usd = 0.0
+        self._ahead: list[Draft] = []
+        self._failed = 0  # proposals of the agent in a row that could not be used
+        self._failed_since = 0  # somebody stood in for it
+        self._most_failed = FAILED_PROPOSALS
+        self._crashes = 0
+        self._to_mend: tuple[Tried, str] | None = None
+
+    def ask_ahead(self, base: Base, bench: Bench, results: Sequence[Experiment], wanted: int = 1) -> None:
+        """Have the next ones made while something trains, one by one: each knows those before it."""
+        if len(self._ahead) < wanted and self._answered == self._ahead and self.gave_up is None:
+            self._ahead.append(self._ask(base, bench, results))
+
+    @property
+    def paid_usd(self) -> float:
+        """On all answers, those that nobody took yet among them."""
+        return self.spent_usd + sum(draft.cost_usd for draft in self._answered)
+
+    @property
+    def _answered(self) -> list[Draft]:
+        return [draft for draft in self._ahead if draft.answer.done()]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an answer that nobody took yet."""
+        return bool(self._ahead) and self._ahead[0].answer.done()
+
+    @property
+    def answer(self) -> "Future[Proposal] | None":
+        """What is being waited for."""
+        return self._ahead[0].answer if self._ahead else None
+
+    def next(self, base: Base, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
+        """The next proposal that was not tried, committed on a branch that starts at `base`.
+
+        None while there is none: then one is being made, or the agent gave up.
+        """
+        if not self._ahead:
+            self.ask_ahead(base, bench, results)
+        if not self.is_ready:
+            return None
+        draft = self._ahead.pop(0)
+        if isinstance(failed := draft.failed, HarnessError):  # the person has to mend something
+            self.gave_up = failed
+            return None
+        is_stale = draft.base != base.commit
+        try:
+            proposal = self._paid(_given(draft))
+            proposal = self._reapplied(proposal, proposal.base or draft.base, base.commit)
+            parent = self._experiments.source(base.commit)
+            trouble = rules.broken_source(proposal.source, parent) or ""
+            if not trouble:
+                mark = _mark(proposal.source)
+                if mark == _mark(parent):
+                    trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
+                elif mark in self._tried(proposal):
+                    trouble = f"{proposal.title!r} is a program that was tried before"
+                else:
+                    if not draft.by_stand_in:
+                        self._failed = self._failed_since = 0
+                        if self._stand_in is not None:
+                            self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
+                    return self._experiments.begin(proposal, base.commit, mark)
+        except NoProposal as none:
+            trouble = str(none)
+            self._unbilled_usd += none.cost_usd or 0.0
+            self.spent_usd += none.cost_usd or 0.0
+        self._tell("trouble", f"no usable proposal: {trouble}")
+        if not (draft.by_stand_in or is_stale):
+            self._failed, self._failed_since = self._failed + 1, self._failed_since + 1
+        if self._failed >= self._most_failed:
+            self.gave_up = HarnessError(
+                f"the agent gave nothing usable {self._failed} times: {trouble}",
+                "another --agent or --model (what a model or command said: .autoresearch/runs/agent.log)",
+            )
+        elif not self._ahead:
+            by_stand_in = self._failed_since >= FAILED_PROPOSALS
+            if by_stand_in:
+                self._failed_since = 0
+                name = type(self._stand_in).__name__.lower()
+                self._tell("trouble", f"{name} proposes one in its place, then it is asked again")
+            self._ahead.append(self._ask(base, bench, results, trouble, by_stand_in))
+        return None
+
+    def _tried(self, proposal: Proposal) -> set[str]:
+        """Programs that are not to be run again, but for its own: a person may want that measured anew."""
+        own = proposal.origin
+        return {e.program for e in self._experiments if not own or own not in (e.commit, e.origin)}
+
+    def begun_before(self) -> list[Experiment]:
+        """What an earlier loop began and was stopped in, or lost to an error of the machine."""
+        found = []
+        for experiment in self._experiments:
+            if experiment.is_due:
+                number = f"{experiment.name.number:04d}"
+                if broken := self.broken(experiment):  # made by hand, without the hooks
+                    self._tell("trouble", f"{number} can't be measured: {broken}")
+                else:
+                    self._tell("note", f"{number} was begun and not measured: it comes next")
+                    found.append(experiment)
+        return found
+
+    def broken(self, experiment: Experiment) -> str | None:
+        """Why one that somebody made can't be measured, in one line."""
+        if not (source := self._experiments.source_or_nothing(experiment.commit)):
+            return "it has no usable train.py"
+        changes = self._experiments.changes(experiment)
+        parent = self._experiments.source_or_nothing(experiment.parent)
+        return rules.broken_change(experiment.name.branch, changes) or rules.broken_source(source, parent)
+
+    def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
+        """One that was begun and not measured, put on another commit; None where it doesn't apply there, is a
+        program that was tried, was measured, or a person moved it."""
+        if self._experiments.trials(experiment.commit):
+            return None
+        try:
+            proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
+            mark = _mark(proposal.source)
+            if mark == _mark(self._experiments.source(onto)) or mark in self._tried(proposal):
+                return None
+            return self._experiments.put(experiment, proposal.source, onto, mark)
+        except (NoProposal, Moved):
+            return None
+
+    def begin_again(self, kept: Experiment, onto: str, base: str = "") -> list[Experiment]:
+        """A kept experiment that `main` passed by, begun anew there: all that it has on top of `base`.
+
+        Nothing where it doesn't apply, a person took it over by hand, or it needs no run there.
+
+        Args:
+            base: else where the two part.
+        """
+        base = base or self._fork(kept.parent, onto)
+        if self._carried(kept, onto, base):
+            return []
+        proposal = self._experiments.proposal(kept)
+        if kept.parent != base:
+            proposal = dataclasses.replace(proposal, title=f"{proposal.title}, and what it stood on")
+        try:
+            again = self._reapplied(proposal, base, onto)
+            if again.source == self._experiments.source(onto):
+                return []
+            if (mark := _mark(again.source)) in self._tried(again):
+                raise NoProposal(f"{proposal.title!r} there is a program that was tried before")
+            begun = self._experiments.begin(again, onto, mark)
+        except NoProposal as why:
+            self._lab.tell_once("main", f"     the tip moved meanwhile: {why}")
+            return []
+        number, which = f"{begun.name.number:04d}", f"{kept.name.number:04d}"
+        self._tell("main", f"     the tip moved meanwhile: {which} is applied to {onto[:7]}, as {number}")
+        return [begun]
+
+    def _carried(self, kept: Experiment, onto: str, base: str) -> bool:
+        """Put a kept experiment, and what it stands on above `base`, on a commit that has the train.py of one
+        of those, or of `base`: they are the same programs there. False where it has another one."""
+        below, stack = {e.commit: e for e in self._experiments}, [kept]
+        while stack[0].parent != base and stack[0].parent in below:
+            stack.insert(0, below[stack[0].parent])
+        points = [stack[0].parent, *(e.commit for e in stack)]
+        same = [n for n, commit in enumerate(points) if self._experiments.are_one_program(commit, onto)]
+        if not same or not self._experiments.gone.isdisjoint(points[1:]):
+            return False
+        for link in stack[same[-1] :]:
+            copies = (e for e in self._experiments if e.origin == link.commit and e.status == KEEP)
+            there = next((e for e in copies if e.parent == onto), None)  # a loop was killed after it
+            made = there or self._experiments.carried(link, onto)
+            number, which = f"{made.name.number:04d}", f"{link.name.number:04d}"
+            self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
+            onto = made.commit
+        return True
+
+    def meet(self, done: Experiment, before: Standing, now: Standing) -> list[Experiment]:
+        """Two winners beside each other: the change of the one that is not on the line is begun anew on
+        the tip, since gains don't always add up."""
+        other = done.commit if done.commit not in now.line else before.line[-1]
+        beside = next((e for e in self._experiments if e.commit == other and other not in now.line), None)
+        return [] if beside is None else self.begin_again(beside, now.incumbent.commit)
+
+    def _fork(self, commit: str, tip: str) -> str:
+        """Below a stack of experiments, what `tip` stands on too, or what none of ours is below."""
+        below = {e.commit: e.parent for e in self._experiments}
+        while commit in below and not self._experiments.is_below(commit, tip):
+            commit = below[commit]
+        return commit
+
+    def learn(self, done: Experiment, trial: Trial, bench: Bench) -> None:
+        """What the agent may mend: a crash, but not the crash of the mending for ever."""
+        crashed = done.status == CRASH
+        self._crashes = self._crashes + 1 if crashed else 0
+        mendable = crashed and self._crashes <= REPAIRS
+        self._to_mend = (self._as_tried(done, bench), trial.training.log) if mendable else None
+
+    def _ask(
+        self, base: Base, bench: Bench, results: Sequence[Experiment], trouble: str = "",
+        by_stand_in: bool = False,
+    ) -> Draft:  # fmt: skip
+        """Have the agent think, in its own thread, about values only."""
+        if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
+            trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
+        every = list(self._experiments)
+        ahead = [draft.answer.result() for draft in self._ahead if draft.failed is None]
+        tried = (
+            *(self._as_tried(experiment, bench) for experiment in every[-MEMORY:]),
+            *(Tried(p.title, p.hypothesis, p.source, None, None, None, "") for p in ahead),
+        )
+        mend, log = self._to_mend or (None, "")
+        context = Context(
+            self._program_text(), self._experiments.source(base.commit), base.val_bpb,
+            base.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed,
+            trouble, mend, log,
+        )  # fmt: skip
+        agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
+        return Draft(base.commit, in_background(agent.propose, context), by_stand_in)
+
+    def _as_tried(self, experiment: Experiment, bench: Bench) -> Tried:
+        """As the agent sees it: what was scored in another setting has no score that compares."""
+        message = experiment.message
+        comparable = experiment.setting in (None, bench.setting)
+        return Tried(
+            message.title, message.hypothesis, self._experiments.source_or_nothing(experiment.commit),
+            experiment.status, experiment.val_bpb if comparable else None,
+            experiment.delta if comparable else None, message.trailers.get("Reason", ""),
+        )  # fmt: skip
+
+    def _reapplied(self, proposal: Proposal, base: str, onto: str) -> Proposal:
+        """The same change on another commit.
+
+        Raises:
+            NoProposal: the two changes touch the same lines.
+        """
+        if base == onto:
+            return proposal
+        source = self._experiments.reapplied(proposal.source, base, onto)
+        if source is None:
+            raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent, which came after it")
+        return dataclasses.replace(proposal, source=source)
+
+    def _paid(self, proposal: Proposal) -> Proposal:
+        """With what the unusable answers before it cost: the commit carries all of it."""
+        if proposal.cost_usd is None:
+            return proposal
+        self.spent_usd += proposal.cost_usd
+        total, self._unbilled_usd = proposal.cost_usd + self._unbilled_usd, 0.0
+        return dataclasses.replace(proposal, cost_usd=total)
+
+
+def _given(draft: Draft) -> Proposal:
+    """What came of it.
+
+    Raises:
+        NoProposal: nothing, or the agent failed in a way that nobody thought of.
+    """
+    try:
+        return draft.answer.result()
+    except NoProposal:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent made of an answer
+        raise NoProposal(f"the agent failed: {type(error).__name__}: {error}") from None
+
+
+def _mark(source: bytes) -> str:
+    """The digest of a program.
+
+    Raises:
+        NoProposal: it is nested too deeply, or has numbers too long, to be read.
+    """
+    try:
+        return program.digest(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NoProposal(f"its train.py can't be read: {type(error).__name__}") from None
+
+
+def in_background(work: Callable[..., Any], *args: Any) -> "Future[Any]":
+    """In a thread that doesn't outlive the process: an agent may be waiting for an hour."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -1,0 +1,247 @@
+"""Where trials of commits are run, and where their scores go: into notes, into the gate, to `main`.
+
+What the loop and `harness calibrate` share. Guarantees: what was measured is noted before anything
+else happens; `main` is measured, and the noise known, before anything is decided; the holdout's score is
+begun when `main` is about to move, and no decision sees it.
+"""
+
+import math
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+
+from harness import config as configs
+from harness.errors import HarnessError
+from harness.executors.local import Order
+from harness.gate.noise import Noise, pooled
+from harness.gate.policy import CALIBRATION_RUNS
+from harness.gate.standing import Standing
+from harness.session.checkpoints import Kept
+from harness.session.frontier import passed_by, standing_on
+from harness.store.experiment import Experiment
+from harness.store.experiments import Experiments
+from harness.store.records import ERROR, OK, Trial
+from harness.store.repo import Repository
+from harness.worker.run import Bench, measure, open_bench
+from harness.worker.supervisor import Progress
+from harness.worker.worker import Station, Turn
+
+REPEATS_OF_ERROR = 2
+TICK_SECONDS = 0.1
+FREE_MB = 1024  # beyond what a trial may write
+LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
+
+
+class Lab:
+    """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress and its place."""
+
+    def __init__(
+        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress, int], None]
+    ) -> None:
+        self._repository, self._tell, self._show = repository, tell, show
+        self.experiments = Experiments(repository)
+        self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
+        self._last_config: configs.Config | None = None
+        self._said: set[str] = set()
+        self.kept = Kept(repository.paths, self.experiments, tell, show, self.away)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Time that isn't the harness's own."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - began
+
+    def tell_once(self, kind: str, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(kind, text)
+
+    def bench(self) -> Bench:
+        """Config and program as they are now; the last good ones where a person is in the middle of them.
+
+        Raises:
+            HarnessError: the first config is unusable, data or device are gone, or the disk is full.
+        """
+        paths = self._repository.paths
+        if not paths.program.exists():
+            self.tell_once("trouble", "no .autoresearch/program.md to tell the agent. Try: harness init")
+        try:
+            config = configs.load(paths.config)
+            bench = open_bench(config, paths.root)
+        except HarnessError as unusable:
+            if self._last_config is None:
+                raise
+            config = self._last_config
+            bench = open_bench(config, paths.root)  # raises where data or device, not the config, is at fault
+            self.tell_once("trouble", f"going on with the last good config: {unusable}")
+        self._last_config = config
+        if bench.isolation.kind == "none":
+            why = bench.isolation.why
+            self.tell_once("trouble", f"WARNING: no sandbox, train.py can reach everything you can: {why}")
+        wanted = config.trial.disk_mb + FREE_MB
+        if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
+            raise HarnessError(
+                f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
+                "harness clean, or free some space",
+            )
+        return bench
+
+    # ── trials ────────────────────────────────────────────────────────────────────────────────
+
+    def order(self, commit: str, running: Iterable[int] = (), standing: Standing | None = None) -> Order:
+        """The next trial of a commit, with a seed that it didn't have.
+
+        Args:
+            running: seeds of trials of it that are not over.
+            standing: what its score will be held against, where that is known.
+        """
+        used = [*running, *(run.get("seed") for run in self.experiments.trials(commit))]
+        while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
+            pass
+        suspect_below = standing.suspect_below if standing is not None else 0.0
+        return Order(commit, self.experiments.source(commit), seed, suspect_below)
+
+    def run(self, order: Order, bench: Bench, station: Station, turn: Turn) -> tuple[Trial, Path]:
+        """One trial, and its folder; what the machine spoilt is repeated. Any thread may call it, since it
+        doesn't touch git."""
+
+        def show(progress: Progress) -> None:
+            turn.check()
+            if turn.may_train.is_set():  # else the one that is being scored is shown
+                self._show(progress, station.place)
+
+        attempt, first = 0, None  # the first with a score, if it is repeated
+        attempts: list[Trial] = []
+        while True:
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
+            alone, turn.was_joined = turn.may_train.is_set(), False
+            turn.trained.clear()
+            trial = measure(
+                order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn,
+                order.suspect_below,
+            )  # fmt: skip
+            attempts.append(trial)
+            if not alone and trial.training.startup_seconds is None:
+                while not turn.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
+                    turn.check()
+            elif trial.status == ERROR:
+                self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
+                if attempt == REPEATS_OF_ERROR:
+                    break
+                attempt += 1
+            elif not attempt and (trial.late or trial.warning or (turn.was_joined and trial.lacked_memory)):
+                self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
+                attempt += 1
+                if trial.lacked_memory:
+                    turn.wants_room.set()
+                    while station.is_used:
+                        turn.check()
+                        time.sleep(TICK_SECONDS)
+                if trial.warning:
+                    first = trial, folder
+                    continue
+            else:
+                break
+            self.kept.forget(folder)
+        if first is not None:
+            # The worse of two counts: else a train.py that ends early when it is unlucky draws twice.
+            both = first, (trial, folder)
+            (_, unused), (trial, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
+            self.kept.forget(unused)
+        for odd in filter(None, (trial.warning, trial.delay)):
+            self._tell("trouble", f"     WARNING: {odd}")
+        instead_of = tuple(_attempt(each) for each in attempts if each is not trial)
+        return replace(trial, instead_of=instead_of), folder
+
+    def noted(self, trial: Trial, folder: Path, bench: Bench, others: bool = False) -> None:
+        """One more trial of a commit that stays as it is; `others`: more of it are running.
+
+        Raises:
+            HarnessError: it gave no score, and none did before.
+        """
+        commit = trial.commit
+        if trial.status == OK:
+            self.kept.keep(folder, trial)
+        self.experiments.note(commit, trial=trial)
+        if trial.status != OK and not (others or self.experiments.scores(commit, bench.setting)):
+            mend = "mend it on main, commit, harness loop"
+            raise HarnessError(
+                f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
+                "harness loop, with less beside it" if trial.late else mend,
+            )
+
+    def again(self, commit: str, bench: Bench, station: Station) -> Trial:
+        """One more trial of a commit, here and now."""
+        trial, folder = self.run(self.order(commit), bench, station, Turn.alone())
+        self.noted(trial, folder, bench)
+        return trial
+
+    # ── what is known ─────────────────────────────────────────────────────────────────────────
+
+    def known(self, bench: Bench, main: str = "") -> Standing | None:
+        """What git says of this setting; None if `main`, or the commit that is to stand for it, has no
+        score there."""
+        return standing_on(self.experiments, bench.setting, bench.config.gate.policy, main)
+
+    def missing_runs(self, bench: Bench, stations: int = 1) -> int:
+        """How often `main` is to be run before anything is decided: twice at least, since one run may be an
+        accident, until the noise is known, and on every station, which would wait. The greedy rule takes
+        one run at its word."""
+        if bench.config.gate.policy == "greedy":
+            return max(0, 1 - len(self.experiments.main_scores(bench.setting)))
+        wanted = CALIBRATION_RUNS if self._freedom(bench) < CALIBRATION_RUNS - 1 else 2
+        missing = max(0, wanted - len(self.experiments.main_scores(bench.setting)))
+        return -(-missing // stations) * stations
+
+    def noise(self, bench: Bench) -> Noise | None:
+        """Pooled over every repeat in this setting."""
+        return pooled(each.scores for each in self.experiments.measured(bench.setting))
+
+    def _freedom(self, bench: Bench) -> int:
+        return sum(len(each.scores) - 1 for each in self.experiments.measured(bench.setting))
+
+    # ── main ──────────────────────────────────────────────────────────────────────────────────
+
+    def advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
+        """Move `main` to the tip if the gate says so, unless a person's changes are in the way."""
+        if (move := standing.move()) is None:
+            return standing
+        if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
+            self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
+        if why := self.kept.second_opinion(move.new, bench, station):
+            self.tell_once("trouble", f"     main waits before {move.new[:7]}: {why}")
+            return standing
+        self.kept.score_holdout(move.new, bench, station)
+        try:
+            if not self.experiments.advance(move.old, move.new):
+                return standing
+        except HarnessError as in_the_way:
+            self.tell_once("trouble", f"     main waits before {move.new[:7]}: {in_the_way}")
+            return standing
+        self.experiments.note(move.new, reached=True)  # so that a person who resets main is believed
+        sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
+        self._tell("main", f"     main is at {move.new[:7]}{sure}")
+        self.kept.drop(main=move.new)  # of what it passed
+        return standing.moved()
+
+    def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
+        """See `harness.session.frontier`."""
+        return passed_by(self.experiments, bench.setting, bench.config.gate.policy)
+
+    def _note(self, text: str) -> None:
+        self._tell("note", text)
+
+
+def _attempt(trial: Trial) -> str:
+    """One that doesn't count, in a line."""
+    score = "" if trial.val_bpb is None else f" {trial.val_bpb:.6f}"
+    return f"{trial.status}{score}: {trial.detail or trial.warning}"

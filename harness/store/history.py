@@ -1,0 +1,326 @@
+"""What git knows of experiments: read from refs, messages and notes. Nothing is stored anywhere else.
+
+An experiment is one commit on a branch of its own, and has no `Status` until it was measured.
+"""
+
+import re
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pygit2
+
+from harness.errors import HarnessError
+from harness.store import message as messages
+from harness.store import notes, refs
+from harness.store.experiment import Experiment
+from harness.store.message import Message
+from harness.store.programs import Programs, Runs, runs_of
+from harness.store.records import KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
+from harness.store.refs import Name
+from harness.store.repo import Change, Repository
+
+SEED = re.compile(r"[0-9]{1,9}")
+BLOB_DIGITS = 12  # of the blob's name
+HISTORY = 100  # commits of `main` that are looked back at
+
+
+class Known:
+    """All experiments of a repository, in the order of their numbers; writes nothing."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._git = repository.git
+        self._known: dict[tuple[str, str], Experiment] = {}  # parsed once: a commit never changes
+        self._programs: dict[str, pygit2.Oid | str] = {}
+
+    def __iter__(self) -> Iterator[Experiment]:
+        """In the order of their numbers."""
+        seen: dict[tuple[str, str], Experiment] = {}
+        for reference in self._git.references.iterator():
+            if (name := refs.parse(reference.name)) is None:
+                continue
+            key = (reference.name, str(reference.target))
+            try:
+                found = self._known.get(key) or self._read(name, reference.peel(pygit2.Commit))
+            except (pygit2.GitError, KeyError, ValueError):
+                continue  # it leads nowhere: somebody's own
+            if found is not None:
+                seen[key] = found
+        self._known = seen
+        return iter(sorted(seen.values(), key=lambda experiment: experiment.name))
+
+    def _read(self, name: Name, commit: pygit2.Commit) -> Experiment | None:
+        if len(parents := commit.parent_ids) != 1:
+            return None  # what else is on such a branch is somebody's own
+        message = messages.parse(commit.raw_message.decode("utf-8", "replace"))
+        parent = str(parents[0])
+        if message.trailers.get("Status") == KEEP and not self._is_own(commit, message):
+            message = Message(message.title, message.hypothesis)
+        if "Program" not in message.trailers:
+            parent = self._fork(parent)
+        try:
+            author = commit.author.name
+        except (pygit2.GitError, AttributeError):
+            author = "?"
+        return Experiment(name, str(commit.id), parent, commit.commit_time, author, message)
+
+    def _is_own(self, commit: pygit2.Commit, message: Message) -> bool:
+        """Whether a message is of this train.py: a rebase takes the score of one along to another."""
+        named = message.trailers.get(messages.BLOB)
+        return named is None or str(self._program(str(commit.id))).startswith(named)
+
+    def _fork(self, commit: str) -> str:
+        """Where a branch that a person made begins, of one commit or several: at an experiment, or `main`."""
+        reference = self._git.references.get(refs.MAIN)
+        main, start = reference.target if reference is not None else None, commit
+        been = self._repository.been_at(refs.MAIN)  # amended since, say
+        for _ in range(HISTORY):
+            found = self._git[commit]
+            assert isinstance(found, pygit2.Commit)
+            if "Program" in messages.parse(found.raw_message.decode("utf-8", "replace")).trailers:
+                return commit
+            if commit in been or not isinstance(main, pygit2.Oid) or self.is_below(commit, str(main)):
+                return commit
+            if len(found.parent_ids) != 1:
+                break
+            commit = str(found.parent_ids[0])
+        return start
+
+    def find(self, which: str) -> Experiment:
+        """By number (`7`, `0007`), name, branch or the beginning of its commit.
+
+        Raises:
+            HarnessError: none, or several.
+        """
+        wanted = which.removeprefix("refs/heads/").removeprefix("exp/")
+        found = [
+            e for e in self
+            if wanted in (str(e.name.number), f"{e.name.number:04d}", str(e.name))
+            or (len(wanted) >= 5 and e.commit.startswith(wanted))
+        ]  # fmt: skip
+        if len(found) != 1:
+            many = f"{len(found)} experiments are" if found else "there is no experiment"
+            raise HarnessError(f"{many} {which!r}", "harness log --all")
+        return found[0]
+
+    @property
+    def main(self) -> str:
+        """The commit of `main`.
+
+        Raises:
+            HarnessError: there is no such branch.
+        """
+        reference = self._git.references.get(refs.MAIN)
+        if reference is None and self._git.head_is_unborn:
+            raise HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
+        if reference is None:
+            raise HarnessError("this repository has no branch 'main'", "git branch -m main")
+        if not isinstance(reference.target, pygit2.Oid):
+            raise HarnessError(
+                "main is only another name for a branch", "git symbolic-ref -d refs/heads/main"
+            )
+        return str(reference.target)
+
+    def source(self, commit: str) -> bytes:
+        """train.py in a commit."""
+        return self._repository.commit(commit).source
+
+    def source_or_nothing(self, commit: str) -> bytes:
+        """The same; empty where a commit made by hand has none that could be used."""
+        try:
+            return self.source(commit)
+        except HarnessError:
+            return b""
+
+    def changes(self, experiment: Experiment) -> list[Change]:
+        """Of files, in its parent."""
+        return self._repository.changes(experiment.parent, experiment.commit)
+
+    def proposal(self, experiment: Experiment) -> Proposal:
+        """What it proposed, to be tried again elsewhere."""
+        message = experiment.message
+        by = message.trailers.get(messages.AGENT, experiment.author)
+        return Proposal(
+            message.title, message.hypothesis, self.source(experiment.commit), by,
+            base=experiment.parent, origin=experiment.commit,
+        )  # fmt: skip
+
+    def record(self, commit: str) -> dict[str, Any]:
+        """The full record of a commit: `trials`, `decision`, `proven`, `holdout`, where there are such."""
+        return notes.read(self._git, commit) or {}
+
+    def trials(self, commit: str) -> list[dict[str, Any]]:
+        """The records of a commit's trials; empty where it was never measured."""
+        found = self.record(commit).get("trials", [])
+        return [trial for trial in found if isinstance(trial, dict)] if isinstance(found, list) else []
+
+    def scores(self, commit: str, setting: Setting) -> tuple[float, ...]:
+        """Of its trials in this setting."""
+        return tuple(self._runs_of(commit, setting).values())
+
+    def part(self, commit: str, name: str) -> dict[str, Any]:
+        """`decision` or `proven` of a commit's record; empty where it isn't there."""
+        found = self.record(commit).get(name)
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def setting(self) -> Setting | None:
+        """In which was measured last: what came back of experiments, or of `main` alone."""
+        found = next((e.setting for e in reversed(list(self)) if e.setting is not None), None)
+        of_main = (Setting.of(trial) for trial in reversed(self.trials(self.main)))
+        return found or next((setting for setting in of_main if setting is not None), None)
+
+    def main_scores(self, setting: Setting) -> tuple[float, ...]:
+        """Of `main`'s program in this setting: a commit that leaves train.py as it was needs no run."""
+        return self.counted(self.main, setting)
+
+    def counted(self, commit: str, setting: Setting) -> tuple[float, ...]:
+        """All scores that the gate knows of a commit."""
+        return next((each.scores for each in self.measured(setting) if each.commit == commit), ())
+
+    def measured(self, setting: Setting, main: str = "") -> list[Measured]:
+        """Every commit that has a score in this setting, oldest first: all that the gate knows.
+
+        Args:
+            main: a commit that is to stand for it.
+        """
+        every, line = {each.commit: each for each in self}, dict(self._line(main or self.main))
+        gone = self._gone([*every.values()])
+        runs = {commit: self._runs_of(commit, setting) for commit in line if commit not in every}
+        runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
+        kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
+        asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible tip
+        shorter = {commit for commit in asked if self.part(commit, "decision").get("shorter")}
+        return Programs(every, line, gone, runs, shorter, self._program).measured()
+
+    def _runs_of(self, commit: str, setting: Setting) -> Runs:
+        """The scores of its trials in this setting."""
+        return runs_of(
+            (trial.get("seed"), trial["val_bpb"]) for trial in self.trials(commit)
+            if trial.get("status") == OK and is_score(trial.get("val_bpb")) and is_of(trial, setting)
+        )  # fmt: skip
+
+    def _all_runs(self, of: Experiment, setting: Setting, gone: set[str], line: Container[str]) -> Runs:
+        """The same of an experiment, by its message where there is no more to know."""
+        kept = of.status == KEEP and of.commit not in gone
+        # It may have been run again since, which its message can't say any more.
+        runs = self._runs_of(of.commit, setting) if kept or of.commit in line else {}
+        if runs or of.setting != setting or of.val_bpb is None:
+            return runs
+        scores = [*filter(is_score, of.runs or [of.val_bpb])]
+        seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if SEED.fullmatch(seed)]
+        same = len(seeds) == len(scores)
+        return runs_of(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
+
+    def are_one_program(self, one: str, other: str) -> bool:
+        """Whether two commits have the same train.py."""
+        return self._program(one) == self._program(other)
+
+    def _program(self, commit: str) -> pygit2.Oid | str:
+        """What stands for its train.py; its own name where it has none."""
+        if commit not in self._programs:
+            found = self._git.get(commit)
+            if isinstance(found, pygit2.Commit) and "train.py" in found.tree:
+                self._programs[commit] = found.tree["train.py"].id
+            else:
+                self._programs[commit] = commit
+        return self._programs[commit]
+
+    @property
+    def gone(self) -> set[str]:
+        """Commits that `main` was at or went past, and stands on no more: a person took them off it.
+
+        What is further below `main` than is looked back at is among them, too.
+        """
+        return self._gone(list(self))
+
+    def _gone(self, every: Sequence[Experiment]) -> set[str]:
+        line, below = {commit for commit, _ in self.history}, {e.commit: e.parent for e in every}
+        seen = set(line)
+
+        def leave(commit: str) -> None:
+            while commit not in seen:
+                seen.add(commit)
+                commit = below.get(commit, commit)
+
+        for commit in self._repository.been_at(refs.MAIN):
+            leave(commit)
+        for each in reversed(every):  # a reflog is not for ever; below the newest one no note need be read
+            if each.commit not in seen and each.status == KEEP and self.record(each.commit).get("reached"):
+                leave(each.commit)
+        return seen - line
+
+    @property
+    def history(self) -> Iterator[tuple[str, str]]:
+        """Commits of `main` and the first parent of each, empty for the first one; newest first."""
+        return self._line(self.main)
+
+    def _line(self, commit: str) -> Iterator[tuple[str, str]]:
+        for _ in range(HISTORY):
+            found = self._git[commit]
+            assert isinstance(found, pygit2.Commit)
+            parent = str(found.parent_ids[0]) if found.parent_ids else ""
+            yield commit, parent
+            if not parent:
+                return
+            commit = parent
+
+    def on_main(self, commit: str) -> bool:
+        """Whether `main` is there or went on from there."""
+        return self.is_below(commit, self.main)
+
+    def is_below(self, commit: str, tip: str) -> bool:
+        """Whether `tip` is that commit or stands on it."""
+        return tip == commit or self._git.descendant_of(tip, commit)
+
+    def are_in_line(self, one: str, other: str) -> bool:
+        """Whether one of two commits stands on the other."""
+        return self.is_below(one, other) or self.is_below(other, one)
+
+    def holdouts(self, setting: Setting) -> list[Holdout]:
+        """What `main`'s commits scored on the holdout, oldest first. For the person only."""
+        found = (self.holdout(commit, setting) for commit, _ in self.history)
+        return [each for each in found if isinstance(each, Holdout)][::-1]
+
+    def holdout(self, commit: str, setting: Setting) -> Holdout | str | None:
+        """What one commit scored there, or why it has no score."""
+        noted, failed = self.record(commit).get("holdout"), None
+        for said in noted if isinstance(noted, list) else []:
+            if isinstance(said, dict) and is_of(said.get("setting"), setting):
+                val, held_out = said.get("val_bpb"), said.get("holdout_bpb")
+                if is_score(val) and is_score(held_out):
+                    return Holdout(val, held_out, setting)
+                failed = f"{said.get('status')}: {said.get('detail')}"
+        return failed
+
+
+class Snapshot(Known):
+    """For a command that looks once: what it was told the first time that it asked holds to its end."""
+
+    def __init__(self, repository: Repository) -> None:
+        super().__init__(repository)
+        self._every: list[Experiment] | None = None
+        self._records: dict[str, dict[str, Any]] = {}
+        self._measured: dict[tuple[Setting, str], list[Measured]] = {}
+
+    def __iter__(self) -> Iterator[Experiment]:
+        if self._every is None:
+            self._every = list(super().__iter__())
+        return iter(self._every)
+
+    def record(self, commit: str) -> dict[str, Any]:
+        if commit not in self._records:
+            self._records[commit] = super().record(commit)
+        return self._records[commit]
+
+    def measured(self, setting: Setting, main: str = "") -> list[Measured]:
+        key = setting, main or self.main
+        if key not in self._measured:
+            self._measured[key] = super().measured(*key)
+        return self._measured[key]
+
+
+def is_of(about: Any, setting: Setting) -> bool:
+    """Whether a record is of this setting."""
+    return isinstance(about, dict) and {key: about.get(key) for key in asdict(setting)} == asdict(setting)

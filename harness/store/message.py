@@ -1,0 +1,133 @@
+"""The message of an experiment's commit: subject, hypothesis, and git trailers.
+
+Git's own `%(trailers:key=Val-Bpb)` reads them: the last paragraph, one `Key: value` a line. A message
+that the harness completed is the experiment's record in short; the note has the rest.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.store.records import Decision, Trial
+
+HYPOTHESIS = "Hypothesis"
+AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
+# Only the harness writes these, in this order.
+MEASURED = (
+    "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Effect", "Confidence",
+    "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
+    "Evaluator", "Isolation",
+)  # fmt: skip
+PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a trial
+TRAILERS = (*MEASURED, *PROPOSED)
+KNOWN = frozenset(TRAILERS)
+BETWEEN = re.compile(r"\n\s*\n")
+FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")
+
+
+@dataclass(frozen=True)
+class Message:
+    """A parsed message; `trailers` are those of its last paragraph that the harness knows."""
+
+    subject: str
+    hypothesis: str = ""
+    trailers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The subject without the figure that the harness put behind it."""
+        return FIGURE.sub("", self.subject)
+
+    def text(self) -> str:
+        """The whole message, as committed."""
+        parts = [self.subject]
+        if self.hypothesis:
+            parts.append(f"{HYPOTHESIS}: {self.hypothesis}")
+        if self.trailers:
+            known = [name for name in TRAILERS if name in self.trailers]
+            parts.append("\n".join(f"{name}: {self.trailers[name]}" for name in known))
+        return "\n\n".join(parts) + "\n"
+
+
+def parse(text: str) -> Message:
+    """Read any message; what is missing is empty."""
+    subject, _, rest = _printable(text).strip().partition("\n")
+    paragraphs = [part for whole in BETWEEN.split(rest) if (part := whole.strip())]
+    hypothesis = next((p for p in paragraphs if p.startswith(f"{HYPOTHESIS}:")), "")
+    trailers = {}
+    for line in paragraphs[-1].split("\n") if paragraphs else ():
+        name, colon, value = line.partition(":")
+        if colon and (name := name.strip()) in KNOWN:
+            trailers[name] = value.strip()
+    return Message(subject.strip(), " ".join(hypothesis.partition(":")[2].split()), trailers)
+
+
+def _printable(text: str) -> str:
+    """It may be anybody's: what doesn't print becomes blank."""
+    if text.replace("\n", "").isprintable():  # as a rule: ten thousand are read for a picture
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def verdict(decision: Decision) -> str:
+    """What stands behind the title: the score and the gain that is believed, or what went wrong."""
+    if decision.val_bpb is None or decision.claim is None:
+        return decision.status
+    return f"val_bpb {decision.val_bpb:.4f}, {decision.claim:+.4f}"
+
+
+def measured(last: Trial, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
+    """The trailers of an experiment that is decided.
+
+    Args:
+        last: its last trial.
+        runs: the records of all that count, that one too.
+    """
+    training, said = last.training, last.training.reported
+    scores = [run["val_bpb"] for run in runs if isinstance(run.get("val_bpb"), float)]
+    figures = {
+        "Status": decision.status,
+        "Reason": decision.reason if decision.val_bpb is None else None,
+        "Val-Bpb": _text(decision.val_bpb, 6),
+        "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
+        "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",
+        "Delta": f"{decision.delta:+.6f}" if decision.delta is not None else None,
+        "Effect": f"{decision.effect:+.6f} {decision.effect_sd or 0.0:.6f}"
+        if decision.effect is not None
+        else None,
+        "Confidence": _text(decision.confidence, 3),
+        "Seeds": " ".join(str(run.get("seed")) for run in runs),
+        "Train-Seconds": _text(training.training_seconds, 1),
+        "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
+        "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),
+        "Peak-Vram-Mb": _text(said.peak_vram_mb, 0),
+        "Budget-Seconds": f"{last.budget_seconds:g}",
+        "Device": last.device,
+        "Data": last.data,
+        "Evaluator": last.evaluator,
+        "Isolation": last.isolation,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _text(value: float | None, decimals: int) -> str | None:
+    return f"{value:.{decimals}f}" if value is not None else None
+
+
+def check_agents(text: str) -> None:
+    """What an agent may write: a subject, a hypothesis, and none of the harness's trailers.
+
+    Raises:
+        HarnessError: one line naming the rule.
+    """
+    found = parse(text)
+    if not found.subject:
+        raise HarnessError("the message has no subject")
+    if not found.hypothesis:
+        raise HarnessError("the message has no hypothesis", "a paragraph 'Hypothesis: why it should help'")
+    for line in _printable(text).split("\n"):  # as `parse` will read it
+        name, colon, _ = line.partition(":")
+        if colon and (name := name.strip()).title() in KNOWN:
+            raise HarnessError(f"{name}: is the harness's to write", "a message without that line")

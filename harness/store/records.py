@@ -1,0 +1,399 @@
+"""The values that flow forward: what a trial was, what training gave, what the score is.
+
+All frozen. A figure nobody measured is None, never 0. `Reported` is what train.py said of itself:
+shown, never decided on.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+VERSION = 1
+DECIMALS = {
+    "val_bpb": 6, "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
+    "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
+}  # fmt: skip
+
+# A trial's status is `ok` or one of the last three; an experiment's is any but `ok`.
+OK = "ok"
+KEEP = "keep"
+DISCARD = "discard"
+CRASH = "crash"  # the experiment's fault
+INVALID = "invalid"  # it broke a rule
+LATE = "past its budget"  # part of such a detail
+AGAIN = "again"  # no status: one more run is wanted before there is one
+ERROR = "error"  # ours or the machine's fault: repeat it, never hold it against the idea
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the loss curve; `seconds` by the supervisor's clock, the loss as reported."""
+
+    seconds: float
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What train.py said of itself when it submitted."""
+
+    num_steps: int | None = None
+    total_tokens: int | None = None
+    num_params: int | None = None
+    flops_per_token: float | None = None
+    peak_vram_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a GPU was like while a trial trained, by its driver."""
+
+    samples: int
+    clock_mhz: int
+    """Median of the multiprocessors'."""
+    temperature_c: int
+    """Highest."""
+    slowed_share: float
+    """Of the samples: held back by heat, or by a supply that gives way."""
+    peak_memory_mb: int
+    """Of its own processes; of the whole device, where the driver doesn't tell them apart."""
+    foreign: tuple[str, ...] = ()
+    """Who else was at work on it, a sample each."""
+    uuid: str = ""
+    """Of the GPU."""
+    told_apart: bool = False
+    """Whether the driver told its processes' memory and work from those of others."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The outcome of one training under the supervisor."""
+
+    status: str
+    detail: str
+    """One line: why it is not `ok`; empty if it is."""
+    startup_seconds: float | None = None
+    """Being told to run to first batch."""
+    training_seconds: float | None = None
+    """First batch to the call of `submit`."""
+    save_seconds: float | None = None
+    """The call of `submit` to the checkpoint in our hands."""
+    curve: tuple[Point, ...] = ()
+    reported: Reported = Reported()
+    log: str = ""
+    """Head and tail of what it printed, without control characters."""
+    open_seconds: float | None = None
+    """The part of the start until `trial.open()`: the interpreter, and what is imported."""
+    held_seconds: float = 0.0
+    """Between asking for the first batch and getting it: what it compiled is taken over, and it has to wait
+    for another one's turn to end."""
+    delayed_seconds: float | None = None
+    """While it trained: for how long its first thread could have run and waited for a processor."""
+    conditions: Conditions | None = None
+    """None where there is no NVIDIA GPU to ask."""
+
+    def is_short(self, budget_seconds: float) -> bool:
+        """Whether it left a part of its budget unused, as on a machine that was busy otherwise."""
+        return (self.training_seconds or 0.0) < min(0.9 * budget_seconds, budget_seconds - 1.0)
+
+
+DELAYED_SHARE = 0.2  # of the training, above which a trial is said to be disturbed
+LARGEST = 1e30  # no figure of ours is larger
+HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
+
+
+def is_score(value: Any) -> TypeGuard[float]:
+    """Whether it can be a val_bpb: notes, messages and models may be anybody's."""
+    return isinstance(value, float) and 0 < value < HIGHEST_BPB
+
+
+def figure(value: Any) -> float | None:
+    """A number of a note, which may be anybody's; None for everything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and -LARGEST < value < LARGEST else None
+
+
+def disturbed(delayed_seconds: Any, training_seconds: Any) -> str:
+    """That other work on the machine took much of a trial's time; mostly empty. A train.py could make it so
+    itself when it is unlucky, so nothing is repeated for it."""
+    if not (isinstance(delayed_seconds, float) and isinstance(training_seconds, float)):
+        return ""
+    if delayed_seconds < DELAYED_SHARE * training_seconds or not training_seconds:
+        return ""
+    share = delayed_seconds / training_seconds
+    return f"it waited for a processor {share:.0%} of the time: other work here spoils its score"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How a fresh model server's answers differ from the scored ones, in nats of a target's loss."""
+
+    rows: int
+    advantage_nats: float
+    """Mean of (audited - scored) over all positions, as those at the cuts tell it; above 0: scoring saw what
+    it must not."""
+    spread_nats: float
+    """Mean absolute difference at the cut positions."""
+    worst_nats: float
+    """Largest absolute difference anywhere before a cut."""
+
+
+@dataclass(frozen=True)
+class Score:
+    val_bpb: float
+    tokens: int
+    text_bytes: int
+    total_seconds: float
+    load_seconds: float
+    warm_seconds: float
+    """Answering one batch that doesn't count; after it the server can only compute."""
+    forward_seconds: float
+    """Waiting for the model server's answers to the scored rows."""
+    first_seconds: float
+    """The part of it for the first batch, for which kernels are found or made."""
+    own_seconds: float
+    """What scoring those rows took beyond the waiting: copies, cross-entropy, sums."""
+    audit_seconds: float
+    audit: Audit
+    overtime_seconds: float
+    """What the server worked in loading and in batches far slower than the usual one; on a processor, of all
+    its cores."""
+    better_nats: float
+    """By how much the first rows' losses were lower when they were asked once more in the end, a token."""
+    is_sealed: bool
+    """Whether both servers could only compute from the first row on; see `harness.sandbox.seal`."""
+    refused_calls: int
+    """What they asked the kernel for then, in vain."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no score."""
+
+    status: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must be equal for two scores to compare."""
+
+    device: str
+    data: str
+    evaluator: str
+    budget_seconds: float
+
+    @classmethod
+    def of(cls, trial: Mapping[str, Any]) -> "Setting | None":
+        """Of a trial's record; None where that doesn't say."""
+        device, data, evaluator = (trial.get(name) for name in ("device", "data", "evaluator"))
+        budget = trial.get("budget_seconds")
+        if not all(isinstance(each, str) for each in (device, data, evaluator)):
+            return None
+        if not isinstance(budget, (int, float)):
+            return None
+        return cls(str(device), str(data), str(evaluator), float(budget))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of one commit with one seed, and its score."""
+
+    commit: str
+    seed: int
+    status: str
+    detail: str
+    val_bpb: float | None
+    training: Training
+    score: Score | None
+    total_seconds: float
+    """From the device being ours to the record."""
+    device: str
+    peak_flops: float | None
+    data: str
+    evaluator: str
+    isolation: str
+    budget_seconds: float
+    waited_seconds: float = 0.0
+    """For somebody else who used the device."""
+    idle_seconds: float | None = None
+    """The device's, from the end of the training before it in the same loop to its own first batch."""
+    propose_seconds: float = 0.0
+    """The part of it in which nobody had a proposal."""
+    instead_of: tuple[str, ...] = ()
+    """Attempts with the same seed that don't count, a line each: the machine spoilt it, or it was late."""
+    version: int = VERSION
+
+    @property
+    def setting(self) -> "Setting":
+        return Setting(self.device, self.data, self.evaluator, self.budget_seconds)
+
+    @property
+    def warning(self) -> str:
+        """What to know of a score that was measured under odd conditions; empty mostly."""
+        of = self.budget_seconds
+        odd = self.status == OK and self.training.is_short(of)
+        return (
+            f"only {self.training.training_seconds or 0:.1f} of {of:g} s were used for training"
+            if odd
+            else ""
+        )
+
+    @property
+    def delay(self) -> str:
+        """See `disturbed`."""
+        return disturbed(self.training.delayed_seconds, self.training.training_seconds)
+
+    @property
+    def late(self) -> bool:
+        """Whether it overran its budget, as an honest one may on a busy machine, once."""
+        return self.status == INVALID and LATE in self.detail
+
+    @property
+    def lacked_memory(self) -> bool:
+        """Whether it crashed as one does that finds no memory left, the GPU's or the machine's."""
+        return self.status == CRASH and re.search("out ?of ?memory", self.detail, re.IGNORECASE) is not None
+
+    @property
+    def mfu_percent(self) -> float | None:
+        """Model FLOPs (as reported) over the chip's dense bf16 peak; None where either is unknown."""
+        said, seconds = self.training.reported, self.training.training_seconds
+        if not (said.flops_per_token and said.total_tokens and seconds and self.peak_flops):
+            return None
+        return 100 * said.flops_per_token * said.total_tokens / seconds / self.peak_flops
+
+    def summary(self) -> dict[str, Any]:
+        """The summary block of the field, in its order."""
+        said = self.training.reported
+        return {
+            "val_bpb": self.val_bpb,
+            "training_seconds": self.training.training_seconds,
+            "total_seconds": self.total_seconds,
+            "peak_vram_mb": said.peak_vram_mb,
+            "mfu_percent": self.mfu_percent,
+            "total_tokens_M": said.total_tokens / 1e6 if said.total_tokens is not None else None,
+            "num_steps": said.num_steps,
+            "num_params_M": said.num_params / 1e6 if said.num_params is not None else None,
+            "seed": self.seed,
+            "device": self.device,
+            "data": self.data,
+            "evaluator": self.evaluator,
+            "isolation": self.isolation,
+        }
+
+    def block(self) -> str:
+        """The summary as text: `---` and a `name: value` a line, `-` for what nobody measured."""
+        lines = ["---"]
+        for name, value in self.summary().items():
+            text = "-" if value is None else f"{value:.{DECIMALS[name]}f}" if name in DECIMALS else str(value)
+            lines.append(f"{name + ':':<18}{text}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The full record, as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an agent answers: a hypothesis and the program that tests it."""
+
+    title: str
+    """A commit's subject, in the imperative."""
+    hypothesis: str
+    source: bytes
+    """The whole new train.py."""
+    agent: str
+    """`search/tpe`, `llm/MODEL`, `command/NAME`."""
+    cost_usd: float | None = None
+    """None where it is not known, or nothing was paid for."""
+    base: str = ""
+    """The commit that `source` is a change of; empty: the incumbent that the agent was shown."""
+    origin: str = ""
+    """The experiment's commit that this is once more, on another parent; empty for what is new."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a proposal is a change of."""
+
+    commit: str
+    """40 hex digits."""
+    val_bpb: float | None
+    """None while the first run of it is made."""
+
+
+@dataclass(frozen=True)
+class Incumbent(Base):
+    """The commit to beat, and what is known of it in the current setting."""
+
+    val_bpb: float
+    """What its true value is believed to be; its score, where nothing but that is known."""
+    sd: float | None = None
+    """How sure that is; None under the greedy rule."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A commit and its scores, all of one setting: what the gate knows of git."""
+
+    commit: str
+    parent: str
+    scores: tuple[float, ...]
+    kept: bool = False
+    """Whether it may be built on: kept by the gate, or put on `main` by a person."""
+    shorter: bool = False
+    """Whether its train.py has fewer lines than its parent's: ties go to the simpler program."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of an experiment, with its evidence."""
+
+    status: str
+    """An experiment's, or `again`: one more run is wanted first."""
+    reason: str
+    """One line for a person."""
+    incumbent: Incumbent
+    val_bpb: float | None = None
+    """Mean over the runs; None where there is no score."""
+    delta: float | None = None
+    """`val_bpb` minus the incumbent's; below 0 is better."""
+    effect: float | None = None
+    """What is believed of the change: smaller than `delta`, since the best of many is partly luck."""
+    effect_sd: float | None = None
+    confidence: float | None = None
+    """Probability that the change truly helps; None where nobody computed it."""
+    noise_sd: float | None = None
+    """What two runs of one program differ by, as it was believed then."""
+    shorter: bool = False
+    """Whether train.py has fewer lines than the incumbent's."""
+
+    @property
+    def claim(self) -> float | None:
+        """The gain that is believed, or what one run showed where nothing more is known."""
+        return self.effect if self.effect is not None else self.delta
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """One checkpoint on the tokens that no decision uses, beside its score on those that do."""
+
+    val_bpb: float
+    holdout_bpb: float
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Move:
+    """`main` may go from one commit to another."""
+
+    old: str
+    new: str
+    confidence: float | None
+    """Probability that `new` is truly better than `old`; None under the greedy rule."""
+    gain: float
+    """By how much, as believed; below 0 is better."""

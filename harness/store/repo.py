@@ -1,0 +1,365 @@
+"""The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
+
+import functools
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import pygit2
+from pygit2.enums import FileMode
+
+from harness.errors import HarnessError
+from harness.paths import Paths, write_atomically
+from harness.store import refs
+
+TRAIN_BYTES = 256 * 1024
+LOCK_SECONDS = 3.0
+P = ParamSpec("P")
+T = TypeVar("T")
+IDENTITY = "git config user.name 'Your Name' && git config user.email you@example.org"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit and its experiment."""
+
+    id: str
+    """40 hex digits."""
+    subject: str
+    source: bytes
+    """train.py, as committed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path of a diff, with its file modes before and after; 0 where it is not there."""
+
+    path: str
+    old_mode: int
+    new_mode: int
+
+
+def _changes(difference: pygit2.Diff) -> list[Change]:
+    return [
+        Change(delta.new_file.path, delta.old_file.mode, delta.new_file.mode) for delta in difference.deltas
+    ]
+
+
+class Moved(HarnessError):
+    """A ref isn't where it was left: somebody else moved it."""
+
+
+def patiently(write: Callable[P, T]) -> Callable[P, T]:
+    """A writer of refs that waits for other gits' locks, then says so in one line."""
+
+    @functools.wraps(write)
+    def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return write(*args, **kwargs)
+            except (OSError, pygit2.GitError) as error:
+                if time.monotonic() > deadline:
+                    raise HarnessError(f"git can't write here: {error}", "harness loop, then") from None
+                time.sleep(0.1)
+
+    return waiting
+
+
+class Repository:
+    """One research repository."""
+
+    def __init__(self, git: pygit2.Repository) -> None:
+        self.git = git
+        self.paths = Paths(Path(git.workdir))
+
+    @property
+    def train_is_dirty(self) -> bool:
+        """Whether the working copy's train.py differs from HEAD's: runs measure commits only."""
+        try:
+            status = self.git.status_file("train.py")
+        except KeyError:
+            return False
+        return status not in (pygit2.enums.FileStatus.CURRENT, pygit2.enums.FileStatus.IGNORED)
+
+    @property
+    def signature(self) -> pygit2.Signature:
+        """The person, who commits, as git itself finds them; now.
+
+        Raises:
+            HarnessError: git doesn't know who that is.
+        """
+        done = self._ask("var", "GIT_COMMITTER_IDENT")
+        found = re.fullmatch(r"(.+) <(.+)> \d+ [+-]\d{4}\s*", done.stdout)
+        if done.returncode or found is None:
+            raise HarnessError("git does not know who you are", IDENTITY)
+        return pygit2.Signature(found[1], found[2])
+
+    def check_ready(self) -> None:
+        """What a loop needs of the person's checkout.
+
+        Raises:
+            HarnessError: no commit, no identity, half a history, `main` where it can't be moved, or a lock.
+        """
+        self._check_locks()
+        self.commit("HEAD")
+        _ = self.signature
+        if self.git.is_shallow:
+            raise HarnessError("this clone is shallow, its history is cut off", "git fetch --unshallow")
+        if self.git.head_is_detached:
+            raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
+        if (elsewhere := self._main_elsewhere()) is not None:
+            raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
+
+    def _check_locks(self) -> None:
+        """Remove locks of refs that a killed process left; a living one holds them for a moment only.
+
+        Raises:
+            HarnessError: the index is locked, which an editor of `git commit` does for minutes.
+        """
+        ours = [refs.MAIN, refs.NOTES, "packed-refs"]
+        paths = [self.common / f"{name}.lock" for name in ours]
+        paths += (self.common / refs.EXPERIMENTS).glob("*.lock")
+        index = Path(self.git.path) / "index.lock"
+        for path in (*paths, index):
+            deadline = time.monotonic() + LOCK_SECONDS  # its own time may lie in the future
+            while path.exists() and time.time() - path.stat().st_mtime < LOCK_SECONDS:
+                time.sleep(0.1)
+                if time.monotonic() > deadline:
+                    break
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if index.exists():
+            raise HarnessError(f"{index} is there: another git is at work, or was killed", f"rm {index}")
+
+    def check_clean(self) -> None:
+        """Whether a moving `main` would meet no changes of a person.
+
+        Raises:
+            HarnessError: train.py has some.
+        """
+        if self.train_is_dirty:
+            raise HarnessError(
+                "train.py has uncommitted changes", "git commit train.py, or git stash -- train.py"
+            )
+
+    def _taken(self, ref: str) -> HarnessError | None:
+        """Why a branch is not to be moved: a person is at work on it, and would undo or lose the move."""
+        for place in (self.common, *self.common.glob("worktrees/*")):
+            heads = place.glob("rebase-*/head-name")
+            if any(head.read_text().strip() == ref for head in heads):
+                return HarnessError("main is being rebased", "git rebase --continue, or --abort")
+        if (elsewhere := self._main_elsewhere()) is not None:
+            return HarnessError(f"main is checked out in {elsewhere}", f"git -C {elsewhere} switch --detach")
+        return None
+
+    def _main_elsewhere(self) -> Path | None:
+        """The other work tree of this repository that has `main` checked out."""
+        done = self._ask("worktree", "list", "--porcelain")
+        for block in done.stdout.split("\n\n"):
+            lines = block.splitlines()
+            if f"branch {refs.MAIN}" in lines and not any(line.startswith("prunable") for line in lines):
+                place = Path(lines[0].removeprefix("worktree ")).resolve()
+                # Of a submodule, or where .git lies elsewhere, git names that folder in place of the tree.
+                here = place in (self.paths.root.resolve(), self.common.resolve())
+                return None if here else place
+        return None
+
+    def _ask(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        """The real git, for what libgit2 doesn't do.
+
+        Raises:
+            HarnessError: it isn't installed.
+        """
+        try:
+            return subprocess.run(
+                ["git", *args], cwd=self.paths.root, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            raise HarnessError("git is not installed", "apt install git") from None
+
+    def move(self, ref: str, old: str, new: str) -> None:
+        """Compare-and-swap of a ref.
+
+        Raises:
+            HarnessError: it isn't at `old` any more.
+        """
+        reference = self.git.references.get(ref)
+        if reference is None or str(reference.target) != old:
+            raise Moved(f"{ref} was moved by somebody else", "harness loop")
+        reference.set_target(new)  # libgit2 compares again with what it read above, under its lock
+
+    def been_at(self, ref: str) -> set[str]:
+        """Commits that a branch was at in this clone, where it is now left out."""
+        reference = self.git.references.get(ref)
+        if reference is None:
+            return set()
+        return {str(entry.oid_new) for entry in reference.log()} - {str(reference.target)}
+
+    def fast_forward(self, ref: str, old: str, new: str) -> bool:
+        """Move a branch from `old` to its child `new`, and the checkout with it where there is one.
+
+        Files first, then the ref, as git itself does: killed in between, the next start finds the new
+        train.py in place and only moves the ref. False if the branch isn't at `old` any more.
+        """
+        reference = self.git.references.get(ref)
+        if reference is None or str(reference.target) != old:
+            return False
+        if (taken := self._taken(ref)) is not None:
+            raise taken
+        if self.branch == ref.removeprefix("refs/heads/"):
+            source = self.commit(new).source
+            here = self.paths.train.read_bytes() if self.paths.train.exists() else None
+            if self.train_is_dirty and here != source:
+                raise HarnessError(
+                    "train.py has uncommitted changes, so main can't move to a kept experiment",
+                    "git commit train.py, or git stash -- train.py",
+                )
+            write_atomically(self.paths.train, source)
+            try:
+                self.git.index.read()
+                self.git.index.add("train.py")
+                self.git.index.write()
+            except (OSError, pygit2.GitError):  # an editor of `git commit` is open: all stays as it was
+                if here is None:
+                    self.paths.train.unlink()
+                else:
+                    write_atomically(self.paths.train, here)
+                self.git.index.read()
+                raise
+        try:
+            reference.set_target(new)
+        except pygit2.GitError:
+            return False
+        return True
+
+    def tidy(self) -> None:
+        """Have git pack what has gathered, if it thinks it is time: libgit2 never does."""
+        self._ask("-c", "gc.autoDetach=false", "gc", "--auto", "--quiet")
+
+    @property
+    def branch(self) -> str:
+        """The checked-out branch, `main` or `exp/0001-...`; empty on a detached HEAD."""
+        try:
+            target = self.git.lookup_reference("HEAD").target
+        except KeyError:
+            return ""
+        return target.removeprefix("refs/heads/") if isinstance(target, str) else ""
+
+    @property
+    def hooks_path(self) -> str | None:
+        """`core.hooksPath`, where it is set."""
+        config = self.git.config
+        return config["core.hooksPath"] if "core.hooksPath" in config else None  # noqa: SIM401 - no .get there
+
+    def set_hooks_path(self, path: str) -> None:
+        self.git.config["core.hooksPath"] = path
+
+    @property
+    def own_hooks(self) -> Path:
+        """Where git looks for hooks while `core.hooksPath` is not set."""
+        return self.common / "hooks"
+
+    @property
+    def common(self) -> Path:
+        """What all work trees of this repository share."""
+        folder = Path(self.git.path)
+        pointer = folder / "commondir"  # there in a linked worktree
+        return folder / pointer.read_text().strip() if pointer.exists() else folder
+
+    @property
+    def loop_lock(self) -> Path:
+        """There is one loop in a repository, whichever work tree it was started in."""
+        return self.common / "harness-loop.pid"
+
+    @property
+    def loop_state(self) -> Path:
+        return self.common / "harness-loop.json"
+
+    @property
+    def earlier_hooks(self) -> list[str]:
+        """Names of the hooks that a person had there: our shims call them, so that they go on working."""
+        if not self.own_hooks.is_dir():
+            return []
+        found = (path for path in self.own_hooks.iterdir() if path.suffix != ".sample")
+        return sorted(path.name for path in found if os.access(path, os.X_OK))
+
+    @property
+    def _index(self) -> pygit2.Index:
+        """The index of a commit that is being made: `git commit -a` has one of its own."""
+        other = os.environ.get("GIT_INDEX_FILE")
+        return pygit2.Index(str(self.paths.root / other)) if other else self.git.index
+
+    def staged(self) -> list[Change]:
+        """What the index would change in HEAD, renames not folded."""
+        base = None if self.git.head_is_unborn else self.git.head.peel(pygit2.Tree)
+        if base is None:
+            return []
+        return _changes(base.diff_to_index(self._index))
+
+    def changes(self, old: str, new: str) -> list[Change]:
+        """Between two commits, renames not folded."""
+        before, after = (self.git[commit].peel(pygit2.Tree) for commit in (old, new))
+        return _changes(before.diff_to_tree(after))
+
+    def staged_source(self) -> bytes:
+        """train.py as the index has it; empty where it is not there."""
+        try:
+            blob = self.git[self._index["train.py"].id]
+        except KeyError:
+            return b""
+        return blob.data if isinstance(blob, pygit2.Blob) else b""
+
+    def commit(self, revision: str) -> Commit:
+        """Resolve a revision to a commit with a train.py.
+
+        Raises:
+            HarnessError: no commit yet, no such revision, or no usable train.py in it.
+        """
+        try:
+            target = self.git.revparse_single(revision)
+            found = target.peel(pygit2.Commit)
+        except (KeyError, ValueError, pygit2.GitError):
+            if self.git.is_empty or self.git.head_is_unborn:
+                raise HarnessError(
+                    "this repository has no commit yet",
+                    "git add -A && git commit -m baseline",
+                ) from None
+            raise HarnessError(f"no commit {revision!r} here", "git log --oneline --all") from None
+        return Commit(
+            str(found.id), found.raw_message.decode("utf-8", "replace").split("\n", 1)[0], self._source(found)
+        )
+
+    def merged(self, ancestor: bytes, ours: bytes, theirs: bytes) -> bytes | None:
+        """Both changes of a train.py in one, as git merges them; None where they conflict."""
+
+        def tree_of(source: bytes) -> pygit2.Oid:
+            builder = self.git.TreeBuilder()
+            builder.insert("train.py", self.git.create_blob(source), FileMode.BLOB)
+            return builder.write()
+
+        merged = self.git.merge_trees(tree_of(ancestor), tree_of(ours), tree_of(theirs))
+        if merged.conflicts is not None:
+            return None
+        blob = self.git[merged["train.py"].id]
+        assert isinstance(blob, pygit2.Blob)
+        return blob.data
+
+    def _source(self, commit: pygit2.Commit) -> bytes:
+        short = str(commit.id)[:7]
+        found = [entry for entry in commit.tree if entry.name == "train.py"]
+        if not found:
+            raise HarnessError(f"commit {short} has no train.py", "another commit")
+        if len(found) > 1:  # git's own commands show one of them
+            raise HarnessError(f"the tree of commit {short} has {len(found)} entries train.py", "git fsck")
+        entry = found[0]
+        if not isinstance(entry, pygit2.Blob) or entry.filemode == FileMode.LINK:
+            raise HarnessError(f"train.py in commit {short} is not a regular file")
+        if entry.size > TRAIN_BYTES:
+            raise HarnessError(f"train.py in commit {short} is over {TRAIN_BYTES // 1024} KB")
+        return entry.data

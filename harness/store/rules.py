@@ -1,0 +1,88 @@
+"""What a commit on an experiment's branch may be: the change of one regular file, train.py.
+
+Pure checks, called by the hooks and by whoever trusts a commit that it did not see being made. Each
+gives one line naming the first rule that is broken, or None. Only branches of experiments are held to
+them; a person's own branches are theirs.
+"""
+
+import ast
+import zlib
+
+from harness.store import refs
+from harness.store.repo import TRAIN_BYTES, Change
+
+GROWTH_BYTES = 8 * 1024  # compressed: some 300 lines of a program, or no weights to speak of
+REGULAR_MODES = (0o100644, 0o100755)
+SEEDERS = ("manual_seed", "manual_seed_all", "seed", "default_rng", "RandomState")
+AGENT_BRANCH = "HARNESS_BRANCH"  # set where an agent works: the one branch that is its own
+
+
+def broken_change(branch: str, changes: list[Change]) -> str | None:
+    """Of the paths that a commit changes."""
+    if not f"refs/heads/{branch}".startswith(refs.EXPERIMENTS):
+        return None
+    for change in changes:
+        if change.path != "train.py":
+            return f"an experiment may change train.py only, not {change.path}"
+        if change.new_mode not in REGULAR_MODES or change.new_mode != change.old_mode:
+            return "train.py must stay a regular file with the mode it had"
+    return None
+
+
+def broken_source(source: bytes, parent: bytes = b"") -> str | None:
+    """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then; and
+    compared with `parent`, the one that it changes: not much longer, and with no seed of its own."""
+    if len(source) > TRAIN_BYTES:
+        return f"train.py is over {TRAIN_BYTES // 1024} KB"
+    if len(zlib.compress(source)) > len(zlib.compress(parent)) + GROWTH_BYTES:
+        return f"train.py grew by over {GROWTH_BYTES // 1024} KB, compressed: what was learned is no program"
+    if b"\r" in source and b"\r" not in parent:  # git may turn them back in the checkout: never clean again
+        return "train.py has carriage returns"
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"train.py is no program: {error.__class__.__name__}, line {getattr(error, 'lineno', '?')}"
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body):
+        return "train.py defines no function load(checkpoint_dir, device)"
+    if len(lines := _seeds_itself(source)) > len(_seeds_itself(parent)):
+        return f"line {lines[0]} sets a seed of its own, not run.seed: good luck that is kept is no idea"
+    guarded = any(
+        isinstance(node, ast.If)
+        and any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test))
+        for node in body
+    )
+    return None if guarded else "train.py has no `if __name__ == '__main__':`, so importing it would train"
+
+
+def _seeds_itself(source: bytes) -> list[int]:
+    """Lines where randomness begins from something that no `seed` is in, or a `.seed` is assigned.
+
+    It catches what agents write without a thought; who hides it gets past.
+    """
+    lines = []
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            if called in SEEDERS and given and not any(_names(each) & {"seed"} for each in given):
+                lines.append(node.lineno)
+        elif isinstance(node, ast.Assign) and any(getattr(to, "attr", "") == "seed" for to in node.targets):
+            lines.append(node.lineno)
+    return lines
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {getattr(each, "attr", getattr(each, "id", "")) for each in ast.walk(node)}
+
+
+def broken_move(own_branch: str, ref: str, new: str) -> str | None:
+    """Of a ref that an agent's git is about to move; `new` is all zeros where it is deleted."""
+    if not ref.startswith("refs/"):
+        return None  # HEAD and its like, of the agent's own worktree
+    if ref != f"refs/heads/{own_branch}":
+        return f"an agent may move {own_branch} only, not {ref}"
+    return f"an experiment's branch is not deleted: {ref}" if not new.strip("0") else None

@@ -1,0 +1,1 @@
+"""One device: what trains, is scored and is watched there."""

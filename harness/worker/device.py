@@ -1,0 +1,227 @@
+"""What the trials run on, found without torch: kind, name, peak FLOPs, and its exclusive lock.
+
+The name goes into a score's setting, so it comes from the driver and the kernel, never from
+train.py.
+"""
+
+import dataclasses
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.lock import held
+from harness.paths import lock_file
+
+# Dense bf16 tensor peak by a part of the device's name, vendors' datasheets, first match wins.
+PEAK_TFLOPS = (
+    ("GB200", 2250.0), ("B200", 2250.0), ("H200", 989.5), ("H100 PCIe", 756.5), ("H100", 989.5),
+    ("H800", 989.5), ("A100", 312.0), ("A800", 312.0), ("L40S", 362.0), ("L4", 121.0),
+    ("A6000", 154.8), ("A10", 125.0), ("RTX 5090", 209.5), ("RTX 4090", 165.2), ("RTX 3090", 71.0),
+)  # fmt: skip
+
+ROOMY_MB = 40_000
+
+
+@dataclass(frozen=True)
+class Device:
+    kind: str
+    """`cuda`, `mps` or `cpu`, what torch calls it."""
+    name: str
+    peak_flops: float | None
+    uuid: str = ""
+    """Of an NVIDIA GPU."""
+    node: str | None = None
+    """The file in /dev of the only GPU that a trial on it gets to see: empty for all, None for no GPU."""
+    memory_mb: int = 0
+    """Of an NVIDIA GPU."""
+    place: int = 0
+    """Its number among those that this loop uses."""
+    places: int = 1
+    """How many those are: each has its part of the processor and of the memory."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a few GPU contexts more, at half a GB each, take nothing from a trial."""
+        return self.memory_mb >= ROOMY_MB
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process needs in its environment to find this one and no GPU else."""
+        return {"CUDA_VISIBLE_DEVICES": self.uuid}
+
+    @property
+    def cores(self) -> list[int]:
+        """Its part of the processor's cores; empty for all of them."""
+        if self.places == 1 or not hasattr(os, "sched_getaffinity"):
+            return []
+        every = sorted(os.sched_getaffinity(0))
+        return every[self.place :: self.places]
+
+    @property
+    def core_count(self) -> int:
+        """Cores that a trial on it may use, or as many as a container's time is worth."""
+        every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        return max(1, int(min(len(self.cores or every), quota_cores() / self.places)))
+
+    def limits(self, memory_gb: float) -> dict[str, Any]:
+        """Of a process on it, for `harness.sandbox.limits`.
+
+        Args:
+            memory_gb: a config's; 0 means four fifths of the machine or container, shared by all places.
+        """
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = memory_gb * 2**30 or 0.8 * min(machine, quota_bytes()) / self.places
+        return {"memory_bytes": int(memory), "cores": self.cores}
+
+
+def resolve(setting: str) -> Device:
+    """The device that a config's `device` means on this machine.
+
+    Raises:
+        HarnessError: a GPU is asked for and there is none that the installed torch can use.
+    """
+    gpus = nvidia()
+    if setting == "cuda" and not gpus:
+        raise HarnessError("device is cuda, but no NVIDIA GPU is in sight", 'device = "auto" in the config')
+    if gpus and setting in ("auto", "cuda"):
+        if not torch_is_cpu_build():
+            return gpus[0]
+        if setting == "cuda":
+            raise HarnessError("device is cuda, but the installed torch is a CPU build")
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    if setting == "mps" or (setting == "auto" and apple):
+        if not apple:
+            raise HarnessError("device is mps, but this is no Apple machine", 'device = "auto" in the config')
+        return Device("mps", f"Apple {platform.machine()}", None)
+    return Device("cpu", _cpu_name(), None)
+
+
+def chosen(device: Device, gpus: str) -> list[Device]:
+    """The devices that `--gpus` names: `all`, or numbers as nvidia-smi has them.
+
+    Args:
+        device: what the config means; it must be a GPU.
+
+    Raises:
+        HarnessError: there is no such GPU, or they are of different kinds.
+    """
+    if device.kind != "cuda":
+        raise HarnessError(
+            f"--gpus is for NVIDIA GPUs, and this config trains on {device.name}", "without --gpus"
+        )
+    there = nvidia()
+    try:
+        numbers = range(len(there)) if gpus == "all" else [int(part) for part in gpus.split(",")]
+        found = [there[number] for number in dict.fromkeys(numbers) if number >= 0]
+    except (ValueError, IndexError):
+        found = []
+    if not found:
+        raise HarnessError(f"--gpus {gpus}: there are {len(there)}, numbered from 0", "--gpus all")
+    if len({each.name for each in found}) > 1:
+        names = ", ".join(sorted({each.name for each in found}))
+        raise HarnessError(f"--gpus {gpus} are of different kinds ({names}): their scores don't compare")
+    places = len(found)
+    return [dataclasses.replace(each, place=n, places=places) for n, each in enumerate(found)]
+
+
+def torch_is_cpu_build() -> bool:
+    return metadata.version("torch").endswith("+cpu")
+
+
+def nvidia() -> list[Device]:
+    """The GPUs that this process may use, in nvidia-smi's order; none without a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return []
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001 - no driver, no library, no GPU: all mean none in sight
+        return []
+    try:
+        found = [_gpu(pynvml, number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+    if visible is None:
+        return found
+    wanted = [part.strip() for part in visible.split(",")]
+    return [
+        gpu
+        for part in wanted
+        for number, gpu in enumerate(found)
+        if part == str(number) or (part.startswith("GPU-") and gpu.uuid.startswith(part))
+    ]
+
+
+def _gpu(nvml: Any, number: int) -> Device:
+    handle = nvml.nvmlDeviceGetHandleByIndex(number)
+    name, uuid = (
+        text if isinstance(text, str) else text.decode()
+        for text in (nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle))
+    )
+    try:
+        node = f"/dev/nvidia{nvml.nvmlDeviceGetMinorNumber(handle)}"
+    except nvml.NVMLError:
+        node = ""
+    peak = next((tflops for part, tflops in PEAK_TFLOPS if part in name), None)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20
+    return Device("cuda", name, peak * 1e12 if peak else None, uuid, node, memory)
+
+
+def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many cores' time a container may take, of those that it sees; infinite without such a limit."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, and 1
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            if float(quota) > 0:
+                return float(quota) / float(period)
+        except (OSError, ValueError):
+            continue
+    return math.inf
+
+
+def quota_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """How much memory a container may take; infinite without such a limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, and 1
+        try:
+            return float((cgroup / name).read_text().replace("max", "inf"))
+        except (OSError, ValueError):
+            continue
+    return math.inf
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()} x{os.cpu_count()}"
+    except OSError:
+        pass
+    return f"{platform.machine()} x{os.cpu_count()}"
+
+
+@contextmanager
+def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold the device for one trial; a second one waits, after saying so through `on_wait`.
+
+    The lock is the kernel's: it goes with the process that holds it, however that ends.
+    """
+
+    def busy(process: str) -> None:
+        who = f"process {process}" if process != "?" else "another process"  # which has yet to say so
+        on_wait(f"{device.name} is in use by {who}; waiting for it")
+
+    which = device.uuid or str(device.place)
+    with held(lock_file(f"{device.kind}-{which}"), busy):
+        yield

@@ -1,0 +1,268 @@
+"""A sandboxed model server, from the scorer's side: start it, load, warm up, seal, ask, end it.
+
+Everything that it sends may be a lie: what isn't what was asked for refuses the score.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.sandbox import holdings, processes
+from harness.sandbox.isolation import Isolation, Process
+from harness.sandbox.seal import MOST_CALLS, Seal
+from harness.sandbox.text import Tail, one_line
+from harness.sandbox.wire import ProtocolError, close_all, pair
+from harness.store.records import CRASH, INVALID, Failure
+from harness.worker.buffers import CudaBuffer, SharedArray
+from harness.worker.device import Device
+from harness.worker.losses import losses
+
+START_SECONDS = 120.0
+STOP_SECONDS = 5.0
+LAST_WORDS = 8  # messages that are read from a server that can't be talked to
+
+
+class Refused(Exception):
+    """There is no score; `failure` says why."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        self.failure = Failure(status, detail)
+
+
+class Server:
+    """A sandboxed model server, from our side."""
+
+    def __init__(self, request: dict[str, Any], shape: tuple[int, int, int]) -> None:
+        self._request, self._shape = request, shape
+        self._device = Device(**request["device"])
+        self._channel, theirs = pair()
+        self._logits: CudaBuffer | SharedArray | None = None
+        self._tokens: SharedArray | None = None
+        self._seal: Seal | None = None
+        self._sealed_processes: list[int] = []  # none can follow them
+        self._tail = Tail()
+        self._ending: threading.Thread | None = None
+        reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
+        self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
+        isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
+        seen = {"train.py": request["source"], "checkpoint": request["checkpoint"]}
+        if request["compiled"]:
+            seen["compiled"] = request["compiled"]
+        self._process = Process(
+            isolation,
+            "harness.worker.model_server",
+            files={name: Path(path) for name, path in seen.items()},
+            descriptors={"HARNESS_SOCKET": theirs.fileno()},
+            limits=self._device.limits(request["memory_gb"]),
+            variables=self._device.variables | ({"HARNESS_PRELOAD": "1"} if self.is_on_gpu else {}),
+            disk_mb=request["disk_mb"],
+            output=writing,
+            gpu=self._device.node,
+        )
+        os.close(writing)
+        theirs.close()
+        self._drain.start()
+
+    @property
+    def is_on_gpu(self) -> bool:
+        return self._device.kind == "cuda"
+
+    def warm(self) -> None:
+        """Have it make its GPU context, without waiting for that."""
+        if self.is_on_gpu:
+            self._say({"device": "cuda"})
+
+    def load(self) -> float:
+        """Hand over the buffers, have `load` called; returns its seconds."""
+        self.begin_load()
+        self.take_seal()
+        return self.end_load()
+
+    def begin_load(self) -> None:
+        """The first half of it: something else can be done meanwhile."""
+        self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
+        self._own_processes = processes.tree(self._process.pid)  # nothing untrusted ran yet
+        rows, seq_len, _ = self._shape
+        self._tokens = SharedArray.create((rows, seq_len), "int64")
+        descriptors = [self._tokens.descriptor]
+        handle = ""
+        if self.is_on_gpu:
+            self._logits = CudaBuffer(self._shape)
+            goal = torch.zeros(rows * seq_len, dtype=torch.int64, device="cuda")
+            losses(self._logits.tensor.view(len(goal), -1), goal)  # takes its memory before the model can
+            handle = self._logits.handle()
+        else:
+            self._logits = SharedArray.create(self._shape, "float32")
+            descriptors.append(self._logits.descriptor)
+        order = {
+            "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
+        }  # fmt: skip
+        self._load_began, self._spent_before = time.monotonic(), self.spent_seconds()
+        self._say(order, descriptors)
+
+    def take_seal(self) -> None:
+        """What answers its calls to the kernel from here on; it sends that before train.py is imported."""
+        try:
+            packet = self._channel.receive(START_SECONDS)
+        except (TimeoutError, ProtocolError):
+            packet = None
+        if packet is None or "sealed" not in packet[0]:
+            raise Refused(CRASH, "the model server died: it did not start")
+        self.is_sealed = bool(packet[1])
+        if self.is_sealed:
+            self._seal = Seal(packet[1][0])
+            self._seal.limit(MOST_CALLS)
+
+    def begin_warm_up(self, tokens: np.ndarray) -> None:
+        """Have it answer rows that don't count, (B, T): what it needs for the first time it may still fetch,
+        and it gives back the memory that it keeps for more."""
+        self._warm_began, self._spent_before = time.monotonic(), self.spent_seconds()
+        self.ask(tokens, rest=True)
+
+    def end_warm_up(self, touched: set[tuple[int, int]]) -> None:
+        """Wait for it, and seal the server.
+
+        Args:
+            touched: files that are in memory already, see `holdings`; added to.
+        """
+        self.logits(self._warm_began + self._request["scoring_seconds"])
+        self.warm_seconds = time.monotonic() - self._warm_began
+        self.warm_spent_seconds = self.spent_seconds() - self._spent_before
+        if self._seal is None:
+            return
+        if self.refused_calls:
+            raise Refused(INVALID, f"loading it asked the kernel for over {MOST_CALLS:,} names and files")
+        self._seal.limit(0)
+        self._leave_alone()
+        self.pause()  # while it is looked at
+        self._bring_in(touched)
+        self._process.signal(signal.SIGCONT)
+
+    def _bring_in(self, touched: set[tuple[int, int]]) -> None:
+        if why := holdings.touch(self._sealed_processes, touched):
+            raise Refused(INVALID, f"the model server can't be sealed: {why}")
+
+    def _leave_alone(self) -> None:
+        """End what it started: nothing can follow, it is sealed. Others could wake it, or work uncounted."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while others := set(processes.tree(self._process.pid)) - set(self._own_processes):
+            for process in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise Refused(INVALID, "the model server can't be sealed: what it started doesn't end")
+            time.sleep(0.002)
+        self._sealed_processes = self._own_processes
+
+    def spent_seconds(self) -> float:
+        """A clock of what it may have worked: its processors' seconds, on a GPU all that pass."""
+        if self._device.kind != "cpu":
+            return time.monotonic()
+        if self._sealed_processes:
+            return processes.cpu_seconds_of(self._sealed_processes)
+        return processes.cpu_seconds(self._process.pid)
+
+    @property
+    def refused_calls(self) -> int:
+        """How often it asked the kernel for more than computing, since it was sealed."""
+        return sum(self._seal.refused.values()) if self._seal is not None else 0
+
+    def pause(self) -> None:
+        """Freeze it: it sees nothing of what happens meanwhile."""
+        self._process.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_SECONDS
+        while not processes.stand_still(self._sealed_processes or processes.tree(self._process.pid)):
+            if time.monotonic() > deadline:
+                raise Refused(INVALID, "the model server doesn't stand still")
+            time.sleep(0.002)
+
+    def resume(self) -> None:
+        """Let it go on; what it holds and another one pushed out of memory meanwhile is there again."""
+        if self._seal is not None:
+            self._bring_in(set())
+        self._process.signal(signal.SIGCONT)
+
+    def end_load(self) -> float:
+        """Waits for it; returns its seconds."""
+        within = f"load the checkpoint within load_seconds ({self._request['load_seconds']:g} s)"
+        left = self._load_began + self._request["load_seconds"] - time.monotonic()
+        self._hear(max(0.0, left), "loaded", within)
+        self.load_spent_seconds = self.spent_seconds() - self._spent_before
+        return time.monotonic() - self._load_began
+
+    def ask(self, tokens: np.ndarray, rest: bool = False) -> None:
+        """Have it work on (B, T) token ids; it may not write yet. `rest`: another server's turn is next."""
+        assert self._tokens is not None
+        self._tokens.array[:] = tokens
+        self._say({"forward": True, "rest": rest})
+
+    def logits(self, deadline: float) -> torch.Tensor:
+        """The (B, T, V) buffer, with the answer in it; for the caller until the next call."""
+        assert self._logits is not None
+        self._say({"write": True})
+        spent = f"answer all rows within scoring_seconds ({self._request['scoring_seconds']:g} s)"
+        self._hear(max(0.0, deadline - time.monotonic()), "done", spent)
+        if isinstance(self._logits, CudaBuffer):
+            return self._logits.tensor
+        return torch.from_numpy(self._logits.array)
+
+    def _read_log(self, reading: int) -> None:
+        with os.fdopen(reading, "rb", buffering=0) as log:
+            while data := log.read(65536):
+                self._tail.feed(data)
+
+    def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        if not self._channel.offer(message, descriptors):
+            for _ in range(LAST_WORDS):  # what it said last may be why
+                self._hear(0.0, None, "listen")
+            raise Refused(INVALID, "the model server spoke out of turn")
+
+    def _hear(self, timeout_seconds: float, wanted: str | None, what: str) -> None:
+        try:
+            packet = self._channel.receive(timeout_seconds)
+        except TimeoutError:
+            raise Refused(CRASH, f"the model server did not {what}") from None
+        except ProtocolError as error:
+            raise Refused(INVALID, f"the model server sent {error}") from None
+        if packet is None:
+            raise Refused(CRASH, f"the model server died: it did not {what}")
+        close_all(packet[1])  # nobody asked for any
+        if "error" in packet[0]:
+            but = " (once it has answered a batch it may only compute)" if self.refused_calls else ""
+            raise Refused(CRASH, f"the model server failed: {one_line(packet[0]['error'])}{but}")
+        if wanted is not None and wanted not in packet[0]:
+            raise Refused(INVALID, "the model server spoke out of turn")
+
+    def end(self, wait: bool) -> None:
+        """It does nothing from here on; `wait` for its end, and the memory, which takes a moment on a GPU."""
+        self.pause()
+        self._ending = threading.Thread(target=self.close)
+        self._ending.start()
+        if wait:
+            self._ending.join()
+
+    def close(self) -> None:
+        """Kill the server and free the buffers; a second call does nothing."""
+        if self._ending not in (None, threading.current_thread()):
+            self._ending.join()
+        self._process.kill()
+        if self._seal is not None:
+            self._seal.close()
+            self._seal = None
+        self._channel.close()
+        if self._drain.is_alive() or self._tail.text():
+            self._drain.join(timeout=5)
+            with Path(self._request["log"]).open("a", encoding="utf-8") as file:
+                file.write(self._tail.text())
+            self._tail = Tail()
+        for buffer in (self._tokens, self._logits):
+            if buffer is not None:
+                buffer.close()
+        self._tokens = self._logits = None

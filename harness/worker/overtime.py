@@ -1,0 +1,34 @@
+"""What a model server may work beyond answering: more would be training outside of the clock.
+
+It loads its checkpoint and answers for the first time, and on a GPU it may have to compile a little. What
+that may take has a cap by the budget and by the checkpoint's size; what a batch takes more than others counts
+too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.store.records import INVALID, LATE, Failure
+
+# Seconds, a part of the budget, and for what is read. On H200 hosts loads took 1.0 to 3.9 s with the starter,
+# 6.8 s where nothing was in memory yet; two servers that train there at once have half of a GPU each, and
+# no compiler's cache of what they do. On a processor it is 0.5 s, and only its own work counts.
+LOAD_SECONDS, LOAD_SHARE, LOAD_BYTES_PER_SECOND = {"cpu": 3.0, "mps": 3.0, "cuda": 10.0}, 0.01, 500e6
+USUAL_BATCHES = 2.0  # a batch that takes more of the shortest one than this was not only answered
+
+
+def overtime_seconds(load: float, warm: float, batches: Sequence[float]) -> float:
+    """Of a load with the answer that doesn't count, and what batches took beyond the usual."""
+    usual = USUAL_BATCHES * min(batches)
+    return load + warm + sum(max(0.0, spent - usual) for spent in batches)
+
+
+def in_time(seconds: float, budget_seconds: float, checkpoint: Path, kind: str) -> Failure | None:
+    """None unless a server had the time to go on training. `kind` is the device's."""
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    allowed = LOAD_SECONDS[kind] + LOAD_SHARE * budget_seconds + size / LOAD_BYTES_PER_SECOND
+    if seconds <= allowed:
+        return None
+    took = f"loading {size / 2**20:.1f} MB and first answers took {seconds:.1f} s"
+    mend = "train before submit" if kind == "cpu" else "train, and compile for scoring, before submit"
+    return Failure(INVALID, f"{took}, {seconds - allowed:.1f} s {LATE} for that ({mend})")

@@ -1,0 +1,306 @@
+"""One trial from end to end: hold the device, train, score, put it into a record.
+
+On a GPU the scorer and the seat of the next trial are started while this one trains, so that imports
+cost no GPU time; on a processor they would be in the way. So is the next trial, where there is room.
+
+The run folder keeps the exported train.py, the log and the record. Whoever asked for the trial takes
+the checkpoint or has it removed, because a night of them fills a disk.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness.config import Config
+from harness.paths import Paths, write_atomically
+from harness.sandbox.isolation import Isolation, choose
+from harness.store.records import ERROR, INVALID, OK, Failure, Holdout, Score, Setting, Training, Trial
+from harness.tasks.lm.prepare import open_prepared
+from harness.tasks.lm.store import Corpus
+from harness.worker import scoring
+from harness.worker.device import Device, resolve
+from harness.worker.monitor import Watch, spoilt
+from harness.worker.second_opinion import Opinion, ask
+from harness.worker.supervisor import Observer, Progress, Supervisor
+from harness.worker.worker import Station, Turn
+
+LOOK_SECONDS = 2.0
+ROW_NATS = "row_nats.npy"  # beside the checkpoint: what each row of val cost
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of one setting share."""
+
+    config: Config
+    corpus: Corpus
+    device: Device
+    isolation: Isolation
+    compiled: Path | None = None
+    """Where what was compiled is kept between trials."""
+
+    @property
+    def setting(self) -> Setting:
+        """What every trial here carries, known before the first one."""
+        return Setting(
+            self.device.name, self.corpus.id, scoring.fingerprint(self.config),
+            self.config.trial.budget_seconds,
+        )  # fmt: skip
+
+    def spec(self, seed: int) -> dict[str, Any]:
+        """What a training is told of itself, the attributes of `trial.open()`."""
+        return {
+            "seed": seed,
+            "device": self.device.kind,
+            "budget_seconds": self.config.trial.budget_seconds,
+            "vocab_size": self.corpus.vocab_size,
+            "seq_len": self.corpus.seq_len,
+            "bos": self.corpus.bos,
+            "train_tokens": self.corpus.train_tokens,
+        }
+
+
+def open_bench(config: Config, repository: Path) -> Bench:
+    """Data, device and sandbox for a config; `repository` is hidden from what runs.
+
+    Raises:
+        HarnessError: the data is not there, or the device or the sandbox that is asked for.
+    """
+    hide = [repository]
+    if (source := Path(config.data.source).expanduser()).exists():
+        hide.append(source if source.is_dir() else source.parent)
+    device = resolve(config.trial.device)
+    isolation = choose(config.trial.sandbox, tuple(hide))
+    return Bench(
+        config, open_prepared(config.data), device, isolation,
+        _compiled(repository, device) if device.kind == "cuda" and isolation.kind == "bwrap" else None,
+    )  # fmt: skip
+
+
+def _compiled(repository: Path, device: Device) -> Path:
+    """The compile cache of a device's kind and the installed torch."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device.name} {metadata.version('torch')}")
+    folder = Paths(repository).compiled / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def measure(
+    source: bytes,
+    commit: str,
+    seed: int,
+    bench: Bench,
+    folder: Path,
+    observe: Observer,
+    on_wait: Callable[[str], None],
+    keep_checkpoint: bool = False,
+    station: Station | None = None,
+    turn: Turn | None = None,
+    suspect_below: float = 0.0,
+) -> Trial:
+    """Train and score one train.py.
+
+    Args:
+        source: the commit's blob, not a working copy.
+        folder: made for this trial; must not exist.
+        observe: told of progress a few times a second.
+        on_wait: told once if somebody else uses the device.
+        keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
+        station: where it runs, if trials follow each other there.
+        turn: when it may train, if another one is being scored there.
+        suspect_below: a val_bpb that is not believed without a larger audit.
+
+    Raises:
+        KeyboardInterrupt, Cancelled: everything that was started is dead by then.
+    """
+    folder.mkdir(parents=True)
+    script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
+    script.write_bytes(source)
+    checkpoint.mkdir()
+    place, turn = station or Station(), turn or Turn.alone()
+    on_gpu = bench.device.kind == "cuda"
+    to_sit = bench.config.trial, bench.isolation, bench.device, bench.compiled
+    with _whole_or_gone(folder), contextlib.ExitStack() as stack:
+        if station is None:
+            stack.callback(place.close)
+        waited = time.monotonic()
+        stack.enter_context(place.hold(bench.device, on_wait))
+        if (trains := place.trains) is not None:  # read once: its own thread ends it
+            trains.was_joined = True
+        _wait_until_alone(bench.device, observe, on_wait)
+        started = time.monotonic()
+        scored: Score | None = None
+        begun: list[scoring.Scoring] = []  # begun while it trains
+
+        def begin() -> None:
+            place.trains, turn.watch = turn, supervisor.watch
+            if not on_gpu:
+                return
+            if (
+                bench.isolation.kind == "bwrap"
+            ):  # else its servers get copies, of a checkpoint that isn't there
+                begun.append(_begin_scoring(folder, "val", bench, suspect_below))
+                stack.callback(begun[0].close)
+            place.prepare(*to_sit)
+
+        def may_train() -> bool:
+            if not (turn.may_train.is_set() and place.take()):
+                return False
+            stack.callback(place.leave)
+            return True
+
+        def show(progress: Progress) -> None:
+            observe(progress)
+            if progress.phase == "waiting":  # another may take its turn, on a tip that has just moved
+                place.prepare(*to_sit)
+
+        try:
+            supervisor = Supervisor(
+                script, checkpoint, bench.spec(seed), bench.corpus.train_file, bench.config.trial,
+                place.seat(*to_sit), show, begin, may_train,
+                lambda: place.trains is not None,
+            )  # fmt: skip
+            try:
+                training = supervisor.train()
+            finally:
+                if place.trains is turn:
+                    place.trains = turn.watch = None
+                turn.was_joined = turn.was_joined or place.is_shared
+            idle = None
+            if place.trained_at is not None and supervisor.first_batch_at is not None:
+                idle = supervisor.first_batch_at - place.trained_at
+            if supervisor.first_batch_at is not None:
+                place.trained_at = supervisor.ended_at
+        except OSError as failed:
+            training, idle = Training(ERROR, f"the machine failed: {failed}"), None
+        log.write_text(training.log, encoding="utf-8")
+        status, detail = training.status, training.detail
+        if why := spoilt(training.conditions):
+            status, detail = ERROR, why
+        if status == OK:
+            if not training.is_short(bench.config.trial.budget_seconds):  # that one is trained once more
+                turn.has_trained()
+            if not begun:
+                begun.append(_begin_scoring(folder, "val", bench, suspect_below))
+                stack.callback(begun[0].close)
+            result = _scored(begun[0], folder, "val", bench, place, observe, suspect_below)
+            if isinstance(result, Failure):
+                status, detail = result.status, result.detail
+            else:
+                scored = result
+        if not keep_checkpoint or scored is None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        trial = Trial(
+            commit=commit, seed=seed, status=status, detail=detail,
+            val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
+            total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
+            device=bench.device.name, peak_flops=bench.device.peak_flops, data=bench.corpus.id,
+            evaluator=scoring.fingerprint(bench.config), isolation=bench.isolation.kind,
+            budget_seconds=bench.config.trial.budget_seconds,
+        )  # fmt: skip
+    write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
+    return trial
+
+
+def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str], None]) -> None:
+    """Until nobody else is at work on the device."""
+    watch, began = Watch(device), time.monotonic()
+    told = False
+    while who := watch.foreign():
+        if not told:
+            told = True
+            on_wait(f"{device.name} is in use by {who}; waiting for it")
+        observe(Progress("waiting", time.monotonic() - began, 0.0))
+        time.sleep(LOOK_SECONDS)
+
+
+def measure_holdout(
+    folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None],
+    station: Station, turn: Turn,
+) -> Holdout | Failure:  # fmt: skip
+    """Score a checkpoint that was kept on the tokens that no decision uses.
+
+    Its processes start at once; while a trial has the device, they wait.
+
+    Args:
+        folder: of the trial.
+        val_bpb: of the same checkpoint.
+        turn: by which it may be cancelled.
+    """
+    with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
+        begun = stack.enter_context(contextlib.closing(_begin_scoring(folder, "holdout", bench)))
+        deadline = time.monotonic() + scoring.START_SECONDS
+        while not begun.is_ready(LOOK_SECONDS) and time.monotonic() < deadline:
+            turn.check()
+        while not station.take(LOOK_SECONDS):
+            turn.check()
+        stack.callback(station.leave)
+        result = _scored(begun, folder, "holdout", bench, station, observe)
+    if isinstance(result, Failure):
+        return result
+    return Holdout(val_bpb, result.val_bpb, bench.setting)
+
+
+def second_opinion(
+    folder: Path, bench: Bench, on_wait: Callable[[str], None], station: Station
+) -> Opinion | Failure | None:
+    """Of a checkpoint that was kept, with the device to itself; None where too little was kept for it."""
+    if not (folder / ROW_NATS).exists():
+        return None
+    request = scoring.request_for(
+        folder / "train.py", folder / "checkpoint", bench.corpus, "val", bench.config, bench.device,
+        bench.isolation, folder / "server.txt", bench.compiled,
+    )  # fmt: skip
+    with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
+        while not station.take(LOOK_SECONDS):
+            pass
+        stack.callback(station.leave)
+        return ask(request, folder / ROW_NATS)
+
+
+def _begin_scoring(folder: Path, split: str, bench: Bench, suspect_below: float = 0.0) -> scoring.Scoring:
+    return scoring.Scoring(
+        folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
+        bench.isolation, folder / "server.txt", bench.compiled, suspect_below,
+        folder / ROW_NATS if split == "val" else None,
+    )  # fmt: skip
+
+
+def _scored(
+    begun: scoring.Scoring, folder: Path, split: str, bench: Bench, place: Station, observe: Observer,
+    suspect_below: float = 0.0,
+) -> Score | Failure:  # fmt: skip
+    result = _result(begun, observe)
+    # It may be for want of what another one took; not a failed audit, which would be another draw.
+    if isinstance(result, Failure) and result.status != INVALID and place.is_shared:
+        with contextlib.closing(_begin_scoring(folder, split, bench, suspect_below)) as once_more:
+            return _result(once_more, observe)
+    return result
+
+
+def _result(begun: scoring.Scoring, observe: Observer) -> Score | Failure:
+    began = time.monotonic()
+
+    def told(phase: str, done: int, of: int) -> None:
+        observe(Progress(phase, time.monotonic() - began, 0.0, step=done, tokens=of))
+
+    told("scoring", 0, 0)
+    return begun.result(told)
+
+
+@contextmanager
+def _whole_or_gone(folder: Path) -> Iterator[None]:
+    """An interrupted trial leaves no folder: there is no record that it would belong to."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

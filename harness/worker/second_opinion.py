@@ -1,0 +1,135 @@
+"""A second opinion on a score, before it counts for `main`: slow, plain, without the code of the first.
+
+Rows drawn anew are asked of a fresh model server, one at a time. Their losses are taken in float64 by
+PyTorch's own function, and compared row by row with what was scored: an error of the fast path, or of its
+kernel, shows. It runs in a process of its own, which reads a request as JSON and prints what it found.
+"""
+
+import json
+import math
+import os
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.sandbox import limits
+from harness.sandbox.text import one_line
+from harness.store.records import ERROR, INVALID, Failure
+from harness.worker.audit import TOLERANCES
+from harness.worker.model_client import Refused, Server
+from harness.worker.overtime import in_time
+
+ROWS = 2000
+STANDARD_ERRORS = 3.0
+MORE_SECONDS = 240.0  # to start
+
+
+@dataclass(frozen=True)
+class Opinion:
+    rows: int
+    difference_bpb: float
+    """Of those rows: what this one says, less what was scored."""
+    error_bpb: float
+    """Its standard error."""
+    seconds: float
+
+
+def ask(request: dict[str, Any], row_nats: Path) -> Opinion | Failure:
+    """Of a checkpoint that was scored; `invalid` where they differ by more than chance and arithmetic.
+
+    Args:
+        request: of the scorer, see `harness.worker.scoring`.
+        row_nats: what each row cost when it was scored, (R,) float64.
+    """
+    caps = MORE_SECONDS + request["load_seconds"] + request["scoring_seconds"]
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "harness.worker.second_opinion"],
+            input=json.dumps({**request, "row_nats": str(row_nats)}), capture_output=True, text=True,
+            timeout=caps, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+        )  # fmt: skip
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired) as failed:
+        return Failure(ERROR, f"no second opinion: {one_line(failed)}")
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return Failure(ERROR, f"no second opinion: {one_line(last)}")
+    if "failure" in found:
+        return Failure(**found["failure"])
+    opinion = Opinion(**found["opinion"], seconds=time.monotonic() - began)
+    return differs(opinion, found["bytes_per_token"], request["device"]["kind"]) or opinion
+
+
+def differs(opinion: Opinion, bytes_per_token: float, device_kind: str) -> Failure | None:
+    """None unless the difference is more than its standard error and other kernels explain."""
+    arithmetic = TOLERANCES[device_kind].advantage_nats / math.log(2) / bytes_per_token
+    allowed = STANDARD_ERRORS * opinion.error_bpb + arithmetic
+    if abs(opinion.difference_bpb) <= allowed:  # so that a NaN fails
+        return None
+    return Failure(
+        INVALID,
+        f"{opinion.rows} rows asked again, plainly: {opinion.difference_bpb:+.5f} bits per byte from what "
+        f"was scored, {allowed:.5f} would do",
+    )
+
+
+def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
+    """The figures of an `Opinion`, and the bytes of a token."""
+    import torch
+
+    rows = np.load(request["rows"], mmap_mode="r")  # (R, T + 1)
+    lengths = np.load(request["token_bytes"])
+    scored = np.load(request["row_nats"])  # (R,)
+    generator = np.random.default_rng(secrets.randbits(64))
+    drawn = generator.choice(len(rows), size=min(ROWS, len(rows)), replace=False)
+    seq_len = rows.shape[1] - 1
+    server = Server(request, (1, seq_len, len(lengths)))
+    try:
+        server.warm()
+        server.load()
+        server.begin_warm_up(generator.integers(0, len(lengths), (1, seq_len)))
+        server.end_warm_up(set())
+        loaded = server.load_spent_seconds + server.warm_spent_seconds
+        checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
+        if failure := in_time(loaded, request["budget_seconds"], checkpoint, kind):
+            raise Refused(failure.status, failure.detail)
+        deadline = time.monotonic() + request["scoring_seconds"]
+        apart, sizes = [], []
+        for number in drawn:
+            row = rows[number].astype(np.int64)
+            server.ask(row[None, :-1])
+            logits = server.logits(deadline)[0].double()  # (T, V)
+            goal = torch.from_numpy(row[1:]).to(logits.device)
+            nats = torch.nn.functional.cross_entropy(logits, goal, reduction="none").cpu().numpy()
+            counted = lengths[row[1:]]
+            apart.append(float(nats[counted > 0].sum()) - scored[number])
+            sizes.append(int(counted.sum()))
+    finally:
+        server.close()
+    bits = np.array(apart) / math.log(2) / np.mean(sizes)
+    error = float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else 0.0
+    figures = {"rows": len(bits), "difference_bpb": float(bits.mean()), "error_bpb": error}
+    return figures, float(np.mean(sizes)) / seq_len
+
+
+def main() -> None:
+    limits.die_with_parent()
+    try:
+        opinion, bytes_per_token = _form(json.loads(sys.stdin.read()))
+        found: dict[str, Any] = {"opinion": opinion, "bytes_per_token": bytes_per_token}
+    except Refused as refused:
+        found = {"failure": asdict(refused.failure)}
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

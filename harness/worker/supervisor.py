@@ -1,0 +1,362 @@
+"""The supervisor: one training of one train.py, by our clock.
+
+It hands out the training tokens' descriptor when they are asked for, and that instant starts the
+clock. It reads progress and output without believing them, takes the checkpoint as descriptors, and
+kills everything the moment it has them or a cap is passed. Nothing that train.py does can lengthen
+its time. One thread, no polling of the trial's files.
+"""
+
+import os
+import re
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.config import TrialConfig
+from harness.sandbox import compile_cache, readonly
+from harness.sandbox.processes import delayed_seconds, out_of_memory_kills
+from harness.sandbox.seal import MOST_CALLS, Seal
+from harness.sandbox.text import Tail, one_line
+from harness.sandbox.wire import Channel, ProtocolError, close_all
+from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
+from harness.worker import checkpoint
+from harness.worker.monitor import Watch
+from harness.worker.prestart import Seat
+
+CURVE_POINTS = 1000
+WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
+AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
+SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
+DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
+EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
+PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a view may show while a training runs; step, loss and tokens are only reported."""
+
+    phase: str
+    """`starting`, perhaps `waiting`, `training`, `saving`, later `scoring` and `auditing`."""
+    elapsed_seconds: float
+    of_seconds: float
+    step: int | None = None
+    loss: float | None = None
+    tokens: int | None = None
+
+
+Observer = Callable[[Progress], None]
+
+
+@dataclass
+class _State:
+    started_at: float
+    first_batch_at: float | None = None
+    first_batch_ns: int = 0  # of the clock that files are dated by
+    saving_at: float | None = None
+    submitted_at: float | None = None
+    failure: Failure | None = None
+    curve: list[Point] = field(default_factory=list)
+    stride: int = 1
+    last_step: int | None = None
+    last_loss: float | None = None
+    last_tokens: int | None = None
+    opened_at: float | None = None
+    asked_at: float | None = None  # for its first batch, which may have to wait
+    told: bool = False
+    away_seconds: float = 0.0
+    """The longest that we ourselves did nothing while it trained: stopped, or asleep with the machine."""
+    delayed_seconds: float = 0.0
+    sealed: bool = False
+    booted: bool = False
+    """It reached our own first line inside: whatever ends it before is not train.py's fault."""
+    reported: Reported = field(default_factory=Reported)
+    names: list[str] = field(default_factory=list)
+    checkpoint: list[int] = field(default_factory=list)
+
+
+class Supervisor:
+    """Trains once. `train()` returns the outcome and leaves the checkpoint in `checkpoint_dir`."""
+
+    def __init__(
+        self,
+        source: Path,
+        checkpoint_dir: Path,
+        spec: dict[str, Any],
+        tokens: Path,
+        config: TrialConfig,
+        seat: Seat,
+        observe: Observer,
+        on_training: Callable[[], None] = lambda: None,
+        may_train: Callable[[], bool] = lambda: True,
+        other_trains: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`spec` is what train.py is told, `tokens` the training split that it gets when it asks.
+
+        Args:
+            seat: where it runs; closed in the end.
+            on_training: called once, when the clock has begun.
+            may_train: whether the tokens may be handed out; until then it waits with what it compiled.
+            other_trains: whether another trial has the device meanwhile, which it may hardly disturb.
+        """
+        self.source, self.checkpoint_dir = source, checkpoint_dir
+        self.spec, self.tokens = spec, tokens
+        self.config, self.seat, self.observe, self.on_training = config, seat, observe, on_training
+        self.may_train, self.other_trains = may_train, other_trains
+        self.watch = Watch(seat.device, seat.process.pid)
+        self._seal: Seal | None = None
+        self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
+        self.ended_at: float | None = None
+
+    def train(self) -> Training:
+        """Run train.py to its end, its submission or its caps.
+
+        Raises:
+            OSError: the machine failed us (no process, no disk); a repeat may work.
+        """
+        seat, tail, killed = self.seat, Tail(), out_of_memory_kills()
+        state = _State(time.monotonic())
+        tokens = -1
+        try:
+            tokens = readonly.open_file(self.tokens, seat.isolation)
+            seat.go(self.source, self.spec)
+            code = self._watch(tail, state, tokens)
+            self.first_batch_at, self.ended_at = state.first_batch_at, state.saving_at or time.monotonic()
+            seat.process.kill()
+            for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
+                self._read(seat.reading, tail)
+            if state.failure is None and state.submitted_at is None:
+                state.failure = _ended_without_checkpoint(
+                    code, tail, state.booted, out_of_memory_kills() > killed
+                )
+            if state.failure is None:
+                handed = checkpoint.Handed(
+                    state.names, state.checkpoint, state.first_batch_at, state.saving_at,
+                    state.submitted_at, state.first_batch_ns, tokens,
+                )  # fmt: skip
+                in_memory = seat.isolation.kind == "bwrap"
+                state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
+            if state.failure and state.failure.status == INVALID and state.away_seconds > AWAY_SECONDS:
+                away = f"the harness stood still for {state.away_seconds:.0f} s while it trained"
+                state.failure = Failure(ERROR, f"{away}: {state.failure.detail}")
+        finally:
+            seat.close()
+            if self._seal is not None:
+                self._seal.close()
+            close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
+        return self._outcome(state, tail)
+
+    # ── while it runs ─────────────────────────────────────────────────────────────────────────
+
+    def _watch(self, tail: Tail, state: _State, tokens: int) -> int | None:
+        channel, reading = self.seat.channel, self.seat.reading
+        with selectors.DefaultSelector() as selector:
+            selector.register(reading, selectors.EVENT_READ)
+            selector.register(channel.fileno(), selectors.EVENT_READ)
+            shown_at, passed_at = 0.0, time.monotonic()
+            while True:
+                if state.asked_at is not None and state.first_batch_at is None and self.may_train():
+                    state.first_batch_at, state.first_batch_ns = time.monotonic(), time.time_ns()
+                    if self._seal is not None:
+                        self._seal.limit(MOST_CALLS)
+                    channel.offer({"ok": True}, [tokens])
+                    state.delayed_seconds = -delayed_seconds(self.seat.process.pid)
+                now = time.monotonic()
+                if state.first_batch_at is not None:
+                    state.away_seconds = max(state.away_seconds, now - passed_at)
+                passed_at, deadline = now, self._deadline(state, now)
+                if now >= deadline:
+                    state.failure = self._overran(state)
+                    return None
+                if now - shown_at >= 0.25:
+                    shown_at = now
+                    self.observe(self._progress(state, now))
+                    self._look(state)
+                waits = state.asked_at is not None and state.first_batch_at is None
+                soon = waits and not self.other_trains()
+                for key, _ in selector.select(0.01 if soon else min(deadline - now, 0.25)):
+                    if key.fd == reading:
+                        if not self._read(reading, tail):
+                            selector.unregister(reading)
+                    elif not self._hear(channel, state, tokens):
+                        selector.unregister(channel.fileno())
+                if self._seal is not None and self._seal.refused and state.failure is None:
+                    state.failure = Failure(INVALID, f"asked the kernel {SPENT}")
+                if state.failure or state.submitted_at is not None:
+                    return None
+                if (code := self.seat.process.poll()) is not None:
+                    while not state.failure and self._hear(channel, state, tokens):
+                        pass  # what it said before it ended still counts
+                    return code
+
+    def _look(self, state: _State) -> None:
+        """At the GPU; and begin what else is to be ready when it has trained."""
+        if state.first_batch_at is None:
+            if self.other_trains() and (took := self.watch.strain(waits=state.asked_at is not None)):
+                state.failure = Failure(CRASH, f"took {took} beside another trial")
+            return
+        if not state.told:
+            state.told = True
+            self.on_training()
+        self.watch.look()
+        if (most := self.config.gpu_memory_gb) and self.watch.peak_memory_mb > most * 1024:
+            state.failure = Failure(
+                CRASH, f"used {self.watch.peak_memory_mb} MB of GPU memory, over gpu_memory_gb ({most:g})"
+            )
+
+    def _deadline(self, state: _State, now: float) -> float:
+        if state.first_batch_at is None:
+            if state.asked_at is not None:
+                return now + WAIT_SECONDS  # it did its part
+            return state.started_at + self.config.startup_seconds
+        return state.first_batch_at + self.config.budget_seconds + self.config.save_seconds
+
+    def _overran(self, state: _State) -> Failure:
+        caps = self.config
+        if state.first_batch_at is None:
+            return Failure(CRASH, f"no batch asked for within startup_seconds ({caps.startup_seconds:g} s)")
+        doing = "training" if state.saving_at is None else "saving"
+        return Failure(
+            INVALID,
+            f"still {doing} {caps.save_seconds:g} s after its {caps.budget_seconds:g} s were spent; killed "
+            "(leave the loop when run.batches() ends)",
+        )
+
+    def _hear(self, channel: Channel, state: _State, tokens: int) -> bool:
+        """Handle one packet, if there is one; False when there is none or the end was closed."""
+        try:
+            packet = channel.receive(timeout_seconds=0)
+            if packet is None:
+                return False
+            self._handle(channel, *packet, state, tokens)
+        except TimeoutError:
+            return False
+        except ProtocolError as error:
+            state.failure = Failure(INVALID, f"wrote {error} to the supervisor's socket")
+        except OSError:
+            return False  # it died while we answered
+        return True
+
+    def _handle(
+        self, channel: Channel, message: dict[str, Any], sent: list[int], state: _State, tokens: int
+    ) -> None:
+        now = time.monotonic()
+        ask = message.get("ask")
+        if ask == "seal" and not state.sealed:  # our own first word: nothing untrusted ran before
+            state.sealed = True
+            self._seal = Seal(sent.pop()) if sent else None
+        elif ask == "data" and state.asked_at is None and sent and self.seat.compiled:
+            compile_cache.take(sent[0], self.seat.compiled)  # before the tokens: nothing in it was learned
+        if ask != "submit":
+            close_all(sent)
+        if ask == "boot":
+            state.booted = True
+        elif ask == "open":
+            state.opened_at = state.opened_at or now
+        elif ask == "data" and state.first_batch_at is None:
+            state.asked_at = state.asked_at or now
+        elif ask == "data":
+            channel.offer({"ok": True}, [tokens])
+        elif ask == "log":
+            self._note(message, state, now)
+        elif ask == "saving" and state.saving_at is None and state.first_batch_at is not None:
+            state.saving_at = now
+            state.delayed_seconds += delayed_seconds(self.seat.process.pid)
+        elif ask == "submit":
+            state.checkpoint += sent
+            state.submitted_at = now
+            names = message.get("names")
+            state.names = [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+            state.reported = Reported(
+                num_steps=_count(message.get("num_steps")),
+                total_tokens=_count(message.get("total_tokens")),
+                num_params=_count(message.get("num_params")),
+                flops_per_token=_figure(message.get("flops_per_token")),
+                peak_vram_mb=_figure(message.get("peak_vram_mb")),
+            )
+
+    def _note(self, message: dict[str, Any], state: _State, now: float) -> None:
+        step, loss = _count(message.get("step")), _figure(message.get("loss"))
+        if step is None or loss is None or state.first_batch_at is None:
+            return
+        state.last_step, state.last_loss = step, loss
+        state.last_tokens = _count(message.get("tokens"))
+        if step % state.stride == 0:
+            state.curve.append(Point(round(now - state.first_batch_at, 3), step, loss))
+        if len(state.curve) > CURVE_POINTS:  # thinned by step, so that equal runs give equal curves
+            kept = [point for point in state.curve if point.step % (2 * state.stride) == 0]
+            if len(kept) < len(state.curve):
+                state.stride, state.curve = 2 * state.stride, kept
+            else:
+                state.curve.pop()
+
+    def _progress(self, state: _State, now: float) -> Progress:
+        if state.asked_at is not None and state.first_batch_at is None:
+            return Progress("waiting", now - state.asked_at, 0.0)
+        if state.first_batch_at is None:
+            return Progress("starting", now - state.started_at, self.config.startup_seconds)
+        phase = "training" if state.saving_at is None else "saving"
+        elapsed = now - state.first_batch_at
+        return Progress(
+            phase, elapsed, self.config.budget_seconds,
+            state.last_step, state.last_loss, state.last_tokens,
+        )  # fmt: skip
+
+    @staticmethod
+    def _read(reading: int, tail: Tail) -> bool:
+        """What is in the pipe now, never waiting for more; False at its end."""
+        try:
+            data = os.read(reading, 65536)
+        except BlockingIOError:
+            return True
+        tail.feed(data)
+        return bool(data)
+
+    # ── when it ended ─────────────────────────────────────────────────────────────────────────
+
+    def _outcome(self, state: _State, tail: Tail) -> Training:
+        first, saving, submitted = state.first_batch_at, state.saving_at, state.submitted_at
+        return Training(
+            status=state.failure.status if state.failure else OK,
+            detail=state.failure.detail if state.failure else "",
+            startup_seconds=(state.asked_at or first) - state.started_at if first is not None else None,
+            delayed_seconds=max(0.0, state.delayed_seconds) if saving is not None else None,
+            held_seconds=first - state.asked_at if first is not None and state.asked_at is not None else 0.0,
+            training_seconds=saving - first if first is not None and saving is not None else None,
+            save_seconds=submitted - saving if submitted is not None and saving is not None else None,
+            open_seconds=state.opened_at - state.started_at if state.opened_at is not None else None,
+            curve=tuple(state.curve),
+            reported=state.reported,
+            log=tail.text(),
+            conditions=self.watch.conditions(),
+        )
+
+
+def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool, killed: bool) -> Failure:
+    """`killed`: whether the kernel ended a process for want of memory meanwhile."""
+    lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
+    if not booted:
+        return Failure(ERROR, f"the sandbox did not start: {one_line(lines[-1])}")
+    if code == 0:
+        return Failure(CRASH, "exited without submitting a checkpoint (run.submit(model) does)")
+    if code is not None and code < 0:
+        hint = " (out of memory: the kernel ended it)" if code == -9 and killed else ""
+        return Failure(CRASH, f"ended by signal {-code}, or exit {128 - code}{hint}")
+    said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
+    places = [place for place in map(PLACE.match, lines) if place]
+    where = f" (train.py line {places[-1][1]})" if places else ""
+    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}")
+
+
+def _count(value: Any) -> int | None:
+    """A reported count, or None: train.py may have sent anything."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def _figure(value: Any) -> float | None:
+    if type(value) not in (int, float):
+        return None
+    return float(value) if abs(value) < 1e30 else None

@@ -1,0 +1,181 @@
+"""A station: one device, the threads that run its trials, and the seat that is ready for the next one.
+
+One trial trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
+and then waits for its first batch until its turn has come. A holdout's scorer may wait there too. Processes
+are started in the station's own threads, which live as long as they may: the kernel kills a child when the
+thread that made it ends.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from harness.config import TrialConfig
+from harness.sandbox.isolation import Isolation
+from harness.worker.device import Device, exclusive
+from harness.worker.monitor import Watch
+from harness.worker.prestart import Seat
+
+CLOSING_SECONDS = 10.0
+
+
+class Cancelled(BaseException):
+    """Raised where progress is shown, in a trial that nobody waits for any more."""
+
+
+@dataclass(eq=False)
+class Turn:
+    """What one trial and whoever started it tell each other."""
+
+    on_trained: Callable[[], None] = lambda: None
+    """Called when it doesn't train any more: another one may start."""
+    may_train: threading.Event = field(default_factory=threading.Event)
+    trained: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    watch: Watch | None = None
+    """Of the device, while it trains."""
+    was_joined: bool = False
+    """Whether another one started beside its training."""
+    wants_room: threading.Event = field(default_factory=threading.Event)
+    """Nothing else may be where it is: it ran out of memory beside another one."""
+
+    @classmethod
+    def alone(cls) -> "Turn":
+        turn = cls()
+        turn.may_train.set()
+        return turn
+
+    def has_trained(self) -> None:
+        self.trained.set()
+        self.on_trained()
+
+    def check(self) -> None:
+        """To be called wherever a trial shows progress.
+
+        Raises:
+            Cancelled: nobody waits for it any more.
+        """
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Station:
+    """Without `start` it is used by the thread that has it.
+
+    Attributes:
+        trains: the turn of the trial that has the device for its training now.
+        trained_at: when the last training here ended, by the monotonic clock.
+        has_room: whether something else may start there beside a trial, by what the last one took.
+    """
+
+    def __init__(self, place: int = 0) -> None:
+        self.place = place
+        self.trains: Turn | None = None
+        self.trained_at: float | None = None
+        self.has_room = False
+        self._spare: tuple[Any, Seat] | None = None
+        self._lock = threading.Lock()
+        self._holding = threading.Lock()
+        self._work = threading.Lock()
+        self._holders = 0
+        self._held: Any = None
+        self._idle: list[SimpleQueue[Any]] = []
+        self._threads: list[tuple[threading.Thread, SimpleQueue[Any]]] = []
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether two trials are on it now, or a trial and the score of a holdout."""
+        return self._holders > 1
+
+    @property
+    def is_used(self) -> bool:
+        return self._holders > 0
+
+    @contextmanager
+    def hold(self, device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Keep others off the device, while any trial of this station is on it."""
+        with self._holding:
+            if not self._holders:
+                self._held = exclusive(device, on_wait)
+                self._held.__enter__()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._holding:
+                self._holders -= 1
+                if not self._holders:
+                    self._held.__exit__(None, None, None)
+
+    def take(self, seconds: float = 0.0) -> bool:
+        """Have the device for one's own work, from a first batch to a score; False if another one has it."""
+        return self._work.acquire(timeout=seconds)
+
+    def leave(self) -> None:
+        self._work.release()
+
+    # ── seats ─────────────────────────────────────────────────────────────────────────────────
+
+    def seat(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> Seat:
+        """The one that is ready, or a new one.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare[0] == (config, isolation, device) and spare[1].is_free:
+                return spare[1]
+            spare[1].close()
+        return Seat(config, isolation, device, compiled)
+
+    def prepare(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> None:
+        """Make the next one, if there is none, while a trial on a GPU trains or waits to; on a processor it
+        would be in the way."""
+        with self._lock:
+            if device.kind == "cuda" and self._spare is None:
+                made = Seat(config, isolation, device, compiled)
+                self._spare = (config, isolation, device), made
+
+    # ── its threads ───────────────────────────────────────────────────────────────────────────
+
+    def start(self, work: Callable[[], Any]) -> "Future[Any]":
+        """Have it done in a thread of the station's."""
+        with self._lock:
+            lane = self._idle.pop() if self._idle else None
+        if lane is None:
+            lane = SimpleQueue()
+            name = f"station-{self.place}"
+            thread = threading.Thread(target=self._run, args=(lane,), name=name, daemon=True)
+            self._threads.append((thread, lane))
+            thread.start()
+        future: Future[Any] = Future()
+        lane.put((work, future))
+        return future
+
+    def _run(self, lane: SimpleQueue[Any]) -> None:
+        while (given := lane.get()) is not None:
+            work, future = given
+            try:
+                result, error = work(), None
+            except BaseException as raised:  # noqa: BLE001 - whoever asks for the result gets it
+                result, error = None, raised
+            with self._lock:
+                self._idle.append(lane)
+            future.set_exception(error) if error is not None else future.set_result(result)
+
+    def close(self) -> None:
+        """End the threads, whose trials were cancelled, and the spare seat."""
+        for _, lane in self._threads:
+            lane.put(None)
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[1].close()
+        for thread, _ in self._threads:
+            thread.join(CLOSING_SECONDS)
