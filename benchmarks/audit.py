@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from harness import config as configs
-from harness.store.records import Trial
+from harness.store.records import RunRecord
 from harness.worker import audit, scorer, scoring
-from harness.worker.run import measure, open_bench
+from harness.worker.run import measure, open_setup
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
@@ -28,13 +28,13 @@ LEVELS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 
 def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
     """Train and score the train.py of a repository, as it stands; rows and losses of a part."""
-    bench = open_bench(configs.load(repository / ".autoresearch" / "config.toml"), repository)
+    setup = open_setup(configs.load(repository / ".autoresearch" / "config.toml"), repository)
     with tempfile.TemporaryDirectory() as made:
         folder, source = Path(made) / "run", (repository / "train.py").read_bytes()
-        trial: Trial = measure(source, "0" * 40, 1, bench, folder, lambda _: None, print, True)
+        trial: RunRecord = measure(source, "0" * 40, 1, setup, folder, lambda _: None, print, True)
         if trial.score is None:
             raise SystemExit(f"{trial.status}: {trial.detail}")
-        rows = np.load(bench.corpus.rows_file("val"))
+        rows = np.load(setup.corpus.rows_file("val"))
         kept: dict[str, np.ndarray] = {}
 
         def keep(planned: audit.Plan, scored: np.ndarray) -> Any:
@@ -43,15 +43,15 @@ def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
 
         real, audit.questions = audit.questions, keep
         request = scoring.request_for(
-            folder / "train.py", folder / "checkpoint", bench.corpus, "val", bench.config, bench.device,
-            bench.isolation, folder / "log",
+            folder / "train.py", folder / "checkpoint", setup.corpus, "val", setup.config, setup.device,
+            setup.isolation, folder / "log",
         )  # fmt: skip
         more = {"suspect_below": 0.0, "row_nats": "", "audit_rows": most_rows}
         scorer.score(request | more, lambda: True, lambda _: None)
         audit.questions = real
-    lengths = np.load(bench.corpus.folder / "token_bytes.npy")
+    lengths = np.load(setup.corpus.folder / "token_bytes.npy")
     kept["bytes_per_token"] = np.array(lengths[rows[:, 1:]].mean())
-    kept["vocab_size"] = np.array(bench.corpus.vocab_size)
+    kept["vocab_size"] = np.array(setup.corpus.vocab_size)
     return kept
 
 

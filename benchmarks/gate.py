@@ -24,8 +24,8 @@ import numpy as np
 
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
-from harness.gate.posterior import believe
-from harness.gate.standing import Believing
+from harness.gate.posterior import posterior_of
+from harness.gate.standing import Bayes
 from harness.store.records import AGAIN, KEEP, Measured
 
 TRIALS = 126
@@ -42,7 +42,7 @@ class World:
     null_share: float = 0.35
     mean_loss: float = 0.002
     sd: float = SD
-    believed_sd: float | None = None
+    assumed_sd: float | None = None
     """What an earlier calibration said; None: the truth."""
     freedom: float | None = None
     """Of Student's t, for the noise; None: Gaussian."""
@@ -63,8 +63,8 @@ WORLDS = {
     "all harmful": World(help_share=0.0, null_share=0.0),
     "rare and large": World(help_share=0.02, mean_gain=0.008),
     "noise x 3": World(sd=3 * SD),
-    "believed noise x 1/2": World(believed_sd=SD / 2),
-    "believed noise x 2": World(believed_sd=2 * SD),
+    "believed noise x 1/2": World(assumed_sd=SD / 2),
+    "believed noise x 2": World(assumed_sd=2 * SD),
     "Student's t (3)": World(freedom=3.0),
 }
 
@@ -139,11 +139,15 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
     """The gate. With `calibrate`, that many first runs of the baseline are all it knows of the noise."""
     truth = {"main": campaign.main}
     scores = tuple(campaign.measure(campaign.main) for _ in range(max(1, calibrate)))
-    known = Noise(campaign.world.believed_sd or campaign.world.sd, 7)
+    known = Noise(campaign.world.assumed_sd or campaign.world.sd, 7)
     noise = pooled([scores])
     baseline = Measured("main", "", scores, kept=True)
-    belief = believe("main", [baseline], noise.sd) if noise else believe("main", [baseline], known.sd, known)
-    standing = Believing(belief)
+    posterior = (
+        posterior_of("main", [baseline], noise.sd)
+        if noise
+        else posterior_of("main", [baseline], known.sd, known)
+    )
+    standing = Bayes(posterior)
     first = standing.incumbent.val_bpb
     while campaign.left:
         parent, name = standing.incumbent.commit, str(campaign.spent)
@@ -157,7 +161,7 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
         if (move := standing.move()) is not None:
             standing = standing.moved()
             campaign.move_main(truth[move.new])
-    return standing.belief.estimate(standing.belief.main).mean - first
+    return standing.posterior.estimate(standing.posterior.main).mean - first
 
 
 def ours_calibrating(campaign: Campaign) -> float:
@@ -268,7 +272,7 @@ def main() -> None:
         for world in options.only.split(","):
             rows = {}
             for policy in POLICIES:
-                if policy == "ours, calibrating first" and WORLDS[world].believed_sd:
+                if policy == "ours, calibrating first" and WORLDS[world].assumed_sd:
                     continue  # it believes what it measures
                 rows[policy] = run(world, policy, options.campaigns, pool)
                 lines.append(line(world, policy, rows[policy], rows["greedy"]))

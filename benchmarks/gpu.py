@@ -64,7 +64,7 @@ def repository(folder: Path, corpus: Path, seconds: float) -> None:
     run(*harness, "prepare")
 
 
-def night(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple[Trials, Trials, float]:
+def session(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple[Trials, Trials, float]:
     """Trials of `main` and of the experiments, and the loop's seconds from its start to its end."""
     found = open_repository(folder)
     devices = chosen(resolve("cuda"), gpus) if gpus else None
@@ -167,7 +167,7 @@ def main() -> None:
             agent = Search() if options.agent == "search" else Rates()
             gpus = ",".join(map(str, range(int(count)))) if count else None
             limits = Limits(experiments=options.experiments * int(count or 1), hours=options.hours)
-            measured = night(Path(folder), limits, agent, gpus)
+            measured = session(Path(folder), limits, agent, gpus)
             lines += [f"{count or 1} GPU:", "", *table(*measured, int(count or 1)), ""]
             shutil.copytree(kept, compiled, dirs_exist_ok=True)
             git = ["git", "log", "--oneline", "--all", "--format=%h %(decorate)%s"]

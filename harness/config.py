@@ -35,7 +35,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class TrialConfig:
+class RunConfig:
     """The caps that a trial runs under. Each phase has its own."""
 
     device: str
@@ -74,14 +74,14 @@ class GateConfig:
 class Config:
     profile: str
     data: DataConfig
-    trial: TrialConfig
+    trial: RunConfig
     gate: GateConfig = GateConfig("belief")
 
 
 GPU = Config(
     profile="gpu",
     data=DataConfig("climbmix", 2048, 8192, 40 * 524288, 10),
-    trial=TrialConfig(
+    trial=RunConfig(
         device="auto", budget_seconds=300.0, startup_seconds=300.0, save_seconds=5.0,
         load_seconds=60.0, scoring_seconds=120.0, audit_rows=3328, sandbox="auto",
         disk_mb=8192, memory_gb=0.0, gpu_memory_gb=0.0,
@@ -90,7 +90,7 @@ GPU = Config(
 CPU = Config(
     profile="cpu",
     data=DataConfig("python", 256, 512, 512 * 256, 1),
-    trial=TrialConfig(
+    trial=RunConfig(
         device="auto", budget_seconds=20.0, startup_seconds=30.0, save_seconds=5.0,
         load_seconds=30.0, scoring_seconds=30.0, audit_rows=256, sandbox="auto",
         disk_mb=1024, memory_gb=0.0, gpu_memory_gb=0.0,
@@ -104,8 +104,8 @@ CHOICES = {
 }  # fmt: skip
 MOST = {int: 10**12, float: 1e6}  # a million seconds are a week and a half; more is a slip of the finger
 MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds"}
-T = TypeVar("T", DataConfig, TrialConfig, GateConfig)
-SECTIONS = {"data": DataConfig, "trial": TrialConfig, "gate": GateConfig}
+T = TypeVar("T", DataConfig, RunConfig, GateConfig)
+SECTIONS = {"data": DataConfig, "trial": RunConfig, "gate": GateConfig}
 HEADER = """\
 # What every trial in this repository runs under. Keys left out take their profile's default;
 # `harness doctor` checks the file. Scores compare only between equal settings.

@@ -18,11 +18,11 @@ import pytest
 
 from harness import config as configs
 from harness.sandbox.isolation import choose
-from harness.store.records import Failure, Training, Trial
+from harness.store.records import Failure, RunRecord, Training
 from harness.tasks.lm.prepare import prepare
 from harness.worker import device, scoring
-from harness.worker.prestart import Seat
-from harness.worker.run import Bench, measure
+from harness.worker.prestart import Prestarted
+from harness.worker.run import Setup, measure
 from harness.worker.supervisor import Supervisor
 
 pytest_plugins = ("nights", "stubs")
@@ -157,33 +157,33 @@ def cpu_corpus():
 
 
 @pytest.fixture(scope="session")
-def bench(small_config, corpus) -> Bench:
+def setup(small_config, corpus) -> Setup:
     """The real sandbox; a machine without it can't show what these tests are about."""
     isolation = choose("auto")
     if isolation.kind != "bwrap":
         pytest.skip(f"no sandbox: {isolation.why}")
-    return Bench(small_config, corpus, device.resolve("cpu"), isolation)
+    return Setup(small_config, corpus, device.resolve("cpu"), isolation)
 
 
-def with_caps(bench: Bench, caps: dict) -> Bench:
-    config = dataclasses.replace(bench.config, trial=dataclasses.replace(bench.config.trial, **caps))
-    return dataclasses.replace(bench, config=config)
+def with_caps(setup: Setup, caps: dict) -> Setup:
+    config = dataclasses.replace(setup.config, trial=dataclasses.replace(setup.config.trial, **caps))
+    return dataclasses.replace(setup, config=config)
 
 
 @pytest.fixture
-def train_only(bench, tmp_path):
+def train_only(setup, tmp_path):
     """Run a train.py under the supervisor, without scoring: `train_only(source, **caps)` -> Training."""
 
-    def run(source: str, isolation=bench.isolation, **caps) -> Training:
-        changed = with_caps(bench, caps)
+    def run(source: str, isolation=setup.isolation, **caps) -> Training:
+        changed = with_caps(setup, caps)
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         script = folder / "train.py"
         script.write_text(textwrap.dedent(source))
         (folder / "checkpoint").mkdir()
         supervisor = Supervisor(
-            script, folder / "checkpoint", changed.spec(1), bench.corpus.train_file, changed.config.trial,
-            Seat(changed.config.trial, isolation, changed.device), lambda _: None,
+            script, folder / "checkpoint", changed.spec(1), setup.corpus.train_file, changed.config.trial,
+            Prestarted(changed.config.trial, isolation, changed.device), lambda _: None,
         )  # fmt: skip
         return supervisor.train()
 
@@ -191,11 +191,11 @@ def train_only(bench, tmp_path):
 
 
 @pytest.fixture
-def try_out(bench, tmp_path):
+def try_out(setup, tmp_path):
     """Run a train.py through a whole trial: `try_out(source, **caps)` -> Trial."""
 
-    def run(source: str, **caps) -> Trial:
-        changed = with_caps(bench, caps)
+    def run(source: str, **caps) -> RunRecord:
+        changed = with_caps(setup, caps)
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         text = textwrap.dedent(source).encode()
         return measure(text, "0" * 40, 1, changed, folder, lambda _: None, lambda _: None)
@@ -260,14 +260,14 @@ MIXING = edit(
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, bench):
+def checkpoint(tmp_path_factory, setup):
     """Weights of HONEST's model that predict something: seeded noise is enough to tell answers apart."""
     import torch
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
-    size = bench.corpus.vocab_size
+    size = setup.corpus.vocab_size
     tensors = {
         "table.weight": torch.randn(size, 16),
         "head.weight": torch.randn(size, 16),
@@ -279,15 +279,15 @@ def checkpoint(tmp_path_factory, bench):
 
 
 @pytest.fixture
-def scored(bench, checkpoint, tmp_path):
+def scored(setup, checkpoint, tmp_path):
     """`scored(source, **caps)` -> Score or Failure."""
 
     def run(source: str, folder=checkpoint, corpus=None, **caps):
         script = tmp_path / "train.py"
         script.write_text(source)
-        changed = with_caps(bench, caps)
+        changed = with_caps(setup, caps)
         return scoring.score(
-            script, folder, corpus or bench.corpus, "val", changed.config, bench.device, bench.isolation,
+            script, folder, corpus or setup.corpus, "val", changed.config, setup.device, setup.isolation,
             tmp_path / "server.txt", lambda *_: None,
         )  # fmt: skip
 
@@ -335,12 +335,12 @@ def harness(*args, cwd=None, **env):
 
 
 @pytest.fixture
-def repository(git, bench):
+def repository(git, setup):
     """A research repository with the small config and an honest baseline."""
     folder = git.folder
     (folder / "train.py").write_text(HONEST)
     (folder / ".autoresearch").mkdir()
-    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(bench.config))
+    (folder / ".autoresearch" / "config.toml").write_text(configs.dump(setup.config))
     git("add", "-A")
     git("commit", "-qm", "baseline")
     return git

@@ -46,7 +46,7 @@ def loop_in(folder, agent, tell=lambda _: None, places=1, stand_in=None, **limit
     )
 
 
-def night(research, *answers, said=None, **limits):
+def session(research, *answers, said=None, **limits):
     agent = Script(*answers)
     limits.setdefault("experiments", len(answers))
     said = [] if said is None else said
@@ -59,7 +59,7 @@ def all_of(research):
 
 
 @pytest.fixture(scope="session")
-def measured(tmp_path_factory, bench):
+def measured(tmp_path_factory, setup):
     """A research repository with the small config and an honest baseline that was measured.
 
     With the greedy rule: what these tests are about takes one trial then. `believing` has the gate's.
@@ -67,7 +67,7 @@ def measured(tmp_path_factory, bench):
     folder = tmp_path_factory.mktemp("measured")
     (folder / "train.py").write_text(HONEST)
     (folder / ".autoresearch").mkdir()
-    config = dataclasses.replace(bench.config, gate=configs.GateConfig("greedy"))
+    config = dataclasses.replace(setup.config, gate=configs.GateConfig("greedy"))
     (folder / ".autoresearch" / "config.toml").write_text(configs.dump(config))
     (folder / ".gitignore").write_text("/.autoresearch/*\n!/.autoresearch/config.toml\n")
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "baseline"]):

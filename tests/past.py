@@ -21,8 +21,8 @@ from harness.store.records import (
     Incumbent,
     Point,
     Reported,
+    RunRecord,
     Training,
-    Trial,
 )
 
 WHO = "A Person <person@example.org>"
@@ -69,13 +69,13 @@ def fill(folder, count, seed=0, bare=False):
         bare: without notes, and with messages that name no setting: the gate has nothing to say of them.
     """
     past, chooser, notes, made = Past(), random.Random(seed), {}, {}
-    believed, tip = 2.0, past.commit("refs/heads/main", "", "baseline", HONEST.encode())
-    main, notes[tip] = tip, {"trials": [trial(1, OK, believed).to_json()]}
+    believed, head = 2.0, past.commit("refs/heads/main", "", "baseline", HONEST.encode())
+    main, notes[head] = head, {"trials": [trial(1, OK, believed).to_json()]}
     for number in range(1, count + 1):
         delta, device = chooser.gauss(0.007, 0.006), OTHER if number % 500 == 250 else GPU
         better = delta < -0.003 and device == GPU
         status = KEEP if better else chooser.choice([DISCARD] * 8 + [CRASH, INVALID])
-        incumbent, score, effect = Incumbent(tip, believed), believed + delta, 0.3 * delta
+        incumbent, score, effect = Incumbent(head, believed), believed + delta, 0.3 * delta
         runs, decision = [trial(number, status, None, device)], Decision(status, "it ended early", incumbent)
         if status in (KEEP, DISCARD):
             scores = [score - 0.004, score, score + 0.004] if number % 7 == 0 else [score]
@@ -92,13 +92,13 @@ def fill(folder, count, seed=0, bare=False):
         if bare:
             trailers = {name: value for name, value in trailers.items() if name in BARE}
         text = Message(f"{title} ({verdict(decision)})", "it may help", trailers).text()
-        commit = past.commit(f"refs/heads/exp/{number:04d}-change-matrix-lr", tip, text, source)
+        commit = past.commit(f"refs/heads/exp/{number:04d}-change-matrix-lr", head, text, source)
         if status == KEEP:
-            believed, tip = believed + effect, commit
-            notes[tip] = {"trials": [run.to_json() for run in runs], "decision": asdict(decision)}
+            believed, head = believed + effect, commit
+            notes[head] = {"trials": [run.to_json() for run in runs], "decision": asdict(decision)}
             if bare or len(notes) % 3 == 0:  # then their stack is proven better
-                main = tip
-                notes[tip]["reached"] = True
+                main = head
+                notes[head]["reached"] = True
         made[number] = (status, score, title)
     past.parts.append(f"reset refs/heads/main\nfrom {past.marks[main]}\n".encode())
     past.notes({} if bare else notes)
@@ -121,7 +121,7 @@ def named(kind, content):
 
 
 def trial(seed, status, score, device=GPU):
-    return Trial(
+    return RunRecord(
         "", seed, status, "", score, TRAINED, None, 400.0, device, None, "climbmix@3f9c2d1", "8a77e10",
         "bwrap", 300.0,
     )  # fmt: skip

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import HONEST, edit
-from nights import Script
+from sessions import Script
 
-import harness.executors.local as crew
+import harness.executors.local as executor
 import harness.session.checkpoints as kept
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.session.limits import Limits
 from harness.session.loop import Loop, Watcher
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import OK, Conditions, Holdout, Training, Trial
+from harness.store.records import OK, Conditions, Holdout, RunRecord, Training
 from harness.worker.device import Device
-from harness.worker.run import open_bench
+from harness.worker.run import open_setup
 from harness.worker.worker import Cancelled
 
 SD = 0.01
@@ -37,7 +37,7 @@ def program(*numbers):
     return edit(*((f"PLACE_{n} = 0\n", f"PLACE_{n} = 1\n") for n in numbers), source=HONEST + PLACES)
 
 
-class Bench:
+class Setup:
     """In place of the bench of trials: a score for every run, by its commit's title; no time is spent."""
 
     def __init__(self, git):
@@ -50,13 +50,13 @@ class Bench:
         source,
         commit,
         seed,
-        bench,
+        setup,
         folder,
         observe,
         on_wait,
         keep_checkpoint,
-        station,
-        turn,
+        worker,
+        handle,
         suspect_below=0.0,
     ):
         self.ran.append((commit, seed))
@@ -68,26 +68,26 @@ class Bench:
             value = value()
         (folder / "checkpoint").mkdir(parents=True)
         (folder / "train.py").write_bytes(source)
-        training = Training(OK, "", 1.0, bench.config.trial.budget_seconds, 0.0)
-        setting = bench.setting
-        trial = Trial(
+        training = Training(OK, "", 1.0, setup.config.trial.budget_seconds, 0.0)
+        setting = setup.setting
+        trial = RunRecord(
             commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
             setting.evaluator, "bwrap", setting.budget_seconds,
         )  # fmt: skip
         (folder / "trial.json").write_text(json.dumps(trial.to_json()))
         return trial
 
-    def measure_holdout(self, folder, val_bpb, bench, observe, on_wait, station, turn):
+    def measure_holdout(self, folder, val_bpb, setup, observe, on_wait, worker, handle):
         assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
         assert json.loads((folder / "trial.json").read_text())["val_bpb"] == val_bpb
         self.held_out.append(val_bpb)
-        return Holdout(val_bpb, val_bpb + 0.5, bench.setting)
+        return Holdout(val_bpb, val_bpb + 0.5, setup.setting)
 
 
 @pytest.fixture
 def told(repository, monkeypatch):
-    made = Bench(repository)
-    monkeypatch.setattr(lab, "measure", made.measure)
+    made = Setup(repository)
+    monkeypatch.setattr(runner, "measure", made.measure)
     monkeypatch.setattr(kept, "measure_holdout", made.measure_holdout)
     return made
 
@@ -151,26 +151,26 @@ class Held:
         self.seen, self.tells_apart = Conditions(1, 1, 1, 0.0, 10_000), lambda title: False
 
     def __call__(
-        self, source, commit, seed, bench, folder, observe, on_wait, keep, station, turn, suspect=0.0
+        self, source, commit, seed, setup, folder, observe, on_wait, keep, worker, handle, suspect=0.0
     ):
         title = self.git("log", "-1", "--format=%s", commit)
-        self.started.append((title, turn.may_train.is_set()))
+        self.started.append((title, handle.may_train.is_set()))
         deadline = time.monotonic() + 20
-        while not turn.may_train.is_set():
+        while not handle.may_train.is_set():
             assert time.monotonic() < deadline
             try:
-                turn.check()
+                handle.check()
             except Cancelled:
                 self.cancelled.append(title)
                 raise
             time.sleep(0.01)
-        station.trains = turn
-        turn.watch = SimpleNamespace(told_apart=self.tells_apart(title), peak_memory_mb=10_000)
+        worker.trains = handle
+        handle.watch = SimpleNamespace(told_apart=self.tells_apart(title), peak_memory_mb=10_000)
         self.train(title)
-        station.trains = None
-        turn.has_trained()
+        worker.trains = None
+        handle.has_trained()
         self.until_start_of(self.wait_for_start_of.get(title))
-        trial = self.told.measure(source, commit, seed, bench, folder, observe, on_wait, keep, station, turn)
+        trial = self.told.measure(source, commit, seed, setup, folder, observe, on_wait, keep, worker, handle)
         return dataclasses.replace(trial, training=dataclasses.replace(trial.training, conditions=self.seen))
 
     def train(self, title):
@@ -193,17 +193,21 @@ class Held:
 def gpu(fresh, told, monkeypatch):
     """A repository whose trials think that they run on a GPU with room."""
     made = Held(told, fresh)
-    monkeypatch.setattr(lab, "measure", made)
+    monkeypatch.setattr(runner, "measure", made)
     monkeypatch.setattr(
-        crew.Crew, "bench", lambda self, bench, station=None: dataclasses.replace(bench, device=GPU)
+        executor.LocalExecutor,
+        "bench",
+        lambda self, setup, worker=None: dataclasses.replace(setup, device=GPU),
     )
-    monkeypatch.setattr(lab, "open_bench", lambda *args: dataclasses.replace(open_bench(*args), device=GPU))
+    monkeypatch.setattr(
+        runner, "open_setup", lambda *args: dataclasses.replace(open_setup(*args), device=GPU)
+    )
     return made
 
 
 @pytest.fixture
 def beside(gpu, monkeypatch):
     """A GPU whose driver tells processes apart, and cores enough."""
-    monkeypatch.setattr(crew, "CORES_BESIDE", 1)
+    monkeypatch.setattr(executor, "CORES_BESIDE", 1)
     gpu.tells_apart = lambda title: True
     return gpu

@@ -7,8 +7,8 @@ import time
 import pytest
 from stubs import BASELINE, SD, Changing, begin, known
 
-import harness.executors.local as crew
-import harness.session.runner as lab
+import harness.executors.local as executor
+import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.store.records import CRASH
 
@@ -40,7 +40,7 @@ def test_a_run_of_main_and_the_first_experiment_start_while_a_run_of_main_trains
 def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told, beside, monkeypatch):
     beside.train = lambda title: beside.until_start_of("baseline", 2)
     no_score = {"status": CRASH, "detail": "exit 1", "val_bpb": None}
-    monkeypatch.setattr(lab, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
+    monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
     with pytest.raises(HarnessError, match="gives no score: crash: exit 1"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     assert beside.cancelled == ["baseline"] and len(told.ran) == 1
@@ -122,8 +122,8 @@ def test_no_experiment_trains_while_another_station_makes_the_last_run_of_main(f
 
 
 def test_nothing_is_read_while_one_trains_and_there_is_nothing_to_begin(fresh, told, beside, monkeypatch):
-    told.scores["One"], looks, real = list(WORSE), [], lab.open_bench
-    monkeypatch.setattr(lab, "open_bench", lambda *args: looks.append(time.monotonic()) or real(*args))
+    told.scores["One"], looks, real = list(WORSE), [], runner.open_setup
+    monkeypatch.setattr(runner, "open_setup", lambda *args: looks.append(time.monotonic()) or real(*args))
     trained = []
 
     def train(title):
@@ -146,7 +146,7 @@ def test_the_greedy_rule_takes_one_run_of_main_on_any_number_of_stations(greedy,
 @pytest.fixture
 def two_runs(told, monkeypatch):
     """Of `main`, one on each of two stations, at once."""
-    monkeypatch.setattr(lab, "CALIBRATION_RUNS", 2)
+    monkeypatch.setattr(runner, "CALIBRATION_RUNS", 2)
     told.scores["baseline"] = list(BASELINE[:2])
     return [("One", 1, WORSE), ("Two", 2, WORSE)]
 
@@ -233,14 +233,14 @@ def test_what_was_begun_on_a_main_that_gives_no_score_is_measured_on_the_mended_
             beside.until_start_of("Two")
 
     beside.train, no_score = train, {"status": CRASH, "detail": "exit 1", "val_bpb": None}
-    monkeypatch.setattr(lab, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
+    monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
     with pytest.raises(HarnessError, match="gives no score"):
         begin(fresh, Changing(two_runs), places=2, experiments=2).run()
     source = fresh.folder / "train.py"
     source.write_text(source.read_text() + "# by hand\n")
     fresh("commit", "-qam", "Mended")
     beside.train = lambda title: None
-    monkeypatch.setattr(lab, "measure", beside)
+    monkeypatch.setattr(runner, "measure", beside)
     assert begin(fresh, Changing([]), places=2, experiments=2).run().measured == 2
     assert {e.parent for e in known(fresh)} == {fresh("rev-parse", "main")}
 
@@ -266,8 +266,10 @@ def test_a_person_may_put_main_on_an_experiment_that_is_held(fresh, told, beside
 @pytest.fixture
 def slow(monkeypatch):
     """The loop is away for a moment: what is over meanwhile comes back together."""
-    real = crew.Crew.wait
-    monkeypatch.setattr(crew.Crew, "wait", lambda self, also=None: (real(self, also), time.sleep(0.3)))
+    real = executor.LocalExecutor.wait
+    monkeypatch.setattr(
+        executor.LocalExecutor, "wait", lambda self, also=None: (real(self, also), time.sleep(0.3))
+    )
     return threading.Barrier(2, timeout=20)
 
 
@@ -291,7 +293,7 @@ def test_a_run_of_main_that_crashes_leaves_the_score_of_one_that_comes_back_with
         no_score = {"status": CRASH, "detail": "exit 1", "val_bpb": None}
         return dataclasses.replace(trial, **no_score) if len(over) == 1 else trial
 
-    monkeypatch.setattr(lab, "measure", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     assert begin(fresh, Changing(two_runs), places=2, experiments=1).run().measured == 1
 
 
@@ -324,8 +326,8 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
         trained.append(title)
         if title == "baseline" and len(trained) < 3:
             beside.until_start_of("One")
-            held = next(job.station for job in loop._crew.running if job.experiment)
-            if here.station is held:  # over first: One waits for the other run of main
+            held = next(job.worker for job in loop._executor.running if job.experiment)
+            if here.worker is held:  # over first: One waits for the other run of main
                 text = path.read_text()
                 path.write_text(text.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
             else:
@@ -337,6 +339,6 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
         return real(context)
 
     real, agent.propose, beside.train = agent.propose, propose, train
-    monkeypatch.setattr(lab, "measure", lambda *a: setattr(here, "station", a[8]) or beside(*a))
+    monkeypatch.setattr(runner, "measure", lambda *a: setattr(here, "station", a[8]) or beside(*a))
     loop.run()
     assert known(fresh).find("1").setting.budget_seconds == 1.5

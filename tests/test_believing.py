@@ -5,11 +5,11 @@ import subprocess
 
 import pytest
 from conftest import HONEST, assert_mistake, edit, harness
-from nights import Script, loop_in
+from sessions import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
 import harness.session.checkpoints as kept
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
@@ -17,11 +17,11 @@ from harness.report import explain
 from harness.store.opening import open_repository
 from harness.store.records import Holdout, Setting
 from harness.store.repo import Repository
-from harness.worker.run import open_bench
-from harness.worker.worker import Station
+from harness.worker.run import open_setup
+from harness.worker.worker import Worker
 
 
-def night(repository, told, *answers, said=None, **limits):
+def session(repository, told, *answers, said=None, **limits):
     """A loop of these (title, number of the place that it changes, scores)."""
     for title, _, scores in answers:
         told.scores[title] = list(scores)
@@ -33,17 +33,17 @@ def night(repository, told, *answers, said=None, **limits):
 
 def test_the_noise_is_measured_before_anything_is_decided_and_only_once(fresh, told):
     said = []
-    night(fresh, told, ("Try it", 1, [2.0 + 3 * SD] * 3), said=said)
+    session(fresh, told, ("Try it", 1, [2.0 + 3 * SD] * 3), said=said)
     main = fresh("rev-parse", "main")
     assert len({seed for commit, seed in told.ran if commit == main}) == CALIBRATION_RUNS
     assert sum("for the noise" in line for line in said) == CALIBRATION_RUNS - 1
-    night(fresh, told, ("Try that", 2, [2.0 + 3 * SD] * 3))
+    session(fresh, told, ("Try that", 2, [2.0 + 3 * SD] * 3))
     assert len([1 for commit, _ in told.ran if commit == main]) == CALIBRATION_RUNS
 
 
 def test_what_seems_too_good_is_run_again_with_a_fresh_seed_and_what_is_clear_is_not(fresh, told):
     lucky, bad = [2.0 - 30 * SD, 2.0 + SD, 2.0], [2.0 + 20 * SD]
-    night(fresh, told, ("Too good", 1, lucky), ("Bad", 2, bad))
+    session(fresh, told, ("Too good", 1, lucky), ("Bad", 2, bad))
     one, two = known(fresh)
     assert len(one.runs) == len(set(one.message.trailers["Seeds"].split())) in (2, 3) and MOST_RUNS >= 3
     assert len(two.message.trailers["Seeds"].split()) == 1
@@ -58,7 +58,7 @@ def test_what_seems_too_good_is_run_again_with_a_fresh_seed_and_what_is_clear_is
 def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told):
     base = fresh("rev-parse", "main")
     small, more = [2.0 - 2.5 * SD] * 3, [2.0 - 12 * SD] * 3
-    night(fresh, told, ("A bit", 1, small))
+    session(fresh, told, ("A bit", 1, small))
     (first,) = known(fresh)
     assert first.status == "keep" and first.delta > -2.5 * SD, "a lucky run was believed at its word"
     assert fresh("rev-parse", "main") == base
@@ -67,7 +67,7 @@ def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told)
         "1 kept, up to 0001: main follows" in shown
         and f"main     {base[:7]}  val_bpb 2.0000, the mean of 4 runs, believed" in shown
     )
-    night(fresh, told, ("Much", 2, more))
+    session(fresh, told, ("Much", 2, more))
     _, second = known(fresh)
     assert second.parent == first.commit
     assert fresh("rev-parse", "main") == second.commit
@@ -81,12 +81,12 @@ def test_twenty_harmless_changes_never_move_main(fresh, told):
         (f"Rename it, {n}", n, [2.0 + SD * luck[(n + 3 * run) % 10] for run in range(MOST_RUNS)])
         for n in range(20)
     ]
-    summary, _ = night(fresh, told, *tries)
+    summary, _ = session(fresh, told, *tries)
     assert summary.measured == 20 and fresh("rev-parse", "main") == base
 
 
 def test_the_holdout_is_scored_when_main_moves_and_no_agent_hears_of_it(fresh, told):
-    _, agent = night(fresh, told, ("Much", 1, MUCH_BETTER), ("Bad", 2, [2.5]), ("Worse", 3, [2.6]))
+    _, agent = session(fresh, told, ("Much", 1, MUCH_BETTER), ("Bad", 2, [2.5]), ("Worse", 3, [2.6]))
     kept = known(fresh).find("1")
     assert fresh("rev-parse", "main") == kept.commit
     assert told.held_out == [BASELINE[0], kept.runs[-1]]
@@ -101,7 +101,7 @@ def test_the_holdout_is_scored_when_main_moves_and_no_agent_hears_of_it(fresh, t
 def test_a_run_that_was_interrupted_is_made_again_and_those_before_it_count(fresh, told):
     much = [MUCH_BETTER[0], KeyboardInterrupt(), *MUCH_BETTER[1:]]
     with pytest.raises(KeyboardInterrupt):
-        night(fresh, told, ("Much", 1, much))
+        session(fresh, told, ("Much", 1, much))
     (begun,) = known(fresh)
     assert begun.status is None
     assert [run["val_bpb"] for run in known(fresh).trials(begun.commit)] == much[:1]
@@ -140,7 +140,7 @@ def test_checkpoints_are_bounded_and_what_a_killed_loop_left_is_removed(fresh, t
     (runs / "20260101-killed" / "checkpoint").mkdir(parents=True)
     (runs / "20260101-killed" / "trial.json").write_text("{}")
     (runs / "20260102-by-hand" / "checkpoint").mkdir(parents=True)  # being scored by somebody
-    night(fresh, told, *((f"A bit {n}", n, [2.0 - 0.4 * n * SD]) for n in range(1, 5)))
+    session(fresh, told, *((f"A bit {n}", n, [2.0 - 0.4 * n * SD]) for n in range(1, 5)))
     held = {path.parent for path in runs.glob("*/checkpoint")} - {runs / "20260102-by-hand"}
     assert held == {path.parent for path in runs.glob("*/kept")} and len(held) == 2
     assert "removed" in harness("clean", cwd=fresh.folder).stdout
@@ -156,7 +156,7 @@ def test_no_run_is_lost_where_git_has_to_be_waited_for(fresh, told, monkeypatch)
         return real(*args)
 
     monkeypatch.setattr(Repository, "move", move)
-    night(fresh, told, ("Much", 1, MUCH_BETTER))
+    session(fresh, told, ("Much", 1, MUCH_BETTER))
     (done,) = known(fresh)
     assert len(done.message.trailers["Seeds"].split()) == 2 and done.runs == MUCH_BETTER[:2]
     assert len(known(fresh).trials(done.commit)) == 2
@@ -164,10 +164,10 @@ def test_no_run_is_lost_where_git_has_to_be_waited_for(fresh, told, monkeypatch)
 
 def test_main_never_moves_for_a_single_score(fresh, told):
     base = fresh("rev-parse", "main")
-    night(fresh, told, ("Lucky", 1, [2.0 - 9 * SD]))
+    session(fresh, told, ("Lucky", 1, [2.0 - 9 * SD]))
     (lucky,) = known(fresh)
     assert lucky.status == "keep" and fresh("rev-parse", "main") == base
-    night(fresh, told, ("Really", 2, [2.0 - 190 * SD + n * SD for n in range(4)]))
+    session(fresh, told, ("Really", 2, [2.0 - 190 * SD + n * SD for n in range(4)]))
     assert fresh("rev-parse", "main") == known(fresh).find("2").commit
 
 
@@ -188,7 +188,7 @@ NOTES = [
 
 
 def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
-    night(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD]), ("Bad", 2, [2.5]))
+    session(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD]), ("Bad", 2, [2.5]))
     kept, bad = known(fresh)
     base = fresh("rev-parse", "main")
     forged = bad.message.text().replace(f"Val-Bpb: {bad.val_bpb:.6f}", "Val-Bpb: 1e308")
@@ -204,7 +204,7 @@ def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
             text = json.dumps(note)
             fresh("notes", "--ref", "autoresearch", "add", "-f", "-m", text, commit)
         told.scores["baseline"] = list(BASELINE)
-        night(fresh, told, (f"Worse {number}", 3 + number, [2.6]))
+        session(fresh, told, (f"Worse {number}", 3 + number, [2.6]))
         for command in ("status", "status --json", "show 1", "log", "export", "calibrate -n 0"):
             done = harness(*command.split(), cwd=fresh.folder)
             assert done.returncode == 0, (command, done.stderr)
@@ -212,24 +212,24 @@ def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
 
 def test_the_holdout_of_each_setting_is_kept(fresh, told):
     path = fresh.folder / ".autoresearch" / "config.toml"
-    night(fresh, told, ("Bad", 1, [2.5]))
+    session(fresh, told, ("Bad", 1, [2.5]))
     path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
     told.scores["baseline"] = [1.5 + score for score in BASELINE]
-    night(fresh, told, ("Bad too", 2, [5.5]))
+    session(fresh, told, ("Bad too", 2, [5.5]))
     held_out = known(fresh).record(fresh("rev-parse", "main"))["holdout"]
     assert [each["setting"]["budget_seconds"] for each in held_out] == [1.0, 1.5]
 
 
 def test_no_score_of_another_setting_is_part_of_a_decision(fresh, told):
-    night(fresh, told, ("Much", 1, MUCH_BETTER))
+    session(fresh, told, ("Much", 1, MUCH_BETTER))
     moved = fresh("rev-parse", "main")
     path = fresh.folder / ".autoresearch" / "config.toml"
     path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
     told.scores["Much"] = [1.0 - SD, 1.0, 1.0 + SD, 1.0]  # main's, all anew
-    night(fresh, told, ("Worse here", 2, [1.5]))
+    session(fresh, told, ("Worse here", 2, [1.5]))
     worse = known(fresh).find("2")
     assert worse.status == "discard" and fresh("rev-parse", "main") == moved
-    setting = open_bench(load(path), fresh.folder).setting
+    setting = open_setup(load(path), fresh.folder).setting
     assert {each.scores for each in known(fresh).measured(setting)} == {
         (1.0 - SD, 1.0, 1.0 + SD, 1.0), (1.5,)
     }  # fmt: skip
@@ -237,7 +237,7 @@ def test_no_score_of_another_setting_is_part_of_a_decision(fresh, told):
 
 
 def test_what_a_person_put_on_main_is_measured_and_the_stack_beside_it_applied_again(fresh, told):
-    night(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3))
+    session(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3))
     (first,) = known(fresh)
     (fresh.folder / "train.py").write_text(program() + "# by hand\n")
     fresh("commit", "-qam", "by hand")
@@ -253,7 +253,7 @@ def test_what_a_person_put_on_main_is_measured_and_the_stack_beside_it_applied_a
 def test_the_greedy_rule_is_one_word_in_the_config(fresh, told):
     path = fresh.folder / ".autoresearch" / "config.toml"
     path.write_text(path.read_text().replace('policy = "belief"', 'policy = "greedy"'))
-    night(fresh, told, ("Luck", 1, [BASELINE[0] - 0.1 * SD]))
+    session(fresh, told, ("Luck", 1, [BASELINE[0] - 0.1 * SD]))
     (lucky,) = known(fresh)
     assert lucky.status == "keep" and fresh("rev-parse", "main") == lucky.commit
     assert "Effect" not in lucky.message.trailers
@@ -261,7 +261,7 @@ def test_the_greedy_rule_is_one_word_in_the_config(fresh, told):
 
 
 def test_show_says_why_in_words(fresh, told):
-    night(
+    session(
         fresh, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 9 * SD]),
         ("Much", 3, MUCH_BETTER),
     )  # fmt: skip
@@ -335,20 +335,20 @@ def test_a_config_without_such_a_rule_is_refused(repository):
 
 
 def test_repeats_of_a_commit_count_when_main_has_moved_on_too(fresh, told):
-    night(fresh, told, ("Much", 1, MUCH_BETTER))
+    session(fresh, told, ("Much", 1, MUCH_BETTER))
     at = known(fresh).main
-    made = lab.Lab(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
+    made = runner.Runner(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
     told.scores["Much"] = [MUCH_BETTER[0] + each * SD for each in (-1, 0, 1)]
     for _ in range(3):
-        made.again(at, made.bench(), Station())
-    night(fresh, told, ("Much more", 2, [score - 40 * SD for score in MUCH_BETTER]))
+        made.again(at, made.setup(), Worker())
+    session(fresh, told, ("Much more", 2, [score - 40 * SD for score in MUCH_BETTER]))
     assert known(fresh).main != at and known(fresh).on_main(at)
-    (scores,) = (each.scores for each in known(fresh).measured(made.bench().setting) if each.commit == at)
+    (scores,) = (each.scores for each in known(fresh).measured(made.setup().setting) if each.commit == at)
     assert len(scores) == 5
 
 
 def test_a_branch_made_without_the_hooks_brings_no_other_file_to_main(fresh, told):
-    night(fresh, told, ("Bad", 1, [2.0 + 20 * SD]))
+    session(fresh, told, ("Bad", 1, [2.0 + 20 * SD]))
     fresh("switch", "-qc", "exp/0050-smuggled", "main")
     (fresh.folder / "train.py").write_text(program(2))
     (fresh.folder / "more.py").write_text("0")
@@ -357,20 +357,20 @@ def test_a_branch_made_without_the_hooks_brings_no_other_file_to_main(fresh, tol
     fresh("switch", "-q", "main")
     told.scores["Smuggled"], said = list(MUCH_BETTER), []
     with pytest.raises(HarnessError, match="nothing left to say"):
-        night(fresh, told, said=said, experiments=1)
+        session(fresh, told, said=said, experiments=1)
     assert "0050 can't be measured: an experiment may change train.py only, not more.py" in said
     assert fresh("ls-tree", "--name-only", "main").count("more.py") == 0
 
 
 def test_ahead_in_status_is_where_the_next_one_stands(fresh, told):
-    night(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]))
+    session(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]))
     (small,) = known(fresh)
     assert small.status == "keep"
     assert "ahead    1 kept, up to 0001" in harness("status", cwd=fresh.folder).stdout
-    made = lab.Lab(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
+    made = runner.Runner(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
     told.scores["Small"] = [2.0 + 9 * SD] * 2
     for _ in range(2):
-        made.again(small.commit, made.bench(), Station())
+        made.again(small.commit, made.setup(), Worker())
     assert "ahead" not in harness("status", cwd=fresh.folder).stdout
     shown = harness("show", "1", cwd=fresh.folder).stdout
     assert "It is built on no more" in shown and shown.count("seed ") == 3
@@ -379,14 +379,14 @@ def test_ahead_in_status_is_where_the_next_one_stands(fresh, told):
 def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):
     said = []
     worse = [(f"On it {n}", n, [2.0 + 4 * SD] * 3) for n in range(2, 6)]
-    night(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]), *worse, said=said)
+    session(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]), *worse, said=said)
     small, *rest = known(fresh)
     assert f"     {small.commit[:7]} is built on no more: later scores speak against it" in said
     assert small.commit in {e.parent for e in rest} != {e.parent for e in rest[-1:]}
 
 
 def test_a_seed_tells_no_program_which_of_its_runs_it_is(fresh, told):
-    made = lab.Lab(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
+    made = runner.Runner(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
     seeds = [made.order(known(fresh).main).seed for _ in range(50)]
     assert len(set(seeds)) > 45 and all(0 < seed < 1_000_000 for seed in seeds)
     assert len({seed % 10 for seed in seeds}) > 4, "the last digit counts the runs"

@@ -14,16 +14,16 @@ import pytest
 from conftest import HONEST, with_caps
 from stubs import SD, Changing, begin, known
 
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.store.opening import open_repository
-from harness.store.records import CRASH, ERROR, OK, Training, Trial
+from harness.store.records import CRASH, ERROR, OK, RunRecord, Training
 from harness.worker import monitor, supervisor
 from harness.worker.device import Device
-from harness.worker.monitor import Watch
-from harness.worker.prestart import Seat
+from harness.worker.monitor import Monitor
+from harness.worker.prestart import Prestarted
 from harness.worker.run import measure
-from harness.worker.worker import Cancelled, Station, Turn
+from harness.worker.worker import Cancelled, RunHandle, Worker
 
 
 def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(
@@ -58,51 +58,51 @@ def test_what_started_early_is_left_for_another_night_when_a_limit_is_met_meanwh
 
 
 @pytest.mark.parametrize("other_trains", [True, False])
-def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(bench, tmp_path, monkeypatch, other_trains):
-    monkeypatch.setattr(Watch, "strain", lambda self, waits: "all of it")
+def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(setup, tmp_path, monkeypatch, other_trains):
+    monkeypatch.setattr(Monitor, "strain", lambda self, waits: "all of it")
     script, folder = tmp_path / "train.py", tmp_path / "checkpoint"
     script.write_text(HONEST)
     folder.mkdir()
     asked_until = time.monotonic() + 5
-    seat = Seat(bench.config.trial, bench.isolation, bench.device)
+    prestarted = Prestarted(setup.config.trial, setup.isolation, setup.device)
     found = supervisor.Supervisor(
-        script, folder, bench.spec(1), bench.corpus.train_file, bench.config.trial, seat, lambda _: None,
-        may_train=lambda: time.monotonic() > asked_until, other_trains=lambda: other_trains,
+        script, folder, setup.spec(1), setup.corpus.train_file, setup.config.trial, prestarted,
+        lambda _: None, may_train=lambda: time.monotonic() > asked_until, other_trains=lambda: other_trains,
     ).train()  # fmt: skip
     assert found.status == ("crash" if other_trains else "ok"), found
     assert ("took all of it beside another trial" in found.detail) == other_trains
     assert found.held_seconds > 0 or other_trains
 
 
-def test_while_one_waits_for_its_turn_a_seat_is_made_for_who_may_take_it(bench, tmp_path, monkeypatch):
+def test_while_one_waits_for_its_turn_a_seat_is_made_for_who_may_take_it(setup, tmp_path, monkeypatch):
     asked = threading.Event()
-    monkeypatch.setattr(Station, "prepare", lambda self, *given: asked.set())
-    station, turn = Station(), Turn()
-    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+    monkeypatch.setattr(Worker, "prepare", lambda self, *given: asked.set())
+    worker, handle = Worker(), RunHandle()
+    with ThreadPoolExecutor() as pool, contextlib.closing(worker):
         running = pool.submit(
-            measure, HONEST.encode(), "0" * 40, 1, bench, tmp_path / "run", lambda _: None, lambda _: None,
-            station=station, turn=turn,
+            measure, HONEST.encode(), "0" * 40, 1, setup, tmp_path / "run", lambda _: None, lambda _: None,
+            worker=worker, handle=handle,
         )  # fmt: skip
         try:
             assert asked.wait(20)
-            assert station.trains is None
+            assert worker.trains is None
         finally:
-            turn.may_train.set()
+            handle.may_train.set()
         assert running.result().status == OK
 
 
-def test_one_that_is_cancelled_while_it_waits_leaves_no_seat(bench, tmp_path, monkeypatch):
-    made, turn = [], Turn()
-    monkeypatch.setattr(Station, "prepare", lambda self, *given: made.append(given))
+def test_one_that_is_cancelled_while_it_waits_leaves_no_seat(setup, tmp_path, monkeypatch):
+    made, handle = [], RunHandle()
+    monkeypatch.setattr(Worker, "prepare", lambda self, *given: made.append(given))
 
     def observe(progress):
         if progress.phase == "waiting":
             raise Cancelled
 
-    with contextlib.closing(Station()) as station, pytest.raises(Cancelled):
+    with contextlib.closing(Worker()) as worker, pytest.raises(Cancelled):
         measure(
-            HONEST.encode(), "0" * 40, 1, bench, tmp_path / "run", observe, lambda _: None,
-            station=station, turn=turn,
+            HONEST.encode(), "0" * 40, 1, setup, tmp_path / "run", observe, lambda _: None,
+            worker=worker, handle=handle,
         )  # fmt: skip
     assert made == []
 
@@ -163,9 +163,9 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     loop = begin(fresh, Changing(answers), places=1, experiments=2)
-    real, full = loop._lab.bench, threading.Event()
+    real, full = loop._runner.setup, threading.Event()
 
-    def bench():
+    def setup():
         if full.is_set():
             raise HarnessError("only 3 MB are free")
         return real()
@@ -175,7 +175,7 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
             full.set()
             time.sleep(1)  # a few looks for what is next
 
-    loop._lab.bench, beside.train = bench, train
+    loop._runner.setup, beside.train = setup, train
     with pytest.raises(HarnessError, match="3 MB"):
         loop.run()
     assert next((e.message.title, e.status) for e in known(fresh)) == ("One", "discard")
@@ -184,7 +184,7 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
 
 def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
     training = Training(status, detail, startup_seconds, 1.0 if warning else 9.9)
-    return Trial(
+    return RunRecord(
         "0" * 40, 1, status, detail, val_bpb, training, None, 1.0, "cpu", None, "d", "e", "none", 10.0
     )
 
@@ -205,17 +205,17 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
     left = list(outcomes)
 
     def stub(*args):
-        assert not turn.trained.is_set(), "another one may start beside it, as if it were scored"
-        turn.has_trained()
-        turn.was_joined = joined
-        if not turn.may_train.is_set():
-            turn.may_train.set()  # the other one is over
+        assert not handle.trained.is_set(), "another one may start beside it, as if it were scored"
+        handle.has_trained()
+        handle.was_joined = joined
+        if not handle.may_train.is_set():
+            handle.may_train.set()  # the other one is over
         return left.pop(0)
 
-    monkeypatch.setattr(lab, "measure", stub)
-    made = lab.Lab(open_repository(repository.folder), lambda *_: None, lambda *_: None)
-    turn = Turn.alone() if alone else Turn()
-    found, _ = made.run(lab.Order("0" * 40, b"", 1), None, Station(), turn)
+    monkeypatch.setattr(runner, "measure", stub)
+    made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
+    handle = RunHandle.alone() if alone else RunHandle()
+    found, _ = made.run(runner.Order("0" * 40, b"", 1), None, Worker(), handle)
     said = tuple(f"{each.status}: {each.detail}" for each in outcomes[:-1])
     assert found == dataclasses.replace(outcomes[-1], instead_of=said) and not left
 
@@ -235,9 +235,9 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
         (args[4] / "checkpoint").mkdir(parents=True)
         return left.pop(0)
 
-    monkeypatch.setattr(lab, "measure", stub)
-    made = lab.Lab(open_repository(repository.folder), lambda *_: None, lambda *_: None)
-    found, folder = made.run(lab.Order("0" * 40, b"", 1), None, Station(), Turn.alone())
+    monkeypatch.setattr(runner, "measure", stub)
+    made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
+    found, folder = made.run(runner.Order("0" * 40, b"", 1), None, Worker(), RunHandle.alone())
     assert found.val_bpb == counts and not left
     short = "only 1.0 of 10 s were used for training"
     assert found.instead_of == (f"ok {second:.6f}: " if counts == first else f"ok {first:.6f}: {short}",)
@@ -246,25 +246,25 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
 
 
 @pytest.mark.slow
-def test_one_that_dies_in_its_start_leaves_the_others_idle_time_alone(bench, tmp_path):
-    longer = with_caps(bench, {"budget_seconds": 5.0})
-    station, first, second = Station(), Turn.alone(), Turn()
+def test_one_that_dies_in_its_start_leaves_the_others_idle_time_alone(setup, tmp_path):
+    longer = with_caps(setup, {"budget_seconds": 5.0})
+    worker, first, second = Worker(), RunHandle.alone(), RunHandle()
     early = []
 
-    def run(name, text, turn, observe):
+    def run(name, text, handle, observe):
         folder = tmp_path / name
         return measure(
-            text.encode(), "0" * 40, 1, longer, folder, observe, lambda _: None, False, station, turn
+            text.encode(), "0" * 40, 1, longer, folder, observe, lambda _: None, False, worker, handle
         )
 
     def observe(progress):
-        if station.trains is first and not early:
+        if worker.trains is first and not early:
             early.append(pool.submit(run, "second", "1 / 0\n", second, lambda _: None))
 
-    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+    with ThreadPoolExecutor() as pool, contextlib.closing(worker):
         one = run("first", HONEST, first, observe)
         assert early[0].result().status == CRASH
-    assert one.status == OK and one.idle_seconds is None and first.was_joined and station.trains is None
+    assert one.status == OK and one.idle_seconds is None and first.was_joined and worker.trains is None
 
 
 # ── what the driver says ──────────────────────────────────────────────────────────────────────
@@ -302,7 +302,7 @@ class Driver:
 
 
 def watching(driver, process):
-    made = Watch(Device("cpu", "a GPU", None), process)
+    made = Monitor(Device("cpu", "a GPU", None), process)
     made._nvml, made._handle = driver, 1
     return made
 

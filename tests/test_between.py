@@ -7,15 +7,15 @@ import time
 
 import pytest
 from conftest import harness
-from nights import Script, loop_in
+from sessions import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known, program
 
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store.records import CRASH, INVALID, Failure, Proposal
 from harness.worker import run as measuring
-from harness.worker.worker import Station
+from harness.worker.worker import Worker
 
 WORSE = [2.0 + 5 * SD] * 6
 TICKS_SECONDS = 0.6  # in which the loop looks at what there is, more than once
@@ -73,16 +73,16 @@ def test_what_ran_out_of_memory_beside_another_one_is_run_again_with_nothing_bes
     tries = []
 
     def measure(*args):
-        trial, turn = beside(*args), args[9]
+        trial, handle = beside(*args), args[9]
         if fresh("log", "-1", "--format=%s", args[1]) != "One":
             return trial
-        waiting = [job for job in loop._crew.running if job.is_held and not job.turn.cancelled.is_set()]
-        turn.was_joined = bool(waiting)
+        waiting = [job for job in loop._executor.running if job.is_held and not job.handle.cancelled.is_set()]
+        handle.was_joined = bool(waiting)
         tries.append(len(waiting))
         no_memory = {"status": CRASH, "detail": "OutOfMemoryError", "val_bpb": None}
         return dataclasses.replace(trial, **no_memory) if waiting else trial
 
-    monkeypatch.setattr(lab, "measure", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     loop = begin(fresh, Changing([("One", 1, 0), ("Two", 5, 0)]), places=1, experiments=2)
     loop.run()
     assert tries[:2] == [1, 0] and beside.cancelled == ["Two"]
@@ -139,7 +139,7 @@ def test_a_main_that_a_person_mended_while_it_crashed_is_measured(fresh, told, m
         return dataclasses.replace(trial, status=CRASH, detail="exit 1", val_bpb=None)
 
     told.scores |= {"baseline": [mend], "mended": list(BASELINE), "One": list(WORSE)}
-    monkeypatch.setattr(lab, "measure", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     assert begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run().measured == 1
 
 
@@ -171,7 +171,7 @@ def test_drafts_that_a_new_tip_made_old_are_no_failures_of_the_agent(fresh, told
 
 
 def test_one_starts_beside_a_run_of_main_though_another_station_is_idle(fresh, told, beside, monkeypatch):
-    monkeypatch.setattr(lab, "CALIBRATION_RUNS", 2)
+    monkeypatch.setattr(runner, "CALIBRATION_RUNS", 2)
     told.scores |= {"baseline": list(BASELINE[:2]), "One": list(WORSE), "Two": list(WORSE)}
     agent, main_is_over, runs = Changing([("One", 1, 0), ("Two", 2, 0)]), threading.Event(), []
     real = agent.propose
@@ -188,15 +188,15 @@ def test_one_starts_beside_a_run_of_main_though_another_station_is_idle(fresh, t
     assert begin(fresh, agent, places=2, experiments=2).run().measured == 2
 
 
-def test_a_failed_audit_is_no_second_draw_where_another_one_started(tmp_path, bench, monkeypatch):
+def test_a_failed_audit_is_no_second_draw_where_another_one_started(tmp_path, setup, monkeypatch):
     class Scoring:
         def __init__(self, result):
             self.result, self.close = (lambda told: result), (lambda: None)
 
-    station, failed = Station(), Failure(INVALID, "it looks ahead")
+    worker, failed = Worker(), Failure(INVALID, "it looks ahead")
     monkeypatch.setattr(measuring, "_begin_scoring", lambda *given: Scoring("another score"))
-    given = tmp_path, "val", bench, station, lambda progress: None
-    with station.hold(bench.device, print), station.hold(bench.device, print):
+    given = tmp_path, "val", setup, worker, lambda progress: None
+    with worker.hold(setup.device, print), worker.hold(setup.device, print):
         assert measuring._scored(Scoring(failed), *given) == failed
         assert measuring._scored(Scoring(Failure(CRASH, "no memory")), *given) == "another score"
 

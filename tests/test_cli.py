@@ -101,11 +101,11 @@ def test_no_data(repository, tmp_path):
     assert_mistake(done, "no prepared data", "harness prepare")
 
 
-def test_altered_data(repository, bench, tmp_path):
+def test_altered_data(repository, setup, tmp_path):
     import shutil
 
-    shutil.copytree(bench.corpus.folder.parent, tmp_path / "data")
-    path = tmp_path / "data" / bench.corpus.folder.name / "val.npy"
+    shutil.copytree(setup.corpus.folder.parent, tmp_path / "data")
+    path = tmp_path / "data" / setup.corpus.folder.name / "val.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     done = harness("run", cwd=repository.folder, HARNESS_CACHE=str(tmp_path))
     assert_mistake(done, "val.npy was altered", "--again")

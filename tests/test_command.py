@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HONEST, harness
-from nights import loop_in
+from sessions import loop_in
 
 from harness.agents import Context, NoProposal
 from harness.agents.command import Command

@@ -99,13 +99,13 @@ def test_what_pytorch_compiles_is_taken_over_whole(tmp_path):
     assert compile_cache.take(archive(tmp_path, *every.items()), folder) == len(every)
 
 
-def test_only_what_was_there_before_the_first_token_is_taken_over(bench, tmp_path):
+def test_only_what_was_there_before_the_first_token_is_taken_over(setup, tmp_path):
     """Weights must not go from one trial to the next by way of the cache."""
     import dataclasses
 
     cache = tmp_path / "cache"
     cache.mkdir()
-    with_cache = dataclasses.replace(bench, compiled=cache)
+    with_cache = dataclasses.replace(setup, compiled=cache)
     place = 'os.environ["TORCHINDUCTOR_CACHE_DIR"], "ab"'
     source = edit(
         ("    run = trial.open()\n", f'    run = trial.open()\n    from pathlib import Path\n'

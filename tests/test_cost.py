@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
-def cpu_bench(bench, cpu_corpus):
+def cpu_bench(setup, cpu_corpus):
     """The cpu profile as it is, on its own corpus."""
-    return dataclasses.replace(bench, config=configs.CPU, corpus=cpu_corpus[0])
+    return dataclasses.replace(setup, config=configs.CPU, corpus=cpu_corpus[0])
 
 
 # The starter's model, timing its own forward passes: those it is asked for, and others of the same

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 from conftest import assert_mistake, edit, harness
-from nights import Script, loop_in
+from sessions import Script, loop_in
 from stubs import SD, Changing, begin, known
 
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.store.records import Conditions
-from harness.worker.monitor import spoilt
+from harness.worker.monitor import contaminated
 
 
 def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fresh, told, monkeypatch):
@@ -28,7 +28,7 @@ def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fre
             slow.set()
         return real(source, commit, *rest)
 
-    monkeypatch.setattr(lab, "measure", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     answers = [(title, number, [2.0 + 5 * SD] * 3) for number, title in enumerate(("One", "Two", "Three"))]
     for title, _, scores in answers:
         told.scores[title] = list(scores)
@@ -47,7 +47,7 @@ def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):
             together.wait()
         return real(source, commit, *rest)
 
-    monkeypatch.setattr(lab, "measure", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     answers = [("One", 1, [2.0 - 4 * SD] * 3), ("Two", 9, [2.0 - 5 * SD] * 3)]
     told.scores |= {title: [scores[0], *[2.0 - 9 * SD] * 3] for title, _, scores in answers}
     summary = begin(fresh, Changing(answers), experiments=3).run()
@@ -108,10 +108,10 @@ def test_a_stop_leaves_what_only_started_for_the_next_night(fresh, told, gpu):
 
 def test_conditions_that_spoil_a_trial_are_named():
     fine = Conditions(100, 1700, 70, 0.01, 40_000)
-    assert spoilt(None) == spoilt(fine) == ""
-    assert spoilt(dataclasses.replace(fine, foreign=("python (7)",))) == "", "one sample is no work"
-    assert "shared with python (7)" in spoilt(dataclasses.replace(fine, foreign=("python (7)",) * 2))
-    assert "slowed down" in spoilt(dataclasses.replace(fine, slowed_share=0.2))
+    assert contaminated(None) == contaminated(fine) == ""
+    assert contaminated(dataclasses.replace(fine, foreign=("python (7)",))) == "", "one sample is no work"
+    assert "shared with python (7)" in contaminated(dataclasses.replace(fine, foreign=("python (7)",) * 2))
+    assert "slowed down" in contaminated(dataclasses.replace(fine, slowed_share=0.2))
 
 
 def test_gpus_are_refused_in_one_line_where_there_are_none(repository):

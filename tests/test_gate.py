@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import AGAIN, MOST_RUNS, verdict
-from harness.gate.posterior import believe
-from harness.gate.standing import Believing, Greedy, greedy
+from harness.gate.posterior import posterior_of
+from harness.gate.standing import Bayes, Greedy, greedy
 from harness.report import explain
 from harness.store.records import DISCARD, KEEP, Measured
 
@@ -24,7 +24,7 @@ few = st.lists(st.floats(0.99, 1.01), max_size=5)
 def begun(*first, unit=SD):
     """Of a main that was calibrated, with these scores or four usual ones."""
     scores = first or (1.0 - SD, 1.0, 1.0, 1.0 + SD)
-    return Believing(believe("main", [Measured("main", "", tuple(scores), True)], unit, Noise(unit, 8)))
+    return Bayes(posterior_of("main", [Measured("main", "", tuple(scores), True)], unit, Noise(unit, 8)))
 
 
 def tried(standing, *scores, kept=None, shorter=False, name=None):
@@ -32,12 +32,12 @@ def tried(standing, *scores, kept=None, shorter=False, name=None):
     parent = standing.incumbent.commit
     if kept is None:
         kept = standing.decide(parent, scores, shorter).status == KEEP
-    name = name or f"{parent}.{len(standing.belief.nodes)}"
+    name = name or f"{parent}.{len(standing.posterior.nodes)}"
     return standing.after(Measured(name, parent, tuple(scores), kept, shorter))
 
 
 def judged(standing, *scores):
-    return standing.belief.judge(standing.incumbent.commit, scores)
+    return standing.posterior.judge(standing.incumbent.commit, scores)
 
 
 def after(events):
@@ -53,7 +53,7 @@ def test_a_lower_score_never_turns_keep_into_discard(events, pairs):
     standing = after(events)
     higher, lower = [score for score, _ in pairs], [score - less for score, less in pairs]
     for runs in (len(pairs), MOST_RUNS):
-        found = [verdict(judged(standing, *each), standing.belief.noise, runs) for each in (lower, higher)]
+        found = [verdict(judged(standing, *each), standing.posterior.noise, runs) for each in (lower, higher)]
         assert not (found[1] == KEEP and found[0] == DISCARD), found
 
 
@@ -62,9 +62,9 @@ def test_a_lower_score_never_turns_keep_into_discard_under_heavy_tails_either():
     standing = begun(*(1 + SD * chooser.standard_t(3, size=8)))
     for _ in range(60):
         standing = tried(standing, 1 + 1.5 * SD + SD * chooser.standard_t(2), kept=False)
-    tip = standing.incumbent.val_bpb
-    for others in ([], [tip + 0.5 * SD] * 2):
-        effects = [judged(standing, tip - depth * SD, *others).effect.mean for depth in range(40)]
+    head = standing.incumbent.val_bpb
+    for others in ([], [head + 0.5 * SD] * 2):
+        effects = [judged(standing, head - depth * SD, *others).effect.mean for depth in range(40)]
         first = next((i for i, effect in enumerate(effects) if effect < 0), len(effects))
         assert all(effect < 0 for effect in effects[first:]), effects
 
@@ -75,15 +75,15 @@ def test_what_is_believed_does_not_depend_on_the_order_of_experiments_nor_of_run
     one = begun()
     for number, score in enumerate(found):
         one = tried(one, score, score + SD, name=str(number))
-    nodes = list(one.belief.nodes.values())
+    nodes = list(one.posterior.nodes.values())
     shuffled = [
         dataclasses.replace(node.of, scores=tuple(chooser.sample(node.of.scores, len(node.of.scores))))
         for node in chooser.sample(nodes, len(nodes))
     ]
-    two = Believing(believe("main", shuffled, SD, Noise(SD, 8)))
-    assert two.line == one.line
+    two = Bayes(posterior_of("main", shuffled, SD, Noise(SD, 8)))
+    assert two.chain == one.chain
     assert two.incumbent.val_bpb == pytest.approx(one.incumbent.val_bpb, abs=1e-5 * SD)
-    assert two.belief.tip_is_better == pytest.approx(one.belief.tip_is_better, abs=1e-4)
+    assert two.posterior.head_is_better == pytest.approx(one.posterior.head_is_better, abs=1e-4)
 
 
 def test_a_night_that_is_read_from_git_again_believes_what_it_believed():
@@ -95,9 +95,9 @@ def test_a_night_that_is_read_from_git_again_believes_what_it_believed():
         standing = tried(standing, value[name] + SD * chooser.normal(), name=name)
         if standing.move() is not None:
             standing = standing.moved()
-    every = [node.of for node in standing.belief.nodes.values()]
-    again = Believing(believe(standing.line[0], every, SD, Noise(SD, 8)))
-    assert len(every) > 60 and again.line == standing.line
+    every = [node.of for node in standing.posterior.nodes.values()]
+    again = Bayes(posterior_of(standing.chain[0], every, SD, Noise(SD, 8)))
+    assert len(every) > 60 and again.chain == standing.chain
     assert again.incumbent.val_bpb == pytest.approx(standing.incumbent.val_bpb, abs=1e-6 * SD)
 
 
@@ -110,7 +110,7 @@ def test_only_differences_in_units_of_noise_count(off, scale):
 
     small, large = of(SD, 1.0), of(scale, 50.0)
     assert small.effect.mean / SD == pytest.approx(large.effect.mean / scale, rel=1e-2, abs=1e-2)
-    assert small.helps == pytest.approx(large.helps, abs=1e-2)
+    assert small.p_better == pytest.approx(large.p_better, abs=1e-2)
 
 
 def test_a_lucky_run_is_believed_by_half_and_a_repeated_one_more():
@@ -129,15 +129,15 @@ def test_what_was_tried_on_a_lucky_tip_shows_that_it_was_luck():
 
 def test_a_kept_one_that_later_scores_speak_against_is_the_tip_no_more_and_may_be_again():
     standing = tried(begun(), 1.0 - 1.5 * SD, kept=True, name="lucky")
-    assert standing.line == ("main", "lucky")
-    while standing.incumbent.commit == "lucky" and len(standing.belief.nodes) < 12:
+    assert standing.chain == ("main", "lucky")
+    while standing.incumbent.commit == "lucky" and len(standing.posterior.nodes) < 12:
         standing = tried(standing, 1.0 + 2 * SD, kept=False)
-    assert standing.line == ("main",)
+    assert standing.chain == ("main",)
     for _ in range(12):  # now it is main that looks bad
         standing = tried(standing, 1.0 + 4 * SD, kept=False)
         if standing.incumbent.commit == "lucky":
             break
-    assert standing.line == ("main", "lucky")
+    assert standing.chain == ("main", "lucky")
 
 
 def test_main_moves_for_what_is_large_or_stacked_and_not_for_one_small_gain():
@@ -151,7 +151,7 @@ def test_main_moves_for_what_is_large_or_stacked_and_not_for_one_small_gain():
     assert large.move().confidence >= 0.99 and large.move().gain < -4 * SD
     assert tried(begun(), 1.0, kept=True).move() is None
     moved = large.moved()
-    assert moved.line == (large.line[-1],) and moved.move() is None
+    assert moved.chain == (large.chain[-1],) and moved.move() is None
 
 
 def test_a_jump_is_run_again_before_it_is_believed_and_then_it_is():
@@ -174,7 +174,7 @@ def test_scores_however_far_away_are_decided_by_which_side_they_are_on(units):
     assert worse.status == DISCARD and worse.effect > 8 * SD and worse.confidence < 0.01
     kept = tried(standing, low, low + SD, kept=True, name="low")
     assert kept.move() is not None and kept.incumbent.val_bpb == pytest.approx(low, abs=SD, rel=1e-6)
-    assert tried(kept, low + 3 * SD, kept=False).line == ("main", "low")
+    assert tried(kept, low + 3 * SD, kept=False).chain == ("main", "low")
 
 
 def test_of_two_runs_far_apart_neither_is_believed_and_a_third_decides():
@@ -189,7 +189,7 @@ def test_of_two_runs_far_apart_neither_is_believed_and_a_third_decides():
 @pytest.mark.parametrize("units", [3, 6, 9, 11.9, 13, 60, 4000])
 def test_main_never_moves_for_a_single_score_and_does_for_two(freedom, units):
     main = Measured("main", "", tuple(1.0 + SD * x for x in (-1, -0.5, 0.5, 1)), kept=True)
-    standing = Believing(believe("main", [main], SD, Noise(SD, freedom)))
+    standing = Bayes(posterior_of("main", [main], SD, Noise(SD, freedom)))
     low = 1.0 - units * SD
     once = standing.decide("main", [low], False)
     assert once.status == AGAIN or tried(standing, low, kept=True).move() is None, "one accident moves main"
@@ -213,16 +213,16 @@ def test_ties_go_to_the_shorter_program_and_it_stays_the_tip():
     decision = standing.decide(parent, same, shorter=True)
     assert decision.status == KEEP and "shorter" in decision.reason and decision.effect > 0
     kept = tried(standing, *same, kept=True, shorter=True, name="shorter")
-    assert kept.line == ("main", "shorter") and kept.move() is None
-    assert tried(standing, *same, kept=True, name="longer").line == ("main",)
+    assert kept.chain == ("main", "shorter") and kept.move() is None
+    assert tried(standing, *same, kept=True, name="longer").chain == ("main",)
     assert standing.decide(parent, [1.0 + 4 * SD] * MOST_RUNS, shorter=True).status == DISCARD
 
 
 def test_experiments_that_do_not_hang_together_with_main_decide_nothing():
     main = Measured("main", "", (1.0, 1.0 + SD), True)
     strange = [Measured("x", "elsewhere", (0.5,), True), Measured("y", "x", (0.4,), True)]
-    alone, beside = believe("main", [main], SD), believe("main", [main, *strange], SD)
-    assert beside.tip == "main" and set(beside.nodes) == {"main"}
+    alone, beside = posterior_of("main", [main], SD), posterior_of("main", [main, *strange], SD)
+    assert beside.head == "main" and set(beside.nodes) == {"main"}
     assert alone.judge("main", [0.99]) == beside.judge("main", [0.99])
 
 
@@ -233,7 +233,7 @@ def test_greedy_is_the_references_rule():
     assert standing.decide("a", [0.9], True).status == DISCARD
     assert standing.move().new == "a" and standing.move().confidence is None
     worse = Measured("b", "main", (1.1,), True)  # kept by another rule
-    assert greedy("main", [Measured("main", "", (1.0,), True), worse]).line == ("main",)
+    assert greedy("main", [Measured("main", "", (1.0,), True), worse]).chain == ("main",)
 
 
 def test_noise_is_pooled_over_every_repeat_and_unknown_without_any():
@@ -244,13 +244,13 @@ def test_noise_is_pooled_over_every_repeat_and_unknown_without_any():
 
 def test_an_accident_among_repeats_does_not_pass_for_the_noise():
     usual = [1.0 - SD, 1.0 + SD, 1.0, 1.0 + 0.3 * SD]
-    spoilt = pooled([[*usual[:3], 1.0 + 100 * SD]])
-    assert spoilt.sd < 3 * SD
+    contaminated = pooled([[*usual[:3], 1.0 + 100 * SD]])
+    assert contaminated.sd < 3 * SD
     assert pooled([usual, [1.0, 9.0]]).sd < 3 * SD
     chooser = np.random.default_rng(0)
     honest = [pooled([SD * chooser.normal(size=4)]).sd for _ in range(300)]
     assert 0.8 * SD < statistics.fmean(honest) < 1.0 * SD, "it is what it was where there is no accident"
-    standing = begun(*usual[:3], 1.0 + 100 * SD, unit=spoilt.sd)
+    standing = begun(*usual[:3], 1.0 + 100 * SD, unit=contaminated.sd)
     good = [1.0 - 15 * SD, 1.0 - 15.2 * SD]
     assert standing.decide("main", good, False).status == KEEP
     assert tried(standing, *(x - 25 * SD for x in good), kept=True).move() is not None
@@ -273,9 +273,9 @@ def test_a_decision_takes_under_50_milliseconds_with_10_000_experiments_behind_i
         every.append(Measured(str(number), main, (score,), kept))
         main, value = (str(number), score) if kept else (main, value)
     began = time.perf_counter()
-    standing = Believing(believe(main, every, SD))
+    standing = Bayes(posterior_of(main, every, SD))
     assert time.perf_counter() - began < 5
-    assert len(standing.belief.nodes) > 9000
+    assert len(standing.posterior.nodes) > 9000
     took = []
     for number in range(9):
         began = time.perf_counter()

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 from conftest import harness
-from nights import Script, loop_in
+from sessions import Script, loop_in
 from stubs import SD, Changing, known, program
 
 from harness.agents.again import Again
@@ -15,7 +15,7 @@ from harness.store.opening import open_repository
 FAR_BETTER = 2.0 - 60 * SD
 
 
-def night(folder, told, *answers, said=None, **limits):
+def session(folder, told, *answers, said=None, **limits):
     for title, _, scores in answers:
         told.scores[title] = list(scores)
     limits.setdefault("experiments", len(answers))
@@ -44,7 +44,7 @@ def test_main_stays_where_another_work_tree_checked_it_out_meanwhile(greedy, tol
         return FAR_BETTER
 
     told.scores["the greedy rule"] = [2.0]
-    night(greedy.folder, told, ("Better", 1, [look]), ("More", 2, [FAR_BETTER - 1.0]), said=said)
+    session(greedy.folder, told, ("Better", 1, [look]), ("More", 2, [FAR_BETTER - 1.0]), said=said)
     assert greedy("rev-parse", "main") == base
     assert on_disk("status", "--porcelain", cwd=tmp_path / "mine") == ""
     assert any("main is checked out in" in line for line in said)
@@ -61,7 +61,7 @@ def test_main_that_is_being_rebased_stays(greedy, told):
         return FAR_BETTER
 
     told.scores["the greedy rule"] = [2.0]
-    night(greedy.folder, told, ("Better", 1, [rebase]))
+    session(greedy.folder, told, ("Better", 1, [rebase]))
     assert greedy("rev-parse", "main") == base
 
 
@@ -73,7 +73,7 @@ def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told
         return 1.5
 
     with pytest.raises(HarnessError, match="no branch 'main'"):
-        night(greedy.folder, told, ("Better", 1, [rename]))
+        session(greedy.folder, told, ("Better", 1, [rename]))
     greedy("branch", "-m", "trunk", "main")
     (begun,) = known(greedy)
     assert [trial["val_bpb"] for trial in known(greedy).trials(begun.commit)] == [1.5]
@@ -90,7 +90,7 @@ def test_what_was_kept_while_main_was_amended_stands_on_the_new_one(greedy, told
         greedy("commit", "-q", "--amend", "-m", "other words")
         return FAR_BETTER
 
-    night(greedy.folder, told, ("Better", 1, [amend]), ("Worse", 2, [3.0]))
+    session(greedy.folder, told, ("Better", 1, [amend]), ("Worse", 2, [3.0]))
     again = known(greedy).find("2")
     assert again.message.trailers["Origin"] == known(greedy).find("1").commit
     assert greedy("log", "-1", "--format=%s", f"{again.commit}~") == "other words"
@@ -111,7 +111,7 @@ def test_a_hand_made_branch_of_several_commits_is_one_change(greedy, told):
 
 def test_notes_of_two_machines_are_one_record_and_a_commit_without_its_note_has_its_scores(greedy, told):
     told.scores["the greedy rule"] = [2.0, 2.1, 2.2]
-    night(greedy.folder, told, ("Better", 1, [FAR_BETTER]))
+    session(greedy.folder, told, ("Better", 1, [FAR_BETTER]))
     notes, main = "refs/notes/autoresearch", greedy("rev-parse", "main~")
     setting = known(greedy).setting
     shown = greedy("notes", "--ref", "autoresearch", "show", main)
@@ -175,7 +175,7 @@ def test_main_may_stand_on_a_branch_that_a_person_made(greedy, told):
     greedy("switch", "-q", "main")
     greedy("merge", "-q", "--ff-only", "exp/0050-mine")
     told.scores["Mine"] = [2.0]
-    night(greedy.folder, told, ("Better", 1, [FAR_BETTER]))
+    session(greedy.folder, told, ("Better", 1, [FAR_BETTER]))
     assert known(greedy).find("51").status == "keep"
     before = len(told.ran)
     loop_in(greedy.folder, Changing([]), experiments=0).run()
@@ -184,7 +184,7 @@ def test_main_may_stand_on_a_branch_that_a_person_made(greedy, told):
 
 def test_what_stands_on_an_unproven_one_takes_it_along_when_a_person_moves_main(fresh, told):
     small = [2.0 - 2.5 * SD] * 4
-    night(fresh.folder, told, ("Small", 1, list(small)))
+    session(fresh.folder, told, ("Small", 1, list(small)))
     assert known(fresh).find("1").status == "keep"
 
     def words():
@@ -193,7 +193,7 @@ def test_what_stands_on_an_unproven_one_takes_it_along_when_a_person_moves_main(
         fresh("commit", "-qm", "words")
         return 2.0 - 9 * SD
 
-    night(fresh.folder, told, ("More", 2, [words, *[2.0 - 9 * SD] * 4]))
+    session(fresh.folder, told, ("More", 2, [words, *[2.0 - 9 * SD] * 4]))
     small, more, *again = known(fresh)
     assert [each.origin for each in again] == [small.commit, more.commit]
     assert [each.message.subject for each in again] == [small.message.subject, more.message.subject]
@@ -204,19 +204,19 @@ def test_what_stands_on_an_unproven_one_takes_it_along_when_a_person_moves_main(
 
 
 def test_a_commit_on_main_that_leaves_train_py_as_it_is_needs_no_run(fresh, told):
-    night(fresh.folder, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 9 * SD]))
+    session(fresh.folder, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 9 * SD]))
     before = len(told.ran)
     (fresh.folder / "README").write_text("about it")
     fresh("add", "README")
     fresh("commit", "-qm", "words")
     passed, short = harness("status", cwd=fresh.folder).stdout, fresh("rev-parse", "main~")[:7]
     assert f"aside    0001 stands on {short}, main before: the next loop puts it on this one" in passed
-    night(fresh.folder, told, ("Worse", 3, [2.0 + 8 * SD]))
+    session(fresh.folder, told, ("Worse", 3, [2.0 + 8 * SD]))
     again = [fresh("log", "-1", "--format=%s", commit).split(" (")[0] for commit, _ in told.ran[before:]]
     assert again == ["Worse"], "main was run again, or what stood on it"
     assert fresh("log", "-1", "--format=%s", "exp/0003-a-bit~") == "words"
     bit, worse = known(fresh).find("3"), known(fresh).find("4")
-    assert worse.parent == bit.commit and worse.incumbent[1] == pytest.approx(bit.believed, abs=SD / 2)
+    assert worse.parent == bit.commit and worse.incumbent[1] == pytest.approx(bit.estimate, abs=SD / 2)
     said = harness("status", cwd=fresh.folder).stdout
     assert f"main     {fresh('rev-parse', 'main')[:7]}  val_bpb 2.0000, the mean of 4 runs, believed" in said
     runs = [each.scores for each in known(fresh).measured(bit.setting)]
@@ -224,19 +224,19 @@ def test_a_commit_on_main_that_leaves_train_py_as_it_is_needs_no_run(fresh, told
 
 
 def test_what_a_person_cherry_picks_has_the_runs_of_the_experiment(fresh, told):
-    night(fresh.folder, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 3 * SD]))
+    session(fresh.folder, told, ("A bit", 1, [2.0 - 2.5 * SD] * 3), ("Bad", 2, [2.0 + 3 * SD]))
     told.scores["Bad"] = [2.0 + 4 * SD]
     bad = known(fresh).find("2")
     fresh("checkout", "-q", bad.commit, "--", "train.py")  # with what it stands on
     fresh("commit", "-qm", "Bad")
-    night(fresh.folder, told, ("Worse", 3, [2.0 + 9 * SD]))
+    session(fresh.folder, told, ("Worse", 3, [2.0 + 9 * SD]))
     assert known(fresh).main_scores(bad.setting) == (2.0 + 3 * SD, 2.0 + 4 * SD), "a commit is run twice"
     assert fresh("rev-parse", "main") in [e.parent for e in known(fresh).measured(bad.setting)]
 
 
 def test_adopting_one_on_the_same_commit_is_one_more_run_of_it(greedy, told):
     told.scores["the greedy rule"] = [2.0]
-    night(greedy.folder, told, ("Better", 1, [3.0]))
+    session(greedy.folder, told, ("Better", 1, [3.0]))
     (first,) = known(greedy)
     told.scores["Better"] = [1.9]
     loop_in(greedy.folder, Again([known(greedy).proposal(first)]), experiments=1).run()
@@ -246,13 +246,13 @@ def test_adopting_one_on_the_same_commit_is_one_more_run_of_it(greedy, told):
 
 
 def test_a_change_of_main_that_was_taken_back_needs_no_run_either(fresh, told):
-    night(fresh.folder, told, ("Bad", 2, [2.0 + 9 * SD]))
+    session(fresh.folder, told, ("Bad", 2, [2.0 + 9 * SD]))
     told.scores["by hand"] = [2.0 + SD, 2.0 + 2 * SD]
     (fresh.folder / "train.py").write_text(program(5))
     fresh("commit", "-qam", "by hand")
-    night(fresh.folder, told, ("Bad too", 6, [2.0 + 9 * SD]))
+    session(fresh.folder, told, ("Bad too", 6, [2.0 + 9 * SD]))
     fresh("revert", "--no-edit", "HEAD")
     before = len(told.ran)
-    night(fresh.folder, told, ("Once more", 7, [2.0 + 9 * SD]))
+    session(fresh.folder, told, ("Once more", 7, [2.0 + 9 * SD]))
     assert fresh("rev-parse", "main~2:train.py") == fresh("rev-parse", "main:train.py")
     assert all(fresh("rev-parse", "main") != commit for commit, _ in told.ran[before:])

@@ -20,7 +20,7 @@ from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Holdout, S
 from harness.worker import device, scoring
 from harness.worker.losses import losses
 from harness.worker.run import measure, measure_holdout
-from harness.worker.worker import Station, Turn
+from harness.worker.worker import RunHandle, Worker
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,27 +41,27 @@ ON_GPU = edit(
 
 
 @pytest.fixture(scope="module")
-def gpu_bench(bench):
+def gpu_setup(setup):
     return dataclasses.replace(
-        with_caps(bench, {"device": "cuda", "load_seconds": 60.0}), device=device.resolve("cuda")
+        with_caps(setup, {"device": "cuda", "load_seconds": 60.0}), device=device.resolve("cuda")
     )
 
 
 @pytest.fixture
-def scored(gpu_bench, tmp_path):
-    size = gpu_bench.corpus.vocab_size
+def scored(gpu_setup, tmp_path):
+    size = gpu_setup.corpus.vocab_size
     table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)
     folder = tmp_path / "bigram"
     folder.mkdir()
     np.save(folder / "table.npy", table)
 
-    small = dataclasses.replace(gpu_bench.device, memory_mb=128)  # so that there are several batches
+    small = dataclasses.replace(gpu_setup.device, memory_mb=128)  # so that there are several batches
 
     def run(answer):
         script = tmp_path / "train.py"
         script.write_text(BIGRAM.replace("ANSWER", answer))
         return scoring.score(
-            script, folder, gpu_bench.corpus, "val", gpu_bench.config, small, gpu_bench.isolation,
+            script, folder, gpu_setup.corpus, "val", gpu_setup.config, small, gpu_setup.isolation,
             tmp_path / "server.txt", lambda *_: None,
         )  # fmt: skip
 
@@ -69,9 +69,9 @@ def scored(gpu_bench, tmp_path):
     return run
 
 
-def test_a_bigram_table_scores_its_exact_cross_entropy_through_cuda_ipc(scored, gpu_bench):
-    rows = np.load(gpu_bench.corpus.rows_file("val")).astype(np.int64)
-    lengths = np.load(gpu_bench.corpus.folder / "token_bytes.npy")
+def test_a_bigram_table_scores_its_exact_cross_entropy_through_cuda_ipc(scored, gpu_setup):
+    rows = np.load(gpu_setup.corpus.rows_file("val")).astype(np.int64)
+    lengths = np.load(gpu_setup.corpus.folder / "token_bytes.npy")
     exact = scored.table.astype(np.float64)
     nats = np.log(np.exp(exact).sum(1))[rows[:, :-1]] - exact[rows[:, :-1], rows[:, 1:]]
     counted = lengths[rows[:, 1:]]
@@ -94,8 +94,8 @@ def test_memory_without_end_is_a_crash(scored):
     assert "OutOfMemory" in result.detail
 
 
-def test_a_whole_trial_on_the_gpu_whose_first_step_takes_a_third_of_it(gpu_bench, tmp_path):
-    longer = with_caps(gpu_bench, {"budget_seconds": 4.0})
+def test_a_whole_trial_on_the_gpu_whose_first_step_takes_a_third_of_it(gpu_setup, tmp_path):
+    longer = with_caps(gpu_setup, {"budget_seconds": 4.0})
     slow = edit(("        time.sleep(0.01)\n", "        time.sleep(0.01 if step else 1.4)\n"), source=ON_GPU)
     trial = measure(slow.encode(), "0" * 40, 1, longer, tmp_path / "run", lambda _: None, lambda _: None)
     assert trial.status == OK, (trial.detail, trial.training.log)
@@ -114,7 +114,7 @@ while True:
 """
 
 
-def test_a_trial_beside_somebody_elses_work_is_an_error(gpu_bench, tmp_path):
+def test_a_trial_beside_somebody_elses_work_is_an_error(gpu_setup, tmp_path):
     others = []
 
     def observe(progress):
@@ -123,7 +123,7 @@ def test_a_trial_beside_somebody_elses_work_is_an_error(gpu_bench, tmp_path):
             started = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             others.append(int(started.stdout))
 
-    longer = with_caps(gpu_bench, {"budget_seconds": 25.0})
+    longer = with_caps(gpu_setup, {"budget_seconds": 25.0})
     try:
         folder = tmp_path / "run"
         trial = measure(ON_GPU.encode(), "0" * 40, 1, longer, folder, observe, lambda _: None)
@@ -146,21 +146,30 @@ BURNING = edit(
 
 
 @pytest.mark.parametrize("source", [ON_GPU, BURNING], ids=["honest", "burning"])
-def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_bench, tmp_path, source):
-    longer = with_caps(gpu_bench, {"budget_seconds": 25.0})
-    station, first, second = Station(), Turn.alone(), Turn()
+def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_setup, tmp_path, source):
+    longer = with_caps(gpu_setup, {"budget_seconds": 25.0})
+    worker, first, second = Worker(), RunHandle.alone(), RunHandle()
     early = []
 
     def observe(progress):
         if progress.phase == "training" and progress.elapsed_seconds > 1 and not early:
             early.append(pool.submit(run, "second", source, second, lambda _: None))
 
-    def run(name, text, turn, observe):
+    def run(name, text, handle, observe):
         return measure(
-            text.encode(), "0" * 40, 1, longer, tmp_path / name, observe, lambda _: None, False, station, turn
+            text.encode(),
+            "0" * 40,
+            1,
+            longer,
+            tmp_path / name,
+            observe,
+            lambda _: None,
+            False,
+            worker,
+            handle,
         )
 
-    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+    with ThreadPoolExecutor() as pool, contextlib.closing(worker):
         one = run("first", ON_GPU, first, observe)
         second.may_train.set()
         two = early[0].result()
@@ -175,14 +184,14 @@ def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_bench, tmp
         assert two.training.held_seconds > 0
 
 
-def test_a_holdout_is_scored_when_the_training_beside_it_is_over(gpu_bench, tmp_path):
-    longer, station, quiet = with_caps(gpu_bench, {"budget_seconds": 25.0}), Station(), lambda _: None
+def test_a_holdout_is_scored_when_the_training_beside_it_is_over(gpu_setup, tmp_path):
+    longer, worker, quiet = with_caps(gpu_setup, {"budget_seconds": 25.0}), Worker(), lambda _: None
     order, begun = [], []
 
     def run(name, observe):
-        turn = Turn.alone()
+        handle = RunHandle.alone()
         return measure(
-            ON_GPU.encode(), "0" * 40, 1, longer, tmp_path / name, observe, quiet, True, station, turn
+            ON_GPU.encode(), "0" * 40, 1, longer, tmp_path / name, observe, quiet, True, worker, handle
         )
 
     def beside(progress):
@@ -190,10 +199,10 @@ def test_a_holdout_is_scored_when_the_training_beside_it_is_over(gpu_bench, tmp_
         if progress.phase == "training" and not begun:
             begun.append(pool.submit(
                 measure_holdout, tmp_path / "first", one.val_bpb, longer,
-                lambda _: order.append("holdout"), quiet, station, Turn(),
+                lambda _: order.append("holdout"), quiet, worker, RunHandle(),
             ))  # fmt: skip
 
-    with ThreadPoolExecutor() as pool, contextlib.closing(station):
+    with ThreadPoolExecutor() as pool, contextlib.closing(worker):
         one = run("first", quiet)
         two = run("second", beside)
         found = begun[0].result(60)
@@ -297,12 +306,12 @@ def honest_on_gpu():
 
 
 @pytest.mark.parametrize("name", ON_GPU_TOO)
-def test_an_attack_gains_nothing_on_a_gpu(gpu_bench, honest_on_gpu, tmp_path, name):
+def test_an_attack_gains_nothing_on_a_gpu(gpu_setup, honest_on_gpu, tmp_path, name):
     def attempt(which, **caps):
-        bench = with_caps(gpu_bench, {"audit_rows": 512, "scoring_seconds": 60.0, **caps})
+        setup = with_caps(gpu_setup, {"audit_rows": 512, "scoring_seconds": 60.0, **caps})
         text = program(which).replace("process_time", "monotonic").replace("+ 8.0", "+ 16.0").encode()
         return measure(
-            text, "0" * 40, 1, bench, tmp_path / (which or "honest"), lambda _: None, lambda _: None
+            text, "0" * 40, 1, setup, tmp_path / (which or "honest"), lambda _: None, lambda _: None
         )
 
     if not honest_on_gpu:

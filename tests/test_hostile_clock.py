@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import HONEST, assert_failed, edit, processes_with
-from nights import FASTER
+from sessions import FASTER
 
 from harness.store.records import CRASH, ERROR, INVALID, OK
 from harness.worker import supervisor

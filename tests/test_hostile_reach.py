@@ -23,13 +23,13 @@ def look_for(expression: str) -> str:
     return f"import os\nprint('SEEN', {expression}, flush=True)\n"
 
 
-def test_validation_tokens_home_and_git_are_out_of_sight(train_only, bench, tmp_path):
+def test_validation_tokens_home_and_git_are_out_of_sight(train_only, setup, tmp_path):
     secret = Path.home() / "secret.txt"
     secret.write_text("secret")
     paths = [
-        str(bench.corpus.folder),
-        str(bench.corpus.rows_file("val")),
-        str(bench.corpus.train_file),
+        str(setup.corpus.folder),
+        str(setup.corpus.rows_file("val")),
+        str(setup.corpus.train_file),
         str(secret),
         str(Path(__file__).parent.parent / ".git"),
         str(tmp_path),
@@ -44,21 +44,21 @@ def test_validation_tokens_home_and_git_are_out_of_sight(train_only, bench, tmp_
     assert leftover == []
 
 
-def test_a_private_folder_inside_of_a_shown_one_is_covered_up(bench, train_only):
+def test_a_private_folder_inside_of_a_shown_one_is_covered_up(setup, train_only):
     import click
 
     inside = Path(click.__file__).parent
-    hidden = dataclasses.replace(bench.isolation, hide=(inside,))
+    hidden = dataclasses.replace(setup.isolation, hide=(inside,))
     training = train_only(f"import os\nraise SystemExit(str(os.listdir({str(inside)!r})))\n", hidden)
     assert_failed(training, CRASH, "exit 1: []")
 
 
 def test_a_private_folder_is_covered_up_even_where_pythonpath_names_it(
-    bench, train_only, tmp_path, monkeypatch
+    setup, train_only, tmp_path, monkeypatch
 ):
     (tmp_path / "secret").write_text("x")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    hidden = dataclasses.replace(bench.isolation, hide=(tmp_path,))
+    hidden = dataclasses.replace(setup.isolation, hide=(tmp_path,))
     training = train_only(look_for(f"os.path.exists({str(tmp_path / 'secret')!r})"), hidden)
     assert "SEEN False" in training.log, training.log
 
@@ -100,8 +100,8 @@ def test_nothing_outside_its_directory_can_be_written(train_only, place):
     assert_failed(train_only(f"open({place!r}, 'w')\n"), CRASH, "Error")
 
 
-def test_training_tokens_cannot_be_altered(train_only, bench):
-    before, mode = bench.corpus.train_file.read_bytes(), bench.corpus.train_file.stat().st_mode
+def test_training_tokens_cannot_be_altered(train_only, setup):
+    before, mode = setup.corpus.train_file.read_bytes(), setup.corpus.train_file.stat().st_mode
     attack = """
     import fcntl
     for fd in range(3, 64):
@@ -113,15 +113,15 @@ def test_training_tokens_cannot_be_altered(train_only, bench):
             except OSError: pass
 """
     training = train_only(edit((SUBMIT, attack + SUBMIT)))
-    assert bench.corpus.train_file.read_bytes() == before
-    assert bench.corpus.train_file.stat().st_mode == mode
+    assert setup.corpus.train_file.read_bytes() == before
+    assert setup.corpus.train_file.stat().st_mode == mode
     assert "train.tokens" not in training.log
 
 
-def test_a_descriptor_from_a_read_only_mount_cannot_be_upgraded(bench, tmp_path):
+def test_a_descriptor_from_a_read_only_mount_cannot_be_upgraded(setup, tmp_path):
     path = tmp_path / "data"
     path.write_bytes(b"data")
-    descriptor = readonly.open_file(path, bench.isolation)
+    descriptor = readonly.open_file(path, setup.isolation)
     try:
         assert os.read(descriptor, 4) == b"data"
         for harm in (

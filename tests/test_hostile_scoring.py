@@ -213,7 +213,7 @@ def test_a_truncated_checkpoint_is_a_crash(scored, checkpoint, tmp_path):
     assert_refused(scored(HONEST, broken), CRASH, "failed")
 
 
-def test_a_server_that_lies_on_its_socket_gains_nothing(scored, bench):
+def test_a_server_that_lies_on_its_socket_gains_nothing(scored, setup):
     """It says that it is done before it answered: the zeroed buffer is what counts."""
     lie = edit(
         (
@@ -224,7 +224,7 @@ def test_a_server_that_lies_on_its_socket_gains_nothing(scored, bench):
             "        return self.head(self.table(tokens))\n",
         )
     )
-    uniform = bits_per_byte(bench.corpus, lambda *_: math.log(bench.corpus.vocab_size))
+    uniform = bits_per_byte(setup.corpus, lambda *_: math.log(setup.corpus.vocab_size))
     result = scored(lie)
     refused = isinstance(result, Failure) and result.status in (INVALID, CRASH)
     assert refused or result.val_bpb > uniform - 1e-3
@@ -245,16 +245,16 @@ def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):
     assert isinstance(result, Score) or result.status in (INVALID, CRASH), result
 
 
-def test_a_server_that_answers_without_listening_is_refused(scored, bench):
+def test_a_server_that_answers_without_listening_is_refused(scored, setup):
     """Answers in advance must not leave the scorer waiting for room to ask."""
     from harness.worker.model_client import Refused, Server
 
-    script = bench.corpus.folder.parent / "deaf.py"
+    script = setup.corpus.folder.parent / "deaf.py"
     script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")
     request = {
         "log": str(script.with_suffix(".log")), "isolation": "bwrap", "hide": [], "compiled": "",
-        "source": str(script), "checkpoint": str(bench.corpus.folder), "memory_gb": 2.0, "disk_mb": 16,
-            "device": dataclasses.asdict(bench.device),
+        "source": str(script), "checkpoint": str(setup.corpus.folder), "memory_gb": 2.0, "disk_mb": 16,
+            "device": dataclasses.asdict(setup.device),
         "load_seconds": 10.0,
     }  # fmt: skip
     server = Server(request, (1, 8, 320))

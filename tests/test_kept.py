@@ -17,7 +17,7 @@ from harness.store.records import ERROR, Failure, Holdout, Score
 from harness.worker.run import measure, measure_holdout
 from harness.worker.scoring import Scoring
 from harness.worker.supervisor import Progress
-from harness.worker.worker import Cancelled, Station, Turn
+from harness.worker.worker import Cancelled, RunHandle, Worker
 
 WORSE = [2.0 + 5 * SD] * 3
 
@@ -30,12 +30,12 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
     told.scores["One"] = list(WORSE)
     order, over = [], threading.Event()
 
-    def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
+    def holdout(folder, val_bpb, setup, observe, on_wait, worker, handle):
         order.append("begun")
         (folder / "checkpoint" / "mark").touch()
         assert over.wait(20)
         assert (folder / "checkpoint" / "mark").exists(), "another run's took its place"
-        return Holdout(val_bpb, 3.0, bench.setting)
+        return Holdout(val_bpb, 3.0, setup.setting)
 
     def train(title):
         order.append(title)
@@ -55,13 +55,13 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
 ):
     told.scores["One"], begun = list(WORSE), []
 
-    def never(folder, val_bpb, bench, observe, on_wait, station, turn):
-        begun.append((val_bpb, turn))
+    def never(folder, val_bpb, setup, observe, on_wait, worker, handle):
+        begun.append((val_bpb, handle))
         while True:
             time.sleep(0.01)
-            turn.check()
+            handle.check()
 
-    real = kept.Kept.settle
+    real = kept.Checkpoints.settle
 
     def interrupted(self, wait=False):
         if wait:
@@ -70,11 +70,11 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
 
     with monkeypatch.context() as patch:
         patch.setattr(kept, "measure_holdout", never)
-        patch.setattr(kept.Kept, "settle", interrupted)
+        patch.setattr(kept.Checkpoints, "settle", interrupted)
         with pytest.raises(KeyboardInterrupt):
             begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
-    ((scored, turn),) = begun
-    assert turn.cancelled.is_set() and of_main(fresh) is None
+    ((scored, handle),) = begun
+    assert handle.cancelled.is_set() and of_main(fresh) is None
     for _ in range(2):
         begin(fresh, Changing([]), places=1, experiments=0).run()
         assert [found["val_bpb"] for found in of_main(fresh)] == told.held_out, "once, whichever run's"
@@ -86,8 +86,8 @@ def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, g
     path, pairs = fresh.folder / ".autoresearch" / "config.toml", []
     ours = path.read_text()
 
-    def fails(folder, val_bpb, bench, *args):
-        pairs.append((val_bpb, bench.setting.budget_seconds))
+    def fails(folder, val_bpb, setup, *args):
+        pairs.append((val_bpb, setup.setting.budget_seconds))
         return Failure(ERROR, "no score")
 
     monkeypatch.setattr(kept, "measure_holdout", fails)
@@ -100,11 +100,11 @@ def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, g
 def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu, monkeypatch):
     told.scores["Much"] = list(MUCH_BETTER)
 
-    def slow(folder, val_bpb, bench, observe, on_wait, station, turn):
+    def slow(folder, val_bpb, setup, observe, on_wait, worker, handle):
         time.sleep(0.5)
-        turn.check()
+        handle.check()
         assert (folder / "checkpoint").is_dir(), "gone when main had moved"
-        return Holdout(val_bpb, 3.0, bench.setting)
+        return Holdout(val_bpb, 3.0, setup.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", slow)
     with pytest.raises(HarnessError, match="nothing usable"):
@@ -118,11 +118,11 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
     gpu.seen = dataclasses.replace(gpu.seen, peak_memory_mb=70_000)
     count = []
 
-    def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
+    def holdout(folder, val_bpb, setup, observe, on_wait, worker, handle):
         count.append(len(gpu.started))
         time.sleep(0.5)
         assert len(gpu.started) == count[-1]
-        return Holdout(val_bpb, 3.0, bench.setting)
+        return Holdout(val_bpb, 3.0, setup.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", holdout)
     answers = [("Much", 1, MUCH_BETTER), ("One", 5, WORSE)]
@@ -131,16 +131,16 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
 
 
 def test_a_holdouts_progress_is_not_shown_in_between_that_of_a_trial(fresh, told, gpu, monkeypatch):
-    def holdout(folder, val_bpb, bench, observe, on_wait, station, turn):
-        with station.hold(bench.device, print):
-            with station.hold(bench.device, print):
+    def holdout(folder, val_bpb, setup, observe, on_wait, worker, handle):
+        with worker.hold(setup.device, print):
+            with worker.hold(setup.device, print):
                 observe(Progress("scoring", 1.0, 120.0))
             observe(Progress("auditing", 2.0, 120.0))
-        return Holdout(val_bpb, 3.0, bench.setting)
+        return Holdout(val_bpb, 3.0, setup.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", holdout)
     loop, shown = begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1), []
-    monkeypatch.setattr(loop._lab.kept, "_show", lambda progress, place: shown.append(progress.phase))
+    monkeypatch.setattr(loop._runner.kept, "_show", lambda progress, place: shown.append(progress.phase))
     told.scores["One"] = list(WORSE)
     loop.run()
     assert shown == ["auditing"]
@@ -160,8 +160,8 @@ def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh,
     assert any("was not scored: no process" in line for line in said)
 
 
-def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypatch):
-    asked, started, station = threading.Event(), threading.Event(), Station()
+def test_no_trial_waits_for_a_scorer_that_still_starts(setup, tmp_path, monkeypatch):
+    asked, started, worker = threading.Event(), threading.Event(), Worker()
 
     class Slow:
         def is_ready(self, seconds):
@@ -169,7 +169,7 @@ def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypa
             return started.wait(seconds)
 
         def result(self, observe):
-            assert not station.take(), "whoever has it could train meanwhile"
+            assert not worker.take(), "whoever has it could train meanwhile"
             return Failure(ERROR, "no score")
 
         def close(self):
@@ -177,28 +177,35 @@ def test_no_trial_waits_for_a_scorer_that_still_starts(bench, tmp_path, monkeypa
 
     scoring = Slow()
     monkeypatch.setattr(trials, "_begin_scoring", lambda *_: scoring)
-    on_gpu = dataclasses.replace(bench, device=GPU)
+    on_gpu = dataclasses.replace(setup, device=GPU)
     quiet = [lambda _: None] * 2
     with ThreadPoolExecutor() as pool:
-        work = pool.submit(measure_holdout, tmp_path, 1.0, on_gpu, *quiet, station, Turn())
-        assert asked.wait(20) and station.take()
-        station.leave()
+        work = pool.submit(measure_holdout, tmp_path, 1.0, on_gpu, *quiet, worker, RunHandle())
+        assert asked.wait(20) and worker.take()
+        worker.leave()
         started.set()
         assert work.result(20).detail == "no score" and scoring.closed
     started.clear()
     monkeypatch.setattr(trials.score, "START_SECONDS", 0.0)
     monkeypatch.setattr(trials, "LOOK_SECONDS", 0.01)
-    late = measure_holdout(tmp_path, 1.0, on_gpu, *quiet, station, Turn())
+    late = measure_holdout(tmp_path, 1.0, on_gpu, *quiet, worker, RunHandle())
     assert late.detail == "no score", "one that hangs in its start is waited for without end"
-    assert station.take()
+    assert worker.take()
 
 
 @pytest.mark.slow
-def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(bench, checkpoint, tmp_path):
+def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(setup, checkpoint, tmp_path):
     source = tmp_path / "train.py"
     source.write_text(HONEST)
     begun = Scoring(
-        source, checkpoint, bench.corpus, "val", bench.config, bench.device, bench.isolation, tmp_path / "log"
+        source,
+        checkpoint,
+        setup.corpus,
+        "val",
+        setup.config,
+        setup.device,
+        setup.isolation,
+        tmp_path / "log",
     )
     with contextlib.closing(begun):
         assert not begun.is_ready()
@@ -207,35 +214,35 @@ def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(bench,
 
 
 @pytest.mark.slow
-def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(bench, tmp_path):
-    station, turn = Station(), Turn.alone()
+def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(setup, tmp_path):
+    worker, handle = Worker(), RunHandle.alone()
     quiet = [lambda _: None] * 2
-    trial = measure(HONEST.encode(), "c0ffee", 1, bench, tmp_path / "one", *quiet, True, station, turn)
-    assert not turn.was_joined
-    with station.hold(bench.device, quiet[1]):
+    trial = measure(HONEST.encode(), "c0ffee", 1, setup, tmp_path / "one", *quiet, True, worker, handle)
+    assert not handle.was_joined
+    with worker.hold(setup.device, quiet[1]):
         beside = tmp_path / "beside"
-        measure(b"raise MemoryError", "c0ffee", 1, bench, beside, *quiet, True, station, turn)
-    assert turn.was_joined, "it may have lacked what a holdout took"
-    holdout = tmp_path / "one", trial.val_bpb, bench, *quiet, station
+        measure(b"raise MemoryError", "c0ffee", 1, setup, beside, *quiet, True, worker, handle)
+    assert handle.was_joined, "it may have lacked what a holdout took"
+    holdout = tmp_path / "one", trial.val_bpb, setup, *quiet, worker
     with ThreadPoolExecutor() as pool:
-        assert station.take()
-        waits = pool.submit(measure_holdout, *holdout, Turn())
-        also = pool.submit(measure_holdout, *holdout, gone := Turn())
+        assert worker.take()
+        waits = pool.submit(measure_holdout, *holdout, RunHandle())
+        also = pool.submit(measure_holdout, *holdout, gone := RunHandle())
         gone.cancelled.set()
         with pytest.raises(Cancelled):
             also.result(20)
         assert not waits.done()
         started = []
         second = pool.submit(
-            measure, HONEST.encode(), "c0ffee", 2, bench, tmp_path / "two",
-            lambda progress: started.append(progress.phase), quiet[1], False, station, Turn.alone(),
+            measure, HONEST.encode(), "c0ffee", 2, setup, tmp_path / "two",
+            lambda progress: started.append(progress.phase), quiet[1], False, worker, RunHandle.alone(),
         )  # fmt: skip
         deadline = time.monotonic() + 30
         while "waiting" not in started:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        station.leave()
+        worker.leave()
         assert waits.result(60).holdout_bpb == pytest.approx(trial.val_bpb, abs=0.5)
         assert second.result(60).val_bpb is not None
-    assert station.take(), "who had it didn't leave it"
-    station.close()
+    assert worker.take(), "who had it didn't leave it"
+    worker.close()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import edit, processes_with
-from nights import FASTER, WORSE, Script, loop_in
+from sessions import FASTER, WORSE, Script, loop_in
 
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.store import notes
 from harness.store.experiments import Experiments
@@ -107,7 +107,7 @@ def test_both_are_finished_where_one_trained_and_the_next_was_held(research):
 
 
 def test_one_that_was_held_beside_mains_last_run_is_decided_after_it(believing, monkeypatch):
-    monkeypatch.setattr(lab, "CALIBRATION_RUNS", 2)
+    monkeypatch.setattr(runner, "CALIBRATION_RUNS", 2)
     killed(believing.folder, EARLY, ("Worse", WORSE))
     known, main = Experiments(open_repository(believing.folder)), believing("rev-parse", "main")
     assert [e.status for e in known] == [None] and known.trials(main) == []

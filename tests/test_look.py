@@ -22,7 +22,7 @@ from harness.store.experiments import Experiments
 from harness.store.message import Message
 from harness.store.opening import open_repository
 from harness.store.programs import Programs
-from harness.store.records import DISCARD, Decision, Incumbent, Proposal, Training, Trial
+from harness.store.records import DISCARD, Decision, Incumbent, Proposal, RunRecord, Training
 
 MANY = 10_000
 COMMANDS = ["log", "log --all", "log --near-miss", "status", "plot", "export"]
@@ -90,16 +90,16 @@ def test_the_harness_takes_under_a_second_for_an_experiment_among_ten_thousand(m
     took = []
     for number in range(3):
         started = time.perf_counter()
-        tip = experiments.main
+        head = experiments.main
         known = {experiment.program for experiment in experiments}
         source = f"{HONEST}# new {number}".encode()
-        begun = experiments.begin(Proposal(f"Try {number}", "h", source, "a/b"), tip, f"new{number}")
-        trial = Trial(
+        begun = experiments.begin(Proposal(f"Try {number}", "h", source, "a/b"), head, f"new{number}")
+        trial = RunRecord(
             begun.commit, 1, "ok", "", 9.0, Training("ok", ""), None, 1.0, "cpu", None, "d", "e", "none", 1.0
         )
-        decision = Decision(DISCARD, "not lower", Incumbent(tip, 2.0), 9.0, 7.0)
+        decision = Decision(DISCARD, "not lower", Incumbent(head, 2.0), 9.0, 7.0)
         experiments.complete(begun, trial, decision)
-        assert experiments.main == tip
+        assert experiments.main == head
         assert len(list(experiments)) > len(known)
         took.append(time.perf_counter() - started)
     assert min(took) < 1

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 from conftest import HONEST, assert_mistake, harness
-from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
+from sessions import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, session
 from stubs import SD, Changing
 
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store import message as messages
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_hypothesis_is_a_branch_with_its_trailers_and_main_stays_for_what_is_not_better(research):
     before = research("rev-parse", "main")
-    summary, _ = night(research, ("Make it worse", WORSE), ("Break it", CRASHING))
+    summary, _ = session(research, ("Make it worse", WORSE), ("Break it", CRASHING))
     assert (summary.measured, summary.kept) == (2, 0)
     assert research("rev-parse", "main") == before
     assert research("branch", "--list", "exp/*", "--format=%(refname:short)").split() == [
@@ -40,7 +40,7 @@ def test_every_hypothesis_is_a_branch_with_its_trailers_and_main_stays_for_what_
 
 def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research):
     base = research("rev-parse", "main")
-    summary, _ = night(research, ("Sleep less", FASTER))
+    summary, _ = session(research, ("Sleep less", FASTER))
     assert summary.kept == 1
     (kept,) = all_of(research)
     assert kept.status == "keep" and kept.delta < 0
@@ -58,18 +58,18 @@ def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research)
 
 
 def test_a_second_night_goes_on_where_the_first_ended(research):
-    night(research, ("Import nothing", BROKEN))
+    session(research, ("Import nothing", BROKEN))
     said = []
-    night(research, ("Break it", CRASHING), said=said)
+    session(research, ("Break it", CRASHING), said=said)
     assert not any("was not measured" in line for line in said), "the baseline was measured again"
     assert [e.name.number for e in all_of(research)] == [1, 2]
 
 
 def test_what_was_tried_before_costs_no_trial(research):
-    night(research, ("Import nothing", BROKEN))
+    session(research, ("Import nothing", BROKEN))
     said = []
     again = "# another comment\n" + BROKEN
-    summary, agent = night(
+    summary, agent = session(
         research, ("The same again", again), ("Break it", CRASHING), said=said, experiments=1
     )
     assert summary.measured == 1
@@ -132,7 +132,7 @@ def test_a_begun_experiment_is_measured_at_the_next_start(research):
     experiments.begin(Proposal("Make it worse", "h", WORSE.encode(), "script/test"), base, "abc")
     assert all_of(research)[0].status is None
     assert "not measured yet" in harness("show", "1", cwd=research.folder).stdout
-    summary, _ = night(research, experiments=1)
+    summary, _ = session(research, experiments=1)
     assert summary.measured == 1
     assert [e.status for e in all_of(research)] == ["discard"]
 
@@ -162,7 +162,7 @@ def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(r
     monkeypatch.setattr("harness.session.proposals.FAILURES_TO_TELL", 2)
     monkeypatch.setattr("harness.session.limits.FAILURES_TO_STOP", 3)
     answers = [(f"Break it {n}", CRASHING.replace("no luck", f"no luck {n}")) for n in range(4)]
-    summary, agent = night(research, *answers, experiments=9)
+    summary, agent = session(research, *answers, experiments=9)
     assert summary.measured == 3
     assert "3 experiments in a row gave no score" in summary.why
     assert any("the last 2 experiments gave no score" in context.trouble for context in agent.contexts)
@@ -174,19 +174,19 @@ def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(r
 def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):
     import harness.session.runner as module
 
-    real, spoilt = module.measure, []
+    real, contaminated = module.measure, []
 
     def failing(*args):
-        trial = spoilt[0] if spoilt else real(*args)
-        spoilt.append(trial)
+        trial = contaminated[0] if contaminated else real(*args)
+        contaminated.append(trial)
         return dataclasses.replace(trial, status="error", detail="the GPU fell off", val_bpb=None, score=None)
 
     monkeypatch.setattr(module, "measure", failing)
-    night(research, ("Make it worse", WORSE))
+    session(research, ("Make it worse", WORSE))
     assert all_of(research)[0].status == "error"
-    assert len(spoilt) == 3, "it was not repeated"
+    assert len(contaminated) == 3, "it was not repeated"
     monkeypatch.setattr(module, "measure", real)
-    summary, _ = night(research, experiments=1)
+    summary, _ = session(research, experiments=1)
     (again,) = all_of(research)
     assert (summary.measured, again.status) == (1, "discard")
     assert "Reason" not in again.message.trailers
@@ -211,14 +211,14 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
         )
 
     monkeypatch.setattr(module, "measure", slow)
-    night(research, ("Make it worse", WORSE))
+    session(research, ("Make it worse", WORSE))
     assert [e.status for e in all_of(research)] == ["invalid"]
     assert len(late) == 2
 
 
 def test_a_main_that_was_only_late_is_not_called_wrong(fresh, told, monkeypatch):
     late = {"status": "invalid", "detail": "trained 1.3 s past its budget", "val_bpb": None}
-    monkeypatch.setattr(lab, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
+    monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
     with pytest.raises(HarnessError, match=r"past its budget. Try: harness loop, with less beside it"):
         loop_in(fresh.folder, Script(), experiments=1).run()
 
@@ -243,7 +243,7 @@ def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot
 
 def test_adopting_what_does_not_apply_says_so_once(research):
     forward = "self.head(self.table(tokens))"
-    night(research, ("Make it worse", BROKEN.replace(forward, f"0.0 * {forward}")))
+    session(research, ("Make it worse", BROKEN.replace(forward, f"0.0 * {forward}")))
     (research.folder / "train.py").write_text(HONEST.replace(forward, f"1.0 * {forward}"))
     research("commit", "-qam", "by hand")
     known, said = Experiments(open_repository(research.folder)), []
@@ -258,7 +258,7 @@ def test_adopting_what_does_not_apply_says_so_once(research):
 
 
 def test_adopting_applies_an_old_change_to_main_and_measures_it(research):
-    night(research, ("Import nothing", BROKEN))
+    session(research, ("Import nothing", BROKEN))
     (research.folder / "train.py").write_text(HONEST.replace("sleep(0.01)", "sleep(0.02)"))
     research("commit", "-qam", "by hand")
     known = Experiments(open_repository(research.folder))

@@ -6,26 +6,26 @@ import time
 
 import pytest
 from conftest import HONEST, harness
-from nights import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, night
+from sessions import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, session
 from stubs import SD, Changing
 
-import harness.session.runner as lab
+import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.lock import held
-from harness.session.proposals import Drafts
+from harness.session.proposals import Proposals
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import KEEP, Decision, Incumbent, Proposal, Training, Trial
+from harness.store.records import KEEP, Decision, Incumbent, Proposal, RunRecord, Training
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_hand_made_commit_on_main_is_measured_first_and_becomes_the_incumbent(research):
-    night(research, ("Import nothing", BROKEN))
+    session(research, ("Import nothing", BROKEN))
     (research.folder / "train.py").write_text(HONEST + "# by hand\n")
     research("commit", "-qam", "by hand")
     said = []
-    night(research, ("Break it", CRASHING), said=said)
+    session(research, ("Break it", CRASHING), said=said)
     assert any("main was not measured" in line for line in said)
     assert all_of(research)[1].parent == research("rev-parse", "main")
 
@@ -43,11 +43,11 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monke
             fresh("commit", "-qam", "by hand")
         return told.measure(*given)
 
-    monkeypatch.setattr(lab, "measure", measure)
+    monkeypatch.setattr(runner, "measure", measure)
     agent = Changing([("Sleep less", 1, [])])
     if killed:  # after the winner was recorded, before it was begun again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Drafts, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Proposals, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             loop_in(fresh.folder, agent, experiments=2).run()
     loop_in(fresh.folder, agent, experiments=1 if killed else 2).run()
     first, again = all_of(fresh)
@@ -62,12 +62,12 @@ def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
         held(open_repository(research.folder).loop_lock, print),
         pytest.raises(HarnessError, match=f"another loop runs in this repository .process {os.getpid()}"),
     ):
-        night(research, ("Make it worse", WORSE))
+        session(research, ("Make it worse", WORSE))
     lock = open_repository(research.folder).loop_lock
     lock.write_text("4194304")  # of a dead process
     (research.folder / "train.py").write_text("mine")
     with pytest.raises(HarnessError, match="uncommitted changes"):
-        night(research, ("Make it worse", WORSE))
+        session(research, ("Make it worse", WORSE))
     assert (research.folder / "train.py").read_text() == "mine"
 
 
@@ -79,9 +79,9 @@ def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research)
     later = time.time() + 3600  # the clock was put back since
     os.utime(folder / "refs/heads/main.lock", (later, later))
     with pytest.raises(HarnessError, match=r"index.lock is there.*Try: rm .*index\.lock"):
-        night(research, ("Break it", CRASHING))
+        session(research, ("Break it", CRASHING))
     (folder / "index.lock").unlink()
-    night(research, ("Break it", CRASHING))
+    session(research, ("Break it", CRASHING))
     assert list(folder.rglob("*.lock")) == []
     assert [e.status for e in all_of(research)] == ["crash"]
 
@@ -98,7 +98,7 @@ def test_a_lock_in_mid_loop_is_waited_for_and_then_named(research, monkeypatch):
     agent = Meddling(("Break it", CRASHING))
     with pytest.raises(HarnessError, match="git can't write here"):
         loop_in(research.folder, agent, experiments=1).run()
-    night(research, experiments=1)
+    session(research, experiments=1)
     assert [e.status for e in all_of(research)] == ["crash"]
 
 
@@ -115,34 +115,34 @@ def test_an_editor_of_git_commit_that_is_open_keeps_main_where_it_is_and_train_p
     lock.unlink()
     assert research("rev-parse", "main") == base
     assert research("status", "--porcelain", "train.py") == ""
-    night(research, ("Break it", CRASHING))
+    session(research, ("Break it", CRASHING))
     assert research("rev-parse", "main") == all_of(research)[0].commit
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_a_kept_experiment_that_a_person_took_off_main_stays_off(research, forgotten):
     base = research("rev-parse", "main")
-    night(research, ("Sleep less", FASTER))
+    session(research, ("Sleep less", FASTER))
     research("reset", "-q", "--hard", base)
     if forgotten:
         research("reflog", "expire", "--expire=now", "--all")
-    night(research, ("Break it", CRASHING))
+    session(research, ("Break it", CRASHING))
     assert research("rev-parse", "main") == base
     assert all_of(research)[1].parent == base
 
 
 def test_what_main_jumped_over_is_taken_off_with_what_it_jumped_to(repository):
     experiments = Experiments(open_repository(repository.folder))
-    base = tip = experiments.main
+    base = head = experiments.main
     for n in (1, 2):
-        begun = experiments.begin(Proposal(f"Try {n}", "h", f"{HONEST}# {n}".encode(), "a/b"), tip, f"p{n}")
-        trial = Trial(
+        begun = experiments.begin(Proposal(f"Try {n}", "h", f"{HONEST}# {n}".encode(), "a/b"), head, f"p{n}")
+        trial = RunRecord(
             begun.commit, 1, "ok", "", 2.0 - n / 10, Training("ok", ""), None,
             1.0, "cpu", None, "d", "e", "none", 1.0,
         )  # fmt: skip
-        decision = Decision(KEEP, "lower", Incumbent(tip, 2.0), trial.val_bpb, -0.1)
-        tip = experiments.complete(begun, trial, decision).commit
-    assert experiments.advance(base, tip)
+        decision = Decision(KEEP, "lower", Incumbent(head, 2.0), trial.val_bpb, -0.1)
+        head = experiments.complete(begun, trial, decision).commit
+    assert experiments.advance(base, head)
     assert [each.kept for each in experiments.measured(trial.setting)] == [True, True]
     repository("reset", "-q", "--hard", base)
     assert [each.kept for each in experiments.measured(trial.setting)] == [False, False]
@@ -164,7 +164,7 @@ def test_a_branch_that_was_deleted_while_it_trained_does_not_end_the_night(resea
 
 
 def test_odd_refs_and_notes_of_others_stop_nothing(research):
-    night(research, ("Make it worse", WORSE))
+    session(research, ("Make it worse", WORSE))
     folder, (worse,) = research.folder, all_of(research)
     research("symbolic-ref", "refs/heads/exp/0009-x", "refs/heads/nowhere")
     research("branch", "exp/00012-odd", worse.commit)
@@ -184,7 +184,7 @@ def test_odd_refs_and_notes_of_others_stop_nothing(research):
     known = Experiments(open_repository(folder))
     assert {e.name.number for e in known} == {1, 10, 12, 20, 21, 22}
     assert [known.trials(known.find(n).commit) for n in ("20", "21", "22")] == [[], [{}], []]
-    night(research, ("Break it", CRASHING))
+    session(research, ("Break it", CRASHING))
     assert known.find("23").status == "crash"
     for command in ("log", "status", "plot", "export"):
         assert harness(command, cwd=folder).returncode == 0
@@ -218,7 +218,7 @@ def test_a_branch_someone_made_by_hand_is_left_alone_and_its_number_is_not_used_
     research("branch", "exp/0005-mine")
     before = research("rev-parse", "exp/0005-mine")
     research("update-ref", "refs/remotes/office/exp/0007-theirs", before)  # of another machine
-    summary, _ = night(research, ("Break it", CRASHING))
+    summary, _ = session(research, ("Break it", CRASHING))
     assert summary.measured == 1
     assert research("rev-parse", "exp/0005-mine") == before
     assert "exp/0008-break-it" in research("branch", "--list", "exp/*")
@@ -227,8 +227,10 @@ def test_a_branch_someone_made_by_hand_is_left_alone_and_its_number_is_not_used_
 def test_a_loop_without_a_sandbox_says_so_once(research):
     path, said = research.folder / ".autoresearch" / "config.toml", []
     path.write_text(path.read_text().replace('sandbox = "auto"', 'sandbox = "none"'))
-    found = lab.Lab(open_repository(research.folder), lambda kind, text: said.append((kind, text)), print)
-    assert found.bench().isolation.kind == found.bench().isolation.kind == "none"
+    found = runner.Runner(
+        open_repository(research.folder), lambda kind, text: said.append((kind, text)), print
+    )
+    assert found.setup().isolation.kind == found.setup().isolation.kind == "none"
     assert [kind for kind, text in said if "WARNING: no sandbox" in text] == ["trouble"]
 
 
@@ -267,13 +269,13 @@ def test_changes_of_train_py_in_mid_loop_are_not_lost_and_main_follows_later(res
     assert any("uncommitted changes" in line for line in said)
     research("checkout", "-q", "train.py")
     with pytest.raises(HarnessError, match="nothing usable"):
-        night(research, experiments=1)
+        session(research, experiments=1)
     assert research("rev-parse", "main") == kept.commit
 
 
 def test_a_full_disk_and_a_missing_program_are_said_in_one_line(research, monkeypatch):
     said = []
-    night(research, ("Break it", CRASHING), said=said)
+    session(research, ("Break it", CRASHING), said=said)
     assert said.count("no .autoresearch/program.md to tell the agent. Try: harness init") == 1
     monkeypatch.setattr("harness.session.runner.FREE_MB", 2**40)
     assert refused(research.folder, r"only \d+ MB are free at .*, a trial may need .*Try: harness clean")

@@ -7,7 +7,7 @@ import pytest
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
 
 import harness.session.checkpoints as kept
-import harness.session.runner as lab
+import harness.session.runner as runner
 import harness.session.state as state
 from harness.errors import HarnessError
 from harness.store.records import ERROR, INVALID, Failure
@@ -40,7 +40,7 @@ def test_what_a_person_commits_while_the_holdout_of_a_winner_is_scored_is_built_
 
 def test_what_a_person_commits_while_the_runs_of_main_are_counted_is_measured(fresh, told, monkeypatch):
     told.scores |= {"By hand": list(BASELINE), "One": list(WORSE)}
-    real, calls = lab.Lab.missing_runs, []
+    real, calls = runner.Runner.missing_runs, []
 
     def missing(*args):
         found = real(*args)
@@ -49,7 +49,7 @@ def test_what_a_person_commits_while_the_runs_of_main_are_counted_is_measured(fr
         calls.append(found)
         return found
 
-    monkeypatch.setattr(lab.Lab, "missing_runs", missing)
+    monkeypatch.setattr(runner.Runner, "missing_runs", missing)
     assert begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run().measured == 1
     assert len(known(fresh).trials(fresh("rev-parse", "main"))) == 4
 
@@ -97,7 +97,7 @@ def test_a_winner_beside_another_is_applied_on_it_though_the_loop_was_killed_in_
             raise KeyboardInterrupt
         return told.measure_holdout(folder, val_bpb, *args)
 
-    monkeypatch.setattr(lab, "measure", slow)
+    monkeypatch.setattr(runner, "measure", slow)
     monkeypatch.setattr(kept, "measure_holdout", holdout)
     with pytest.raises(KeyboardInterrupt):
         begin(fresh, Changing([("Bit", 1, 0), ("Much", 9, 0)]), experiments=2).run()
@@ -108,14 +108,14 @@ def test_a_winner_beside_another_is_applied_on_it_though_the_loop_was_killed_in_
 
 def test_a_checkpoint_is_held_on_to_before_its_experiment_has_a_status(fresh, told, monkeypatch):
     told.scores["Much"] = list(MUCH_BETTER)
-    real = lab.Experiments.complete
+    real = runner.Experiments.complete
 
     def killed(*args):
         real(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(lab.Experiments, "complete", killed)
+        patch.setattr(runner.Experiments, "complete", killed)
         with pytest.raises(KeyboardInterrupt):
             begin(fresh, Changing([("Much", 1, 0)]), places=1, experiments=1).run()
     begin(fresh, Changing([]), places=1, experiments=0).run()

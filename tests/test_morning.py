@@ -5,9 +5,9 @@ import re
 
 import pytest
 from conftest import assert_mistake, harness
-from nights import loop_in
+from sessions import loop_in
 from stubs import Changing, begin, known
-from test_git import night
+from test_git import session
 from test_programs import SMALL, WORSE, words
 
 from harness.agents import program
@@ -27,7 +27,7 @@ def said(research, *command):
 
 
 def cherry_picked(research, told):
-    night(research.folder, told, ("Small", 1, SMALL), ("Worse", 5, WORSE))
+    session(research.folder, told, ("Small", 1, SMALL), ("Worse", 5, WORSE))
     small, _ = known(research)
     assert small.status == "keep" and research("rev-parse", "main") != small.commit
     words(research, "NOTES")
@@ -44,7 +44,7 @@ def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fr
 
 
 def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fresh, told):
-    night(fresh.folder, told, ("Small", 1, SMALL))
+    session(fresh.folder, told, ("Small", 1, SMALL))
     (small,) = known(fresh)
     assert small.status == "keep" and not any("un again since" in said(fresh, *c) for c in SHOWN)
     record = known(fresh).record(small.commit)
@@ -59,7 +59,7 @@ def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fr
 
 
 def test_a_rebase_takes_no_score_along_to_another_program(fresh, told):
-    night(fresh.folder, told, ("Small", 1, SMALL))
+    session(fresh.folder, told, ("Small", 1, SMALL))
     train = fresh.folder / "train.py"
     train.write_text(f"TOLD = 1\n{train.read_text()}")
     fresh("commit", "-qam", "mine")
@@ -68,7 +68,7 @@ def test_a_rebase_takes_no_score_along_to_another_program(fresh, told):
     assert [e.state for e in known(fresh)] == ["by hand"]
     assert "not measured: harness adopt 1 does" in said(fresh, "show", "1")
     told.scores |= {"mine": [2.0] * 4}
-    night(fresh.folder, told, ("Worse", 5, WORSE))
+    session(fresh.folder, told, ("Worse", 5, WORSE))
     main = fresh("rev-parse", "main")
     assert known(fresh).find("2").parent == main == fresh("rev-parse", "exp/0001-small~")
 
@@ -90,7 +90,7 @@ def test_adopting_a_change_that_main_has_among_others_names_what_helps(fresh, to
 
 
 def test_show_and_status_say_the_same_of_a_stack_below_a_commit_of_a_persons(fresh, told):
-    night(fresh.folder, told, ("Small", 1, SMALL))
+    session(fresh.folder, told, ("Small", 1, SMALL))
     base = fresh("rev-parse", "--short=7", "main")
     words(fresh, "NOTES")
     assert f"0001 stands on {base}, main before" in said(fresh, "status")
@@ -100,7 +100,7 @@ def test_show_and_status_say_the_same_of_a_stack_below_a_commit_of_a_persons(fre
 
 
 def test_adopt_measures_what_was_asked_for_after_what_was_begun(fresh, told, monkeypatch):
-    night(fresh.folder, told, ("Worse", 5, WORSE))
+    session(fresh.folder, told, ("Worse", 5, WORSE))
     writer = Experiments(open_repository(fresh.folder))
     source = writer.source(writer.main).replace(b"PLACE_7 = 0", b"PLACE_7 = 1")
     writer.begin(Proposal("Begun", "h", source, "a/b"), writer.main, program.digest(source))
@@ -119,7 +119,7 @@ def test_doctor_names_changes_of_train_py_that_no_loop_begins_with(fresh):
 
 @pytest.mark.parametrize("policy", ["belief", "greedy"])
 def test_what_is_on_main_by_the_greedy_rule_is_not_said_to_lack_a_proof(fresh, told, policy):
-    night(fresh.folder, told, ("Small", 1, SMALL))
+    session(fresh.folder, told, ("Small", 1, SMALL))
     path = fresh.folder / ".autoresearch" / "config.toml"
     path.write_text(path.read_text().replace('policy = "belief"', f'policy = "{policy}"'))
     shown = said(fresh, "status")

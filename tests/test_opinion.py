@@ -10,35 +10,35 @@ from harness.report import explain
 from harness.store.records import ERROR, INVALID, Failure
 from harness.worker.run import ROW_NATS, measure, second_opinion
 from harness.worker.second_opinion import Opinion, differs
-from harness.worker.worker import Station
+from harness.worker.worker import Worker
 
 
 @pytest.fixture
-def scored_once(bench, tmp_path):
+def scored_once(setup, tmp_path):
     folder = tmp_path / "run"
-    trial = measure(HONEST.encode(), "0" * 40, 1, bench, folder, lambda _: None, lambda _: None, True)
+    trial = measure(HONEST.encode(), "0" * 40, 1, setup, folder, lambda _: None, lambda _: None, True)
     assert trial.status == "ok", trial.detail
     return folder
 
 
-def test_an_honest_score_has_the_same_second_opinion(bench, scored_once):
-    said = second_opinion(scored_once, bench, lambda _: None, Station())
+def test_an_honest_score_has_the_same_second_opinion(setup, scored_once):
+    said = second_opinion(scored_once, setup, lambda _: None, Worker())
     assert isinstance(said, Opinion), said
-    assert said.rows == len(np.load(bench.corpus.rows_file("val")))
+    assert said.rows == len(np.load(setup.corpus.rows_file("val")))
     assert abs(said.difference_bpb) < 1e-5
 
 
-def test_a_score_that_the_fast_path_made_too_low_is_found(bench, scored_once):
+def test_a_score_that_the_fast_path_made_too_low_is_found(setup, scored_once):
     nats = np.load(scored_once / ROW_NATS)
     np.save(scored_once / ROW_NATS, nats - 0.01 * nats * (np.arange(len(nats)) % 3 == 0))
     assert_refused(
-        second_opinion(scored_once, bench, lambda _: None, Station()), INVALID, "asked again, plainly"
+        second_opinion(scored_once, setup, lambda _: None, Worker()), INVALID, "asked again, plainly"
     )
 
 
-def test_a_checkpoint_that_is_of_an_earlier_version_has_none(bench, scored_once):
+def test_a_checkpoint_that_is_of_an_earlier_version_has_none(setup, scored_once):
     (scored_once / ROW_NATS).unlink()
-    assert second_opinion(scored_once, bench, lambda _: None, Station()) is None
+    assert second_opinion(scored_once, setup, lambda _: None, Worker()) is None
 
 
 @pytest.mark.parametrize("status", [INVALID, ERROR])

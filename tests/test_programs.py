@@ -4,9 +4,9 @@ import json
 import time
 
 import pytest
-from nights import loop_in
+from sessions import loop_in
 from stubs import BASELINE, SD, Changing, begin, known
-from test_git import night
+from test_git import session
 
 from harness.agents.again import Again
 from harness.store.experiments import Experiments
@@ -32,7 +32,7 @@ def adopt(research, which):
 def stacked(research, told, count=3):
     """So many kept experiments on each other, `main` below them."""
     for n in range(count):
-        night(research.folder, told, (f"S{n}", n + 1, [2.0 - (2.5 + 1.5 * n) * SD] * 3))
+        session(research.folder, told, (f"S{n}", n + 1, [2.0 - (2.5 + 1.5 * n) * SD] * 3))
     assert [each.status for each in known(research)] == ["keep"] * count
     assert not known(research).on_main(known(research).find("1").commit)
 
@@ -54,7 +54,7 @@ def test_a_stack_is_put_on_commits_of_a_person_that_leave_train_py_as_it_was(fre
     ran = len(told.ran)
     for name in ("README", "NOTES"):
         words(fresh, name)
-    night(fresh.folder, told, ("Worse", 9, WORSE))
+    session(fresh.folder, told, ("Worse", 9, WORSE))
     assert built_on(fresh) == {*range(1, count + 1)} and len(told.ran) == ran + 1
     assert len(each_run(fresh)) == len(told.ran)
 
@@ -63,9 +63,9 @@ def test_a_stack_is_put_on_commits_of_a_person_that_leave_train_py_as_it_was(fre
 def test_a_stack_is_not_lost_with_the_commit_that_it_was_put_on(fresh, told, how):
     stacked(fresh, told, 1)
     words(fresh, "README")
-    night(fresh.folder, told, ("Worse", 9, WORSE))
+    session(fresh.folder, told, ("Worse", 9, WORSE))
     fresh(*how.split())
-    night(fresh.folder, told, ("Worse too", 10, WORSE))
+    session(fresh.folder, told, ("Worse too", 10, WORSE))
     assert built_on(fresh) == {1}
 
 
@@ -82,8 +82,8 @@ def test_a_kill_while_a_stack_is_put_elsewhere_loses_nothing_of_it(fresh, told, 
 
     monkeypatch.setattr(Experiments, "carried", carried)
     with pytest.raises(KeyboardInterrupt):
-        night(fresh.folder, told, ("Worse", 9, WORSE))
-    night(fresh.folder, told, ("Worse", 9, WORSE))
+        session(fresh.folder, told, ("Worse", 9, WORSE))
+    session(fresh.folder, told, ("Worse", 9, WORSE))
     assert built_on(fresh) == {1, 2, 3}
     assert len(each_run(fresh)) == len(told.ran) and len([*known(fresh)]) == 3 + 3 + 1
 
@@ -94,12 +94,12 @@ def test_what_a_person_takes_from_a_stack_commit_by_commit_keeps_the_rest_of_it(
         fresh("checkout", "-q", known(fresh).find(which).commit, "--", "train.py")
         fresh("commit", "-qm", f"taken: {which}")
     told.scores |= {"taken: 2": [2.0 - 4 * SD] * 2}
-    night(fresh.folder, told, ("Worse", 9, WORSE))
+    session(fresh.folder, told, ("Worse", 9, WORSE))
     assert built_on(fresh) == {1, 2, 3}
 
 
 def test_adopting_again_is_one_more_run_each_time(fresh, told):
-    night(fresh.folder, told, ("Bad", 1, [2.031]))
+    session(fresh.folder, told, ("Bad", 1, [2.031]))
     for score in (2.032, 2.033):
         told.scores["Bad"] = [score]
         adopt(fresh, "1")
@@ -107,7 +107,7 @@ def test_adopting_again_is_one_more_run_each_time(fresh, told):
 
 
 def test_what_was_taken_back_on_main_and_is_adopted_has_each_of_its_runs_once(fresh, told):
-    night(fresh.folder, told, ("Good", 1, GOOD))
+    session(fresh.folder, told, ("Good", 1, GOOD))
     assert known(fresh).main == known(fresh).find("1").commit
     fresh("revert", "--no-edit", "HEAD")
     told.scores["Good"] = [1.83, 1.84, 1.835]
@@ -116,7 +116,7 @@ def test_what_was_taken_back_on_main_and_is_adopted_has_each_of_its_runs_once(fr
 
 
 def test_a_clone_without_notes_has_the_runs_that_messages_tell(fresh, told):
-    night(fresh.folder, told, ("Bad", 1, [2.031]))
+    session(fresh.folder, told, ("Bad", 1, [2.031]))
     fresh("update-ref", "-d", "refs/notes/autoresearch")
     told.scores |= {"baseline": list(BASELINE), "Bad": [1.98, 1.98]}
     adopt(fresh, "1")
@@ -124,10 +124,10 @@ def test_a_clone_without_notes_has_the_runs_that_messages_tell(fresh, told):
 
 
 def test_a_running_loop_believes_what_git_says_after_adopting(fresh, told):
-    night(fresh.folder, told, ("Bad", 1, [1.981]), ("Other", 2, [2.03]))
+    session(fresh.folder, told, ("Bad", 1, [1.981]), ("Other", 2, [2.03]))
     told.scores["Other"] = [2.035]
     loop = adopt(fresh, "2")
-    assert loop._standing.incumbent == loop._lab.known(loop._lab.bench()).incumbent
+    assert loop._standing.incumbent == loop._runner.known(loop._runner.setup()).incumbent
 
 
 def test_two_that_are_better_at_once_are_both_on_main_under_the_greedy_rule(greedy, told):
@@ -144,7 +144,7 @@ def test_two_that_are_better_at_once_are_both_on_main_under_the_greedy_rule(gree
 
 
 def test_that_a_tip_is_shorter_is_known_to_who_comes_later(fresh, told):
-    night(fresh.folder, told, ("Small", 1, SMALL))
+    session(fresh.folder, told, ("Small", 1, SMALL))
     (small,) = known(fresh)
     assert small.commit != fresh("rev-parse", "main")
     record = known(fresh).record(small.commit)

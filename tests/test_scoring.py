@@ -24,22 +24,22 @@ from harness.worker.losses import losses
 from harness.worker.scorer import rows_of_batch
 
 
-def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, bench):
+def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, setup):
     uniform = edit((FORWARD, "        return torch.full((*tokens.shape, 320), 7.5)\n"))
     result = scored(uniform)
     assert isinstance(result, Score), result
-    expected = bits_per_byte(bench.corpus, lambda *_: math.log(bench.corpus.vocab_size))
+    expected = bits_per_byte(setup.corpus, lambda *_: math.log(setup.corpus.vocab_size))
     assert result.val_bpb == pytest.approx(expected, rel=1e-5)
 
 
-def test_scores_of_another_torch_are_of_another_evaluator(bench, monkeypatch):
-    now = scoring.fingerprint(bench.config)
+def test_scores_of_another_torch_are_of_another_evaluator(setup, monkeypatch):
+    now = scoring.fingerprint(setup.config)
     monkeypatch.setattr(scoring.metadata, "version", lambda _: "1.0")
-    assert scoring.fingerprint(bench.config) != now
+    assert scoring.fingerprint(setup.config) != now
 
 
-def test_a_bigram_table_scores_its_exact_cross_entropy(scored, bench, tmp_path):
-    size = bench.corpus.vocab_size
+def test_a_bigram_table_scores_its_exact_cross_entropy(scored, setup, tmp_path):
+    size = setup.corpus.vocab_size
     table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)
     folder = tmp_path / "bigram"
     folder.mkdir()
@@ -54,7 +54,7 @@ def test_a_bigram_table_scores_its_exact_cross_entropy(scored, bench, tmp_path):
     assert isinstance(result, Score), result
     exact = table.astype(np.float64)
     log_probability = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
-    expected = bits_per_byte(bench.corpus, lambda before, target: -log_probability[before, target])
+    expected = bits_per_byte(setup.corpus, lambda before, target: -log_probability[before, target])
     assert result.val_bpb == pytest.approx(expected, rel=1e-5)
     assert result.audit.worst_nats < 1e-5
 
@@ -150,15 +150,15 @@ def test_shifted_logits_gain_nothing(scored):
     assert shifted.val_bpb == pytest.approx(plain.val_bpb, rel=1e-5)
 
 
-def test_the_holdout_is_scored_by_the_same_rule(bench, checkpoint, tmp_path):
+def test_the_holdout_is_scored_by_the_same_rule(setup, checkpoint, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(HONEST)
     result = scoring.score(
-        script, checkpoint, bench.corpus, "holdout", bench.config, bench.device, bench.isolation,
+        script, checkpoint, setup.corpus, "holdout", setup.config, setup.device, setup.isolation,
         tmp_path / "server.txt", lambda *_: None,
     )  # fmt: skip
     assert isinstance(result, Score)
-    assert result.tokens == len(np.load(bench.corpus.rows_file("holdout"))) * 32 <= 1100 * 32
+    assert result.tokens == len(np.load(setup.corpus.rows_file("holdout"))) * 32 <= 1100 * 32
 
 
 @settings(deadline=None)  # on a busy machine, too
@@ -204,11 +204,18 @@ def test_a_batch_of_logits_takes_a_twentieth_of_a_gpus_memory_within_bounds():
     assert rows_of_batch(large, 2048, 256) == 128
 
 
-def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(bench, checkpoint, tmp_path):
+def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(setup, checkpoint, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(edit((FORWARD, "        time.sleep(0.5)\n" + FORWARD)))
     begun = scoring.Scoring(
-        script, checkpoint, bench.corpus, "val", bench.config, bench.device, bench.isolation, tmp_path / "log"
+        script,
+        checkpoint,
+        setup.corpus,
+        "val",
+        setup.config,
+        setup.device,
+        setup.isolation,
+        tmp_path / "log",
     )
 
     def states() -> dict[int, str]:

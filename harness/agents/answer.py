@@ -1,6 +1,6 @@
 """What a model answers, as a proposal: a title, a hypothesis, and edits or a whole file.
 
-Nothing of it is believed: sizes are bounded, control characters go, an edit must fit exactly once.
+Nothing of it is trusted: sizes are bounded, control characters go, an edit must fit exactly once.
 """
 
 import re

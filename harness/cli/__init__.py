@@ -25,13 +25,13 @@ COMMANDS = {
     "loop": ("loop", "Experiment after experiment, until a limit or Ctrl-C."),
     "calibrate": ("calibrate", "Repeat the incumbent: the noise, and how small a gain shows."),
     "run": ("run", "Train and score one commit's train.py."),
-    "status": ("status", "What runs now, what is built on, the last results."),
+    "status": ("status", "What runs now, the frontier, the last results."),
     "log": ("look", "Experiments: all, kept, near misses, crashes."),
     "show": ("look", "One experiment: message, loss curve, log."),
     "diff": ("look", "What an experiment changed; or two compared."),
-    "plot": ("look", "A picture: every experiment, what is built on."),
+    "plot": ("look", "A picture: every experiment, the frontier."),
     "export": ("look", "Results as tsv, csv or json."),
-    "adopt": ("loop", "Measure old experiments' changes again, on what is built on now."),
+    "adopt": ("loop", "Measure old experiments' changes again, on the frontier."),
     "clean": ("clean", "Remove what old runs left in .autoresearch/runs."),
 }
 # To look for garbage among 10,000 experiments, once more as Python ends, would be a fifth of what each takes.

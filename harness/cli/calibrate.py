@@ -11,17 +11,17 @@ from harness.gate.noise import Noise
 from harness.gate.policy import MOST_RUNS
 from harness.gate.standing import revised
 from harness.lock import held, refuse
-from harness.report.live import TrialView
+from harness.report.live import RunView
 from harness.sandbox.text import one_line
-from harness.session.runner import Lab
+from harness.session.runner import Runner
 from harness.store.opening import open_repository
-from harness.worker.worker import Station
+from harness.worker.worker import Worker
 
 RUNS = 4
 EXAMPLES = """\b
 Examples:
   harness calibrate            # four runs more of the incumbent
-  harness calibrate -n 12      # a night before the night
+  harness calibrate -n 12      # before a long session
   harness calibrate -n 0       # what is known already
 """
 
@@ -37,27 +37,27 @@ def calibrate(count: int, as_json: bool) -> int:
     """
     repository = open_repository()
     repository.check_ready()
-    with ExitStack() as stack, TrialView() as view, held(repository.loop_lock, refuse):
-        lab = Lab(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
-        bench = lab.bench()
-        station = stack.enter_context(closing(Station()))
-        stack.enter_context(closing(lab.kept))
-        known = lab.known(bench)
-        commit = known.incumbent.commit if known is not None else lab.experiments.main
+    with ExitStack() as stack, RunView() as view, held(repository.loop_lock, refuse):
+        runner = Runner(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
+        setup = runner.setup()
+        worker = stack.enter_context(closing(Worker()))
+        stack.enter_context(closing(runner.kept))
+        known = runner.known(setup)
+        commit = known.incumbent.commit if known is not None else runner.experiments.main
         subject = one_line(repository.commit(commit).subject)
         for number in range(count):
             view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")
-            trial = lab.again(commit, bench, station)
+            trial = runner.again(commit, setup, worker)
             view.say(
                 f"     {trial.status}: {trial.detail}"
                 if trial.val_bpb is None
                 else f"     {trial.val_bpb:.4f}"
             )
-        if (now := lab.known(bench)) is not None:
+        if (now := runner.known(setup)) is not None:
             for line in revised(known, now):
                 view.say(line)
-            lab.advance(now, bench, station)
-    noise, runs = lab.noise(bench), len(lab.experiments.counted(commit, bench.setting))
+            runner.advance(now, setup, worker)
+    noise, runs = runner.noise(setup), len(runner.experiments.counted(commit, setup.setting))
     if as_json:
         click.echo(json.dumps(_about(commit, noise, runs)))
     else:

@@ -15,7 +15,7 @@ from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
 from harness.paths import HOOKS, cache_dir
 from harness.sandbox.isolation import choose
-from harness.store.history import Known
+from harness.store.history import History
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
 from harness.tasks.lm.prepare import open_prepared
@@ -98,7 +98,7 @@ def _git(repository: Repository) -> Iterator[Finding]:
     try:
         commit = repository.commit("HEAD")
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
-        _ = Known(repository).main
+        _ = History(repository).main
         if repository.train_is_dirty:
             about = "train.py has uncommitted changes: no loop begins with them"
             yield Finding("git", "warn", about, "git commit train.py, or git stash -- train.py")

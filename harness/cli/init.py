@@ -15,7 +15,7 @@ IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/", "/progress.png")
 EXAMPLES = """\b
 Examples:
   harness init                     # here; touches nothing that is there
-  harness init ~/night-shift       # a new repository
+  harness init ~/research          # a new repository
   harness init --profile gpu       # not what the device suggests
 """
 

@@ -14,7 +14,7 @@ import click
 from harness.errors import DONE, HarnessError
 from harness.report import explain, table, timing
 from harness.store.experiment import Experiment, comparable
-from harness.store.history import Known, Snapshot
+from harness.store.history import History, HistorySnapshot
 from harness.store.opening import open_repository
 from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed, figure
 
@@ -36,7 +36,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One object a line.")
 def log(which: str | None, count: int, as_json: bool) -> int:
     """Experiments, newest last."""
-    found = every = list(Snapshot(open_repository()))
+    found = every = list(HistorySnapshot(open_repository()))
     if which == "kept":
         found = [e for e in found if e.status == KEEP]
     elif which == "crash":
@@ -71,7 +71,7 @@ Examples:
 def show(experiment: str, as_json: bool) -> int:
     """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
     repository = open_repository()
-    known = Snapshot(repository)
+    known = HistorySnapshot(repository)
     found = known.find(experiment)
     record, trials = known.record(found.commit), known.trials(found.commit)
     if as_json:
@@ -128,17 +128,17 @@ def show(experiment: str, as_json: bool) -> int:
     return DONE
 
 
-def _given_up(known: Known, found: Experiment, setting: Setting, config: Path) -> list[str]:
-    """Why a kept one is not built on; empty where it is."""
+def _given_up(known: History, found: Experiment, setting: Setting, config: Path) -> list[str]:
+    """Why a kept one was dropped; empty where it wasn't."""
     from harness.session.frontier import passed_by, policy_of, standing_on
 
     policy, _ = policy_of(config)
     standing = standing_on(known, setting, policy)
-    if standing is None or found.commit in standing.line:
+    if standing is None or found.commit in standing.chain:
         return []
     if (passed := passed_by(known, setting, policy)) is not None:
         below = standing_on(known, setting, policy, passed[1])
-        if below is not None and found.commit in below.line:
+        if below is not None and found.commit in below.chain:
             return [f"It stands on {passed[1][:7]}, main before: a loop puts it on this one."]
     return [explain.GIVEN_UP]
 
@@ -156,7 +156,7 @@ Examples:
 def diff(experiment: str, other: str | None) -> int:
     """The change of an experiment, or the difference between two."""
     repository = open_repository()
-    known = Snapshot(repository)
+    known = HistorySnapshot(repository)
     first = known.find(experiment)
     old, new = (first.commit, known.find(other).commit) if other else (first.parent, first.commit)
     done = subprocess.run(["git", "diff", old, new, "--", "train.py"], cwd=repository.paths.root, check=False)
@@ -166,20 +166,20 @@ def diff(experiment: str, other: str | None) -> int:
 PLOT_EXAMPLES = """\b
 Examples:
   harness plot                 # progress.png
-  harness plot -o night.svg
+  harness plot -o session.svg
 """
 
 
 @click.command(epilog=PLOT_EXAMPLES)
 @click.option("-o", "--output", default="progress.png", show_default=True, type=click.Path(path_type=Path))
 def plot(output: Path) -> int:
-    """Every experiment a dot, kept ones labelled, what is built on as a line."""
+    """Every experiment a dot, kept ones labelled, the frontier a line."""
     if output.suffix not in (".png", ".svg"):
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
     from harness.report.plot import draw
     from harness.session.frontier import policy_of, standing_on
 
-    known = Snapshot(repository := open_repository())
+    known = HistorySnapshot(repository := open_repository())
     every = list(known)
     found = comparable(every)
     if not any(e.val_bpb is not None for e in found):
@@ -191,7 +191,7 @@ def plot(output: Path) -> int:
     try:
         setting = known.setting
         standing = standing_on(known, setting, policy_of(repository.paths.config)[0]) if setting else None
-        draw(found, output, standing.line if standing else None)
+        draw(found, output, standing.chain if standing else None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
     click.echo(f"wrote {output}", err=True)
@@ -212,7 +212,7 @@ def export(kind: str) -> int:
 
     A figure that nobody measured is empty. JSON has everything that is on the commits.
     """
-    found: list[Experiment] = list(Snapshot(open_repository()))
+    found: list[Experiment] = list(HistorySnapshot(open_repository()))
     if kind == "json":
         click.echo(json.dumps([table.record(e) for e in found], indent=1))
         return DONE

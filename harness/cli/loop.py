@@ -13,7 +13,7 @@ from harness import config as configs
 from harness.agents import Agent
 from harness.errors import DONE, HarnessError
 from harness.gate.standing import rebuilt
-from harness.report.panel import NightView
+from harness.report.panel import SessionPanel
 from harness.session.limits import Limits
 from harness.session.loop import Loop, Watcher
 from harness.store.experiment import last_kept
@@ -51,7 +51,7 @@ Examples:
 
 @click.command(epilog=LOOP_EXAMPLES)
 @click.option("--agent", type=click.Choice(["search", "llm", "command"]), default="search", show_default=True)
-@click.option("--model", "models", multiple=True, help="Of `llm`, in litellm's words; more are fall-backs.")
+@click.option("--model", "models", multiple=True, help="litellm model name; repeat it for fall-backs.")
 @click.option("--command", help="Of `command`: any coding agent's command line, its task on stdin.")
 @click.option(
     "--minutes",
@@ -116,14 +116,14 @@ def loop(
     if gpus is not None:
         devices = chosen(resolve(configs.load(repository.paths.config).trial.device), gpus)
     stand_in = Search() if agent != "search" else None
-    return _night(repository, make, limits, seed, as_json, devices, stand_in)
+    return _session(repository, make, limits, seed, as_json, devices, stand_in)
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
 @click.argument("experiments", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
-    """Measure the changes of EXPERIMENTS anew, each on what is built on now, and keep what is better.
+    """Measure the changes of EXPERIMENTS anew, each on the frontier's head, and keep what is better.
 
     `main` follows as in a loop.
 
@@ -138,21 +138,21 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     measured = known.measured(setting) if setting else []
     standing = rebuilt(known.main, measured, config.gate.policy)
     for experiment in chosen:
-        if standing is not None and experiment.commit in standing.line[1:]:
+        if standing is not None and experiment.commit in standing.chain[1:]:
             name = experiment.name.branch
-            raise HarnessError(f"{name} is built on already: main follows if proven better", "harness status")
+            raise HarnessError(f"{name} is on the frontier already", "harness status")
         if known.on_main(experiment.commit):
             raise HarnessError(f"{experiment.name.branch} is part of main already", "harness log --kept")
-        tip = standing.line[-1] if standing is not None else known.main
-        if known.are_one_program(experiment.commit, tip):
+        head = standing.chain[-1] if standing is not None else known.main
+        if known.are_one_program(experiment.commit, head):
             name = experiment.name.branch
-            raise HarnessError(f"{name} is the program of {tip[:7]}, which is built on", "harness status")
+            raise HarnessError(f"{name} is the program of {head[:7]}, the frontier's head", "harness status")
     proposals = [known.proposal(experiment) for experiment in chosen]
     limits = Limits(experiments=len(chosen) + sum(e.is_due for e in known))
-    return _night(repository, lambda _: Again(proposals), limits, 0, as_json)
+    return _session(repository, lambda _: Again(proposals), limits, 0, as_json)
 
 
-def _night(
+def _session(
     repository: Repository,
     agent: Callable[[Callable[[str], None]], Agent],
     limits: Limits,
@@ -161,18 +161,18 @@ def _night(
     devices: list[Device] | None = None,
     stand_in: Agent | None = None,
 ) -> int:
-    with NightView(as_json, last_kept(list(Experiments(repository)))) as view:
+    with SessionPanel(as_json, last_kept(list(Experiments(repository)))) as view:
         watcher = Watcher(view.tell, view.show)
-        night = Loop(repository, agent(view.say), limits, seed, watcher, devices, stand_in=stand_in)
+        session = Loop(repository, agent(view.say), limits, seed, watcher, devices, stand_in=stand_in)
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(again, earlier)
-            night.stop("interrupted")
+            session.stop("interrupted")
             view.say("stopping after this trial; Ctrl-C again stops at once")
 
         earlier = signal.signal(signal.SIGINT, interrupt)
-        summary = night.run()
+        summary = session.run()
     if as_json:
         click.echo(json.dumps({"kind": "end", "text": summary.why, **asdict(summary)}))
     count = f"{summary.measured} experiment{'s' * (summary.measured != 1)}"

@@ -8,12 +8,12 @@ import click
 
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
-from harness.report.live import TrialView
+from harness.report.live import RunView
 from harness.sandbox.text import one_line
-from harness.store.history import Known
+from harness.store.history import History
 from harness.store.opening import open_repository
 from harness.store.records import OK
-from harness.worker.run import measure, open_bench
+from harness.worker.run import measure, open_setup
 
 EXAMPLES = """\b
 Examples:
@@ -42,17 +42,17 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     except HarnessError:
         if not rev.isdigit():
             raise
-        commit = repository.commit(Known(repository).find(rev).commit)
-    bench = open_bench(config, repository.paths.root)
-    with TrialView() as view:
-        view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {bench.device.name})")
-        if bench.isolation.kind == "none":
-            view.say(f"WARNING: no sandbox, train.py can reach everything you can: {bench.isolation.why}")
+        commit = repository.commit(History(repository).find(rev).commit)
+    setup = open_setup(config, repository.paths.root)
+    with RunView() as view:
+        view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {setup.device.name})")
+        if setup.isolation.kind == "none":
+            view.say(f"WARNING: no sandbox, train.py can reach everything you can: {setup.isolation.why}")
         if rev == "HEAD" and repository.train_is_dirty:
             view.say("WARNING: train.py has uncommitted changes; they are not part of this run")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
-        trial = measure(commit.source, commit.id, seed, bench, place, view.show, view.say)
+        trial = measure(commit.source, commit.id, seed, setup, place, view.show, view.say)
         for odd in filter(None, (trial.warning, trial.delay)):
             view.say(f"WARNING: {odd}")
     summary = trial.summary()

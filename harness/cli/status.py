@@ -1,4 +1,4 @@
-"""`status`: what runs now, what is built on, and how it goes."""
+"""`status`: what runs now, the frontier, and how it goes."""
 
 import json
 import time
@@ -15,11 +15,11 @@ from harness.lock import holder
 from harness.report import explain, table, timing
 from harness.session.frontier import passed_by, policy_of
 from harness.session.state import read
-from harness.store.history import Known, Snapshot
+from harness.store.history import History, HistorySnapshot
 from harness.store.opening import open_repository
 from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
 from harness.store.repo import Repository
-from harness.worker.run import open_bench
+from harness.worker.run import open_setup
 
 LAST = 5
 
@@ -33,9 +33,9 @@ Examples:
 @click.command(epilog=STATUS_EXAMPLES)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def status(as_json: bool) -> int:
-    """What runs now, what is built on, the last results, the limits."""
+    """What runs now, the frontier, the last results, the limits."""
     repository = open_repository()
-    known = Snapshot(repository)
+    known = HistorySnapshot(repository)
     experiments = list(known)
     process = holder(repository.loop_lock)
     running = read(repository.loop_state) if process else {}
@@ -51,14 +51,14 @@ def status(as_json: bool) -> int:
     scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
     standing = rebuilt(known.main, measured, policy) if policy else None
-    believed = standing.believed(known.main) if standing and scores else None
-    above = standing.line[1:] if standing else ()
-    top = standing.line[-1] if standing else known.main
+    estimate = standing.estimate(known.main) if standing and scores else None
+    above = standing.chain[1:] if standing else ()
+    top = standing.chain[-1] if standing else known.main
     kept = next((e for e in experiments if e.commit == top), None)
     if as_json:
         about = {
             "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
-            "main_believed": believed, "ahead": list(above), "counts": counts,
+            "main_believed": estimate, "ahead": list(above), "counts": counts,
             "best": table.record(kept) if kept else None,
             "config": broken or None,
             "holdout": [asdict(found) for found in holdouts],
@@ -79,16 +79,18 @@ def status(as_json: bool) -> int:
         click.echo(f"config   WARNING: {broken}")
     about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
     if scores:
-        belief = f", believed {believed:.4f}" if believed is not None else ""
-        about_main = f"val_bpb {explain.mean(scores)}{belief}"
+        estimated = f", estimated {estimate:.4f}" if estimate is not None else ""
+        about_main = f"val_bpb {explain.mean(scores)}{estimated}"
     click.echo(f"main     {known.main[:7]}  {about_main}")
     if above:
-        tip = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
+        head = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
         greedy, proof = "the next loop moves main there", "main follows if proven better together"
-        click.echo(f"ahead    {len(above)} kept, up to {tip}: {greedy if policy == 'greedy' else proof}")
+        click.echo(f"ahead    {len(above)} kept, up to {head}: {greedy if policy == 'greedy' else proof}")
     elif setting and policy and (passed := passed_by(known, setting, policy)):
-        tip, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
-        click.echo(f"aside    {tip} stands on {passed[1][:7]}, main before: {which} loop puts it on this one")
+        head, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
+        click.echo(
+            f"aside    {head} stands on {passed[1][:7]}, main before: {which} loop puts it on this one"
+        )
     if failed:
         click.echo(f"holdout  WARNING: none for main: {failed}")
     if holdouts and setting:
@@ -120,11 +122,11 @@ def status(as_json: bool) -> int:
     return DONE
 
 
-def _setting(repository: Repository, known: Known) -> Setting | None:
+def _setting(repository: Repository, known: History) -> Setting | None:
     """Of the config as it stands; where the last measurements are another machine's, theirs."""
     last = known.setting
     try:
-        now = open_bench(load(repository.paths.config), repository.paths.root).setting
+        now = open_setup(load(repository.paths.config), repository.paths.root).setting
     except HarnessError:
         return last
     return now if last is None or now.device == last.device else last

@@ -1,6 +1,6 @@
-"""The crew: which trial runs on which station. Whoever asks for a trial hears of it when it is over.
+"""The local executor: which run is on which worker. Whoever asks for a run hears of it when it is over.
 
-A station has one trial that trains or is scored, and at most one that starts meanwhile, where the GPU
+A worker has one run that trains or is scored, and at most one that starts meanwhile, where the GPU
 has room for both: while the other one trains, if the driver tells their work and memory apart. That one
 gets its first batch when the loop has taken in what the other one gave, and knows `main`. (A holdout's
 scorer is neither.)
@@ -13,10 +13,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from harness.store.experiment import Experiment
-from harness.store.records import Trial
+from harness.store.records import RunRecord
 from harness.worker.device import Device
-from harness.worker.run import Bench
-from harness.worker.worker import Station, Turn
+from harness.worker.run import Setup
+from harness.worker.worker import RunHandle, Worker
 
 AT_A_TIME = 2
 ROOM = 0.6  # of a GPU's memory: what used more leaves none for another one's start while it is scored
@@ -33,7 +33,7 @@ class Order:
     source: bytes
     seed: int
     suspect_below: float = 0.0
-    """A val_bpb that is not believed without a larger audit."""
+    """A val_bpb that is not taken without a larger audit."""
 
 
 @dataclass(eq=False)
@@ -41,84 +41,87 @@ class Job:
     """A trial that was asked for; `experiment` is None for one of `main`."""
 
     order: Order
-    bench: Bench
+    setup: Setup
     experiment: Experiment | None = None
     propose_seconds: float = 0.0
-    turn: Turn = field(default_factory=Turn)
-    station: Station = field(default_factory=Station)
+    handle: RunHandle = field(default_factory=RunHandle)
+    worker: Worker = field(default_factory=Worker)
     future: "Future" = field(default_factory=Future)
 
     @property
     def is_held(self) -> bool:
         """Whether it may not train yet."""
-        return not self.turn.may_train.is_set()
+        return not self.handle.may_train.is_set()
 
 
-class Crew:
+class LocalExecutor:
     """Attributes: `running`, the jobs that are not over, in the order of their start."""
 
     def __init__(
-        self, run: Callable[[Order, Bench, Station, Turn], Any], devices: list[Device] | None, places: int = 1
+        self,
+        run: Callable[[Order, Setup, Worker, RunHandle], Any],
+        devices: list[Device] | None,
+        places: int = 1,
     ) -> None:
-        """`run`: does one, in any thread. `devices`: one for each station; None: `places` stations on the one
+        """`run`: does one, in any thread. `devices`: one for each worker; None: `places` workers on the one
         that the config means."""
         self._run_one, self._devices = run, devices
-        self._stations = [Station(place) for place in range(len(devices) if devices else places)]
+        self._workers = [Worker(place) for place in range(len(devices) if devices else places)]
         self._events: SimpleQueue[None] = SimpleQueue()
         self.running: list[Job] = []
 
     def __len__(self) -> int:
-        return len(self._stations)
+        return len(self._workers)
 
-    def bench(self, bench: Bench, station: Station | None = None) -> Bench:
-        """The same for the device of a station, the first one if none is given."""
-        place = station.place if station is not None else 0
+    def setup(self, setup: Setup, worker: Worker | None = None) -> Setup:
+        """The same for the device of a worker, the first one if none is given."""
+        place = worker.place if worker is not None else 0
         if self._devices:
-            return replace(bench, device=self._devices[place])
-        return replace(bench, device=replace(bench.device, place=place, places=len(self)))
+            return replace(setup, device=self._devices[place])
+        return replace(setup, device=replace(setup.device, place=place, places=len(self)))
 
-    def free(self) -> list[Station]:
+    def free(self) -> list[Worker]:
         """Where a trial may start now: the idle ones, then where one is scored, then where one trains."""
         found = [
-            (len(self.at(station)) + self.is_training(station), station)
-            for station in self._stations
-            if self._may_start(station)
+            (len(self.at(worker)) + self.is_training(worker), worker)
+            for worker in self._workers
+            if self._may_start(worker)
         ]
-        return [station for _, station in sorted(found, key=lambda each: each[0])]
+        return [worker for _, worker in sorted(found, key=lambda each: each[0])]
 
-    def at(self, station: Station) -> list[Job]:
+    def at(self, worker: Worker) -> list[Job]:
         """Whose trials are there: a further one starts held."""
-        return [job for job in self.running if job.station is station]
+        return [job for job in self.running if job.worker is worker]
 
     def runs_of(self, main: str) -> list[Job]:
         """That are not over; an experiment that a person moved `main` to is none."""
         return [job for job in self.running if job.experiment is None and job.order.commit == main]
 
-    def is_training(self, station: Station) -> bool:
+    def is_training(self, worker: Worker) -> bool:
         """Whether a trial there is not over with its training."""
-        return not all(job.turn.trained.is_set() for job in self.at(station))
+        return not all(job.handle.trained.is_set() for job in self.at(worker))
 
-    def _may_start(self, station: Station) -> bool:
-        here = self.at(station)
+    def _may_start(self, worker: Worker) -> bool:
+        here = self.at(worker)
         if not here:
             return True
-        device = here[0].bench.device
-        if len(here) >= AT_A_TIME or not device.has_room or here[0].turn.wants_room.is_set():
+        device = here[0].setup.device
+        if len(here) >= AT_A_TIME or not device.has_room or here[0].handle.wants_room.is_set():
             return False
-        if self.is_training(station):
-            watch = here[0].turn.watch
+        if self.is_training(worker):
+            watch = here[0].handle.watch
             if watch is None or not watch.told_apart or device.core_count < CORES_BESIDE:
                 return False
             return watch.peak_memory_mb < ROOM_BESIDE * device.memory_mb
-        return station.has_room
+        return worker.has_room
 
-    def start(self, job: Job, station: Station) -> None:
-        job.station = station
-        job.turn.on_trained = self._wake
-        if not self.at(station):
-            job.turn.may_train.set()
+    def start(self, job: Job, worker: Worker) -> None:
+        job.worker = worker
+        job.handle.on_trained = self._wake
+        if not self.at(worker):
+            job.handle.may_train.set()
         self.running.append(job)
-        job.future = station.start(lambda: self._run_one(job.order, job.bench, station, job.turn))
+        job.future = worker.start(lambda: self._run_one(job.order, job.setup, worker, job.handle))
         job.future.add_done_callback(lambda _: self._wake())
 
     def _wake(self) -> None:
@@ -142,18 +145,18 @@ class Crew:
                 self.running.remove(job)
                 yield job
 
-    def learn(self, job: Job, trial: Trial) -> None:
+    def learn(self, job: Job, trial: RunRecord) -> None:
         """How much memory a training took."""
         if (seen := trial.training.conditions) is not None:
-            device = job.bench.device
-            job.station.has_room = device.has_room and seen.peak_memory_mb < ROOM * device.memory_mb
+            device = job.setup.device
+            job.worker.has_room = device.has_room and seen.peak_memory_mb < ROOM * device.memory_mb
 
     def next_to_train(self) -> list[Job]:
         """Those that wait for their first batch where no other trial is."""
         return [
             job
             for job in self.running
-            if job.is_held and not job.turn.cancelled.is_set() and len(self.at(job.station)) == 1
+            if job.is_held and not job.handle.cancelled.is_set() and len(self.at(job.worker)) == 1
         ]
 
     def in_the_way(self) -> list[Job]:
@@ -161,23 +164,23 @@ class Crew:
         return [
             job
             for job in self.running
-            if job.is_held and not job.turn.cancelled.is_set()
-            and any(other.turn.wants_room.is_set() for other in self.at(job.station))
+            if job.is_held and not job.handle.cancelled.is_set()
+            and any(other.handle.wants_room.is_set() for other in self.at(job.worker))
         ]  # fmt: skip
 
     def cancel_held(self) -> None:
         for job in self.running:
             if job.is_held:
-                job.turn.cancelled.set()
+                job.handle.cancelled.set()
 
     def release(self, job: Job) -> None:
         """Let one that waits train."""
-        if not job.turn.cancelled.is_set():
-            job.turn.may_train.set()
+        if not job.handle.cancelled.is_set():
+            job.handle.may_train.set()
 
     def close(self) -> None:
         """Cancel what runs, and wait until it is gone."""
         for job in self.running:
-            job.turn.cancelled.set()
-        for station in self._stations:
-            station.close()
+            job.handle.cancelled.set()
+        for worker in self._workers:
+            worker.close()

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from harness.gate.standing import Standing
-from harness.store.records import OK, Decision, Trial
+from harness.store.records import OK, Decision, RunRecord
 
 
 def decide(
-    trial: Trial, earlier: Sequence[float], parent: str, standing: Standing, shorter: bool = False
+    trial: RunRecord, earlier: Sequence[float], parent: str, standing: Standing, shorter: bool = False
 ) -> Decision:
     """What becomes of an experiment, or that it is to be run again.
 

@@ -1,12 +1,12 @@
-"""What to do about what is believed: keep, discard, run again; and whether `main` may move now.
+"""What to do about an estimate: keep, discard, run again; and whether `main` may move now.
 
 The figures here were chosen by `benchmarks/gate.py`, in the world of the design; see its results.
 """
 
-from harness.gate.posterior import TIE, Belief, Judgement
+from harness.gate.posterior import TIE, Judgement, Posterior
 from harness.store.records import AGAIN, DISCARD, KEEP
 
-SURE = 0.99  # that the tip is better, for `main` to move
+SURE = 0.99  # that the frontier's head is better, for `main` to move
 PRICE = 0.4  # of a run, in units of noise: what the same time would gain by trying something else
 MOST_RUNS = 3
 CALIBRATION_RUNS = 4  # of the first `main` of a setting, before anything is judged
@@ -28,6 +28,6 @@ def verdict(judgement: Judgement, noise: float, runs: int, shorter: bool = False
     return KEEP if judgement.effect.mean < allowed else DISCARD
 
 
-def main_may_move(belief: Belief) -> bool:
-    """Whether the tip is better than `main` almost surely."""
-    return belief.tip_is_better >= SURE
+def main_may_move(posterior: Posterior) -> bool:
+    """Whether the frontier's head is better than `main` almost surely."""
+    return posterior.head_is_better >= SURE

@@ -8,9 +8,9 @@ of commits (belief propagation, exact on a tree: J. Pearl, 1982):
 
 - an experiment that is left aside still says something of its parent: if everything tried on top of a
   commit looks bad, then that commit's own score was luck;
-- the tip, on which the next experiment is built, is the kept commit that is believed lowest. Where later
-  scores speak against one, the tip is another by that alone;
-- `main` and the tip are known *together*: what both have in common counts once.
+- the frontier's head, on which the next experiment builds, is the kept commit with the lowest estimate. Where
+  later scores speak against it, the head is another commit by that alone;
+- `main` and the head are known *together*: what both have in common counts once.
 
 The order in which scores came doesn't matter. Lengths are in units of the estimated noise, so the
 numbers here hold for any setting.
@@ -53,8 +53,8 @@ class Judgement:
     """What the scores of one experiment say, before anything is decided."""
 
     effect: Estimate
-    """Of its change on its parent, in val_bpb; below 0 helps."""
-    helps: float
+    """Of its change on its parent, in val_bpb; below 0 is better."""
+    p_better: float
     """The probability that the effect is below 0."""
     worth_of_a_run: float
     """By how much one more run would better the decision, on average, in val_bpb."""
@@ -68,7 +68,7 @@ class Node:
 
     of: Measured
     center: int
-    """Of its grid, in steps from the belief's origin."""
+    """Of its grid, in steps from the posterior's origin."""
     evidence: Array
     """Of its value: its own scores, and all that is above it."""
     message: Array
@@ -76,7 +76,7 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
+class Posterior:
     """Of all commits of one setting, at one moment. Adding to it makes another one."""
 
     unit: float
@@ -91,8 +91,8 @@ class Belief:
     # ── what is asked of it ───────────────────────────────────────────────────────────────────
 
     @functools.cached_property
-    def tip(self) -> str:
-        """`main`, or the kept commit above it that is believed lowest; a shorter one may seem a bit worse."""
+    def head(self) -> str:
+        """`main`, or the kept commit on it with the lowest estimate; a shorter one may seem a bit worse."""
         allowed = TIE * self.noise
 
         def seems(commit: str) -> float:
@@ -102,9 +102,9 @@ class Belief:
         return min(self._kept_from(self.main), key=seems)
 
     @property
-    def line(self) -> tuple[str, ...]:
-        """Commits from `main` to the tip."""
-        line = [self.tip]
+    def chain(self) -> tuple[str, ...]:
+        """Commits from `main` to the frontier's head."""
+        line = [self.head]
         while line[0] != self.main:
             line.insert(0, self.nodes[line[0]].of.parent)
         return tuple(line)
@@ -115,20 +115,20 @@ class Belief:
 
     @functools.cached_property
     def noise(self) -> float:
-        """The sd of a score, in val_bpb, as it is believed now."""
+        """The sd of a score, in val_bpb, as it is estimated now."""
         return float(self._weights.sum(1) @ SPREADS) * self.unit
 
     @functools.cached_property
-    def tip_is_better(self) -> float:
-        """The probability that the tip's true value is below main's; equal is not below."""
+    def head_is_better(self) -> float:
+        """The probability that the head's true value is below main's; equal is not below."""
         keep = self._weights > UNLIKELY
         supposed = np.nonzero(keep)[1]
-        first, *above = (self.nodes[commit] for commit in self.line)
+        first, *above = (self.nodes[commit] for commit in self.chain)
         seen = self._above(self.main)[keep] + first.evidence[keep]
         below = first
-        joint: Array = np.ones((len(supposed), POINTS, 1), np.float32)  # (N, main's value, the tip's)
+        joint: Array = np.ones((len(supposed), POINTS, 1), np.float32)  # (N, main's value, the head's)
         for node in above:
-            if below is first:  # main's own value, without what the tip's side says of it
+            if below is first:  # main's own value, without what the head's side says of it
                 step = _from_log(seen - node.message[keep])[..., None]
             else:
                 step = _from_log(below.evidence[keep] - node.message[keep])[:, None]
@@ -179,7 +179,7 @@ class Belief:
 
     # ── how it grows ──────────────────────────────────────────────────────────────────────────
 
-    def with_one(self, experiment: Measured) -> "Belief":
+    def with_one(self, experiment: Measured) -> "Posterior":
         """After one more experiment, on a commit that is known here."""
         node = self._node(experiment, self._center(experiment.parent, experiment.scores), ())
         nodes, still = {**self.nodes, node.of.commit: node}, {}
@@ -197,9 +197,9 @@ class Belief:
         grown._known.update(still)
         return grown
 
-    def moved(self) -> "Belief":
-        """`main` is where the tip is."""
-        return replace(self, main=self.tip)
+    def moved(self) -> "Posterior":
+        """`main` is where the head is."""
+        return replace(self, main=self.head)
 
     def _node(self, of: Measured, center: int, above: Iterable[Node], root: bool = False) -> Node:
         evidence = self._seen(center, of.scores)[:, None]  # the same under every supposition, and said once
@@ -275,7 +275,9 @@ class Belief:
         return Estimate(self.origin + mean * self.unit, sd * self.unit)
 
 
-def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noise | None = None) -> Belief:
+def posterior_of(
+    main: str, measured: Iterable[Measured], unit: float, elsewhere: Noise | None = None
+) -> Posterior:
     """What these experiments say together.
 
     Args:
@@ -305,14 +307,14 @@ def believe(main: str, measured: Iterable[Measured], unit: float, elsewhere: Noi
         ratio = elsewhere.sd / unit / SPREADS
         prior = prior + (elsewhere.freedom * (np.log(ratio) - ratio**2 / 2))[:, None]
     nodes: dict[str, Node] = {}
-    belief = Belief(unit, median_low(every[root].scores), prior, nodes, main)
+    posterior = Posterior(unit, median_low(every[root].scores), prior, nodes, main)
     for commit in order:  # centers first, which only parents decide; then what is above, from the leaves on
-        center = belief._center(every[commit].parent, every[commit].scores)
+        center = posterior._center(every[commit].parent, every[commit].scores)
         nodes[commit] = Node(every[commit], center, np.empty(0), np.empty(0))
     for commit in reversed(order):
         children = (nodes[child] for child in above.get(commit, []))
-        nodes[commit] = belief._node(every[commit], nodes[commit].center, children, root=commit == root)
-    return belief
+        nodes[commit] = posterior._node(every[commit], nodes[commit].center, children, root=commit == root)
+    return posterior
 
 
 def _message(log: Array, away: int, downwards: bool = False) -> Array:

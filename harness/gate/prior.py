@@ -1,6 +1,6 @@
 """What is supposed of effects and of noise before anything is seen, as probabilities on a grid.
 
-Suppositions stand side by side; `belief.py` shifts the weight between them. Lengths are in units of the
+Suppositions stand side by side; `posterior.py` shifts the weight between them. Lengths are in units of the
 estimated noise.
 """
 

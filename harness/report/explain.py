@@ -11,7 +11,7 @@ from typing import Any
 from harness.store.records import DISCARD, KEEP, Holdout, figure
 
 SURE = 0.99
-GIVEN_UP = "It is built on no more: what was measured since speaks against it, or another one stands there."
+GIVEN_UP = "Dropped from the frontier: later results make it look worse, or another one is there."
 SEEN = 0.5  # of a gain on val that the holdout must show, or it is said aloud
 
 
@@ -35,25 +35,25 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
     if status not in (KEEP, DISCARD) or mean is None or delta is None or against is None:
         return
     effect, sd = figure(decision.get("effect")), figure(decision.get("effect_sd"))
-    helps, noise = figure(decision.get("confidence")), figure(decision.get("noise_sd"))
-    if effect is None or sd is None or helps is None or noise is None:
+    p_better, noise = figure(decision.get("confidence")), figure(decision.get("noise_sd"))
+    if effect is None or sd is None or p_better is None or noise is None:
         rule = "lower once is better, by the greedy rule: this may be luck" if delta < 0 else "not lower"
         yield f"It scored {mean:.4f}, the incumbent {against:.4f}: {rule}."
         return
     side = "below" if delta < 0 else "above"
-    yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's believed {against:.4f}."
+    yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's estimated {against:.4f}."
     size = _size(delta, noise, clear=abs(effect) > 2 * sd)
     yield (
         f"The noise of one run has an sd of {noise:.4f} here, so {size}; all in all "
-        f"we believe that the change {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
+        f"the change is estimated to {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
     )
-    odds = f"That it truly helps has a probability of {_percent(helps)}"
+    odds = f"P(better), the probability that it truly helps, is {_percent(p_better)}"
     if status == DISCARD:
         yield f"{odds}: not enough to build on."
     elif effect >= 0:
         yield f"{odds}. It was kept for being shorter, at no cost that shows."
     else:
-        sure = "it is built on" if helps >= SURE else "on average it gains: built on, for the time being"
+        sure = "it is on the frontier" if p_better >= SURE else "on average it gains: a candidate"
         yield f"{odds}: {sure}."
 
 
@@ -64,7 +64,7 @@ def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[s
     if old and sure is not None and gain is not None:
         yield (
             f"With what stands below it, it is better than {old} with {_percent(sure)}, by {abs(gain):.4f} "
-            f"as we believe: {where}."
+            f"as estimated: {where}."
         )
     elif not (greedy or old):
         beyond = "It is on main's line" if on_main else "main has not followed"
@@ -93,7 +93,7 @@ def holdout(found: Sequence[Holdout], noise_sd: float | None) -> list[str]:
 
 
 def _size(delta: float, noise: float, clear: bool) -> str:
-    """`clear`: whether what is believed is far from none too."""
+    """`clear`: whether the estimate is far from none too."""
     times = abs(delta) / noise if noise > 0 else math.inf
     if times < 1:
         return "this difference is within the noise"
@@ -103,7 +103,7 @@ def _size(delta: float, noise: float, clear: bool) -> str:
 
 
 def _does(effect: float) -> str:
-    return "gains" if effect < 0 else "costs"
+    return "gain" if effect < 0 else "cost"
 
 
 def _percent(share: float) -> str:
@@ -111,7 +111,7 @@ def _percent(share: float) -> str:
 
 
 def checked(trial: Mapping[str, Any]) -> str:
-    """What was done so that a score can be believed; empty for one of an earlier version."""
+    """What was done so that a score can be trusted; empty for one of an earlier version."""
     score = trial.get("score")
     if not isinstance(score, Mapping) or not isinstance(score.get("is_sealed"), bool):
         return ""

@@ -46,7 +46,7 @@ def describe(shown: Shown) -> str:
     return "  ".join(parts)
 
 
-class TrialView:
+class RunView:
     """A context manager; `show` takes every progress event, `say` a line that stays."""
 
     def __init__(self, quiet: bool = False) -> None:
@@ -55,7 +55,7 @@ class TrialView:
         self._phase = ""
         self._printed_at = 0.0
 
-    def __enter__(self) -> "TrialView":
+    def __enter__(self) -> "RunView":
         if self._console.is_terminal:
             columns = (
                 SpinnerColumn(), TimeElapsedColumn(), BarColumn(bar_width=24),

@@ -1,4 +1,4 @@
-"""The live view of a night: a steady panel on a terminal, a line or a JSON object an event elsewhere."""
+"""The live view of a session: a steady panel on a terminal, a line or a JSON object an event elsewhere."""
 
 import json
 import sys
@@ -20,12 +20,12 @@ LAST = 10
 CURVE_POINTS = 400
 
 
-class NightView:
+class SessionPanel:
     """A context manager; `tell` takes events, `show` progress of the running trial.
 
     Args:
         as_json: events as objects on stdout, one a line, and nothing else.
-        kept: the last kept experiment of earlier nights.
+        kept: the last kept experiment of earlier sessions.
     """
 
     def __init__(self, as_json: bool = False, kept: Experiment | None = None) -> None:
@@ -33,15 +33,15 @@ class NightView:
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
         self._lines: list[Text] = []
-        self._titles: list[str] = []  # of what runs, the oldest first
-        self._shown: dict[int, Shown] = {}  # by station
+        self._titles: dict[str, str] = {}  # of what runs, by `Event.of`, the oldest first
+        self._shown: dict[int, Shown] = {}  # by worker
         self._curve: list[float] = []
         self._kept = kept
         self._counts: dict[str, int] = {}
         self._printed_at, self._phase = 0.0, ""
         self._began = time.monotonic()
 
-    def __enter__(self) -> "NightView":
+    def __enter__(self) -> "SessionPanel":
         if self._console.is_terminal and not self._as_json:
             self._live = Live(self._panel(), console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -57,13 +57,15 @@ class NightView:
 
     def tell(self, event: Event) -> None:
         experiment = event.experiment
+        if event.kind == "put back":
+            self._titles.pop(event.of, None)
+            return
         if event.kind == "begun":
-            self._titles = [*(t for t in self._titles if t != event.text), event.text]
+            self._titles.pop(event.of, None)
+            self._titles[event.of] = event.text
         if event.kind == "measured":
             self._curve = []
-            over = f"{experiment.name.number:04d}" if experiment is not None else "main"
-            gone = next((title for title in self._titles if over in title.split()[:2]), None)
-            self._titles = [title for title in self._titles if title != gone]
+            self._titles.pop(event.of, None)
             if experiment is not None:
                 status = experiment.status or ""
                 self._counts[status] = self._counts.get(status, 0) + 1
@@ -104,7 +106,7 @@ class NightView:
         return self._console.width - 3
 
     def _panel(self) -> Panel:
-        titles = self._titles or ["between trials"]
+        titles = list(self._titles.values()) or ["between two runs"]
         parts = [Text(title, style="bold", overflow="ellipsis", no_wrap=True) for title in titles]
         for place, shown in sorted(self._shown.items()) if self._titles else []:
             gpu = f"{place}  " if len(self._shown) > 1 else ""

@@ -1,4 +1,4 @@
-"""The picture of a repository's research: every experiment a dot, what is built on, as believed, a line."""
+"""The picture of a repository's research: every experiment a dot, the frontier's estimate a line."""
 
 import math
 import warnings
@@ -31,7 +31,7 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
     """Write a .png or .svg.
 
     Args:
-        line: commits from `main` to the tip, as they stand now.
+        line: commits from `main` to the frontier's head, as they stand now.
 
     Raises:
         OSError: it can't be written.
@@ -67,7 +67,7 @@ def draw(experiments: list[Experiment], path: Path, line: Sequence[str] | None =
             where="post",
             color=KEPT,
             linewidth=1.4,
-            label="what is built on, as believed",
+            label="frontier, estimated val_bpb",
         )
     if kept:
         larger = dots | {"marker": "o", "markersize": 1.2 * dots["markersize"]}
@@ -122,10 +122,10 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]]) -> None:
 def built_on(
     scored: list[tuple[int, float, Experiment]], line: Sequence[str] | None = None
 ) -> list[tuple[int, float]]:
-    """From which number on something was built on, and its val_bpb as it was believed when that began.
+    """From which number on a commit was the frontier's head, and its val_bpb as estimated when that began.
 
     One that was begun before a keep and decided after it doesn't take the line back; where a commit was given
-    up, or a person made one, the line follows. `line`: to what is built on now, which none may say yet.
+    up, or a person made one, the line follows. `line`: to the frontier's head now, which none may say yet.
     """
     judged = [(x, e, e.incumbent) for x, _, e in scored if e.incumbent is not None]
     uses = [(x, *incumbent) for x, _, incumbent in judged]
@@ -141,13 +141,13 @@ def built_on(
         if not on or (commit != on and last_use.get(on, unused) < x):
             steps.append((x - 1 if on else 0, figure))
             on = commit
-        if experiment.status == KEEP and experiment.believed is not None:
+        if experiment.status == KEEP and experiment.estimate is not None:
             on = experiment.commit[:7]
-            steps.append((x, first_said.get(on, experiment.believed)))
+            steps.append((x, first_said.get(on, experiment.estimate)))
     if line and on and not line[-1].startswith(on):
-        tip = every.get(line[-1])
-        believed = first_said.get(line[-1][:7], tip.believed if tip is not None else None)
-        steps += [(scored[-1][0], believed)] if believed is not None else []
+        head = every.get(line[-1])
+        estimate = first_said.get(line[-1][:7], head.estimate if head is not None else None)
+        steps += [(scored[-1][0], estimate)] if estimate is not None else []
     return steps
 
 

@@ -72,7 +72,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "runs": experiment.runs,
         "effect": experiment.delta,
         "effect_sd": experiment.effect_sd,
-        "believed": experiment.believed,
+        "believed": experiment.estimate,
         "setting": asdict(setting) if setting else None,
         "title": experiment.message.title,
         "hypothesis": experiment.message.hypothesis,

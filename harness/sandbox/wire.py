@@ -1,7 +1,7 @@
 """Messages and descriptors between our processes and the sandboxed ones.
 
 One packet is one JSON object, with the descriptors that belong to it (SCM_RIGHTS). Both ends use
-this; the trusted end believes nothing it reads: sizes are bounded, what isn't an object is a
+this; the trusted end trusts nothing it reads: sizes are bounded, what isn't an object is a
 `ProtocolError`, descriptors nobody asked for are closed.
 """
 

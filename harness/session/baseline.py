@@ -1,6 +1,6 @@
 """Runs of `main` that are made before anything is decided, so that its score and the noise are known.
 
-They are counted by the ground that they are for: where a person moves `main`, or changes the setting or
+They are counted by their key, what they are for: where a person moves `main`, or changes the setting or
 the gate's rule, others are wanted.
 """
 
@@ -9,70 +9,73 @@ from collections.abc import Callable
 
 from harness.config import GateConfig
 from harness.errors import HarnessError
-from harness.executors.local import Crew, Job
-from harness.session.runner import Lab
+from harness.executors.local import Job, LocalExecutor
+from harness.session.events import run_of
+from harness.session.runner import Runner
 from harness.store.records import Base, Setting
-from harness.worker.run import Bench
+from harness.worker.run import Setup
 
-Ground = tuple[str, Setting, GateConfig]
+BaselineKey = tuple[str, Setting, GateConfig]
 
 
 class Baseline:
-    """Of one night."""
+    """Of one session."""
 
-    def __init__(self, lab: Lab, crew: Crew, tell: Callable[[str, str], None]) -> None:
-        self._lab, self._crew, self._tell = lab, crew, tell
-        self._left: dict[Ground, int] = {}
+    def __init__(
+        self, runner: Runner, executor: LocalExecutor, tell: Callable[[str, str, None, str], None]
+    ) -> None:
+        self._runner, self._executor, self._tell = runner, executor, tell
+        self._left: dict[BaselineKey, int] = {}
 
-    def ground(self, bench: Bench) -> Ground:
+    def key(self, setup: Setup) -> BaselineKey:
         """What the standing is read from, and must be the same for it to hold."""
-        return self._lab.experiments.main, bench.setting, bench.config.gate
+        return self._runner.experiments.main, setup.setting, setup.config.gate
 
-    def left(self, ground: Ground) -> int:
+    def left(self, key: BaselineKey) -> int:
         """Runs that nobody began yet; 0 where it isn't known how many are wanted."""
-        return self._left.get(ground, 0)
+        return self._left.get(key, 0)
 
     @property
     def is_due(self) -> bool:
-        """Whether some are left, on any ground."""
+        """Whether some are left, for any key."""
         return any(self._left.values())
 
-    def is_made(self, bench: Bench) -> bool:
+    def is_made(self, setup: Setup) -> bool:
         """Whether all of them are over."""
-        (main, *_) = ground = self.ground(bench)
-        if ground not in self._left:
-            self._left[ground] = self._lab.missing_runs(bench, len(self._crew))
-        return self._left[ground] <= 0 and not self._crew.runs_of(main)
+        (main, *_) = key = self.key(setup)
+        if key not in self._left:
+            self._left[key] = self._runner.missing_runs(setup, len(self._executor))
+        return self._left[key] <= 0 and not self._executor.runs_of(main)
 
-    def next(self, bench: Bench) -> Job | None:
+    def next(self, setup: Setup) -> Job | None:
         """One more; None while the last ones are made, or a person moved `main` just now.
 
         Raises:
             HarnessError: all were made, and say nothing.
         """
-        (main, *_) = ground = self.ground(bench)
-        if self.left(ground) <= 0:
-            if ground in self._left and not self._crew.runs_of(main):
+        (main, *_) = key = self.key(setup)
+        if self.left(key) <= 0:
+            if key in self._left and not self._executor.runs_of(main):
                 raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
             return None
-        known = self._lab.experiments
-        first = not known.main_scores(bench.setting) and not self._crew.runs_of(main)
-        where = "in this setting" if known.trials(main) else "here"
-        why = f"was not measured {where}: it goes first" if first else "once more, to know its noise"
-        self._tell("begun", f"{main[:7]} main {why}")
-        self._left[ground] -= 1
-        seeds = [job.order.seed for job in self._crew.runs_of(main)]
-        return Job(self._lab.order(main, running=seeds), bench)
+        running = self._executor.runs_of(main)
+        made = len(self._runner.experiments.main_scores(setup.setting)) + len(running)
+        why = "to measure run-to-run noise" if made else "not measured in this setting yet"
+        order = self._runner.order(main, running=[job.order.seed for job in running])
+        about = f"baseline {made + 1}/{made + self._left[key]}: main ({main[:7]}), {why}"
+        self._left[key] -= 1
+        self._tell("begun", about, None, run_of(main, order.seed))
+        return Job(order, setup)
 
     def put_back(self, run: Job) -> None:
         """One that was begun and is not to train now."""
-        self._left[run.order.commit, run.bench.setting, run.bench.config.gate] += 1
+        self._left[run.order.commit, run.setup.setting, run.setup.config.gate] += 1
 
-    def early(self, bench: Bench) -> Base | None:
+    def early(self, setup: Setup) -> Base | None:
         """`main`, once it has a score or its last runs are made: an experiment on it is to be ready when
         they are over."""
-        (main, *_) = ground = self.ground(bench)
-        if not self._crew.runs_of(main):
+        (main, *_) = key = self.key(setup)
+        if not self._executor.runs_of(main):
             return None
-        scores, last = self._lab.experiments.scores(main, bench.setting), self._left.get(ground) == 0
+        scores, last = self._runner.experiments.scores(main, setup.setting), self._left.get(key) == 0
         return Base(main, statistics.fmean(scores) if scores else None) if scores or last else None

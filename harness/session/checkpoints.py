@@ -18,10 +18,10 @@ from typing import Any
 
 from harness.paths import Paths
 from harness.store.experiments import Experiments
-from harness.store.records import ERROR, Failure, Holdout, Setting, Trial, is_score
-from harness.worker.run import Bench, measure_holdout, second_opinion
+from harness.store.records import ERROR, Failure, Holdout, RunRecord, Setting, is_score
+from harness.worker.run import Setup, measure_holdout, second_opinion
 from harness.worker.supervisor import Progress
-from harness.worker.worker import Station, Turn
+from harness.worker.worker import RunHandle, Worker
 
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 
@@ -32,11 +32,11 @@ class Owed:
 
     folder: Path
     setting: Setting
-    turn: Turn
+    handle: RunHandle
     future: "Future[Holdout | Failure]"
 
 
-class Kept:
+class Checkpoints:
     """Of one repository."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Kept:
         self._tried: set[tuple[str, Setting]] = set()
         self._opinions: dict[tuple[str, Setting], str] = {}
 
-    def keep(self, folder: Path, trial: Trial) -> None:
+    def keep(self, folder: Path, trial: RunRecord) -> None:
         """Hold on to a trial's checkpoint: `main` may move to its commit. One of a commit is enough."""
         for other, record in self._marked():
             if record.get("commit") == trial.commit and not self._is_owed(other):
@@ -92,48 +92,48 @@ class Kept:
                 found = None
             yield folder, found if isinstance(found, dict) else {}
 
-    def second_opinion(self, commit: str, bench: Bench, station: Station) -> str:
+    def second_opinion(self, commit: str, setup: Setup, worker: Worker) -> str:
         """Why `main` may not move there: its score is another one when it is taken plainly. Empty if it may,
         also where its checkpoint is gone, or the machine failed at it; asked once."""
-        if (commit, bench.setting) in self._opinions:
-            return self._opinions[commit, bench.setting]
-        found = self._scored(commit, bench.setting)
+        if (commit, setup.setting) in self._opinions:
+            return self._opinions[commit, setup.setting]
+        found = self._scored(commit, setup.setting)
         if found is None:
             return ""
         self._tell("note", f"     a second opinion on {commit[:7]}, before main moves")
         with self._away():
-            said = second_opinion(found[0], bench, lambda text: self._tell("note", text), station)
+            said = second_opinion(found[0], setup, lambda text: self._tell("note", text), worker)
         why = said.detail if isinstance(said, Failure) else ""
         if said is not None:
             self._experiments.note(commit, opinion=asdict(said))
         if isinstance(said, Failure) and said.status == ERROR:
             self._tell("trouble", f"     {why}")
             why = ""
-        self._opinions[commit, bench.setting] = why
+        self._opinions[commit, setup.setting] = why
         return why
 
-    def score_holdout(self, commit: str, bench: Bench, station: Station) -> None:
+    def score_holdout(self, commit: str, setup: Setup, worker: Worker) -> None:
         """With the checkpoint that was kept, once, if one of this setting is still there."""
-        setting = bench.setting
+        setting = setup.setting
         tried = (commit, setting) in self._tried or self._experiments.holdout(commit, setting) is not None
         if tried or commit in self._owed or (found := self._scored(commit, setting)) is None:
             return
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
-        (folder, val_bpb), turn = found, Turn()
+        (folder, val_bpb), handle = found, RunHandle()
 
         def show(progress: Progress) -> None:
-            turn.check()
-            if not station.is_shared:  # else the trial that is on it is shown
-                self._show(progress, station.place)
+            handle.check()
+            if not worker.is_shared:  # else the trial that is on it is shown
+                self._show(progress, worker.place)
 
         def work() -> Holdout | Failure:
             return measure_holdout(
-                folder, val_bpb, bench, show, lambda text: self._tell("note", text), station, turn
+                folder, val_bpb, setup, show, lambda text: self._tell("note", text), worker, handle
             )
 
-        self._owed[commit] = Owed(folder, setting, turn, station.start(work))
-        if not station.has_room:
+        self._owed[commit] = Owed(folder, setting, handle, worker.start(work))
+        if not worker.has_room:
             self.settle(wait=True)
 
     def _scored(self, commit: str, setting: Setting) -> tuple[Path, float] | None:
@@ -175,7 +175,7 @@ class Kept:
     def close(self) -> None:
         """Cancel what was begun: the next loop finds its checkpoint."""
         for owed in self._owed.values():
-            owed.turn.cancelled.set()
+            owed.handle.cancelled.set()
 
 
 def _run(record: dict[str, Any]) -> tuple[Any, Any]:

@@ -10,6 +10,13 @@ class Event:
     """Something that stays said: a line of text, and what it is about."""
 
     kind: str
-    """`begun`, `measured`, `main`, `trouble` or `note`."""
+    """`begun`, `measured`, `put back` (it begins once more later), `main`, `trouble` or `note`."""
     text: str
     experiment: Experiment | None = None
+    of: str = ""
+    """Which run it is about: an experiment's number, or a commit and a seed."""
+
+
+def run_of(commit: str, seed: int) -> str:
+    """What names a run that is no experiment's first: `Event.of`."""
+    return f"{commit[:12]} s{seed}"

@@ -1,5 +1,4 @@
-"""What is built on now, by what git knows and the rule that the config has: the same for a loop and for
-whoever looks."""
+"""The frontier, by what git knows and the config's rule: the same for a session and for whoever looks."""
 
 from pathlib import Path
 
@@ -7,12 +6,12 @@ from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.standing import Standing, rebuilt
 from harness.store.experiment import Experiment
-from harness.store.history import Known
+from harness.store.history import History
 from harness.store.programs import reaches
 from harness.store.records import Setting
 
 
-def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> Standing | None:
+def standing_on(known: History, setting: Setting, policy: str, main: str = "") -> Standing | None:
     """Where the research stands on `main`, or the commit that is to stand for it."""
     main = main or known.main
     measured = known.measured(setting, main)
@@ -22,8 +21,8 @@ def standing_on(known: Known, setting: Setting, policy: str, main: str = "") -> 
     return rebuilt(main, measured, policy)
 
 
-def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, str] | None:
-    """The tip that stood on what was `main` before a person put a commit there, and that commit;
+def passed_by(known: History, setting: Setting, policy: str) -> tuple[Experiment, str] | None:
+    """The head that stood on what was `main` before a person put a commit there, and that commit;
     None if there is none, or it was begun anew already."""
     every, line = {experiment.commit: experiment for experiment in known}, dict(known.history)
     if known.main in every:
@@ -34,14 +33,14 @@ def passed_by(known: Known, setting: Setting, policy: str) -> tuple[Experiment, 
             return None
         by_hand.append(commit)
         if (below := standing_on(known, setting, policy, parent)) is not None:
-            tip = every.get(below.incumbent.commit) if len(below.line) > 1 else None
-            if tip and any(known.are_one_program(tip.commit, each) for each in by_hand):
+            head = every.get(below.incumbent.commit) if len(below.chain) > 1 else None
+            if head and any(known.are_one_program(head.commit, each) for each in by_hand):
                 return None  # a person took it as it is
-            again = (e for e in every.values() if tip and e.origin == tip.commit)
+            again = (e for e in every.values() if head and e.origin == head.commit)
             done = any(reaches(e.commit, every, line) for e in again)
             # What only takes a program that is known hides what stood on the main before it.
-            if tip or not any(known.are_one_program(commit, other) for other in (parent, *every)):
-                return (tip, parent) if tip and not done else None
+            if head or not any(known.are_one_program(commit, other) for other in (parent, *every)):
+                return (head, parent) if head and not done else None
     return None
 
 

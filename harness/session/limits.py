@@ -1,4 +1,4 @@
-"""When a night is over: a limit is met, or nothing gives a score any more."""
+"""When a session is over: a limit is met, or nothing gives a score any more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

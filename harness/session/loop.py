@@ -3,10 +3,10 @@
 Guarantees: an experiment is a commit on its own branch before it costs GPU time; what was measured is
 in git before anything else happens; `main` moves only by fast-forward to a kept commit, when the gate
 is sure of it. Killed anywhere, the next start finishes what was begun: an experiment without a status
-is measured, runs that it had already count, and `main` moves if it had not got there. What is believed
+is measured, runs that it had already count, and `main` moves if it had not got there. The posterior
 is rebuilt from git. The next proposal is made while a trial trains, the next trial starts beside it, and
 with several GPUs none waits for another: one thread asks what is to be measured next (`_next`), hands it to
-a station that is free, and takes in what comes back (`_take`).
+a worker that is free, and takes in what comes back (`_take`).
 """
 
 import time
@@ -18,48 +18,48 @@ from pathlib import Path
 from harness import gate
 from harness.agents import Agent, program
 from harness.errors import HarnessError
-from harness.executors.local import Crew, Job
+from harness.executors.local import Job, LocalExecutor
 from harness.gate.standing import Standing, revised
 from harness.lock import held, refuse
-from harness.session.baseline import Baseline, Ground
-from harness.session.events import Event
+from harness.session.baseline import Baseline, BaselineKey
+from harness.session.events import Event, run_of
 from harness.session.limits import Limits, Summary
-from harness.session.proposals import Drafts, in_background
-from harness.session.runner import Lab
+from harness.session.proposals import Proposals, in_background
+from harness.session.runner import Runner
 from harness.session.state import State
 from harness.store.experiment import Experiment
-from harness.store.records import AGAIN, KEEP, Base, Decision, Measured, Trial
+from harness.store.records import AGAIN, KEEP, Base, Decision, Measured, RunRecord
 from harness.store.repo import Moved, Repository
 from harness.worker.device import Device
-from harness.worker.run import Bench
+from harness.worker.run import Setup
 from harness.worker.supervisor import Progress
-from harness.worker.worker import Cancelled, Station
+from harness.worker.worker import Cancelled, Worker
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Where events go, and progress, which doesn't stay, with the number of its station."""
+    """Where events go, and progress, which doesn't stay, with the number of its worker."""
 
     tell: Callable[[Event], None]
     show: Callable[[Progress, int], None]
 
 
 class Loop:
-    """One night. `run` returns when a limit is met or `stop` was called."""
+    """One session. `run` returns when a limit is met or `stop` was called."""
 
     def __init__(
         self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
         devices: list[Device] | None = None, places: int = 1, stand_in: Agent | None = None,
     ) -> None:  # fmt: skip
-        """`devices`: a station each; None: so many `places` on the one that the config means. `stand_in`
+        """`devices`: a worker each; None: so many `places` on the one that the config means. `stand_in`
         proposes when `agent` has nothing usable again and again."""
         self._repository, self._limits, self._watcher = repository, limits, watcher
-        self._lab = Lab(repository, self._tell, watcher.show)
-        self._experiments = self._lab.experiments
-        self._drafts = Drafts(
-            self._lab, agent, seed, repository.paths.read_program, self._tell, stand_in
+        self._runner = Runner(repository, self._tell, watcher.show)
+        self._experiments = self._runner.experiments
+        self._proposals = Proposals(
+            self._runner, agent, seed, repository.paths.read_program, self._tell, stand_in
         )  # fmt: skip
-        self._crew = Crew(self._lab.run, devices, places)
+        self._executor = LocalExecutor(self._runner.run, devices, places)
         self._waiting: list[Experiment] = []  # begun, and to be measured before anything new
         self._again: list[Experiment] = []  # to be run once more before they are decided
         self._results: list[Experiment] = []
@@ -67,8 +67,8 @@ class Loop:
         self._stopping = ""
         self._failure: HarnessError | None = None  # raised when what runs is over
         self._standing: Standing | None = None
-        self._stands_on: Ground | None = None
-        self._baseline = Baseline(self._lab, self._crew, self._tell)
+        self._stands_on: BaselineKey | None = None
+        self._baseline = Baseline(self._runner, self._executor, self._tell)
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # trials
@@ -86,36 +86,39 @@ class Loop:
             KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
         self._repository.check_ready()
-        with held(self._repository.loop_lock, refuse), closing(self._crew), closing(self._lab.kept):
+        with held(self._repository.loop_lock, refuse), closing(self._executor), closing(self._runner.kept):
             in_background(self._repository.tidy)
-            bench, station = self._crew.bench(self._lab.bench()), self._crew.free()[0]
-            if (known := self._lab.known(bench)) is not None:  # an earlier loop may have been killed
-                self._lab.advance(known, bench, station)  # between the checkout and main
-            self._lab.kept.score_holdout(self._experiments.main, bench, station)  # or before that was over
+            setup, worker = (
+                self._executor.setup(self._runner.setup()),
+                self._executor.free()[0],
+            )
+            if (known := self._runner.known(setup)) is not None:  # an earlier loop may have been killed
+                self._runner.advance(known, setup, worker)  # between the checkout and main
+            self._runner.kept.score_holdout(self._experiments.main, setup, worker)  # or before that was over
             self._repository.check_clean()
-            self._lab.kept.sweep()
-            self._waiting = self._drafts.begun_before()
+            self._runner.kept.sweep()
+            self._waiting = self._proposals.begun_before()
             while True:
                 self._fill()
-                if not self._crew.running and (why := self._over()):
+                if not self._executor.running and (why := self._over()):
                     break
                 try:
                     self._ask_ahead()
                 except (HarnessError, OSError) as failure:
                     self._fail(failure)
-                with self._lab.away():
-                    self._crew.wait(self._drafts.answer if self._unproposed_since else None)
-                for over in self._crew.done():
+                with self._runner.away():
+                    self._executor.wait(self._proposals.answer if self._unproposed_since else None)
+                for over in self._executor.done():
                     try:
                         self._take(over)
                         self._let_train()
                     except (HarnessError, OSError) as failure:  # the others' results are not to be lost
                         self._fail(failure)
-                self._lab.kept.settle()
+                self._runner.kept.settle()
         seconds = time.monotonic() - self._began
         kept = sum(result.status == KEEP for result in self._results)
-        own = seconds - self._lab.seconds
-        return Summary(why, kept, len(self._results), seconds, own, self._drafts.paid_usd, self._disturbed)
+        own = seconds - self._runner.seconds
+        return Summary(why, kept, len(self._results), seconds, own, self._proposals.paid_usd, self._disturbed)
 
     def _fail(self, failure: HarnessError | OSError) -> None:
         """Begin nothing more; raised when what runs is over."""
@@ -124,14 +127,14 @@ class Loop:
         elif not isinstance(failure, HarnessError):
             failure = HarnessError(f"the machine failed: {failure}")
         self._failure = self._failure or failure
-        self._crew.cancel_held()
+        self._executor.cancel_held()
 
     def _over(self) -> str:
         """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
         why = self._enough()
-        failure = self._failure or (self._drafts.gave_up if not why else None)
+        failure = self._failure or (self._proposals.gave_up if not why else None)
         if failure is not None or why:
-            self._lab.kept.settle(wait=True)
+            self._runner.kept.settle(wait=True)
         if failure is not None:
             raise failure
         return why
@@ -139,14 +142,14 @@ class Loop:
     # ── what is to be measured next ───────────────────────────────────────────────────────────
 
     def _fill(self) -> None:
-        """Hand out trials while there are stations for them."""
-        for waits in self._crew.in_the_way():
+        """Hand out trials while there are workers for them."""
+        for waits in self._executor.in_the_way():
             self._put_back(waits)
-        for station in self._crew.free():
+        for worker in self._executor.free():
             job: Job | None = None
             try:
-                wanted = not self._crew.is_training(station) or self._has_next(station)
-                job = self._next(station) if self._failure is None and wanted else None
+                wanted = not self._executor.is_training(worker) or self._has_next(worker)
+                job = self._next(worker) if self._failure is None and wanted else None
             except (HarnessError, OSError) as failure:
                 self._fail(failure)
             if job is None and self._standing is None:
@@ -154,87 +157,90 @@ class Loop:
             if job is None:
                 return
             job.propose_seconds, self._proposed_after = self._proposed_after, 0.0
-            self._crew.start(job, station)
+            self._executor.start(job, worker)
 
-    def _next(self, station: Station) -> Job | None:
-        """What a station is to do now; None if there is nothing, or not yet."""
-        bench = self._crew.bench(self._lab.bench(), station)
-        current = self._stand(bench, station)
+    def _next(self, worker: Worker) -> Job | None:
+        """What a worker is to do now; None if there is nothing, or not yet."""
+        setup = self._executor.setup(self._runner.setup(), worker)
+        current = self._stand(setup, worker)
         waited, self._unproposed_since = self._unproposed_since, None
         if self._again and current is not None and not self._stopping:
             again = self._again.pop(0)
-            return Job(self._lab.order(again.commit, standing=current), bench, again)
+            return Job(self._runner.order(again.commit, standing=current), setup, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
-        if current is None and ((of_main := self._baseline.next(bench)) is not None or self._again):
+        if current is None and ((of_main := self._baseline.next(setup)) is not None or self._again):
             return of_main
-        base = current.incumbent if current else self._early(bench) if self._crew.at(station) else None
+        base = current.incumbent if current else self._early(setup) if self._executor.at(worker) else None
         if base is None:
             return None
         if not self._waiting:
-            found = self._drafts.next(base, bench, self._results)
+            found = self._proposals.next(base, setup, self._results)
             if found is None:
-                if not self._crew.is_training(station):
+                if not self._executor.is_training(worker):
                     self._unproposed_since = waited or time.monotonic()
                 return None
             self._waiting.append(found)
             if waited is not None:
                 self._proposed_after = time.monotonic() - waited
         experiment = self._waiting.pop(0)
-        if current is not None and experiment.parent not in current.line:  # main went on by hand, say
-            experiment = self._drafts.moved(experiment, base.commit) or experiment
+        if current is not None and experiment.parent not in current.chain:  # main went on by hand, say
+            experiment = self._proposals.moved(experiment, base.commit) or experiment
         self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
-        return Job(self._lab.order(experiment.commit, standing=current), bench, experiment)
+        return Job(self._runner.order(experiment.commit, standing=current), setup, experiment)
 
-    def _has_next(self, station: Station) -> bool:
+    def _has_next(self, worker: Worker) -> bool:
         """Whether a trial could begin at once, with nothing else to be done before."""
-        ready = bool(self._again or self._waiting or self._drafts.is_ready)
+        ready = bool(self._again or self._waiting or self._proposals.is_ready)
         if not ready and (self._standing is not None or not self._baseline.is_due):
             return False
-        ground = self._baseline.ground(bench := self._crew.bench(self._lab.bench(), station))
-        known = self._stands_on == ground or self._baseline.left(ground) > 0
-        return known or (ready and self._early(bench) is not None)
+        key = self._baseline.key(setup := self._executor.setup(self._runner.setup(), worker))
+        known = self._stands_on == key or self._baseline.left(key) > 0
+        return known or (ready and self._early(setup) is not None)
 
-    def _early(self, bench: Bench) -> Base | None:
+    def _early(self, setup: Setup) -> Base | None:
         """`main`, while its last runs are made, for what waits to be measured on it."""
-        base = self._baseline.early(bench)
+        base = self._baseline.early(setup)
         return base if base and all(each.parent == base.commit for each in self._waiting[:1]) else None
 
-    def _stand(self, bench: Bench, station: Station) -> Standing | None:
+    def _stand(self, setup: Setup, worker: Worker) -> Standing | None:
         """Where the research stands, `main` moved as far as it may; read from git where somebody else
         moved it, or the setting is another. None while `main` or the noise is to be measured there."""
-        ground = self._baseline.ground(bench)
-        if self._standing is not None and self._stands_on == ground:
+        key = self._baseline.key(setup)
+        if self._standing is not None and self._stands_on == key:
             return self._standing
-        if not self._baseline.is_made(bench) or (known := self._lab.known(bench)) is None:
+        if not self._baseline.is_made(setup) or (known := self._runner.known(setup)) is None:
             return None
-        if (passed := self._lab.passed_by(bench)) is not None:
-            self._waiting += self._drafts.begin_again(passed[0], known.incumbent.commit, passed[1])
-            known = self._lab.known(bench) or known  # its runs may hold there
-        return self._advance(known, bench, station)
+        if (passed := self._runner.passed_by(setup)) is not None:
+            self._waiting += self._proposals.begin_again(passed[0], known.incumbent.commit, passed[1])
+            known = self._runner.known(setup) or known  # its runs may hold there
+        return self._advance(known, setup, worker)
 
-    def _advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
+    def _advance(self, standing: Standing, setup: Setup, worker: Worker) -> Standing:
         """Move `main` as far as it may."""
         for line in revised(self._standing, standing):
             self._tell("note", f"     {line}")
-        self._standing = moved = self._lab.advance(standing, bench, station)
+        self._standing = moved = self._runner.advance(standing, setup, worker)
         # Not where main is now: a person may have moved it meanwhile.
-        self._stands_on = moved.line[0], bench.setting, bench.config.gate
+        self._stands_on = moved.chain[0], setup.setting, setup.config.gate
         return moved
 
     @property
     def _undecided(self) -> int:
-        """Experiments that were begun and are to be decided tonight."""
-        return len(self._again) + sum(job.experiment is not None for job in self._crew.running)
+        """Experiments that were begun and are to be decided in this session."""
+        return len(self._again) + sum(job.experiment is not None for job in self._executor.running)
 
     def _ask_ahead(self) -> None:
         """Have proposals made for when the running trials are over."""
-        busy = self._crew.running if self._failure is None else []
-        if not busy or self._waiting or self._enough(self._undecided, self._drafts.paid_usd):
+        busy = self._executor.running if self._failure is None else []
+        if not busy or self._waiting or self._enough(self._undecided, self._proposals.paid_usd):
             return
-        bench, asked = busy[-1].bench, sum(job.is_held and job.experiment is not None for job in busy)
-        if base := self._early(bench) or (self._standing.incumbent if self._standing else None):
-            self._drafts.ask_ahead(base, bench, self._results, len(self._crew) - asked)
+        setup, asked = (
+            busy[-1].setup,
+            sum(job.is_held and job.experiment is not None for job in busy),
+        )
+        if base := self._early(setup) or (self._standing.incumbent if self._standing else None):
+            self._proposals.ask_ahead(base, setup, self._results, len(self._executor) - asked)
 
     # ── what came back ────────────────────────────────────────────────────────────────────────
 
@@ -246,64 +252,63 @@ class Loop:
             return
         trial = replace(trial, propose_seconds=job.propose_seconds)
         self._disturbed += bool(trial.delay)
-        self._crew.learn(job, trial)
+        self._executor.learn(job, trial)
         if job.experiment is None:
-            others = any(not each.is_held for each in self._crew.runs_of(trial.commit))
+            others = any(not each.is_held for each in self._executor.runs_of(trial.commit))
             mended = trial.commit != self._experiments.main  # by a person, meanwhile
-            self._lab.noted(trial, folder, job.bench, others or mended)
+            self._runner.noted(trial, folder, job.setup, others or mended)
             self._take_run_of_main(job, trial)
         else:
             self._decide(job, job.experiment, trial, folder)
 
     def _let_train(self) -> None:
-        """Whoever waits on a station for its first batch, and for nothing else, gets it."""
-        for waits in self._crew.next_to_train():
+        """Whoever waits on a worker for its first batch, and for nothing else, gets it."""
+        for waits in self._executor.next_to_train():
             if wanted := self._is_wanted(waits):
                 self._bring_up(waits)
-                self._crew.release(waits)
+                self._executor.release(waits)
             elif wanted is not None:
                 self._put_back(waits)  # it was only to be ready
 
     def _is_wanted(self, job: Job) -> bool | None:
         """Whether one that waits for its first batch is to have it now; None: not before `main` is known."""
-        bench = self._crew.bench(self._lab.bench(), job.station)
-        enough = self._enough(self._undecided - sum(j.is_held for j in self._crew.running), spent_usd=0.0)
-        ground = self._baseline.ground(bench)
-        if self._baseline.ground(job.bench) != ground:  # a person changed the config
+        setup = self._executor.setup(self._runner.setup(), job.worker)
+        enough = self._enough(self._undecided - sum(j.is_held for j in self._executor.running), spent_usd=0.0)
+        key = self._baseline.key(setup)
+        if self._baseline.key(job.setup) != key:  # a person changed the config
             return False
         if job.experiment is None:
-            return job.order.commit == ground[0] and not enough
-        if self._stands_on != ground:  # or a person moved main
-            return None if self._early(bench) is not None else False
+            return job.order.commit == key[0] and not enough
+        if self._stands_on != key:  # or a person moved main
+            return None if self._early(setup) is not None else False
         return not (self._stopping if self._experiments.trials(job.order.commit) else enough)
 
     def _put_back(self, job: Job) -> None:
-        job.turn.cancelled.set()
+        job.handle.cancelled.set()
         if job.experiment is None:
             self._baseline.put_back(job)
+            self._tell("put back", "", of=run_of(job.order.commit, job.order.seed))
         else:
             begun_before = self._experiments.trials(job.order.commit)
             (self._again if begun_before else self._waiting).append(job.experiment)
 
-    def _take_run_of_main(self, job: Job, trial: Trial) -> None:
+    def _take_run_of_main(self, job: Job, trial: RunRecord) -> None:
         score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
-        count = len(self._experiments.main_scores(job.bench.setting))
-        run = f", run {count} for the noise" if count > 1 else ""
-        self._tell("measured", f"     baseline: {score}{run}")
-        self._lab.kept.score_holdout(trial.commit, job.bench, job.station)
+        self._tell("measured", f"     baseline: {score}", of=run_of(trial.commit, trial.seed))
+        self._runner.kept.score_holdout(trial.commit, job.setup, job.worker)
         self._read_again(job)
 
     def _read_again(self, job: Job) -> None:
         self._stands_on = None
-        self._stand(self._crew.bench(self._lab.bench(), job.station), job.station)
+        self._stand(self._executor.setup(self._runner.setup(), job.worker), job.worker)
 
-    def _decide(self, job: Job, experiment: Experiment, trial: Trial, folder: Path) -> None:
+    def _decide(self, job: Job, experiment: Experiment, trial: RunRecord, folder: Path) -> None:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
-        bench, parent, standing = job.bench, experiment.parent, self._standing
+        setup, parent, standing = job.setup, experiment.parent, self._standing
         try:
-            if (stands_on := self._stands_on) != (ground := self._baseline.ground(bench)):
-                now = self._lab.known(bench)
-                only_main = stands_on is not None and stands_on[1:] == ground[1:]  # moved by a person
+            if (stands_on := self._stands_on) != (key := self._baseline.key(setup)):
+                now = self._runner.known(setup)
+                only_main = stands_on is not None and stands_on[1:] == key[1:]  # moved by a person
                 of_old = only_main and standing is not None and standing.knows(parent)
                 if now is not None and (now.knows(parent) or not of_old):
                     standing = now
@@ -315,53 +320,53 @@ class Loop:
         if standing is None:
             return self._run_again(experiment, trial, folder, "it waits for main's score in this setting")
         shorter = program.is_shorter(*map(self._experiments.source, (experiment.commit, parent)))
-        earlier = self._experiments.scores(experiment.commit, bench.setting)
+        earlier = self._experiments.scores(experiment.commit, setup.setting)
         decision = gate.decide(trial, earlier, parent, standing, shorter)
         if decision.status == AGAIN:
             return self._run_again(experiment, trial, folder, decision.reason)
         if decision.status == KEEP:
-            self._lab.kept.keep(folder, trial)  # first: a killed loop's unmarked ones are swept
-        done = self._record(experiment, trial, decision, bench)
+            self._runner.kept.keep(folder, trial)  # first: a killed loop's unmarked ones are swept
+        done = self._record(experiment, trial, decision, setup)
         if done is None or done.status != KEEP:
-            self._lab.kept.forget(folder)
+            self._runner.kept.forget(folder)
         if done is None or done.val_bpb is None:
             return
         is_known = standing.knows(parent)
-        moved = self._stands_on != self._baseline.ground(bench)  # by a person
+        moved = self._stands_on != self._baseline.key(setup)  # by a person
         if moved or not is_known:
             onto = self._experiments.main if is_known else standing.incumbent.commit
             in_line = is_known and self._experiments.are_in_line(parent, onto)  # else main was amended, say
             if done.status == KEEP and not in_line:
-                self._waiting += self._drafts.begin_again(done, onto)
+                self._waiting += self._proposals.begin_again(done, onto)
             return self._read_again(job)
         if done.origin and self._experiments.are_one_program(done.origin, done.commit):
             return self._read_again(job)  # it stands in that one's place
-        scores = self._experiments.scores(done.commit, bench.setting)
+        scores = self._experiments.scores(done.commit, setup.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
         now = standing.after(of)
-        if done.status == KEEP and parent != standing.line[-1]:
-            self._waiting += self._drafts.meet(done, standing, now)  # first: moving main may take a while
-        self._advance(now, bench, job.station)
+        if done.status == KEEP and parent != standing.chain[-1]:
+            self._waiting += self._proposals.meet(done, standing, now)  # first: moving main may take a while
+        self._advance(now, setup, job.worker)
 
-    def _run_again(self, experiment: Experiment, trial: Trial, folder: Path, why: str) -> None:
+    def _run_again(self, experiment: Experiment, trial: RunRecord, folder: Path, why: str) -> None:
         """Note what was measured; it is decided after one more trial."""
-        self._lab.kept.forget(folder)
+        self._runner.kept.forget(folder)
         self._experiments.note(experiment.commit, trial=trial)
         self._tell("note", f"     {why}")
         self._again.append(experiment)
 
     def _bring_up(self, job: Job) -> None:
-        """One that waits for its first batch, on a commit that is the tip no more: begun anew there."""
+        """One that waits for its first batch, on a commit that is no longer the head: begun anew there."""
         experiment, standing = job.experiment, self._standing
-        if experiment is None or standing is None or experiment.parent == (tip := standing.incumbent.commit):
+        if experiment is None or standing is None or experiment.parent == (head := standing.incumbent.commit):
             return
-        if (moved := self._drafts.moved(experiment, tip)) is not None:
-            self._tell("note", f"{moved.name.number:04d} starts anew: the tip is {tip[:7]} now")
-            job.turn.cancelled.set()
+        if (moved := self._proposals.moved(experiment, head)) is not None:
+            self._tell("note", f"{moved.name.number:04d} starts anew: the frontier's head is {head[:7]} now")
+            job.handle.cancelled.set()
             self._waiting.insert(0, moved)
 
     def _record(
-        self, experiment: Experiment, trial: Trial, decision: Decision, bench: Bench
+        self, experiment: Experiment, trial: RunRecord, decision: Decision, setup: Setup
     ) -> Experiment | None:
         """Into git; None if a person moved the branch, which says that this one is theirs."""
         try:
@@ -372,21 +377,21 @@ class Loop:
         self._experiments.forget(experiment.commit)
         self._results.append(done)
         # Titles of others may stand between its own and this.
-        which = f"{done.name.number:04d}" if self._crew.running else "    "
+        which = f"{done.name.number:04d}" if self._executor.running else "    "
         self._tell("measured", f"{which} {decision.status}: {decision.reason}", done)
-        self._drafts.learn(done, trial, bench)
+        self._proposals.learn(done, trial, setup)
         return done
 
     # ── around it ─────────────────────────────────────────────────────────────────────────────
 
     def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
         """Why to stop now, or after `ahead` more experiments; empty to go on."""
-        spent = self._drafts.spent_usd if spent_usd is None else spent_usd  # 0 for what was paid already
+        spent = self._proposals.spent_usd if spent_usd is None else spent_usd  # 0 for what was paid already
         seconds = time.monotonic() - self._began
         return self._stopping or self._limits.reached(self._results, seconds, spent, ahead)
 
-    def _tell(self, kind: str, text: str, experiment: Experiment | None = None) -> None:
-        if kind in ("begun", "measured"):  # for `harness status`
-            of, spent = f"{experiment.name.number:04d}" if experiment else "main", self._drafts.spent_usd
-            self._state.write(text, of, kind == "measured", len(self._results), spent)
-        self._watcher.tell(Event(kind, text, experiment))
+    def _tell(self, kind: str, text: str, experiment: Experiment | None = None, of: str = "") -> None:
+        of = f"{experiment.name.number:04d}" if experiment is not None else of
+        if kind in ("begun", "measured", "put back"):  # for `harness status`
+            self._state.write(text, of, kind != "begun", len(self._results), self._proposals.spent_usd)
+        self._watcher.tell(Event(kind, text, experiment, of))

@@ -15,12 +15,12 @@ from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
 from harness.gate.standing import Standing
 from harness.session.limits import failed_in_a_row
-from harness.session.runner import Lab
+from harness.session.runner import Runner
 from harness.store import rules
 from harness.store.experiment import Experiment
-from harness.store.records import CRASH, KEEP, Base, Proposal, Trial
+from harness.store.records import CRASH, KEEP, Base, Proposal, RunRecord
 from harness.store.repo import Moved
-from harness.worker.run import Bench
+from harness.worker.run import Setup
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
@@ -30,7 +30,7 @@ MEMORY = 500  # earlier experiments that an agent is shown
 
 
 @dataclass(frozen=True)
-class Draft:
+class Pending:
     """A proposal on its way, and the commit that it was made for."""
 
     base: str
@@ -48,8 +48,8 @@ class Draft:
         return getattr(self.failed or self.answer.result(), "cost_usd", None) or 0.0
 
 
-class Drafts:
-    """One night's proposals.
+class Proposals:
+    """One session's proposals.
 
     Attributes:
         spent_usd: on answers that were taken.
@@ -57,37 +57,37 @@ class Drafts:
     """
 
     def __init__(
-        self, lab: Lab, agent: Agent, seed: int, program_text: Callable[[], str],
+        self, runner: Runner, agent: Agent, seed: int, program_text: Callable[[], str],
         tell: Callable[[str, str], None], stand_in: Agent | None = None,
     ) -> None:  # fmt: skip
         """`stand_in` proposes one experiment where `agent`, which did better before, gave nothing usable."""
-        self._lab, self._agent, self._seed, self._tell = lab, agent, seed, tell
+        self._runner, self._agent, self._seed, self._tell = runner, agent, seed, tell
         self._stand_in = stand_in
-        self._experiments = lab.experiments
+        self._experiments = runner.experiments
         self._program_text = program_text
         self.spent_usd = 0.0
         self.gave_up: HarnessError | None = None
         self._unbilled_usd = 0.0
-        self._ahead: list[Draft] = []
+        self._ahead: list[Pending] = []
         self._failed = 0  # proposals of the agent in a row that could not be used
         self._failed_since = 0  # somebody stood in for it
         self._most_failed = FAILED_PROPOSALS
         self._crashes = 0
         self._to_mend: tuple[Tried, str] | None = None
 
-    def ask_ahead(self, base: Base, bench: Bench, results: Sequence[Experiment], wanted: int = 1) -> None:
+    def ask_ahead(self, base: Base, setup: Setup, results: Sequence[Experiment], wanted: int = 1) -> None:
         """Have the next ones made while something trains, one by one: each knows those before it."""
         if len(self._ahead) < wanted and self._answered == self._ahead and self.gave_up is None:
-            self._ahead.append(self._ask(base, bench, results))
+            self._ahead.append(self._ask(base, setup, results))
 
     @property
     def paid_usd(self) -> float:
         """On all answers, those that nobody took yet among them."""
-        return self.spent_usd + sum(draft.cost_usd for draft in self._answered)
+        return self.spent_usd + sum(pending.cost_usd for pending in self._answered)
 
     @property
-    def _answered(self) -> list[Draft]:
-        return [draft for draft in self._ahead if draft.answer.done()]
+    def _answered(self) -> list[Pending]:
+        return [pending for pending in self._ahead if pending.answer.done()]
 
     @property
     def is_ready(self) -> bool:
@@ -99,23 +99,23 @@ class Drafts:
         """What is being waited for."""
         return self._ahead[0].answer if self._ahead else None
 
-    def next(self, base: Base, bench: Bench, results: Sequence[Experiment]) -> Experiment | None:
+    def next(self, base: Base, setup: Setup, results: Sequence[Experiment]) -> Experiment | None:
         """The next proposal that was not tried, committed on a branch that starts at `base`.
 
         None while there is none: then one is being made, or the agent gave up.
         """
         if not self._ahead:
-            self.ask_ahead(base, bench, results)
+            self.ask_ahead(base, setup, results)
         if not self.is_ready:
             return None
-        draft = self._ahead.pop(0)
-        if isinstance(failed := draft.failed, HarnessError):  # the person has to mend something
+        pending = self._ahead.pop(0)
+        if isinstance(failed := pending.failed, HarnessError):  # the person has to mend something
             self.gave_up = failed
             return None
-        is_stale = draft.base != base.commit
+        is_stale = pending.base != base.commit
         try:
-            proposal = self._paid(_given(draft))
-            proposal = self._reapplied(proposal, proposal.base or draft.base, base.commit)
+            proposal = self._paid(_given(pending))
+            proposal = self._reapplied(proposal, proposal.base or pending.base, base.commit)
             parent = self._experiments.source(base.commit)
             trouble = rules.broken_source(proposal.source, parent) or ""
             if not trouble:
@@ -125,7 +125,7 @@ class Drafts:
                 elif mark in self._tried(proposal):
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
-                    if not draft.by_stand_in:
+                    if not pending.by_stand_in:
                         self._failed = self._failed_since = 0
                         if self._stand_in is not None:
                             self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
@@ -135,7 +135,7 @@ class Drafts:
             self._unbilled_usd += none.cost_usd or 0.0
             self.spent_usd += none.cost_usd or 0.0
         self._tell("trouble", f"no usable proposal: {trouble}")
-        if not (draft.by_stand_in or is_stale):
+        if not (pending.by_stand_in or is_stale):
             self._failed, self._failed_since = self._failed + 1, self._failed_since + 1
         if self._failed >= self._most_failed:
             self.gave_up = HarnessError(
@@ -148,7 +148,7 @@ class Drafts:
                 self._failed_since = 0
                 name = type(self._stand_in).__name__.lower()
                 self._tell("trouble", f"{name} proposes one in its place, then it is asked again")
-            self._ahead.append(self._ask(base, bench, results, trouble, by_stand_in))
+            self._ahead.append(self._ask(base, setup, results, trouble, by_stand_in))
         return None
 
     def _tried(self, proposal: Proposal) -> set[str]:
@@ -213,10 +213,10 @@ class Drafts:
                 raise NoProposal(f"{proposal.title!r} there is a program that was tried before")
             begun = self._experiments.begin(again, onto, mark)
         except NoProposal as why:
-            self._lab.tell_once("main", f"     the tip moved meanwhile: {why}")
+            self._runner.tell_once("main", f"     the frontier moved: {why}")
             return []
         number, which = f"{begun.name.number:04d}", f"{kept.name.number:04d}"
-        self._tell("main", f"     the tip moved meanwhile: {which} is applied to {onto[:7]}, as {number}")
+        self._tell("main", f"     the frontier moved: {which} is applied to {onto[:7]}, as {number}")
         return [begun]
 
     def _carried(self, kept: Experiment, onto: str, base: str) -> bool:
@@ -240,51 +240,51 @@ class Drafts:
 
     def meet(self, done: Experiment, before: Standing, now: Standing) -> list[Experiment]:
         """Two winners beside each other: the change of the one that is not on the line is begun anew on
-        the tip, since gains don't always add up."""
-        other = done.commit if done.commit not in now.line else before.line[-1]
-        beside = next((e for e in self._experiments if e.commit == other and other not in now.line), None)
+        the frontier's head, since gains don't always add up."""
+        other = done.commit if done.commit not in now.chain else before.chain[-1]
+        beside = next((e for e in self._experiments if e.commit == other and other not in now.chain), None)
         return [] if beside is None else self.begin_again(beside, now.incumbent.commit)
 
-    def _fork(self, commit: str, tip: str) -> str:
-        """Below a stack of experiments, what `tip` stands on too, or what none of ours is below."""
+    def _fork(self, commit: str, head: str) -> str:
+        """Below a stack of experiments, what `head` stands on too, or what none of ours is below."""
         below = {e.commit: e.parent for e in self._experiments}
-        while commit in below and not self._experiments.is_below(commit, tip):
+        while commit in below and not self._experiments.is_below(commit, head):
             commit = below[commit]
         return commit
 
-    def learn(self, done: Experiment, trial: Trial, bench: Bench) -> None:
+    def learn(self, done: Experiment, trial: RunRecord, setup: Setup) -> None:
         """What the agent may mend: a crash, but not the crash of the mending for ever."""
         crashed = done.status == CRASH
         self._crashes = self._crashes + 1 if crashed else 0
         mendable = crashed and self._crashes <= REPAIRS
-        self._to_mend = (self._as_tried(done, bench), trial.training.log) if mendable else None
+        self._to_mend = (self._as_tried(done, setup), trial.training.log) if mendable else None
 
     def _ask(
-        self, base: Base, bench: Bench, results: Sequence[Experiment], trouble: str = "",
+        self, base: Base, setup: Setup, results: Sequence[Experiment], trouble: str = "",
         by_stand_in: bool = False,
-    ) -> Draft:  # fmt: skip
+    ) -> Pending:  # fmt: skip
         """Have the agent think, in its own thread, about values only."""
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
         every = list(self._experiments)
-        ahead = [draft.answer.result() for draft in self._ahead if draft.failed is None]
+        ahead = [pending.answer.result() for pending in self._ahead if pending.failed is None]
         tried = (
-            *(self._as_tried(experiment, bench) for experiment in every[-MEMORY:]),
+            *(self._as_tried(experiment, setup) for experiment in every[-MEMORY:]),
             *(Tried(p.title, p.hypothesis, p.source, None, None, None, "") for p in ahead),
         )
         mend, log = self._to_mend or (None, "")
         context = Context(
             self._program_text(), self._experiments.source(base.commit), base.val_bpb,
-            base.commit, tried, bench.device.kind == "cuda", len(every) + len(ahead), self._seed,
+            base.commit, tried, setup.device.kind == "cuda", len(every) + len(ahead), self._seed,
             trouble, mend, log,
         )  # fmt: skip
         agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
-        return Draft(base.commit, in_background(agent.propose, context), by_stand_in)
+        return Pending(base.commit, in_background(agent.propose, context), by_stand_in)
 
-    def _as_tried(self, experiment: Experiment, bench: Bench) -> Tried:
+    def _as_tried(self, experiment: Experiment, setup: Setup) -> Tried:
         """As the agent sees it: what was scored in another setting has no score that compares."""
         message = experiment.message
-        comparable = experiment.setting in (None, bench.setting)
+        comparable = experiment.setting in (None, setup.setting)
         return Tried(
             message.title, message.hypothesis, self._experiments.source_or_nothing(experiment.commit),
             experiment.status, experiment.val_bpb if comparable else None,
@@ -313,14 +313,14 @@ class Drafts:
         return dataclasses.replace(proposal, cost_usd=total)
 
 
-def _given(draft: Draft) -> Proposal:
+def _given(pending: Pending) -> Proposal:
     """What came of it.
 
     Raises:
         NoProposal: nothing, or the agent failed in a way that nobody thought of.
     """
     try:
-        return draft.answer.result()
+        return pending.answer.result()
     except NoProposal:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent made of an answer

@@ -21,15 +21,15 @@ from harness.executors.local import Order
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing
-from harness.session.checkpoints import Kept
+from harness.session.checkpoints import Checkpoints
 from harness.session.frontier import passed_by, standing_on
 from harness.store.experiment import Experiment
 from harness.store.experiments import Experiments
-from harness.store.records import ERROR, OK, Trial
+from harness.store.records import ERROR, OK, RunRecord
 from harness.store.repo import Repository
-from harness.worker.run import Bench, measure, open_bench
+from harness.worker.run import Setup, measure, open_setup
 from harness.worker.supervisor import Progress
-from harness.worker.worker import Station, Turn
+from harness.worker.worker import RunHandle, Worker
 
 REPEATS_OF_ERROR = 2
 TICK_SECONDS = 0.1
@@ -37,7 +37,7 @@ FREE_MB = 1024  # beyond what a trial may write
 LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
 
 
-class Lab:
+class Runner:
     """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress and its place."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Lab:
         self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
         self._last_config: configs.Config | None = None
         self._said: set[str] = set()
-        self.kept = Kept(repository.paths, self.experiments, tell, show, self.away)
+        self.kept = Checkpoints(repository.paths, self.experiments, tell, show, self.away)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class Lab:
             self._said.add(text)
             self._tell(kind, text)
 
-    def bench(self) -> Bench:
+    def setup(self) -> Setup:
         """Config and program as they are now; the last good ones where a person is in the middle of them.
 
         Raises:
@@ -75,16 +75,16 @@ class Lab:
             self.tell_once("trouble", "no .autoresearch/program.md to tell the agent. Try: harness init")
         try:
             config = configs.load(paths.config)
-            bench = open_bench(config, paths.root)
+            setup = open_setup(config, paths.root)
         except HarnessError as unusable:
             if self._last_config is None:
                 raise
             config = self._last_config
-            bench = open_bench(config, paths.root)  # raises where data or device, not the config, is at fault
+            setup = open_setup(config, paths.root)  # raises where data or device, not the config, is at fault
             self.tell_once("trouble", f"going on with the last good config: {unusable}")
         self._last_config = config
-        if bench.isolation.kind == "none":
-            why = bench.isolation.why
+        if setup.isolation.kind == "none":
+            why = setup.isolation.why
             self.tell_once("trouble", f"WARNING: no sandbox, train.py can reach everything you can: {why}")
         wanted = config.trial.disk_mb + FREE_MB
         if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
@@ -92,7 +92,7 @@ class Lab:
                 f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
                 "harness clean, or free some space",
             )
-        return bench
+        return setup
 
     # ── trials ────────────────────────────────────────────────────────────────────────────────
 
@@ -109,42 +109,42 @@ class Lab:
         suspect_below = standing.suspect_below if standing is not None else 0.0
         return Order(commit, self.experiments.source(commit), seed, suspect_below)
 
-    def run(self, order: Order, bench: Bench, station: Station, turn: Turn) -> tuple[Trial, Path]:
-        """One trial, and its folder; what the machine spoilt is repeated. Any thread may call it, since it
+    def run(self, order: Order, setup: Setup, worker: Worker, handle: RunHandle) -> tuple[RunRecord, Path]:
+        """One trial, and its folder; what others contaminated is repeated. Any thread may call it, since it
         doesn't touch git."""
 
         def show(progress: Progress) -> None:
-            turn.check()
-            if turn.may_train.is_set():  # else the one that is being scored is shown
-                self._show(progress, station.place)
+            handle.check()
+            if handle.may_train.is_set():  # else the one that is being scored is shown
+                self._show(progress, worker.place)
 
         attempt, first = 0, None  # the first with a score, if it is repeated
-        attempts: list[Trial] = []
+        attempts: list[RunRecord] = []
         while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
-            alone, turn.was_joined = turn.may_train.is_set(), False
-            turn.trained.clear()
+            alone, handle.was_joined = handle.may_train.is_set(), False
+            handle.trained.clear()
             trial = measure(
-                order.source, order.commit, order.seed, bench, folder, show, self._note, True, station, turn,
+                order.source, order.commit, order.seed, setup, folder, show, self._note, True, worker, handle,
                 order.suspect_below,
             )  # fmt: skip
             attempts.append(trial)
             if not alone and trial.training.startup_seconds is None:
-                while not turn.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
-                    turn.check()
+                while not handle.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
+                    handle.check()
             elif trial.status == ERROR:
                 self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
                 if attempt == REPEATS_OF_ERROR:
                     break
                 attempt += 1
-            elif not attempt and (trial.late or trial.warning or (turn.was_joined and trial.lacked_memory)):
+            elif not attempt and (trial.late or trial.warning or (handle.was_joined and trial.lacked_memory)):
                 self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
                 attempt += 1
                 if trial.lacked_memory:
-                    turn.wants_room.set()
-                    while station.is_used:
-                        turn.check()
+                    handle.wants_room.set()
+                    while worker.is_used:
+                        handle.check()
                         time.sleep(TICK_SECONDS)
                 if trial.warning:
                     first = trial, folder
@@ -162,7 +162,7 @@ class Lab:
         instead_of = tuple(_attempt(each) for each in attempts if each is not trial)
         return replace(trial, instead_of=instead_of), folder
 
-    def noted(self, trial: Trial, folder: Path, bench: Bench, others: bool = False) -> None:
+    def noted(self, trial: RunRecord, folder: Path, setup: Setup, others: bool = False) -> None:
         """One more trial of a commit that stays as it is; `others`: more of it are running.
 
         Raises:
@@ -172,76 +172,76 @@ class Lab:
         if trial.status == OK:
             self.kept.keep(folder, trial)
         self.experiments.note(commit, trial=trial)
-        if trial.status != OK and not (others or self.experiments.scores(commit, bench.setting)):
+        if trial.status != OK and not (others or self.experiments.scores(commit, setup.setting)):
             mend = "mend it on main, commit, harness loop"
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
                 "harness loop, with less beside it" if trial.late else mend,
             )
 
-    def again(self, commit: str, bench: Bench, station: Station) -> Trial:
+    def again(self, commit: str, setup: Setup, worker: Worker) -> RunRecord:
         """One more trial of a commit, here and now."""
-        trial, folder = self.run(self.order(commit), bench, station, Turn.alone())
-        self.noted(trial, folder, bench)
+        trial, folder = self.run(self.order(commit), setup, worker, RunHandle.alone())
+        self.noted(trial, folder, setup)
         return trial
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 
-    def known(self, bench: Bench, main: str = "") -> Standing | None:
+    def known(self, setup: Setup, main: str = "") -> Standing | None:
         """What git says of this setting; None if `main`, or the commit that is to stand for it, has no
         score there."""
-        return standing_on(self.experiments, bench.setting, bench.config.gate.policy, main)
+        return standing_on(self.experiments, setup.setting, setup.config.gate.policy, main)
 
-    def missing_runs(self, bench: Bench, stations: int = 1) -> int:
+    def missing_runs(self, setup: Setup, workers: int = 1) -> int:
         """How often `main` is to be run before anything is decided: twice at least, since one run may be an
-        accident, until the noise is known, and on every station, which would wait. The greedy rule takes
+        accident, until the noise is known, and on every worker, which would wait. The greedy rule takes
         one run at its word."""
-        if bench.config.gate.policy == "greedy":
-            return max(0, 1 - len(self.experiments.main_scores(bench.setting)))
-        wanted = CALIBRATION_RUNS if self._freedom(bench) < CALIBRATION_RUNS - 1 else 2
-        missing = max(0, wanted - len(self.experiments.main_scores(bench.setting)))
-        return -(-missing // stations) * stations
+        if setup.config.gate.policy == "greedy":
+            return max(0, 1 - len(self.experiments.main_scores(setup.setting)))
+        wanted = CALIBRATION_RUNS if self._freedom(setup) < CALIBRATION_RUNS - 1 else 2
+        missing = max(0, wanted - len(self.experiments.main_scores(setup.setting)))
+        return -(-missing // workers) * workers
 
-    def noise(self, bench: Bench) -> Noise | None:
+    def noise(self, setup: Setup) -> Noise | None:
         """Pooled over every repeat in this setting."""
-        return pooled(each.scores for each in self.experiments.measured(bench.setting))
+        return pooled(each.scores for each in self.experiments.measured(setup.setting))
 
-    def _freedom(self, bench: Bench) -> int:
-        return sum(len(each.scores) - 1 for each in self.experiments.measured(bench.setting))
+    def _freedom(self, setup: Setup) -> int:
+        return sum(len(each.scores) - 1 for each in self.experiments.measured(setup.setting))
 
     # ── main ──────────────────────────────────────────────────────────────────────────────────
 
-    def advance(self, standing: Standing, bench: Bench, station: Station) -> Standing:
-        """Move `main` to the tip if the gate says so, unless a person's changes are in the way."""
+    def advance(self, standing: Standing, setup: Setup, worker: Worker) -> Standing:
+        """Move `main` to the frontier's head if the gate says so and no change of a person is in the way."""
         if (move := standing.move()) is None:
             return standing
         if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
             self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
-        if why := self.kept.second_opinion(move.new, bench, station):
+        if why := self.kept.second_opinion(move.new, setup, worker):
             self.tell_once("trouble", f"     main waits before {move.new[:7]}: {why}")
             return standing
-        self.kept.score_holdout(move.new, bench, station)
+        self.kept.score_holdout(move.new, setup, worker)
         try:
             if not self.experiments.advance(move.old, move.new):
                 return standing
         except HarnessError as in_the_way:
             self.tell_once("trouble", f"     main waits before {move.new[:7]}: {in_the_way}")
             return standing
-        self.experiments.note(move.new, reached=True)  # so that a person who resets main is believed
+        self.experiments.note(move.new, reached=True)  # so that main stays where a person resets it
         sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
         self._tell("main", f"     main is at {move.new[:7]}{sure}")
         self.kept.drop(main=move.new)  # of what it passed
         return standing.moved()
 
-    def passed_by(self, bench: Bench) -> tuple[Experiment, str] | None:
+    def passed_by(self, setup: Setup) -> tuple[Experiment, str] | None:
         """See `harness.session.frontier`."""
-        return passed_by(self.experiments, bench.setting, bench.config.gate.policy)
+        return passed_by(self.experiments, setup.setting, setup.config.gate.policy)
 
     def _note(self, text: str) -> None:
         self._tell("note", text)
 
 
-def _attempt(trial: Trial) -> str:
+def _attempt(trial: RunRecord) -> str:
     """One that doesn't count, in a line."""
     score = "" if trial.val_bpb is None else f" {trial.val_bpb:.6f}"
     return f"{trial.status}{score}: {trial.detail or trial.warning}"

@@ -12,18 +12,19 @@ from harness.session.limits import Limits
 
 
 class State:
-    """Of one night, from now on."""
+    """Of one session, from now on."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path, self._limits, self._began = path, limits, time.time()
-        self._titles: list[str] = []  # of what runs
+        self._titles: dict[str, str] = {}  # of what runs, by `Event.of`
 
     def write(self, text: str, of: str, is_over: bool, measured: int, spent_usd: float) -> None:
-        """`text`: a line that has `of`, a number or `main`, among its first two words."""
-        others = [title for title in self._titles if of not in title.split()[:2]]
-        self._titles = others if is_over else [*others, text]
+        """`text`: a line about a run that begins, or is over; `of`: which, see `Event`."""
+        self._titles.pop(of, None)
+        if not is_over:
+            self._titles[of] = text
         state = {
-            "running": ", ".join(self._titles), "since": time.time(), "began": self._began,
+            "running": ", ".join(self._titles.values()), "since": time.time(), "began": self._began,
             "limits": asdict(self._limits), "measured": measured, "spent": spent_usd,
         }  # fmt: skip
         with suppress(OSError):  # nothing depends on it

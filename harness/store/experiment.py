@@ -48,25 +48,25 @@ class Experiment:
 
     @property
     def delta(self) -> float | None:
-        """What its change is believed to do, or what one run showed where nothing more is known."""
+        """The estimated effect of its change, or what one run showed where nothing more is known."""
         effect = self.message.trailers.get("Effect", "").split()
         return _figure(effect[0] if effect else self.message.trailers.get("Delta"))
 
     @property
     def effect_sd(self) -> float | None:
-        """Of `delta`, where it is a belief."""
+        """Of `delta`, where it is an estimate."""
         effect = self.message.trailers.get("Effect", "").split()
         return _figure(effect[1]) if len(effect) > 1 else None
 
     @property
-    def believed(self) -> float | None:
-        """Its true val_bpb as it was believed when it was decided; its score, where nothing else is known."""
+    def estimate(self) -> float | None:
+        """Its true val_bpb as estimated when it was decided; its score, where nothing else is known."""
         effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
         return self.val_bpb if effect is None or self.incumbent is None else self.incumbent[1] + effect
 
     @cached_property
     def incumbent(self) -> tuple[str, float] | None:
-        """Beginning of the commit that it was judged against, and its val_bpb as it was believed then."""
+        """Beginning of the commit that it was judged against, and its val_bpb as it was estimated then."""
         commit, _, said = self.message.trailers.get("Incumbent", "").partition(" ")
         figure = _figure(said)
         return None if figure is None else (commit, figure)

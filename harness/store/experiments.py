@@ -13,9 +13,9 @@ import pygit2
 from harness.store import message as messages
 from harness.store import notes, refs
 from harness.store.experiment import Experiment
-from harness.store.history import BLOB_DIGITS, Known, is_of
+from harness.store.history import BLOB_DIGITS, History, is_of
 from harness.store.message import Message
-from harness.store.records import ERROR, OK, Decision, Proposal, Trial
+from harness.store.records import ERROR, OK, Decision, Proposal, RunRecord
 from harness.store.refs import Name
 from harness.store.repo import patiently
 
@@ -23,7 +23,7 @@ AGENT_EMAIL = "agent@autoresearch.invalid"
 CARRIED = ("trials", "decision")  # of a record, to the same program on another commit
 
 
-class Experiments(Known):
+class Experiments(History):
     """All experiments of a repository, and the only writer of their refs."""
 
     @patiently
@@ -104,7 +104,7 @@ class Experiments(Known):
         return experiment
 
     @patiently
-    def complete(self, experiment: Experiment, trial: Trial, decision: Decision) -> Experiment:
+    def complete(self, experiment: Experiment, trial: RunRecord, decision: Decision) -> Experiment:
         """Put what was measured into the commit's message and its note, and move the branch to it.
 
         Args:

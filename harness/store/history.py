@@ -25,7 +25,7 @@ BLOB_DIGITS = 12  # of the blob's name
 HISTORY = 100  # commits of `main` that are looked back at
 
 
-class Known:
+class History:
     """All experiments of a repository, in the order of their numbers; writes nothing."""
 
     def __init__(self, repository: Repository) -> None:
@@ -190,7 +190,7 @@ class Known:
         runs = {commit: self._runs_of(commit, setting) for commit in line if commit not in every}
         runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
         kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
-        asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible tip
+        asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible head
         shorter = {commit for commit in asked if self.part(commit, "decision").get("shorter")}
         return Programs(every, line, gone, runs, shorter, self._program).measured()
 
@@ -270,9 +270,9 @@ class Known:
         """Whether `main` is there or went on from there."""
         return self.is_below(commit, self.main)
 
-    def is_below(self, commit: str, tip: str) -> bool:
-        """Whether `tip` is that commit or stands on it."""
-        return tip == commit or self._git.descendant_of(tip, commit)
+    def is_below(self, commit: str, head: str) -> bool:
+        """Whether `head` is that commit or stands on it."""
+        return head == commit or self._git.descendant_of(head, commit)
 
     def are_in_line(self, one: str, other: str) -> bool:
         """Whether one of two commits stands on the other."""
@@ -295,7 +295,7 @@ class Known:
         return failed
 
 
-class Snapshot(Known):
+class HistorySnapshot(History):
     """For a command that looks once: what it was told the first time that it asked holds to its end."""
 
     def __init__(self, repository: Repository) -> None:

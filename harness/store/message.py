@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.store.records import Decision, Trial
+from harness.store.records import Decision, RunRecord
 
 HYPOTHESIS = "Hypothesis"
 AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
@@ -72,13 +72,13 @@ def _printable(text: str) -> str:
 
 
 def verdict(decision: Decision) -> str:
-    """What stands behind the title: the score and the gain that is believed, or what went wrong."""
+    """What stands behind the title: the score and the estimated gain, or what went wrong."""
     if decision.val_bpb is None or decision.claim is None:
         return decision.status
     return f"val_bpb {decision.val_bpb:.4f}, {decision.claim:+.4f}"
 
 
-def measured(last: Trial, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
+def measured(last: RunRecord, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
     """The trailers of an experiment that is decided.
 
     Args:

@@ -106,11 +106,11 @@ class Programs:
             self._by_hand[program], self._found[commit] = commit, of
 
     def _take(self) -> None:
-        """What a person put at the tip of `main` has the runs of the experiments that it is."""
-        tip = next(iter(self._line))
-        for commit in list(self._found) if tip not in self._every else ():
-            if commit not in self._line and self._are_one(commit, tip):
-                self._put(tip, commit)
+        """What a person put at the head of `main` has the runs of the experiments that it is."""
+        head = next(iter(self._line))
+        for commit in list(self._found) if head not in self._every else ():
+            if commit not in self._line and self._are_one(commit, head):
+                self._put(head, commit)
                 del self._found[commit]
 
     def _put(self, new: str, old: str) -> None:

@@ -89,7 +89,7 @@ class Training:
     """The part of the start until `trial.open()`: the interpreter, and what is imported."""
     held_seconds: float = 0.0
     """Between asking for the first batch and getting it: what it compiled is taken over, and it has to wait
-    for another one's turn to end."""
+    for another run to end."""
     delayed_seconds: float | None = None
     """While it trained: for how long its first thread could have run and waited for a processor."""
     conditions: Conditions | None = None
@@ -124,7 +124,7 @@ def disturbed(delayed_seconds: Any, training_seconds: Any) -> str:
     if delayed_seconds < DELAYED_SHARE * training_seconds or not training_seconds:
         return ""
     share = delayed_seconds / training_seconds
-    return f"it waited for a processor {share:.0%} of the time: other work here spoils its score"
+    return f"it waited for a processor {share:.0%} of the time: its score is not comparable"
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RunRecord:
     """One training of one commit with one seed, and its score."""
 
     commit: str
@@ -224,7 +224,7 @@ class Trial:
     propose_seconds: float = 0.0
     """The part of it in which nobody had a proposal."""
     instead_of: tuple[str, ...] = ()
-    """Attempts with the same seed that don't count, a line each: the machine spoilt it, or it was late."""
+    """Attempts with the same seed that don't count, a line each: the machine failed it, or it was late."""
     version: int = VERSION
 
     @property
@@ -331,7 +331,7 @@ class Incumbent(Base):
     """The commit to beat, and what is known of it in the current setting."""
 
     val_bpb: float
-    """What its true value is believed to be; its score, where nothing but that is known."""
+    """The estimate of its true value; its score, where nothing but that is known."""
     sd: float | None = None
     """How sure that is; None under the greedy rule."""
 
@@ -344,7 +344,7 @@ class Measured:
     parent: str
     scores: tuple[float, ...]
     kept: bool = False
-    """Whether it may be built on: kept by the gate, or put on `main` by a person."""
+    """Whether it may be on the frontier: kept by the gate, or put on `main` by a person."""
     shorter: bool = False
     """Whether its train.py has fewer lines than its parent's: ties go to the simpler program."""
 
@@ -363,18 +363,18 @@ class Decision:
     delta: float | None = None
     """`val_bpb` minus the incumbent's; below 0 is better."""
     effect: float | None = None
-    """What is believed of the change: smaller than `delta`, since the best of many is partly luck."""
+    """The estimate of the change: smaller than `delta`, since the best of many is partly luck."""
     effect_sd: float | None = None
     confidence: float | None = None
     """Probability that the change truly helps; None where nobody computed it."""
     noise_sd: float | None = None
-    """What two runs of one program differ by, as it was believed then."""
+    """What two runs of one program differ by, as it was estimated then."""
     shorter: bool = False
     """Whether train.py has fewer lines than the incumbent's."""
 
     @property
     def claim(self) -> float | None:
-        """The gain that is believed, or what one run showed where nothing more is known."""
+        """The estimated gain, or what one run showed where nothing more is known."""
         return self.effect if self.effect is not None else self.delta
 
 
@@ -396,4 +396,4 @@ class Move:
     confidence: float | None
     """Probability that `new` is truly better than `old`; None under the greedy rule."""
     gain: float
-    """By how much, as believed; below 0 is better."""
+    """By how much, as estimated; below 0 is better."""

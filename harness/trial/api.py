@@ -1,6 +1,6 @@
 """What `trial.open()` gives to train.py. It runs inside the sandbox, next to untrusted code.
 
-So nothing here is believed by anyone: the supervisor keeps the clock, the scorer keeps the score.
+So nothing here is trusted by anyone: the supervisor keeps the clock, the scorer keeps the score.
 What it does is to make the honest thing the easy one: batches that end with the budget, a loss curve
 without waiting for the GPU, a checkpoint handed over in one call.
 """

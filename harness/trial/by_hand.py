@@ -20,11 +20,11 @@ import torch._functorch.config
 from harness import config as configs
 from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.paths import Paths
-from harness.store.records import OK, Failure, Reported, Training, Trial
+from harness.store.records import OK, Failure, Reported, RunRecord, Training
 from harness.trial.api import Run
 from harness.worker import scoring
 from harness.worker.device import exclusive
-from harness.worker.run import Bench, open_bench
+from harness.worker.run import Setup, open_setup
 
 ECHO_SECONDS = 1.0
 
@@ -34,8 +34,8 @@ ALONE = contextlib.ExitStack()  # the device is this process's, to its end
 class ByHand:
     """The host that a person's own run talks to."""
 
-    def __init__(self, bench: Bench, seed: int, source: Path, folder: Path) -> None:
-        self._bench, self._seed, self._source, self._folder = bench, seed, source, folder
+    def __init__(self, setup: Setup, seed: int, source: Path, folder: Path) -> None:
+        self._setup, self._seed, self._source, self._folder = setup, seed, source, folder
         self._started_at = time.monotonic()
         self._first_batch_at: float | None = None
         self._ended_at: float | None = None
@@ -57,13 +57,13 @@ class ByHand:
 
     def training_tokens(self) -> int:
         self._first_batch_at = time.monotonic()
-        return os.open(self._bench.corpus.train_file, os.O_RDONLY)
+        return os.open(self._setup.corpus.train_file, os.O_RDONLY)
 
     def log(self, message: dict[str, Any]) -> None:
         now = time.monotonic()
         if now - self._echoed_at >= ECHO_SECONDS:
             self._echoed_at = now
-            left = self._bench.config.trial.budget_seconds - (now - (self._first_batch_at or now))
+            left = self._setup.config.trial.budget_seconds - (now - (self._first_batch_at or now))
             line = f"step {message['step']:>6}  loss {message['loss']:.4f}  {max(0.0, left):.0f} s left\n"
             sys.stderr.write(line)
 
@@ -71,27 +71,27 @@ class ByHand:
         self._ended_at = time.monotonic()
 
     def submit(self, folder: Path, reported: dict[str, Any]) -> None:
-        bench, first, ended = self._bench, self._first_batch_at, self._ended_at
+        setup, first, ended = self._setup, self._first_batch_at, self._ended_at
         if first is None or ended is None:
             raise RuntimeError("submitted without training: no batch was asked for")
         _say("scoring ...")
         scored = scoring.score(
-            self._source, folder, bench.corpus, "val", bench.config, bench.device, bench.isolation,
+            self._source, folder, setup.corpus, "val", setup.config, setup.device, setup.isolation,
             self._folder / "server.txt", lambda *_: None,
         )  # fmt: skip
         training = Training(
             OK, "", first - self._started_at, ended - first, 0.0, reported=Reported(**reported)
         )
         failure = scored if isinstance(scored, Failure) else None
-        trial = Trial(
+        trial = RunRecord(
             commit="", seed=self._seed, status=failure.status if failure else OK,
             detail=failure.detail if failure else "",
             val_bpb=None if isinstance(scored, Failure) else scored.val_bpb, training=training,
             score=None if isinstance(scored, Failure) else scored,
-            total_seconds=time.monotonic() - self._started_at, device=bench.device.name,
-            peak_flops=bench.device.peak_flops, data=bench.corpus.id,
-            evaluator=scoring.fingerprint(bench.config), isolation="by hand",
-            budget_seconds=bench.config.trial.budget_seconds,
+            total_seconds=time.monotonic() - self._started_at, device=setup.device.name,
+            peak_flops=setup.device.peak_flops, data=setup.corpus.id,
+            evaluator=scoring.fingerprint(setup.config), isolation="by hand",
+            budget_seconds=setup.config.trial.budget_seconds,
         )  # fmt: skip
         if failure:
             raise SystemExit(f"{failure.status}: {failure.detail}")
@@ -105,11 +105,11 @@ def open_run() -> Run:
     with _plainly():
         seed = _seed(os.environ.get("SEED", "1"))
         config = configs.load(Paths(source.parent).config)
-        bench = open_bench(config, source.parent)
+        setup = open_setup(config, source.parent)
         with contextlib.suppress(OSError):  # where there is no such file to be had: in an agent's sandbox
-            ALONE.enter_context(exclusive(bench.device, _say))
+            ALONE.enter_context(exclusive(setup.device, _say))
     folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
-    return Run(ByHand(bench, seed, source, folder), bench.spec(seed), folder / "checkpoint")
+    return Run(ByHand(setup, seed, source, folder), setup.spec(seed), folder / "checkpoint")
 
 
 def _say(text: str) -> None:

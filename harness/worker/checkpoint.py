@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config import TrialConfig
+from harness.config import RunConfig
 from harness.sandbox.text import one_line
 from harness.store.records import CRASH, INVALID, LATE, Failure
 
@@ -35,7 +35,7 @@ class Handed:
     """The descriptor of the training tokens, which it was given."""
 
 
-def take(handed: Handed, folder: Path, config: TrialConfig, in_memory: bool) -> Failure | None:
+def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Failure | None:
     """Copy it into `folder`; nothing changes under our hands, since who wrote it is dead.
 
     Args:

@@ -2,7 +2,7 @@
 
 It sees token ids and writes logits; it never sees a target. It imports torch, and on a GPU makes its
 context, before it is told to load, so that it can be started early. Everything from `load` on is
-untrusted, this process included: the scorer believes only what it reads from its own buffer, and decides
+untrusted, this process included: the scorer trusts only what it reads from its own buffer, and decides
 what this process may still ask of the kernel.
 """
 

@@ -38,7 +38,7 @@ class Sample:
     """Who else computes, `name (process)`; empty for nobody."""
 
 
-class Watch:
+class Monitor:
     """Samples of one device. Where there is no NVIDIA GPU, or it doesn't answer, there are none."""
 
     def __init__(self, device: Device, process: int = 0) -> None:
@@ -175,7 +175,7 @@ class Watch:
         )
 
 
-def spoilt(seen: Conditions | None) -> str:
+def contaminated(seen: Conditions | None) -> str:
     """Why a trial under these conditions doesn't count; empty if it does."""
     if seen is None:
         return ""

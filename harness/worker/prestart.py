@@ -1,4 +1,4 @@
-"""A seat: a sandboxed Python that waits to be told which train.py to run.
+"""A prestarted process: a sandboxed Python that waits to be told which train.py to run.
 
 On a GPU the next one is made while a trial trains: its libraries are in memory and the compile cache
 is in place when its time comes. Nothing untrusted is in it before `go`, and till then it leaves the
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.config import TrialConfig
+from harness.config import RunConfig
 from harness.sandbox.isolation import Isolation, Process
 from harness.sandbox.wire import close_all, pair
 from harness.worker.device import Device
@@ -20,7 +20,7 @@ BOOT = "harness.worker.boot"
 COMPILED = "compiled"  # the cache, read-only, beside train.py
 
 
-class Seat:
+class Prestarted:
     """`channel` and `reading` are its messages and its output; `process` is what to kill.
 
     Raises:
@@ -28,7 +28,7 @@ class Seat:
     """
 
     def __init__(
-        self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Path | None = None
+        self, config: RunConfig, isolation: Isolation, device: Device, compiled: Path | None = None
     ) -> None:
         """`compiled`: what earlier trials compiled, if that is kept."""
         self.device, self.isolation, self.compiled = device, isolation, compiled

@@ -1,10 +1,10 @@
 """One trial from end to end: hold the device, train, score, put it into a record.
 
-On a GPU the scorer and the seat of the next trial are started while this one trains, so that imports
+On a GPU the scorer and the process of the next run are started while this one trains, so that imports
 cost no GPU time; on a processor they would be in the way. So is the next trial, where there is room.
 
 The run folder keeps the exported train.py, the log and the record. Whoever asked for the trial takes
-the checkpoint or has it removed, because a night of them fills a disk.
+the checkpoint or has it removed, because many of them fill a disk.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from typing import Any
 from harness.config import Config
 from harness.paths import Paths, write_atomically
 from harness.sandbox.isolation import Isolation, choose
-from harness.store.records import ERROR, INVALID, OK, Failure, Holdout, Score, Setting, Training, Trial
+from harness.store.records import ERROR, INVALID, OK, Failure, Holdout, RunRecord, Score, Setting, Training
 from harness.tasks.lm.prepare import open_prepared
 from harness.tasks.lm.store import Corpus
 from harness.worker import scoring
 from harness.worker.device import Device, resolve
-from harness.worker.monitor import Watch, spoilt
+from harness.worker.monitor import Monitor, contaminated
 from harness.worker.second_opinion import Opinion, ask
 from harness.worker.supervisor import Observer, Progress, Supervisor
-from harness.worker.worker import Station, Turn
+from harness.worker.worker import RunHandle, Worker
 
 LOOK_SECONDS = 2.0
 ROW_NATS = "row_nats.npy"  # beside the checkpoint: what each row of val cost
 
 
 @dataclass(frozen=True)
-class Bench:
+class Setup:
     """What all trials of one setting share."""
 
     config: Config
@@ -68,7 +68,7 @@ class Bench:
         }
 
 
-def open_bench(config: Config, repository: Path) -> Bench:
+def open_setup(config: Config, repository: Path) -> Setup:
     """Data, device and sandbox for a config; `repository` is hidden from what runs.
 
     Raises:
@@ -79,7 +79,7 @@ def open_bench(config: Config, repository: Path) -> Bench:
         hide.append(source if source.is_dir() else source.parent)
     device = resolve(config.trial.device)
     isolation = choose(config.trial.sandbox, tuple(hide))
-    return Bench(
+    return Setup(
         config, open_prepared(config.data), device, isolation,
         _compiled(repository, device) if device.kind == "cuda" and isolation.kind == "bwrap" else None,
     )  # fmt: skip
@@ -97,15 +97,15 @@ def measure(
     source: bytes,
     commit: str,
     seed: int,
-    bench: Bench,
+    setup: Setup,
     folder: Path,
     observe: Observer,
     on_wait: Callable[[str], None],
     keep_checkpoint: bool = False,
-    station: Station | None = None,
-    turn: Turn | None = None,
+    worker: Worker | None = None,
+    handle: RunHandle | None = None,
     suspect_below: float = 0.0,
-) -> Trial:
+) -> RunRecord:
     """Train and score one train.py.
 
     Args:
@@ -114,9 +114,9 @@ def measure(
         observe: told of progress a few times a second.
         on_wait: told once if somebody else uses the device.
         keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
-        station: where it runs, if trials follow each other there.
-        turn: when it may train, if another one is being scored there.
-        suspect_below: a val_bpb that is not believed without a larger audit.
+        worker: where it runs, if runs follow each other there.
+        handle: says when it may train, if another one is being scored there.
+        suspect_below: a val_bpb that is not taken without a larger audit.
 
     Raises:
         KeyboardInterrupt, Cancelled: everything that was started is dead by then.
@@ -125,55 +125,55 @@ def measure(
     script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
     script.write_bytes(source)
     checkpoint.mkdir()
-    place, turn = station or Station(), turn or Turn.alone()
-    on_gpu = bench.device.kind == "cuda"
-    to_sit = bench.config.trial, bench.isolation, bench.device, bench.compiled
+    place, handle = worker or Worker(), handle or RunHandle.alone()
+    on_gpu = setup.device.kind == "cuda"
+    to_sit = setup.config.trial, setup.isolation, setup.device, setup.compiled
     with _whole_or_gone(folder), contextlib.ExitStack() as stack:
-        if station is None:
+        if worker is None:
             stack.callback(place.close)
         waited = time.monotonic()
-        stack.enter_context(place.hold(bench.device, on_wait))
+        stack.enter_context(place.hold(setup.device, on_wait))
         if (trains := place.trains) is not None:  # read once: its own thread ends it
             trains.was_joined = True
-        _wait_until_alone(bench.device, observe, on_wait)
+        _wait_until_alone(setup.device, observe, on_wait)
         started = time.monotonic()
         scored: Score | None = None
         begun: list[scoring.Scoring] = []  # begun while it trains
 
         def begin() -> None:
-            place.trains, turn.watch = turn, supervisor.watch
+            place.trains, handle.watch = handle, supervisor.watch
             if not on_gpu:
                 return
             if (
-                bench.isolation.kind == "bwrap"
+                setup.isolation.kind == "bwrap"
             ):  # else its servers get copies, of a checkpoint that isn't there
-                begun.append(_begin_scoring(folder, "val", bench, suspect_below))
+                begun.append(_begin_scoring(folder, "val", setup, suspect_below))
                 stack.callback(begun[0].close)
             place.prepare(*to_sit)
 
         def may_train() -> bool:
-            if not (turn.may_train.is_set() and place.take()):
+            if not (handle.may_train.is_set() and place.take()):
                 return False
             stack.callback(place.leave)
             return True
 
         def show(progress: Progress) -> None:
             observe(progress)
-            if progress.phase == "waiting":  # another may take its turn, on a tip that has just moved
+            if progress.phase == "waiting":  # another may go first, on a head that has just moved
                 place.prepare(*to_sit)
 
         try:
             supervisor = Supervisor(
-                script, checkpoint, bench.spec(seed), bench.corpus.train_file, bench.config.trial,
-                place.seat(*to_sit), show, begin, may_train,
+                script, checkpoint, setup.spec(seed), setup.corpus.train_file, setup.config.trial,
+                place.prestarted(*to_sit), show, begin, may_train,
                 lambda: place.trains is not None,
             )  # fmt: skip
             try:
                 training = supervisor.train()
             finally:
-                if place.trains is turn:
-                    place.trains = turn.watch = None
-                turn.was_joined = turn.was_joined or place.is_shared
+                if place.trains is handle:
+                    place.trains = handle.watch = None
+                handle.was_joined = handle.was_joined or place.is_shared
             idle = None
             if place.trained_at is not None and supervisor.first_batch_at is not None:
                 idle = supervisor.first_batch_at - place.trained_at
@@ -183,28 +183,28 @@ def measure(
             training, idle = Training(ERROR, f"the machine failed: {failed}"), None
         log.write_text(training.log, encoding="utf-8")
         status, detail = training.status, training.detail
-        if why := spoilt(training.conditions):
+        if why := contaminated(training.conditions):
             status, detail = ERROR, why
         if status == OK:
-            if not training.is_short(bench.config.trial.budget_seconds):  # that one is trained once more
-                turn.has_trained()
+            if not training.is_short(setup.config.trial.budget_seconds):  # that one is trained once more
+                handle.has_trained()
             if not begun:
-                begun.append(_begin_scoring(folder, "val", bench, suspect_below))
+                begun.append(_begin_scoring(folder, "val", setup, suspect_below))
                 stack.callback(begun[0].close)
-            result = _scored(begun[0], folder, "val", bench, place, observe, suspect_below)
+            result = _scored(begun[0], folder, "val", setup, place, observe, suspect_below)
             if isinstance(result, Failure):
                 status, detail = result.status, result.detail
             else:
                 scored = result
         if not keep_checkpoint or scored is None:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        trial = Trial(
+        trial = RunRecord(
             commit=commit, seed=seed, status=status, detail=detail,
             val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
             total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
-            device=bench.device.name, peak_flops=bench.device.peak_flops, data=bench.corpus.id,
-            evaluator=scoring.fingerprint(bench.config), isolation=bench.isolation.kind,
-            budget_seconds=bench.config.trial.budget_seconds,
+            device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.corpus.id,
+            evaluator=scoring.fingerprint(setup.config), isolation=setup.isolation.kind,
+            budget_seconds=setup.config.trial.budget_seconds,
         )  # fmt: skip
     write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
     return trial
@@ -212,7 +212,7 @@ def measure(
 
 def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str], None]) -> None:
     """Until nobody else is at work on the device."""
-    watch, began = Watch(device), time.monotonic()
+    watch, began = Monitor(device), time.monotonic()
     told = False
     while who := watch.foreign():
         if not told:
@@ -223,8 +223,8 @@ def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str]
 
 
 def measure_holdout(
-    folder: Path, val_bpb: float, bench: Bench, observe: Observer, on_wait: Callable[[str], None],
-    station: Station, turn: Turn,
+    folder: Path, val_bpb: float, setup: Setup, observe: Observer, on_wait: Callable[[str], None],
+    worker: Worker, handle: RunHandle,
 ) -> Holdout | Failure:  # fmt: skip
     """Score a checkpoint that was kept on the tokens that no decision uses.
 
@@ -233,55 +233,55 @@ def measure_holdout(
     Args:
         folder: of the trial.
         val_bpb: of the same checkpoint.
-        turn: by which it may be cancelled.
+        handle: by which it may be cancelled.
     """
-    with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
-        begun = stack.enter_context(contextlib.closing(_begin_scoring(folder, "holdout", bench)))
+    with worker.hold(setup.device, on_wait), contextlib.ExitStack() as stack:
+        begun = stack.enter_context(contextlib.closing(_begin_scoring(folder, "holdout", setup)))
         deadline = time.monotonic() + scoring.START_SECONDS
         while not begun.is_ready(LOOK_SECONDS) and time.monotonic() < deadline:
-            turn.check()
-        while not station.take(LOOK_SECONDS):
-            turn.check()
-        stack.callback(station.leave)
-        result = _scored(begun, folder, "holdout", bench, station, observe)
+            handle.check()
+        while not worker.take(LOOK_SECONDS):
+            handle.check()
+        stack.callback(worker.leave)
+        result = _scored(begun, folder, "holdout", setup, worker, observe)
     if isinstance(result, Failure):
         return result
-    return Holdout(val_bpb, result.val_bpb, bench.setting)
+    return Holdout(val_bpb, result.val_bpb, setup.setting)
 
 
 def second_opinion(
-    folder: Path, bench: Bench, on_wait: Callable[[str], None], station: Station
+    folder: Path, setup: Setup, on_wait: Callable[[str], None], worker: Worker
 ) -> Opinion | Failure | None:
     """Of a checkpoint that was kept, with the device to itself; None where too little was kept for it."""
     if not (folder / ROW_NATS).exists():
         return None
     request = scoring.request_for(
-        folder / "train.py", folder / "checkpoint", bench.corpus, "val", bench.config, bench.device,
-        bench.isolation, folder / "server.txt", bench.compiled,
+        folder / "train.py", folder / "checkpoint", setup.corpus, "val", setup.config, setup.device,
+        setup.isolation, folder / "server.txt", setup.compiled,
     )  # fmt: skip
-    with station.hold(bench.device, on_wait), contextlib.ExitStack() as stack:
-        while not station.take(LOOK_SECONDS):
+    with worker.hold(setup.device, on_wait), contextlib.ExitStack() as stack:
+        while not worker.take(LOOK_SECONDS):
             pass
-        stack.callback(station.leave)
+        stack.callback(worker.leave)
         return ask(request, folder / ROW_NATS)
 
 
-def _begin_scoring(folder: Path, split: str, bench: Bench, suspect_below: float = 0.0) -> scoring.Scoring:
+def _begin_scoring(folder: Path, split: str, setup: Setup, suspect_below: float = 0.0) -> scoring.Scoring:
     return scoring.Scoring(
-        folder / "train.py", folder / "checkpoint", bench.corpus, split, bench.config, bench.device,
-        bench.isolation, folder / "server.txt", bench.compiled, suspect_below,
+        folder / "train.py", folder / "checkpoint", setup.corpus, split, setup.config, setup.device,
+        setup.isolation, folder / "server.txt", setup.compiled, suspect_below,
         folder / ROW_NATS if split == "val" else None,
     )  # fmt: skip
 
 
 def _scored(
-    begun: scoring.Scoring, folder: Path, split: str, bench: Bench, place: Station, observe: Observer,
+    begun: scoring.Scoring, folder: Path, split: str, setup: Setup, place: Worker, observe: Observer,
     suspect_below: float = 0.0,
 ) -> Score | Failure:  # fmt: skip
     result = _result(begun, observe)
     # It may be for want of what another one took; not a failed audit, which would be another draw.
     if isinstance(result, Failure) and result.status != INVALID and place.is_shared:
-        with contextlib.closing(_begin_scoring(folder, split, bench, suspect_below)) as once_more:
+        with contextlib.closing(_begin_scoring(folder, split, setup, suspect_below)) as once_more:
             return _result(once_more, observe)
     return result
 

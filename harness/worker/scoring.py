@@ -1,6 +1,6 @@
 """Starting the scorer, under a cap of its own, and reading its answer.
 
-The scorer is our own code, so its answer is believed; if it dies or hangs, that is `error`.
+The scorer is our own code, so its answer is trusted; if it dies or hangs, that is `error`.
 """
 
 import ast
@@ -81,7 +81,7 @@ class Scoring:
 
         Args:
             compiled: what trainings compiled, if that is kept.
-            suspect_below: a val_bpb that is not believed without a larger audit.
+            suspect_below: a val_bpb that is not taken without a larger audit.
             row_nats: where to write what each row cost, (R,) float64, for a second opinion.
         """
         caps = config.trial

@@ -1,7 +1,7 @@
 """The supervisor: one training of one train.py, by our clock.
 
 It hands out the training tokens' descriptor when they are asked for, and that instant starts the
-clock. It reads progress and output without believing them, takes the checkpoint as descriptors, and
+clock. It reads progress and output without trusting them, takes the checkpoint as descriptors, and
 kills everything the moment it has them or a cap is passed. Nothing that train.py does can lengthen
 its time. One thread, no polling of the trial's files.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import TrialConfig
+from harness.config import RunConfig
 from harness.sandbox import compile_cache, readonly
 from harness.sandbox.processes import delayed_seconds, out_of_memory_kills
 from harness.sandbox.seal import MOST_CALLS, Seal
@@ -23,8 +23,8 @@ from harness.sandbox.text import Tail, one_line
 from harness.sandbox.wire import Channel, ProtocolError, close_all
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
 from harness.worker import checkpoint
-from harness.worker.monitor import Watch
-from harness.worker.prestart import Seat
+from harness.worker.monitor import Monitor
+from harness.worker.prestart import Prestarted
 
 CURVE_POINTS = 1000
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
@@ -87,8 +87,8 @@ class Supervisor:
         checkpoint_dir: Path,
         spec: dict[str, Any],
         tokens: Path,
-        config: TrialConfig,
-        seat: Seat,
+        config: RunConfig,
+        prestarted: Prestarted,
         observe: Observer,
         on_training: Callable[[], None] = lambda: None,
         may_train: Callable[[], bool] = lambda: True,
@@ -97,16 +97,21 @@ class Supervisor:
         """`spec` is what train.py is told, `tokens` the training split that it gets when it asks.
 
         Args:
-            seat: where it runs; closed in the end.
+            prestarted: the process that it runs in; closed in the end.
             on_training: called once, when the clock has begun.
             may_train: whether the tokens may be handed out; until then it waits with what it compiled.
             other_trains: whether another trial has the device meanwhile, which it may hardly disturb.
         """
         self.source, self.checkpoint_dir = source, checkpoint_dir
         self.spec, self.tokens = spec, tokens
-        self.config, self.seat, self.observe, self.on_training = config, seat, observe, on_training
+        self.config, self.prestarted, self.observe, self.on_training = (
+            config,
+            prestarted,
+            observe,
+            on_training,
+        )
         self.may_train, self.other_trains = may_train, other_trains
-        self.watch = Watch(seat.device, seat.process.pid)
+        self.watch = Monitor(prestarted.device, prestarted.process.pid)
         self._seal: Seal | None = None
         self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
         self.ended_at: float | None = None
@@ -117,17 +122,17 @@ class Supervisor:
         Raises:
             OSError: the machine failed us (no process, no disk); a repeat may work.
         """
-        seat, tail, killed = self.seat, Tail(), out_of_memory_kills()
+        prestarted, tail, killed = self.prestarted, Tail(), out_of_memory_kills()
         state = _State(time.monotonic())
         tokens = -1
         try:
-            tokens = readonly.open_file(self.tokens, seat.isolation)
-            seat.go(self.source, self.spec)
+            tokens = readonly.open_file(self.tokens, prestarted.isolation)
+            prestarted.go(self.source, self.spec)
             code = self._watch(tail, state, tokens)
             self.first_batch_at, self.ended_at = state.first_batch_at, state.saving_at or time.monotonic()
-            seat.process.kill()
+            prestarted.process.kill()
             for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
-                self._read(seat.reading, tail)
+                self._read(prestarted.reading, tail)
             if state.failure is None and state.submitted_at is None:
                 state.failure = _ended_without_checkpoint(
                     code, tail, state.booted, out_of_memory_kills() > killed
@@ -137,13 +142,13 @@ class Supervisor:
                     state.names, state.checkpoint, state.first_batch_at, state.saving_at,
                     state.submitted_at, state.first_batch_ns, tokens,
                 )  # fmt: skip
-                in_memory = seat.isolation.kind == "bwrap"
+                in_memory = prestarted.isolation.kind == "bwrap"
                 state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
             if state.failure and state.failure.status == INVALID and state.away_seconds > AWAY_SECONDS:
                 away = f"the harness stood still for {state.away_seconds:.0f} s while it trained"
                 state.failure = Failure(ERROR, f"{away}: {state.failure.detail}")
         finally:
-            seat.close()
+            prestarted.close()
             if self._seal is not None:
                 self._seal.close()
             close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
@@ -152,7 +157,7 @@ class Supervisor:
     # ── while it runs ─────────────────────────────────────────────────────────────────────────
 
     def _watch(self, tail: Tail, state: _State, tokens: int) -> int | None:
-        channel, reading = self.seat.channel, self.seat.reading
+        channel, reading = self.prestarted.channel, self.prestarted.reading
         with selectors.DefaultSelector() as selector:
             selector.register(reading, selectors.EVENT_READ)
             selector.register(channel.fileno(), selectors.EVENT_READ)
@@ -163,7 +168,7 @@ class Supervisor:
                     if self._seal is not None:
                         self._seal.limit(MOST_CALLS)
                     channel.offer({"ok": True}, [tokens])
-                    state.delayed_seconds = -delayed_seconds(self.seat.process.pid)
+                    state.delayed_seconds = -delayed_seconds(self.prestarted.process.pid)
                 now = time.monotonic()
                 if state.first_batch_at is not None:
                     state.away_seconds = max(state.away_seconds, now - passed_at)
@@ -187,7 +192,7 @@ class Supervisor:
                     state.failure = Failure(INVALID, f"asked the kernel {SPENT}")
                 if state.failure or state.submitted_at is not None:
                     return None
-                if (code := self.seat.process.poll()) is not None:
+                if (code := self.prestarted.process.poll()) is not None:
                     while not state.failure and self._hear(channel, state, tokens):
                         pass  # what it said before it ended still counts
                     return code
@@ -248,8 +253,10 @@ class Supervisor:
         if ask == "seal" and not state.sealed:  # our own first word: nothing untrusted ran before
             state.sealed = True
             self._seal = Seal(sent.pop()) if sent else None
-        elif ask == "data" and state.asked_at is None and sent and self.seat.compiled:
-            compile_cache.take(sent[0], self.seat.compiled)  # before the tokens: nothing in it was learned
+        elif ask == "data" and state.asked_at is None and sent and self.prestarted.compiled:
+            compile_cache.take(
+                sent[0], self.prestarted.compiled
+            )  # before the tokens: nothing in it was learned
         if ask != "submit":
             close_all(sent)
         if ask == "boot":
@@ -264,7 +271,7 @@ class Supervisor:
             self._note(message, state, now)
         elif ask == "saving" and state.saving_at is None and state.first_batch_at is not None:
             state.saving_at = now
-            state.delayed_seconds += delayed_seconds(self.seat.process.pid)
+            state.delayed_seconds += delayed_seconds(self.prestarted.process.pid)
         elif ask == "submit":
             state.checkpoint += sent
             state.submitted_at = now

@@ -1,8 +1,8 @@
-"""A station: one device, the threads that run its trials, and the seat that is ready for the next one.
+"""A worker: one device, the threads that do its runs, and the prestarted process for the next one.
 
 One trial trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
-and then waits for its first batch until its turn has come. A holdout's scorer may wait there too. Processes
-are started in the station's own threads, which live as long as they may: the kernel kills a child when the
+and then waits for its first batch until it may train. A holdout's scorer may wait there too. Processes
+are started in the worker's own threads, which live as long as they may: the kernel kills a child when the
 thread that made it ends.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from harness.config import TrialConfig
+from harness.config import RunConfig
 from harness.sandbox.isolation import Isolation
 from harness.worker.device import Device, exclusive
-from harness.worker.monitor import Watch
-from harness.worker.prestart import Seat
+from harness.worker.monitor import Monitor
+from harness.worker.prestart import Prestarted
 
 CLOSING_SECONDS = 10.0
 
@@ -28,7 +28,7 @@ class Cancelled(BaseException):
 
 
 @dataclass(eq=False)
-class Turn:
+class RunHandle:
     """What one trial and whoever started it tell each other."""
 
     on_trained: Callable[[], None] = lambda: None
@@ -36,7 +36,7 @@ class Turn:
     may_train: threading.Event = field(default_factory=threading.Event)
     trained: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
-    watch: Watch | None = None
+    watch: Monitor | None = None
     """Of the device, while it trains."""
     was_joined: bool = False
     """Whether another one started beside its training."""
@@ -44,10 +44,10 @@ class Turn:
     """Nothing else may be where it is: it ran out of memory beside another one."""
 
     @classmethod
-    def alone(cls) -> "Turn":
-        turn = cls()
-        turn.may_train.set()
-        return turn
+    def alone(cls) -> "RunHandle":
+        handle = cls()
+        handle.may_train.set()
+        return handle
 
     def has_trained(self) -> None:
         self.trained.set()
@@ -63,21 +63,21 @@ class Turn:
             raise Cancelled
 
 
-class Station:
+class Worker:
     """Without `start` it is used by the thread that has it.
 
     Attributes:
-        trains: the turn of the trial that has the device for its training now.
+        trains: the handle of the run that has the device for its training now.
         trained_at: when the last training here ended, by the monotonic clock.
         has_room: whether something else may start there beside a trial, by what the last one took.
     """
 
     def __init__(self, place: int = 0) -> None:
         self.place = place
-        self.trains: Turn | None = None
+        self.trains: RunHandle | None = None
         self.trained_at: float | None = None
         self.has_room = False
-        self._spare: tuple[Any, Seat] | None = None
+        self._spare: tuple[Any, Prestarted] | None = None
         self._lock = threading.Lock()
         self._holding = threading.Lock()
         self._work = threading.Lock()
@@ -97,7 +97,7 @@ class Station:
 
     @contextmanager
     def hold(self, device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Keep others off the device, while any trial of this station is on it."""
+        """Keep others off the device, while any run of this worker is on it."""
         with self._holding:
             if not self._holders:
                 self._held = exclusive(device, on_wait)
@@ -118,9 +118,11 @@ class Station:
     def leave(self) -> None:
         self._work.release()
 
-    # ── seats ─────────────────────────────────────────────────────────────────────────────────
+    # ── prestarted processes ──────────────────────────────────────────────────────────────────────
 
-    def seat(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> Seat:
+    def prestarted(
+        self, config: RunConfig, isolation: Isolation, device: Device, compiled: Any
+    ) -> Prestarted:
         """The one that is ready, or a new one.
 
         Raises:
@@ -132,25 +134,25 @@ class Station:
             if spare[0] == (config, isolation, device) and spare[1].is_free:
                 return spare[1]
             spare[1].close()
-        return Seat(config, isolation, device, compiled)
+        return Prestarted(config, isolation, device, compiled)
 
-    def prepare(self, config: TrialConfig, isolation: Isolation, device: Device, compiled: Any) -> None:
+    def prepare(self, config: RunConfig, isolation: Isolation, device: Device, compiled: Any) -> None:
         """Make the next one, if there is none, while a trial on a GPU trains or waits to; on a processor it
         would be in the way."""
         with self._lock:
             if device.kind == "cuda" and self._spare is None:
-                made = Seat(config, isolation, device, compiled)
+                made = Prestarted(config, isolation, device, compiled)
                 self._spare = (config, isolation, device), made
 
     # ── its threads ───────────────────────────────────────────────────────────────────────────
 
     def start(self, work: Callable[[], Any]) -> "Future[Any]":
-        """Have it done in a thread of the station's."""
+        """Have it done in a thread of the worker's."""
         with self._lock:
             lane = self._idle.pop() if self._idle else None
         if lane is None:
             lane = SimpleQueue()
-            name = f"station-{self.place}"
+            name = f"worker-{self.place}"
             thread = threading.Thread(target=self._run, args=(lane,), name=name, daemon=True)
             self._threads.append((thread, lane))
             thread.start()
@@ -170,7 +172,7 @@ class Station:
             future.set_exception(error) if error is not None else future.set_result(result)
 
     def close(self) -> None:
-        """End the threads, whose trials were cancelled, and the spare seat."""
+        """End the threads, whose trials were cancelled, and the spare process."""
         for _, lane in self._threads:
             lane.put(None)
         with self._lock:
