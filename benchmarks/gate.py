@@ -26,7 +26,8 @@ from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.posterior import posterior_of
 from harness.gate.standing import Bayes
-from harness.store.records import AGAIN, KEEP, Measured
+from harness.store.decisions import Measured
+from harness.store.records import AGAIN, KEEP
 
 TRIALS = 126
 SD = 0.0009

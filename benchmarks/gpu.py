@@ -28,9 +28,9 @@ from harness.errors import HarnessError
 from harness.report import timing
 from harness.session.limits import Limits
 from harness.session.loop import Loop, Watcher
+from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import Proposal
 from harness.worker.device import chosen, resolve
 
 RESULTS = Path(__file__).parent / "results"

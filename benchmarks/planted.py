@@ -23,9 +23,9 @@ from pathlib import Path
 from harness.agents import Context
 from harness.session.limits import Limits
 from harness.session.loop import Loop, Watcher
+from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import Proposal
 
 PATIENCE = 5  # more harmless tries, for `main` to follow the gain
 RESULTS = Path(__file__).parent / "results"

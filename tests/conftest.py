@@ -25,7 +25,7 @@ from harness.worker.prestart import Prestarted
 from harness.worker.run import Setup, measure
 from harness.worker.supervisor import Supervisor
 
-pytest_plugins = ("nights", "stubs")
+pytest_plugins = ("sessions", "stubs")
 ROOT = Path(__file__).parent.parent
 
 # A small honest experiment; a test replaces parts of it by what it is about.

@@ -9,21 +9,10 @@ from statistics import NormalDist
 
 from conftest import HONEST
 
+from harness.store.decisions import Decision, Incumbent
 from harness.store.history import BLOB_DIGITS
 from harness.store.message import BLOB, Message, measured, verdict
-from harness.store.records import (
-    CRASH,
-    DISCARD,
-    INVALID,
-    KEEP,
-    OK,
-    Decision,
-    Incumbent,
-    Point,
-    Reported,
-    RunRecord,
-    Training,
-)
+from harness.store.records import CRASH, DISCARD, INVALID, KEEP, OK, Point, Reported, RunRecord, Training
 
 WHO = "A Person <person@example.org>"
 GPU, OTHER = "NVIDIA H200", "NVIDIA A100"

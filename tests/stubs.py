@@ -17,9 +17,10 @@ import harness.session.checkpoints as kept
 import harness.session.runner as runner
 from harness.session.limits import Limits
 from harness.session.loop import Loop, Watcher
+from harness.store.decisions import Holdout
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import OK, Conditions, Holdout, RunRecord, Training
+from harness.store.records import OK, Conditions, RunRecord, Training
 from harness.worker.device import Device
 from harness.worker.run import open_setup
 from harness.worker.worker import Cancelled

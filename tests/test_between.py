@@ -13,7 +13,8 @@ from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known, program
 import harness.session.runner as runner
 from harness.agents.again import Again
 from harness.errors import HarnessError
-from harness.store.records import CRASH, INVALID, Failure, Proposal
+from harness.store.decisions import Proposal
+from harness.store.records import CRASH, INVALID, Failure
 from harness.worker import run as measuring
 from harness.worker.worker import Worker
 

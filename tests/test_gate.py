@@ -14,7 +14,8 @@ from harness.gate.policy import AGAIN, MOST_RUNS, verdict
 from harness.gate.posterior import posterior_of
 from harness.gate.standing import Bayes, Greedy, greedy
 from harness.report import explain
-from harness.store.records import DISCARD, KEEP, Measured
+from harness.store.decisions import Measured
+from harness.store.records import DISCARD, KEEP
 
 SD = 0.001
 ORDER = [DISCARD, AGAIN, KEEP]

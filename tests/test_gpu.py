@@ -16,7 +16,8 @@ import torch
 from conftest import HONEST, edit, with_caps
 from test_attacks import ATTACKS, program, says
 
-from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Holdout, Score
+from harness.store.decisions import Holdout
+from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Score
 from harness.worker import device, scoring
 from harness.worker.losses import losses
 from harness.worker.run import measure, measure_holdout

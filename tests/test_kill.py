@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 DRIVER = """
 import os, signal, sys
 sys.path.insert(0, TESTS)
-from nights import Script, loop_in
+from sessions import Script, loop_in
 from pathlib import Path
 from harness.executors import local as crew
 from harness.session import checkpoints as kept

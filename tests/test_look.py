@@ -17,12 +17,13 @@ from harness.cli.status import status as shown
 from harness.report import table
 from harness.report.plot import built_on, draw
 from harness.store import notes, refs
+from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiment import Experiment, comparable
 from harness.store.experiments import Experiments
 from harness.store.message import Message
 from harness.store.opening import open_repository
 from harness.store.programs import Programs
-from harness.store.records import DISCARD, Decision, Incumbent, Proposal, RunRecord, Training
+from harness.store.records import DISCARD, RunRecord, Training
 
 MANY = 10_000
 COMMANDS = ["log", "log --all", "log --near-miss", "status", "plot", "export"]
@@ -227,7 +228,9 @@ def test_a_crash_of_another_setting_is_not_compared_and_one_that_was_only_begun_
     scored = made(2, Status="discard", **{"Budget-Seconds": "4", "Val-Bpb": "2.0"})
     begun = made(3, Program="0" * 12)
     assert comparable([crashed, scored, begun]) == [scored, begun]
-    assert "(another setting)" in table.row(crashed, other=True) and "(" not in table.row(scored)
+    assert "(another setting)" in table.row(crashed, "crash", other=True) and "(" not in table.row(
+        scored, "discard"
+    )
 
 
 def test_status_names_what_is_best_and_that_nothing_runs(few):

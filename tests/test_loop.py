@@ -11,10 +11,10 @@ import harness.session.runner as runner
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store import message as messages
+from harness.store.decisions import Proposal
 from harness.store.experiment import comparable
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import Proposal
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research)
     assert research("log", "-1", "--format=%s", "main").startswith("Sleep less (val_bpb ")
     shown = harness("status", cwd=research.folder).stdout
     assert (
-        f"main     {kept.commit[:7]}  val_bpb {kept.val_bpb:.4f}, one run, believed {kept.val_bpb:.4f}"
+        f"main     {kept.commit[:7]}  val_bpb {kept.val_bpb:.4f}, one run, estimated {kept.val_bpb:.4f}"
         in shown
     )
     assert_mistake(harness("adopt", "1", cwd=research.folder), "is part of main already")

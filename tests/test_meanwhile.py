@@ -13,9 +13,10 @@ import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.lock import held
 from harness.session.proposals import Proposals
+from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import KEEP, Decision, Incumbent, Proposal, RunRecord, Training
+from harness.store.records import KEEP, RunRecord, Training
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from harness.agents.again import Again
 from harness.cli.loop import adopt
 from harness.errors import HarnessError
 from harness.gate.standing import revised
+from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import Proposal
 
 SHOWN = ("show", "1"), ("status",)
 
@@ -40,7 +40,7 @@ def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fr
     assert "aside" not in said(fresh, "status")
     shown, main = said(fresh, "show", "1"), fresh("rev-parse", "--short=7", "main")
     assert f"Its program is on main as {main}" in shown
-    assert "built on no more" not in shown and "main has not followed" not in shown
+    assert "Dropped from the frontier" not in shown and "main has not followed" not in shown
 
 
 def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fresh, told):
@@ -96,7 +96,7 @@ def test_show_and_status_say_the_same_of_a_stack_below_a_commit_of_a_persons(fre
     assert f"0001 stands on {base}, main before" in said(fresh, "status")
     shown = said(fresh, "show", "1")
     assert f"It stands on {base}, main before: a loop puts it on this one." in shown
-    assert "built on no more" not in shown
+    assert "Dropped from the frontier" not in shown
 
 
 def test_adopt_measures_what_was_asked_for_after_what_was_begun(fresh, told, monkeypatch):
@@ -133,12 +133,16 @@ def test_what_is_on_main_by_the_greedy_rule_is_not_said_to_lack_a_proof(fresh, t
 def test_what_is_built_on_again_is_said():
     class Stood:
         def __init__(self, *line):
-            self.line = line
+            self.chain = line
 
         def knows(self, commit):
             return commit in "mab"
 
     assert revised(None, Stood("m")) == []
     assert revised(Stood("m"), Stood("m", "new")) == []
-    assert revised(Stood("m", "a"), Stood("m")) == ["a is built on no more: later scores speak against it"]
-    assert revised(Stood("m", "b"), Stood("m", "a")) == ["a is built on again: later scores speak for it"]
+    assert revised(Stood("m", "a"), Stood("m")) == [
+        "a dropped from the frontier: later results make it look worse"
+    ]
+    assert revised(Stood("m", "b"), Stood("m", "a")) == [
+        "a back on the frontier: later results make it look better"
+    ]

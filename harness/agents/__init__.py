@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.store.records import Proposal
+from harness.store.decisions import Proposal
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from harness.agents import Context
 from harness.errors import HarnessError
-from harness.store.records import Proposal
+from harness.store.decisions import Proposal
 
 
 class Again:

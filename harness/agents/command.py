@@ -23,8 +23,8 @@ from harness.errors import HarnessError
 from harness.paths import HOOKS, starter
 from harness.sandbox.namespace import Namespace
 from harness.store import message, rules
+from harness.store.decisions import Proposal
 from harness.store.experiments import AGENT_EMAIL
-from harness.store.records import Proposal
 from harness.store.repo import TRAIN_BYTES, Change, Repository
 
 BRANCH = "exp/draft"  # in the clone only

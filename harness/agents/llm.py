@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.agents import Context, NoProposal, answer, prompt
 from harness.errors import HarnessError
-from harness.store.records import Proposal
+from harness.store.decisions import Proposal
 
 ANSWER_TOKENS = 16_000
 CALL_SECONDS = 300.0

@@ -15,7 +15,7 @@ from optuna.samplers import PartialFixedSampler, TPESampler
 
 from harness.agents import Context, NoProposal, program
 from harness.agents.catalogue import CATALOGUE
-from harness.store.records import Proposal
+from harness.store.decisions import Proposal
 
 OCTAVES = 2.0  # a constant is searched from a quarter to four times of the incumbent's
 STRUCTURAL_EVERY = 3

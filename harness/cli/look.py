@@ -13,6 +13,8 @@ import click
 
 from harness.errors import DONE, HarnessError
 from harness.report import explain, table, timing
+from harness.report.states import frontier_of
+from harness.report.states import states as states_of
 from harness.store.experiment import Experiment, comparable
 from harness.store.history import History, HistorySnapshot
 from harness.store.opening import open_repository
@@ -29,14 +31,19 @@ Examples:
 
 @click.command(epilog=LOG_EXAMPLES)
 @click.option("--all", "which", flag_value="all", help="Every experiment, not the last N.")
-@click.option("--kept", "which", flag_value="kept", help="Only what was kept.")
+@click.option("--kept", "which", flag_value="kept", help="Only what was kept, confirmed first.")
 @click.option("--near-miss", "which", flag_value="near", help="Discarded, the closest first.")
 @click.option("--crash", "which", flag_value="crash", help="Only crashed, invalid and error.")
 @click.option("-n", "count", default=20, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One object a line.")
 def log(which: str | None, count: int, as_json: bool) -> int:
-    """Experiments, newest last."""
-    found = every = list(HistorySnapshot(open_repository()))
+    """Experiments, newest last.
+
+    A kept one is confirmed (main has it), a candidate (on the frontier: worth building on, not proven) or
+    dropped (later results make it look worse). --kept lists confirmed ones first.
+    """
+    known = HistorySnapshot(repository := open_repository())
+    found = every = list(known)
     if which == "kept":
         found = [e for e in found if e.status == KEEP]
     elif which == "crash":
@@ -44,11 +51,19 @@ def log(which: str | None, count: int, as_json: bool) -> int:
     elif which == "near":
         discarded = [e for e in found if e.status == DISCARD and e.delta is not None]
         found = sorted(discarded, key=lambda e: e.delta or 0.0)[:count]
-    found = found if which == "all" else found[-count:]
+    if which == "kept":
+        on_main = {e.commit for e in found if known.on_main(e.commit)}
+        found = sorted(found, key=lambda e: e.commit not in on_main)[:count]
+    elif which != "all":
+        found = found[-count:]
+    config = repository.paths.config
+    states = {} if as_json else states_of(known, found, lambda: frontier_of(known, config))
     here = {e.commit for e in comparable(every)}
     width = table.width()
     lines = (
-        json.dumps(table.record(e)) if as_json else table.styled(e, width, e.commit not in here)
+        json.dumps(table.record(e))
+        if as_json
+        else table.styled(e, states[e.commit], width, e.commit not in here)
         for e in found
     )
     click.echo("".join(f"{line}\n" for line in lines), nl=False)

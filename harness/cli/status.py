@@ -13,6 +13,7 @@ from harness.gate.noise import pooled
 from harness.gate.standing import rebuilt
 from harness.lock import holder
 from harness.report import explain, table, timing
+from harness.report.states import states as states_of
 from harness.session.frontier import passed_by, policy_of
 from harness.session.state import read
 from harness.store.history import History, HistorySnapshot
@@ -45,9 +46,9 @@ def status(as_json: bool) -> int:
     failed = of_main if isinstance(of_main, str) else None
     trials = [trial for e in experiments[-timing.LAST :] for trial in known.trials(e.commit)]
     share = timing.training_share(trials)
-    states = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
+    kinds = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
     found = Counter(e.state for e in experiments)
-    counts = {state: found[state] for state in states}
+    counts = {kind: found[kind] for kind in kinds}
     scores = known.main_scores(setting) if setting else ()
     measured = known.measured(setting) if setting else []
     standing = rebuilt(known.main, measured, policy) if policy else None
@@ -111,14 +112,17 @@ def status(as_json: bool) -> int:
         )
     figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
+    states = states_of(known, [*experiments[-LAST:], *([kept] if kept else [])], lambda: (top, *above))
     if kept:
-        click.echo(f"best     {table.styled(kept, table.width() - 9)}")
+        click.echo(f"best     {table.styled(kept, states[kept.commit], table.width() - 9)}")
         by_now = next((each.scores for each in measured if each.commit == top), ())
         if len(by_now) > max(1, len(kept.runs)) and top != known.main:
             click.echo(f"         run again since: by now {explain.mean(by_now)}")
     for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
         other = experiment.setting not in (None, setting)
-        click.echo(f"{label:<9}{table.styled(experiment, table.width() - 9, other)}")
+        click.echo(
+            f"{label:<9}{table.styled(experiment, states[experiment.commit], table.width() - 9, other)}"
+        )
     return DONE
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from harness.gate.standing import Standing
-from harness.store.records import OK, Decision, RunRecord
+from harness.store.decisions import Decision
+from harness.store.records import OK, RunRecord
 
 
 def decide(

@@ -26,7 +26,7 @@ import numpy as np
 
 from harness.gate.noise import Noise
 from harness.gate.prior import POINTS, SPREAD_SHARES, SPREADS, STEP, SUPPOSED, Array, log_density, transitions
-from harness.store.records import Measured
+from harness.store.decisions import Measured
 
 EDGE = 4  # points at each end that no score is placed on
 NEAR = 16  # points: a commit shares its parent's grid if its scores are no further off than that

@@ -13,7 +13,8 @@ from typing import Protocol
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import SURE, main_may_move, verdict
 from harness.gate.posterior import Posterior, posterior_of
-from harness.store.records import AGAIN, DISCARD, KEEP, Decision, Incumbent, Measured, Move
+from harness.store.decisions import Decision, Incumbent, Measured, Move
+from harness.store.records import AGAIN, DISCARD, KEEP
 
 LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
 SUSPECT_JUMP = 8.0  # units of noise, in one step

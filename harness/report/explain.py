@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.store.records import DISCARD, KEEP, Holdout, figure
+from harness.store.decisions import Holdout
+from harness.store.records import DISCARD, KEEP, figure
 
 SURE = 0.99
 GIVEN_UP = "Dropped from the frontier: later results make it look worse, or another one is there."
@@ -19,7 +20,7 @@ def explain(decision: Mapping[str, Any], proven: Mapping[str, Any], on_main: boo
     """Why an experiment was kept or not, and whether `main` may follow.
 
     Args:
-        decision, proven: of its record; see `records.Decision` and `records.Move`.
+        decision, proven: of its record; see `decisions.Decision` and `decisions.Move`.
         on_main: whether `main` holds it by now.
     """
     lines = [*_decided(decision)]

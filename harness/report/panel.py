@@ -13,6 +13,7 @@ from rich.text import Text
 from harness.report import table
 from harness.report.live import PLAIN_EVERY_SECONDS, Shown, describe
 from harness.session.events import Event
+from harness.store.decisions import CANDIDATE
 from harness.store.experiment import Experiment
 from harness.store.records import KEEP
 
@@ -113,7 +114,7 @@ class SessionPanel:
             parts.append(Text(gpu + describe(shown)))
         parts.append(Text(table.sparkline(self._curve) if self._titles else "", style="cyan"))
         if self._kept is not None:
-            parts.append(Text(f"kept  {table.row(self._kept, self._width - 10)}", style="green"))
+            parts.append(Text(f"best  {table.row(self._kept, CANDIDATE, self._width - 10)}", style="green"))
         parts += [Text(""), *self._lines] if self._lines else []
         counts = "  ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
         past = table.age(time.monotonic() - self._began)
@@ -123,5 +124,6 @@ class SessionPanel:
 def _line(event: Event, width: int) -> Text:
     if event.experiment is None:
         return Text(event.text.strip(), style="yellow" if event.kind == "trouble" else "")
-    color = table.COLORS.get(event.experiment.status or "", "")
-    return Text(table.row(event.experiment, width, when=time.strftime("%H:%M")), style=color)
+    state = CANDIDATE if event.experiment.status == KEEP else event.experiment.state
+    row = table.row(event.experiment, state, width, when=time.strftime("%H:%M"))
+    return Text(row, style=table.COLORS.get(state, ""))

@@ -9,10 +9,14 @@ from typing import Any
 
 import click
 
+from harness.store.decisions import CANDIDATE, CONFIRMED, DROPPED
 from harness.store.experiment import Experiment
-from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID
 
-COLORS = {KEEP: "green", DISCARD: "bright_black", CRASH: "red", INVALID: "magenta", ERROR: "yellow"}
+COLORS = {
+    CONFIRMED: "bright_green", CANDIDATE: "green", DROPPED: "bright_black", DISCARD: "bright_black",
+    CRASH: "red", INVALID: "magenta", ERROR: "yellow",
+}  # fmt: skip
 EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
 STEPS = "▁▂▃▄▅▆▇█"
 
@@ -22,12 +26,12 @@ def width() -> int:
     return min(160, shutil.get_terminal_size((100, 24)).columns)
 
 
-def row(experiment: Experiment, width: int = 100, other: bool = False, when: str = "") -> str:
-    """One line: number, status, score, difference, title, how long ago or `when`. `other`: of another
+def row(experiment: Experiment, state: str, width: int = 100, other: bool = False, when: str = "") -> str:
+    """One line: number, `state`, score, difference, title, how long ago or `when`. `other`: of another
     setting, which it says."""
     score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
     delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
-    head = f"{experiment.name.number:04d}  {experiment.state:<8}{score:>8}  {delta:>8}  "
+    head = f"{experiment.name.number:04d}  {state:<9}{score:>8}  {delta:>8}  "
     past = when or f"{age(time.time() - experiment.seconds)} ago"
     room = max(12, width - len(head) - len(past) - 2)
     title = f"{'(another setting) ' * other}{experiment.message.title}"
@@ -35,9 +39,9 @@ def row(experiment: Experiment, width: int = 100, other: bool = False, when: str
     return f"{head}{title:<{room}}  {past}"
 
 
-def styled(experiment: Experiment, width: int = 100, other: bool = False) -> str:
-    """The row in its status's colour; click drops it where it isn't a terminal."""
-    return click.style(row(experiment, width, other), fg=COLORS.get(experiment.status or ""))
+def styled(experiment: Experiment, state: str, width: int = 100, other: bool = False) -> str:
+    """The row in its state's colour; click drops it where it isn't a terminal."""
+    return click.style(row(experiment, state, width, other), fg=COLORS.get(state))
 
 
 def age(seconds: float) -> str:

@@ -12,7 +12,8 @@ from harness.errors import HarnessError
 from harness.executors.local import Job, LocalExecutor
 from harness.session.events import run_of
 from harness.session.runner import Runner
-from harness.store.records import Base, Setting
+from harness.store.decisions import Base
+from harness.store.records import Setting
 from harness.worker.run import Setup
 
 BaselineKey = tuple[str, Setting, GateConfig]

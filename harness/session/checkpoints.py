@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.paths import Paths
+from harness.store.decisions import Holdout
 from harness.store.experiments import Experiments
-from harness.store.records import ERROR, Failure, Holdout, RunRecord, Setting, is_score
+from harness.store.records import ERROR, Failure, RunRecord, Setting, is_score
 from harness.worker.run import Setup, measure_holdout, second_opinion
 from harness.worker.supervisor import Progress
 from harness.worker.worker import RunHandle, Worker

@@ -27,8 +27,9 @@ from harness.session.limits import Limits, Summary
 from harness.session.proposals import Proposals, in_background
 from harness.session.runner import Runner
 from harness.session.state import State
+from harness.store.decisions import CANDIDATE, Base, Decision, Measured
 from harness.store.experiment import Experiment
-from harness.store.records import AGAIN, KEEP, Base, Decision, Measured, RunRecord
+from harness.store.records import AGAIN, KEEP, RunRecord
 from harness.store.repo import Moved, Repository
 from harness.worker.device import Device
 from harness.worker.run import Setup
@@ -378,7 +379,8 @@ class Loop:
         self._results.append(done)
         # Titles of others may stand between its own and this.
         which = f"{done.name.number:04d}" if self._executor.running else "    "
-        self._tell("measured", f"{which} {decision.status}: {decision.reason}", done)
+        word = CANDIDATE if decision.status == KEEP else decision.status
+        self._tell("measured", f"{which} {word}: {decision.reason}", done)
         self._proposals.learn(done, trial, setup)
         return done
 

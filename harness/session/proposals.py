@@ -17,8 +17,9 @@ from harness.gate.standing import Standing
 from harness.session.limits import failed_in_a_row
 from harness.session.runner import Runner
 from harness.store import rules
+from harness.store.decisions import Base, Proposal
 from harness.store.experiment import Experiment
-from harness.store.records import CRASH, KEEP, Base, Proposal, RunRecord
+from harness.store.records import CRASH, KEEP, RunRecord
 from harness.store.repo import Moved
 from harness.worker.run import Setup
 

@@ -228,8 +228,8 @@ class Runner:
             self.tell_once("trouble", f"     main waits before {move.new[:7]}: {in_the_way}")
             return standing
         self.experiments.note(move.new, reached=True)  # so that main stays where a person resets it
-        sure = f", better than {move.old[:7]} with {move.confidence:.1%}" if move.confidence else ""
-        self._tell("main", f"     main is at {move.new[:7]}{sure}")
+        sure = f": better than {move.old[:7]} with P = {move.confidence:.1%}" if move.confidence else ""
+        self._tell("main", f"     main fast-forwarded to {move.new[:7]}{sure}")
         self.kept.drop(main=move.new)  # of what it passed
         return standing.moved()
 

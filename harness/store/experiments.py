@@ -12,10 +12,11 @@ import pygit2
 
 from harness.store import message as messages
 from harness.store import notes, refs
+from harness.store.decisions import Decision, Proposal
 from harness.store.experiment import Experiment
 from harness.store.history import BLOB_DIGITS, History, is_of
 from harness.store.message import Message
-from harness.store.records import ERROR, OK, Decision, Proposal, RunRecord
+from harness.store.records import ERROR, OK, RunRecord
 from harness.store.refs import Name
 from harness.store.repo import patiently
 

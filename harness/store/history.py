@@ -13,10 +13,11 @@ import pygit2
 from harness.errors import HarnessError
 from harness.store import message as messages
 from harness.store import notes, refs
+from harness.store.decisions import Holdout, Measured, Proposal
 from harness.store.experiment import Experiment
 from harness.store.message import Message
 from harness.store.programs import Programs, Runs, runs_of
-from harness.store.records import KEEP, OK, Holdout, Measured, Proposal, Setting, is_score
+from harness.store.records import KEEP, OK, Setting, is_score
 from harness.store.refs import Name
 from harness.store.repo import Change, Repository
 
@@ -68,7 +69,7 @@ class History:
     def _is_own(self, commit: pygit2.Commit, message: Message) -> bool:
         """Whether a message is of this train.py: a rebase takes the score of one along to another."""
         named = message.trailers.get(messages.BLOB)
-        return named is None or str(self._program(str(commit.id))).startswith(named)
+        return named is None or str(self.program(str(commit.id))).startswith(named)
 
     def _fork(self, commit: str) -> str:
         """Where a branch that a person made begins, of one commit or several: at an experiment, or `main`."""
@@ -192,7 +193,7 @@ class History:
         kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
         asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible head
         shorter = {commit for commit in asked if self.part(commit, "decision").get("shorter")}
-        return Programs(every, line, gone, runs, shorter, self._program).measured()
+        return Programs(every, line, gone, runs, shorter, self.program).measured()
 
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
         """The scores of its trials in this setting."""
@@ -215,9 +216,9 @@ class History:
 
     def are_one_program(self, one: str, other: str) -> bool:
         """Whether two commits have the same train.py."""
-        return self._program(one) == self._program(other)
+        return self.program(one) == self.program(other)
 
-    def _program(self, commit: str) -> pygit2.Oid | str:
+    def program(self, commit: str) -> pygit2.Oid | str:
         """What stands for its train.py; its own name where it has none."""
         if commit not in self._programs:
             found = self._git.get(commit)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.store.records import Decision, RunRecord
+from harness.store.decisions import Decision
+from harness.store.records import RunRecord
 
 HYPOTHESIS = "Hypothesis"
 AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Container, Hashable, Iterable,
 from dataclasses import replace
 from typing import Any
 
+from harness.store.decisions import Measured
 from harness.store.experiment import Experiment
-from harness.store.records import DECIMALS, KEEP, Measured
+from harness.store.records import DECIMALS, KEEP
 
 Runs = dict[tuple[Any, float], float]
 """Scores, by what tells one run from another."""

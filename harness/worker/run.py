@@ -22,7 +22,8 @@ from typing import Any
 from harness.config import Config
 from harness.paths import Paths, write_atomically
 from harness.sandbox.isolation import Isolation, choose
-from harness.store.records import ERROR, INVALID, OK, Failure, Holdout, RunRecord, Score, Setting, Training
+from harness.store.decisions import Holdout
+from harness.store.records import ERROR, INVALID, OK, Failure, RunRecord, Score, Setting, Training
 from harness.tasks.lm.prepare import open_prepared
 from harness.tasks.lm.store import Corpus
 from harness.worker import scoring

@@ -14,8 +14,9 @@ from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
 from harness.report import explain
+from harness.store.decisions import Holdout
 from harness.store.opening import open_repository
-from harness.store.records import Holdout, Setting
+from harness.store.records import Setting
 from harness.store.repo import Repository
 from harness.worker.run import open_setup
 from harness.worker.worker import Worker
@@ -36,7 +37,7 @@ def test_the_noise_is_measured_before_anything_is_decided_and_only_once(fresh, t
     session(fresh, told, ("Try it", 1, [2.0 + 3 * SD] * 3), said=said)
     main = fresh("rev-parse", "main")
     assert len({seed for commit, seed in told.ran if commit == main}) == CALIBRATION_RUNS
-    assert sum("for the noise" in line for line in said) == CALIBRATION_RUNS - 1
+    assert sum("to measure run-to-run noise" in line for line in said) == CALIBRATION_RUNS - 1
     session(fresh, told, ("Try that", 2, [2.0 + 3 * SD] * 3))
     assert len([1 for commit, _ in told.ran if commit == main]) == CALIBRATION_RUNS
 
@@ -65,7 +66,7 @@ def test_a_small_gain_is_built_on_and_main_waits_until_it_is_proven(fresh, told)
     shown = harness("status", cwd=fresh.folder).stdout
     assert (
         "1 kept, up to 0001: main follows" in shown
-        and f"main     {base[:7]}  val_bpb 2.0000, the mean of 4 runs, believed" in shown
+        and f"main     {base[:7]}  val_bpb 2.0000, the mean of 4 runs, estimated" in shown
     )
     session(fresh, told, ("Much", 2, more))
     _, second = known(fresh)
@@ -267,10 +268,7 @@ def test_show_says_why_in_words(fresh, told):
     )  # fmt: skip
     bit, bad, much = (harness("show", str(n), cwd=fresh.folder).stdout for n in (1, 2, 3))
     assert "The noise of one run has an sd of 0.0" in bit
-    assert (
-        "by itself it was not proven better" in bit
-        and "on average it gains: built on, for the time being" in bit
-    )
+    assert "by itself it was not proven better" in bit and "on average it gains: a candidate" in bit
     assert "this is far more than luck" in bad and "not enough to build on" in bad
     assert "it is better than" in much and "main is there" in much
     about = json.loads(harness("show", "3", "--json", cwd=fresh.folder).stdout)
@@ -373,7 +371,7 @@ def test_ahead_in_status_is_where_the_next_one_stands(fresh, told):
         made.again(small.commit, made.setup(), Worker())
     assert "ahead" not in harness("status", cwd=fresh.folder).stdout
     shown = harness("show", "1", cwd=fresh.folder).stdout
-    assert "It is built on no more" in shown and shown.count("seed ") == 3
+    assert "Dropped from the frontier" in shown and shown.count("seed ") == 3
 
 
 def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):
@@ -381,7 +379,7 @@ def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):
     worse = [(f"On it {n}", n, [2.0 + 4 * SD] * 3) for n in range(2, 6)]
     session(fresh, told, ("Small", 1, [2.0 - 1.5 * SD]), *worse, said=said)
     small, *rest = known(fresh)
-    assert f"     {small.commit[:7]} is built on no more: later scores speak against it" in said
+    assert f"     {small.commit[:7]} dropped from the frontier: later results make it look worse" in said
     assert small.commit in {e.parent for e in rest} != {e.parent for e in rest[-1:]}
 
 

@@ -1,4 +1,4 @@
-"""Whole nights: agents that say as they are told, repositories that were measured already, edits to try."""
+"""Whole sessions: agents that say as they are told, repositories that were measured already, edits to try."""
 
 import dataclasses
 import shutil
@@ -12,9 +12,9 @@ from harness.agents import NoProposal
 from harness.errors import HarnessError
 from harness.session.limits import Limits
 from harness.session.loop import Loop, Watcher
+from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import Proposal
 
 FASTER = edit(("        time.sleep(0.01)\n", ""))
 WORSE = "import sys\n" + edit(("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))

@@ -13,7 +13,8 @@ from stubs import BASELINE, GPU, MUCH_BETTER, SD, Changing, begin, known
 import harness.session.checkpoints as kept
 import harness.worker.run as trials
 from harness.errors import HarnessError
-from harness.store.records import ERROR, Failure, Holdout, Score
+from harness.store.decisions import Holdout
+from harness.store.records import ERROR, Failure, Score
 from harness.worker.run import measure, measure_holdout
 from harness.worker.scoring import Scoring
 from harness.worker.supervisor import Progress
