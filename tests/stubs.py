@@ -197,7 +197,7 @@ def gpu(fresh, told, monkeypatch):
     monkeypatch.setattr(runner, "measure", made)
     monkeypatch.setattr(
         executor.LocalExecutor,
-        "bench",
+        "setup",
         lambda self, setup, worker=None: dataclasses.replace(setup, device=GPU),
     )
     monkeypatch.setattr(

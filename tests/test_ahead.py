@@ -339,6 +339,6 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
         return real(context)
 
     real, agent.propose, beside.train = agent.propose, propose, train
-    monkeypatch.setattr(runner, "measure", lambda *a: setattr(here, "station", a[8]) or beside(*a))
+    monkeypatch.setattr(runner, "measure", lambda *a: setattr(here, "worker", a[8]) or beside(*a))
     loop.run()
     assert known(fresh).find("1").setting.budget_seconds == 1.5
