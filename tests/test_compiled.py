@@ -62,12 +62,39 @@ def test_a_hostile_archive_writes_nothing_outside_and_raises_nothing(tmp_path, m
         assert compile_cache.take(os.open(path, os.O_RDONLY), folder) == 0
     reading, _ = os.pipe()
     assert compile_cache.take(reading, folder) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(compile_cache, "ALL_BYTES", 10)
-        assert compile_cache.take(archive(tmp_path, (NAME, b"x" * 100)), folder) == 0
-    monkeypatch.setattr(compile_cache, "ALL_FILES", 3)
+    monkeypatch.setattr(compile_cache, "MOST_FILES", 3)
     assert compile_cache.take(archive(tmp_path, *((f"{NAME}{n}", b"") for n in range(9))), folder) == 3
-    assert compile_cache.take(archive(tmp_path, (NAME, b"")), folder) == 0
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path, monkeypatch):
+    folder, size = tmp_path / "cache", 20_000
+    for which in "abc":
+        compile_cache.take(archive(tmp_path, (f"inductor/{which}/kernel.py", b"x" * size)), folder)
+        os.utime(folder / "inductor" / which / "kernel.py", (ord(which), ord(which)))
+    compile_cache.take(archive(tmp_path, (compile_cache.USED, b"inductor/a/kernel.py\n../../x\n")), folder)
+    monkeypatch.setattr(compile_cache, "ALL_BYTES", 90_000)  # an archive is a bit larger than what is in it
+    compile_cache.take(archive(tmp_path, ("inductor/d/kernel.py", b"x" * size)), folder)
+    assert sorted(name[9] for name in files(folder)) == ["a", "c", "d"]
+    compile_cache.evict(folder, 0, 0)
+    assert files(folder) == {}
+
+
+def test_a_trial_says_what_it_read_of_the_cache(tmp_path, monkeypatch):
+    known, folder = tmp_path / "known", tmp_path / "cache"
+    for which in ("read", "unread"):
+        for root in (known, folder):
+            (root / "inductor" / which).mkdir(parents=True)
+            (root / "inductor" / which / "kernel.py").write_text(which)
+            os.utime(root / "inductor" / which / "kernel.py", (5, 5))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(compile_cache.tempfile, "tempdir", str(tmp_path))
+    for name in (*compile_cache.NAMES, *compile_cache.FRESH_BACKWARD):
+        monkeypatch.setenv(name, "")
+    compile_cache.unpack(known)
+    (tmp_path / "compiled" / "inductor" / "read" / "kernel.py").read_text()
+    compile_cache.take(compile_cache.pack(known), folder)
+    ages = {path.parent.name: path.stat().st_mtime for path in folder.rglob("*.py")}
+    assert ages["unread"] == 5 < ages["read"]
 
 
 def test_no_file_lies_where_a_compiler_makes_a_folder(tmp_path):

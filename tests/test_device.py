@@ -8,6 +8,8 @@ import pytest
 import harness.worker.device as device
 from harness.worker.device import Device
 
+OWN = "5:memory:/user\n0::/slurm/job\n"  # what /proc/self/cgroup says
+
 
 def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
@@ -22,6 +24,8 @@ def test_the_cores_of_a_device_are_those_that_this_process_may_use(monkeypatch):
         ({"cpu.max": "max 100000\n"}, math.inf),
         ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"slurm/job/cpu.max": "50000 100000\n", "cpu.max": "150000 100000\n"}, 0.5),
+        ({"slurm/cpu.max": "250000 100000\n", "slurm/job/cpu.max": "max 100000\n"}, 2.5),
         ({}, math.inf),
     ],
 )
@@ -29,12 +33,13 @@ def test_a_container_that_sees_more_cores_than_it_may_use_has_no_more_of_them(
     tmp_path, monkeypatch, files, cores
 ):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    assert device.quota_cores(tmp_path) == cores
+    (own := tmp_path / "own").write_text(OWN)
+    assert device.quota_cores(tmp_path, own) == cores
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     monkeypatch.setattr(device, "quota_cores", lambda: cores)
-    assert Device("cuda", "a GPU", None).core_count == int(min(64, cores))
+    assert Device("cuda", "a GPU", None).core_count == max(1, int(min(64, cores)))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,9 @@ def test_a_container_that_sees_more_cores_than_it_may_use_has_no_more_of_them(
         ("memory.max", "1000\n", 800),
         ("memory.max", "max\n", math.inf),
         ("memory/memory.limit_in_bytes", "1000\n", 800),
+        ("slurm/job/memory.max", "1000\n", 800),
+        ("slurm/memory.max", "1000\n", 800),
+        ("memory/user/memory.limit_in_bytes", "1000\n", 800),
         ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", math.inf),
         ("elsewhere", "1000\n", math.inf),
     ],
@@ -50,9 +58,10 @@ def test_a_container_that_sees_more_cores_than_it_may_use_has_no_more_of_them(
 def test_a_trial_in_a_container_may_take_four_fifths_of_what_that_may(
     tmp_path, monkeypatch, name, text, most
 ):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_text(text)
-    machine, quota = Device("cpu", "x", None).limits(0.0)["memory_bytes"], device.quota_bytes(tmp_path)
+    (own := tmp_path / "own").write_text(OWN)
+    machine, quota = Device("cpu", "x", None).limits(0.0)["memory_bytes"], device.quota_bytes(tmp_path, own)
     monkeypatch.setattr(device, "quota_bytes", lambda: quota)
     assert Device("cpu", "x", None).limits(0.0)["memory_bytes"] == min(machine, most)
     assert Device("cpu", "x", None, places=2).limits(0.0)["memory_bytes"] == min(machine, most) // 2

@@ -13,10 +13,12 @@ import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.lock import held
 from harness.session.proposals import Proposals
+from harness.session.runner import Runner
 from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 from harness.store.records import KEEP, RunRecord, Training
+from harness.store.repo import Repository
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +87,58 @@ def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research)
     session(research, ("Break it", CRASHING))
     assert list(folder.rglob("*.lock")) == []
     assert [e.status for e in all_of(research)] == ["crash"]
+
+
+def test_locks_stay_while_another_loop_runs_or_a_git_is_at_work(research):
+    lock = research.folder / ".git" / "refs" / "heads" / "main.lock"
+    lock.touch()
+    os.utime(lock, (1, 1))
+    with (
+        held(open_repository(research.folder).loop_lock, print),
+        pytest.raises(HarnessError, match="another loop runs"),
+    ):
+        session(research, ("Break it", CRASHING))
+    reading = subprocess.Popen(["git", "cat-file", "--batch"], cwd=research.folder, stdin=subprocess.PIPE)
+    try:
+        with pytest.raises(HarnessError, match=rf"main.lock is there: git is at work .process {reading.pid}"):
+            session(research, ("Break it", CRASHING))
+    finally:
+        reading.kill()
+        reading.communicate()
+    assert lock.exists()
+    session(research, ("Break it", CRASHING))
+    assert not lock.exists()
+
+
+def test_a_lost_race_for_main_leaves_the_checkout_as_it_was(research, monkeypatch):
+    repository = open_repository(research.folder)
+    old, before = research("rev-parse", "main"), (research.folder / "train.py").read_bytes()
+    (research.folder / "train.py").write_text(CRASHING)
+    research("commit", "-qam", "kept")
+    new = research("rev-parse", "HEAD")
+    research("reset", "-q", "--hard", old)
+    stage, raced = Repository._stage_train, []
+
+    def race(self):
+        stage(self)
+        if not raced:  # a person's commit, between our look and our move
+            raced.append(research("commit-tree", f"{old}^{{tree}}", "-p", old, "-m", "by hand"))
+            research("update-ref", "refs/heads/main", raced[0], old)
+
+    monkeypatch.setattr(Repository, "_stage_train", race)
+    assert not repository.fast_forward("refs/heads/main", old, new)
+    assert research("rev-parse", "main") == raced[0]
+    assert (research.folder / "train.py").read_bytes() == before and research("status", "--porcelain") == ""
+
+
+def test_the_config_is_read_anew_only_when_somebody_wrote_it(research, monkeypatch):
+    made = Runner(open_repository(research.folder), lambda *_: None, lambda *_: None)
+    read, load = [], runner.configs.load
+    monkeypatch.setattr(runner.configs, "load", lambda path: read.append(path) or load(path))
+    assert made.setup() is made.setup() and len(read) == 1
+    config = research.folder / ".autoresearch" / "config.toml"
+    config.write_text(config.read_text().replace("audit_rows = ", "audit_rows = 1"))
+    assert made.setup().config.trial.audit_rows > 1 and len(read) == 2
 
 
 def test_a_lock_in_mid_loop_is_waited_for_and_then_named(research, monkeypatch):

@@ -36,8 +36,8 @@ def calibrate(count: int, as_json: bool) -> int:
     recorded, counts in every later decision, and may be what moves `main`.
     """
     repository = open_repository()
-    repository.check_ready()
     with ExitStack() as stack, RunView() as view, held(repository.loop_lock, refuse):
+        repository.check_ready()
         runner = Runner(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
         setup = runner.setup()
         worker = stack.enter_context(closing(Worker()))

@@ -22,6 +22,8 @@ MOST_FILES = 5_000  # of one trial; one that compiles everything has some hundre
 ALL_FILES = 50_000
 LEAST_PARTS = {"inductor": 3, "triton": 3, "inductor/fxgraph": 5, "inductor/aotautograd": 5}
 MOST_PARTS = 8
+USED = "used"  # in an archive: names of what was there already, and was read
+USED_BYTES = 2**20
 NAMES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 # PyTorch's cache of whole backward passes knows a custom operator by its name: a program with another
 # gradient for it would train with the one before. Its cache of graphs has what each consists of.
@@ -34,21 +36,36 @@ def unpack(known: Path) -> None:
     """Put what is known where the compilers look for it, and may write."""
     place = _place()
     with contextlib.suppress(OSError, shutil.Error):  # without it, it is only slower
-        shutil.copytree(known, place, dirs_exist_ok=True)
+        shutil.copytree(known, place, dirs_exist_ok=True, copy_function=_copied)
     for variable, name in NAMES.items():
         os.environ[variable] = str(place / name)
     os.environ |= FRESH_BACKWARD
 
 
+def _copied(source: str, target: str) -> None:
+    """With times by which it shows whether it is read."""
+    shutil.copyfile(source, target)
+    os.utime(target, ns=(0, 1))
+
+
 def pack(known: Path) -> int:
-    """The descriptor of an archive of what is new."""
+    """The descriptor of an archive of what is new, and of the names of what was read of the rest."""
     place = _place()
+    used: list[str] = []
     archive = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as its descriptor
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(place.rglob("*")):
             name = path.relative_to(place)
-            if path.is_file() and not path.is_symlink() and not (known / name).exists():
+            if not path.is_file() or path.is_symlink():
+                continue
+            if not (known / name).exists():
                 tar.add(path, str(name), recursive=False)
+            elif path.stat().st_atime_ns:
+                used.append(str(name))
+        names = tarfile.TarInfo(USED)
+        data = "\n".join(used).encode()[:USED_BYTES]
+        names.size = len(data)
+        tar.addfile(names, io.BytesIO(data))
     archive.flush()
     descriptor = os.dup(archive.fileno())
     archive.close()
@@ -69,17 +86,43 @@ def take(descriptor: int, folder: Path) -> int:
     added = 0
     try:
         data = os.pread(descriptor, size, 0)  # ours from here on
-        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-        room, most = ALL_BYTES - sum(sizes), min(MOST_FILES, ALL_FILES - len(sizes))
+        evict(folder, ALL_BYTES - len(data), ALL_FILES - MOST_FILES)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
-                if added >= most:
-                    break
-                if _is_fine(member, min(room, len(data))) and _put(tar, member, folder):
-                    room, added = room - member.size, added + 1
+                if member.name == USED:
+                    _mark_used(tar, member, folder)
+                elif added < MOST_FILES and _is_fine(member, len(data)) and _put(tar, member, folder):
+                    added += 1
     except Exception:  # noqa: BLE001, S110 - whatever a hostile archive makes of the reader
         pass
     return added
+
+
+def evict(folder: Path, most_bytes: int, most_files: int) -> None:
+    """Remove what was not used for longest, a folder of the compilers' at a time, until so much is left."""
+    found: dict[Path, list[os.stat_result]] = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                found.setdefault(path.parent, []).append(path.stat())
+    size = sum(about.st_size for each in found.values() for about in each)
+    count = sum(map(len, found.values()))
+    for place, files in sorted(found.items(), key=lambda item: max(about.st_mtime for about in item[1])):
+        if size <= most_bytes and count <= most_files:
+            return
+        for path in place.iterdir():
+            if path.is_file():
+                path.unlink(missing_ok=True)
+        size, count = size - sum(about.st_size for about in files), count - len(files)
+
+
+def _mark_used(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """By the word of a trial: it decides what is removed last, and nothing else."""
+    content = tar.extractfile(member) if member.size <= USED_BYTES else None
+    for name in content.read().decode().split("\n")[:ALL_FILES] if content is not None else ():
+        path = folder / name
+        if name and path.resolve().is_relative_to(folder.resolve()) and path.is_file():
+            os.utime(path)
 
 
 def _is_fine(member: tarfile.TarInfo, room: int) -> bool:

@@ -86,8 +86,8 @@ class Loop:
             HarnessError: something that only the person can mend; nothing is lost.
             KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
-        self._repository.check_ready()
         with held(self._repository.loop_lock, refuse), closing(self._executor), closing(self._runner.kept):
+            self._repository.check_ready()  # under the lock: it removes locks that a killed one left
             in_background(self._repository.tidy)
             setup, worker = (
                 self._executor.setup(self._runner.setup()),

@@ -21,6 +21,7 @@ from harness.executors.local import Order
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing
+from harness.paths import Paths
 from harness.session.checkpoints import Checkpoints
 from harness.session.frontier import passed_by, standing_on
 from harness.store.experiment import Experiment
@@ -47,6 +48,7 @@ class Runner:
         self.experiments = Experiments(repository)
         self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
         self._last_config: configs.Config | None = None
+        self._last: tuple[tuple[int, ...], Setup] | None = None  # what the config was, and the setup by it
         self._said: set[str] = set()
         self.kept = Checkpoints(repository.paths, self.experiments, tell, show, self.away)
 
@@ -73,9 +75,27 @@ class Runner:
         paths = self._repository.paths
         if not paths.program.exists():
             self.tell_once("trouble", "no .autoresearch/program.md to tell the agent. Try: harness init")
+        setup = self._read_setup(paths)
+        if setup.isolation.kind == "none":
+            why = setup.isolation.why
+            self.tell_once("trouble", f"WARNING: no sandbox, train.py can reach everything you can: {why}")
+        wanted = setup.config.trial.disk_mb + FREE_MB
+        if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
+            raise HarnessError(
+                f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
+                "harness clean, or free some space",
+            )
+        return setup
+
+    def _read_setup(self, paths: Paths) -> Setup:
+        """Read anew only where the config was written or the data is gone: it is asked for often."""
+        now = _identity(paths.config)
+        if self._last is not None and self._last[0] == now and self._last[1].corpus.folder.exists():
+            return self._last[1]
         try:
             config = configs.load(paths.config)
             setup = open_setup(config, paths.root)
+            self._last = now, setup
         except HarnessError as unusable:
             if self._last_config is None:
                 raise
@@ -83,15 +103,6 @@ class Runner:
             setup = open_setup(config, paths.root)  # raises where data or device, not the config, is at fault
             self.tell_once("trouble", f"going on with the last good config: {unusable}")
         self._last_config = config
-        if setup.isolation.kind == "none":
-            why = setup.isolation.why
-            self.tell_once("trouble", f"WARNING: no sandbox, train.py can reach everything you can: {why}")
-        wanted = config.trial.disk_mb + FREE_MB
-        if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
-            raise HarnessError(
-                f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
-                "harness clean, or free some space",
-            )
         return setup
 
     # ── trials ────────────────────────────────────────────────────────────────────────────────
@@ -239,6 +250,15 @@ class Runner:
 
     def _note(self, text: str) -> None:
         self._tell("note", text)
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Changes where somebody writes to it; empty where it isn't there."""
+    try:
+        about = file.stat()
+    except OSError:
+        return ()
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 def _attempt(trial: RunRecord) -> str:

@@ -76,7 +76,8 @@ def verdict(decision: Decision) -> str:
     """What stands behind the title: the score and the estimated gain, or what went wrong."""
     if decision.val_bpb is None or decision.claim is None:
         return decision.status
-    return f"val_bpb {decision.val_bpb:.4f}, {decision.claim:+.4f}"
+    score, claim = (float(f"{figure:.6f}") for figure in (decision.val_bpb, decision.claim))
+    return f"val_bpb {score:.4f}, {claim:+.4f}"  # rounded from what the trailers say: they must not differ
 
 
 def measured(last: RunRecord, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
 
+import contextlib
 import functools
 import os
 import re
@@ -117,7 +118,7 @@ class Repository:
             raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
 
     def _check_locks(self) -> None:
-        """Remove locks of refs that a killed process left; a living one holds them for a moment only.
+        """Remove locks of refs that a killed process left. To be called by who holds the session's lock.
 
         Raises:
             HarnessError: the index is locked, which an editor of `git commit` does for minutes.
@@ -132,10 +133,23 @@ class Repository:
                 time.sleep(0.1)
                 if time.monotonic() > deadline:
                     break
-        for path in paths:
+        for path in filter(Path.exists, paths):
+            if (owner := self._git_at_work()) is not None:
+                raise HarnessError(f"{path} is there: git is at work (process {owner})", "wait for its end")
             path.unlink(missing_ok=True)
         if index.exists():
             raise HarnessError(f"{index} is there: another git is at work, or was killed", f"rm {index}")
+
+    def _git_at_work(self) -> int | None:
+        """A process of git's in this repository; None where there is none, or it can't be known."""
+        places = {str(self.paths.root.resolve()), str(self.common.resolve())}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "comm").read_text().startswith("git"):
+                    where = (process / "cwd").resolve()
+                    if any(str(place) in places for place in (where, *where.parents)):
+                        return int(process.name)
+        return None
 
     def check_clean(self) -> None:
         """Whether a moving `main` would meet no changes of a person.
@@ -222,21 +236,35 @@ class Repository:
                 )
             write_atomically(self.paths.train, source)
             try:
-                self.git.index.read()
-                self.git.index.add("train.py")
-                self.git.index.write()
+                self._stage_train()
             except (OSError, pygit2.GitError):  # an editor of `git commit` is open: all stays as it was
-                if here is None:
-                    self.paths.train.unlink()
-                else:
-                    write_atomically(self.paths.train, here)
-                self.git.index.read()
+                self._put_back(here)
                 raise
         try:
             reference.set_target(new)
         except pygit2.GitError:
+            if self.branch == ref.removeprefix("refs/heads/") and self.paths.train.read_bytes() == source:
+                self._put_back(here)
+                self._stage_train()
             return False
         return True
+
+    def _stage_train(self) -> None:
+        """Have the index hold train.py as it lies there."""
+        self.git.index.read()
+        if self.paths.train.exists():
+            self.git.index.add("train.py")
+        else:
+            self.git.index.remove("train.py")
+        self.git.index.write()
+
+    def _put_back(self, content: bytes | None) -> None:
+        """What the checkout's train.py held before; None: there was none."""
+        if content is None:
+            self.paths.train.unlink()
+        else:
+            write_atomically(self.paths.train, content)
+        self.git.index.read()
 
     def tidy(self) -> None:
         """Have git pack what has gathered, if it thinks it is time: libgit2 never does."""

@@ -4,6 +4,7 @@ The name goes into a score's setting, so it comes from the driver and the kernel
 train.py.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -28,6 +29,9 @@ PEAK_TFLOPS = (
 )  # fmt: skip
 
 ROOMY_MB = 40_000
+
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -179,26 +183,41 @@ def _gpu(nvml: Any, number: int) -> Device:
     return Device("cuda", name, peak * 1e12 if peak else None, uuid, node, memory)
 
 
-def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """How many cores' time a container may take, of those that it sees; infinite without such a limit."""
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, and 1
-        try:
-            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
-            if float(quota) > 0:
-                return float(quota) / float(period)
-        except (OSError, ValueError):
-            continue
-    return math.inf
+def quota_cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
+    """How many cores' time we may take, of those that we see; infinite without such a limit."""
+    least = math.inf
+    for folder in _cgroups("cpu", root, own):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, and 1
+            with contextlib.suppress(OSError, ValueError):
+                quota, period = " ".join((folder / name).read_text() for name in names).split()
+                if float(quota) > 0:
+                    least = min(least, float(quota) / float(period))
+    return least
 
 
-def quota_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """How much memory a container may take; infinite without such a limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, and 1
-        try:
-            return float((cgroup / name).read_text().replace("max", "inf"))
-        except (OSError, ValueError):
-            continue
-    return math.inf
+def quota_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
+    """How much memory we may take; infinite without such a limit."""
+    least = math.inf
+    for folder in _cgroups("memory", root, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # version 2, and 1
+            with contextlib.suppress(OSError, ValueError):
+                least = min(least, float((folder / name).read_text().replace("max", "inf")))
+    return least
+
+
+def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
+    """Our control group's folders, up to the root: in a container that is ours, in a Slurm job or a slice of
+    systemd the limits stand further below."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        lines = []
+    for number, names, path in [*filter(lambda line: len(line) == 3, lines), ("0", "", "/")]:
+        if number == "0" or controller in names.split(","):
+            below = [part for part in path.split("/") if part not in ("", "..")]
+            for count in range(len(below), -1, -1):
+                for top in (root, root / names, root / controller):
+                    yield top.joinpath(*below[:count])
 
 
 def _cpu_name() -> str:
