@@ -54,8 +54,9 @@ def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine
     assert known(fresh).record(one)["opinion"]["detail"] == why
 
 
-def test_a_difference_within_its_standard_error_is_none():
-    assert differs(Opinion(2000, 0.002, 0.001, 1.0), 3.0, "cpu") is None
+def test_differences_that_cancel_out_are_differences_too():
+    assert differs(Opinion(2000, 0.0, 0.0002, 1.0), 3.0, "cpu") is None
+    assert differs(Opinion(2000, 0.0, 0.001, 1.0), 3.0, "cpu") is not None
     assert differs(Opinion(2000, 0.004, 0.001, 1.0), 3.0, "cpu") is not None
     assert differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
 
@@ -66,6 +67,6 @@ def test_show_says_how_a_score_was_checked():
     assert explain.checked({"score": score}) == said
     assert "WARNING" in explain.checked({"score": {"is_sealed": False}})
     assert explain.checked({"score": {"val_bpb": 1.0}}) == "", "of an earlier version"
-    assert "+0.00010 ± 0.00002" in explain.opinion({"rows": 9, "difference_bpb": 1e-4, "error_bpb": 2e-5})
+    assert "+0.00010 bits" in explain.opinion({"rows": 9, "difference_bpb": 1e-4, "spread_bpb": 2e-4})
     assert explain.opinion({"detail": "no second opinion: x"}) == "Second opinion: no second opinion: x."
     assert explain.opinion({}) == ""

@@ -128,7 +128,8 @@ def checked(trial: Mapping[str, Any]) -> str:
 
 def opinion(found: Mapping[str, Any]) -> str:
     """Of the second look before `main` moved; empty without one."""
-    difference, error, rows = (figure(found.get(key)) for key in ("difference_bpb", "error_bpb", "rows"))
-    if difference is None or error is None or rows is None:
+    difference, spread, rows = (figure(found.get(key)) for key in ("difference_bpb", "spread_bpb", "rows"))
+    if difference is None or spread is None or rows is None:
         return f"Second opinion: {found['detail']}." if isinstance(found.get("detail"), str) else ""
-    return f"Second opinion, {rows:,.0f} rows: {difference:+.5f} ± {error:.5f} bits per byte from its score."
+    apart = f"{difference:+.5f} bits per byte from its score, {spread:.5f} row by row"
+    return f"Second opinion, {rows:,.0f} rows: {apart}."

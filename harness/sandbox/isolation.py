@@ -107,6 +107,7 @@ def _bwrap(
         program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
         "--unshare-uts", "--unshare-cgroup-try", "--uid", "1000", "--gid", "1000",
         "--hostname", "trial", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--disable-userns",
+        "--as-pid-1",  # else its own first process has no filter, and memory that others may write to
     ]  # fmt: skip
     for path in map(Path, SYSTEM):
         if path.is_symlink():

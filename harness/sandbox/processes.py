@@ -36,6 +36,22 @@ def tree(ancestor: int) -> list[int]:
     return [*_below(ancestor)]
 
 
+def is_alive(process: int) -> bool:
+    """Whether a thread of it is left: one whose first thread ended looks like a dead one."""
+    for thread in Path(f"/proc/{process}/task").glob("*/stat"):
+        with suppress(OSError):
+            if thread.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                return True
+    return False
+
+
+def is_filtered(process: int) -> bool:
+    """Whether its system calls go through a filter; also where it is gone."""
+    with suppress(OSError):
+        return "\nSeccomp:\t2\n" in Path(f"/proc/{process}/status").read_text()
+    return True
+
+
 def stand_still(processes: Iterable[int]) -> bool:
     """Whether all threads of these are stopped, or gone."""
     for process in processes:

@@ -28,6 +28,7 @@ import threading
 from harness.sandbox.syscalls import (
     ALL_THREADS,
     ALLOW,
+    AND,
     ANY_BIT,
     ARCHITECTURE,
     ARGUMENTS,
@@ -62,10 +63,10 @@ FREE = {
         "readv": 19, "writev": 20, "select": 23, "sched_yield": 24, "mremap": 25, "madvise": 28,
         "nanosleep": 35, "getpid": 39, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "exit": 60,
         "gettimeofday": 96, "getrusage": 98, "times": 100, "getppid": 110, "sigaltstack": 131,
-        "gettid": 186, "futex": 202, "sched_getaffinity": 204, "restart_syscall": 219, "clock_gettime": 228,
+        "gettid": 186, "sched_getaffinity": 204, "restart_syscall": 219, "clock_gettime": 228,
         "clock_nanosleep": 230, "exit_group": 231, "epoll_wait": 232, "tgkill": 234, "pselect6": 270,
         "ppoll": 271, "set_robust_list": 273, "epoll_pwait": 281, "getcpu": 309, "getrandom": 318,
-        "membarrier": 324, "rseq": 334, "futex_waitv": 449,
+        "membarrier": 324, "rseq": 334,
     },
     "aarch64": {
         "read": 63, "write": 64, "close": 57, "lseek": 62, "mmap": 222, "mprotect": 226, "munmap": 215,
@@ -73,16 +74,23 @@ FREE = {
         "pwrite64": 68, "readv": 65, "writev": 66, "sched_yield": 124, "mremap": 216, "madvise": 233,
         "nanosleep": 101, "getpid": 172, "sendto": 206, "recvfrom": 207, "sendmsg": 211, "recvmsg": 212,
         "exit": 93, "gettimeofday": 169, "getrusage": 165, "times": 153, "getppid": 173,
-        "sigaltstack": 132, "gettid": 178, "futex": 98, "sched_getaffinity": 123, "restart_syscall": 128,
+        "sigaltstack": 132, "gettid": 178, "sched_getaffinity": 123, "restart_syscall": 128,
         "clock_gettime": 113, "clock_nanosleep": 115, "exit_group": 94, "tgkill": 131, "pselect6": 72,
         "ppoll": 73, "set_robust_list": 99, "epoll_pwait": 22, "getcpu": 168, "getrandom": 278,
-        "membarrier": 283, "rseq": 293, "futex_waitv": 449,
+        "membarrier": 283, "rseq": 293,
     },
 }  # fmt: skip
 STARTS = {"x86_64": (56, 435, 57, 58), "aarch64": (220, 435)}  # clone, clone3, fork, vfork
 A_THREAD = 0x10000  # of clone's flags
 FORBIDDEN = ERROR | errno.EPERM
-IOCTL = {"x86_64": 16, "aarch64": 29}  # how a GPU is used; on a processor nothing needs it
+# Waiting for other threads. Without this flag it also waits for, and wakes, who has the same file in memory,
+# in any sandbox.
+FUTEX, ITS_OPERATION, PRIVATE = {"x86_64": 202, "aarch64": 98}, 1, 128
+# How a GPU is used; on a processor nothing needs it. By the kind of request, in bits 8 to 15: the driver's is
+# `F`, its part for common memory numbers plainly from 1, with two to begin and to end. A file system's are
+# others.
+IOCTL, ITS_REQUEST, KIND, DRIVER = {"x86_64": 16, "aarch64": 29}, 1, 0xFF00, ord("F") << 8
+PLAIN, BEGIN_AND_END = 0x400, (0x30000001, 0x30000002)
 
 MOST_CALLS = 100_000  # of a training after its first batch, of a model server while it loads
 
@@ -110,7 +118,7 @@ def install(gpu: bool, alone: bool = False) -> int | None:
 
 def _program(machine: str, gpu: bool, alone: bool) -> bytes:
     """The filter: instructions of (code, jump if true, jump if false, constant)."""
-    free = [*FREE[machine].values(), *([IOCTL[machine]] if gpu else [])]
+    free = [*FREE[machine].values()]
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, MACHINES[machine].audit_name), (RETURN, 0, 0, KILL)]
     steps += [(LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, X32), (RETURN, 0, 0, UNKNOWN)]
     if alone:
@@ -121,9 +129,21 @@ def _program(machine: str, gpu: bool, alone: bool) -> bytes:
         steps += [(RETURN, 0, 0, NOTIFY), (EQUAL, 0, 1, clone3), (RETURN, 0, 0, UNKNOWN)]
         for number in others:
             steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, FORBIDDEN)]
+    steps += [(EQUAL, 0, 4, FUTEX[machine]), _argument(ITS_OPERATION), (ANY_BIT, 0, 1, PRIVATE)]
+    steps += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, NOTIFY)]
+    if gpu:
+        begin, end = BEGIN_AND_END
+        steps += [(EQUAL, 0, 8, IOCTL[machine]), _argument(ITS_REQUEST), (AT_LEAST, 0, 5, PLAIN)]
+        steps += [(EQUAL, 4, 0, begin), (EQUAL, 3, 0, end), (AND, 0, 0, KIND), (EQUAL, 1, 0, DRIVER)]
+        steps += [(RETURN, 0, 0, NOTIFY), (RETURN, 0, 0, ALLOW)]
     steps += [(EQUAL, len(free) - place, 0, number) for place, number in enumerate(free)]
     steps += [(RETURN, 0, 0, NOTIFY), (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("HBBI", *step) for step in steps)
+
+
+def _argument(place: int) -> tuple[int, int, int, int]:
+    """Load the lower half of an argument."""
+    return LOAD, 0, 0, ARGUMENTS + 8 * place
 
 
 # ── outside ───────────────────────────────────────────────────────────────────────────────────
@@ -173,7 +193,7 @@ class Seal:
             self._left -= 1
             return 0, GO_ON
         self.refused[number] = self.refused.get(number, 0) + 1
-        return -errno.EPERM, 0
+        return -errno.EAGAIN if number in FUTEX.values() else -errno.EPERM, 0  # glibc knows no other answer
 
 
 class _Answering:

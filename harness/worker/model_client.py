@@ -49,14 +49,16 @@ class Server:
         self._sealed_processes: list[int] = []  # none can follow them
         self._tail = Tail()
         self._ending: threading.Thread | None = None
+        self._counted_to = 0.0
+        self.worked_seconds = 0.0  # from being told to load on, but for when it stood still; see `count`
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
         self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
-        isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
+        self._isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
         seen = {"train.py": request["source"], "checkpoint": request["checkpoint"]}
         if request["compiled"]:
             seen["compiled"] = request["compiled"]
         self._process = Process(
-            isolation,
+            self._isolation,
             "harness.worker.model_server",
             files={name: Path(path) for name, path in seen.items()},
             descriptors={"HARNESS_SOCKET": theirs.fileno()},
@@ -104,7 +106,8 @@ class Server:
         order = {
             "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
         }  # fmt: skip
-        self._load_began, self._spent_before = time.monotonic(), self.spent_seconds()
+        self._load_began = time.monotonic()
+        self._go_on_counting()
         self._say(order, descriptors)
 
     def take_seal(self) -> None:
@@ -123,7 +126,7 @@ class Server:
     def begin_warm_up(self, tokens: np.ndarray) -> None:
         """Have it answer rows that don't count, (B, T): what it needs for the first time it may still fetch,
         and it gives back the memory that it keeps for more."""
-        self._warm_began, self._spent_before = time.monotonic(), self.spent_seconds()
+        self._warm_began = time.monotonic()
         self.ask(tokens, rest=True)
 
     def end_warm_up(self, touched: set[tuple[int, int]]) -> None:
@@ -134,15 +137,15 @@ class Server:
         """
         self.logits(self._warm_began + self._request["scoring_seconds"])
         self.warm_seconds = time.monotonic() - self._warm_began
-        self.warm_spent_seconds = self.spent_seconds() - self._spent_before
         if self._seal is None:
             return
         if self.refused_calls:
             raise Refused(INVALID, f"loading it asked the kernel for over {MOST_CALLS:,} names and files")
         self._seal.limit(0)
-        self._leave_alone()
         self.pause()  # while it is looked at
+        self._leave_alone()
         self._bring_in(touched)
+        self._go_on_counting()
         self._process.signal(signal.SIGCONT)
 
     def _bring_in(self, touched: set[tuple[int, int]]) -> None:
@@ -152,7 +155,7 @@ class Server:
     def _leave_alone(self) -> None:
         """End what it started: nothing can follow, it is sealed. Others could wake it, or work uncounted."""
         deadline = time.monotonic() + STOP_SECONDS
-        while others := set(processes.tree(self._process.pid)) - set(self._own_processes):
+        while others := [*filter(processes.is_alive, self._others())]:
             for process in others:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
@@ -160,6 +163,12 @@ class Server:
                 raise Refused(INVALID, "the model server can't be sealed: what it started doesn't end")
             time.sleep(0.002)
         self._sealed_processes = self._own_processes
+        outside = [self._process.pid] if self._isolation.kind == "bwrap" else []
+        if not all(map(processes.is_filtered, set(self._own_processes) - set(outside))):
+            raise Refused(INVALID, "the model server can't be sealed: a process in it has no filter")
+
+    def _others(self) -> set[int]:
+        return set(processes.tree(self._process.pid)) - set(self._own_processes)
 
     def spent_seconds(self) -> float:
         """A clock of what it may have worked: its processors' seconds, on a GPU all that pass."""
@@ -178,23 +187,34 @@ class Server:
         """Freeze it: it sees nothing of what happens meanwhile."""
         self._process.signal(signal.SIGSTOP)
         deadline = time.monotonic() + STOP_SECONDS
-        while not processes.stand_still(self._sealed_processes or processes.tree(self._process.pid)):
+        while not processes.stand_still(processes.tree(self._process.pid)):
             if time.monotonic() > deadline:
                 raise Refused(INVALID, "the model server doesn't stand still")
             time.sleep(0.002)
+        self.count()
 
     def resume(self) -> None:
         """Let it go on; what it holds and another one pushed out of memory meanwhile is there again."""
         if self._seal is not None:
             self._bring_in(set())
+        self._go_on_counting()
         self._process.signal(signal.SIGCONT)
+
+    def count(self) -> None:
+        """Add what it worked since it was last counted to `worked_seconds`."""
+        now = self.spent_seconds()
+        self.worked_seconds += now - self._counted_to
+        self._counted_to = now
+
+    def _go_on_counting(self) -> None:
+        """From now on: it stood still, or is told to load."""
+        self._counted_to = self.spent_seconds()
 
     def end_load(self) -> float:
         """Waits for it; returns its seconds."""
         within = f"load the checkpoint within load_seconds ({self._request['load_seconds']:g} s)"
         left = self._load_began + self._request["load_seconds"] - time.monotonic()
         self._hear(max(0.0, left), "loaded", within)
-        self.load_spent_seconds = self.spent_seconds() - self._spent_before
         return time.monotonic() - self._load_began
 
     def ask(self, tokens: np.ndarray, rest: bool = False) -> None:

@@ -14,13 +14,15 @@ from harness.store.records import INVALID, LATE, Failure
 # 6.8 s where nothing was in memory yet; two servers that train there at once have half of a GPU each, and
 # no compiler's cache of what they do. On a processor it is 0.5 s, and only its own work counts.
 LOAD_SECONDS, LOAD_SHARE, LOAD_BYTES_PER_SECOND = {"cpu": 3.0, "mps": 3.0, "cuda": 10.0}, 0.01, 500e6
-USUAL_BATCHES = 2.0  # a batch that takes more of the shortest one than this was not only answered
+# A batch that takes more of the shortest one than this was not only answered. The rest could be spent on
+# learning in a single one, so where time is measured well it is little.
+USUAL_BATCHES = {"cpu": 1.25, "mps": 2.0, "cuda": 2.0}
 
 
-def overtime_seconds(load: float, warm: float, batches: Sequence[float]) -> float:
-    """Of a load with the answer that doesn't count, and what batches took beyond the usual."""
-    usual = USUAL_BATCHES * min(batches)
-    return load + warm + sum(max(0.0, spent - usual) for spent in batches)
+def overtime_seconds(before: float, batches: Sequence[float], kind: str) -> float:
+    """`before` the first batch that counts, and what batches took beyond the usual."""
+    usual = USUAL_BATCHES[kind] * min(batches)
+    return before + sum(max(0.0, spent - usual) for spent in batches)
 
 
 def in_time(seconds: float, budget_seconds: float, checkpoint: Path, kind: str) -> Failure | None:

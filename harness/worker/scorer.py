@@ -11,6 +11,7 @@ Reads one JSON request on stdin, starts both servers, and waits for another line
 
 import json
 import math
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -80,7 +81,9 @@ def answer(
     result = np.empty((total, seq_len), np.float64)
     deadline = time.monotonic() + seconds
     waited = first = told = better = 0.0
-    device, spent, clock = "cpu", [], server.spent_seconds()
+    device, spent = "cpu", []
+    server.count()  # what it did until here is no answer
+    clock = server.spent_seconds()
     server.ask(tokens[np.arange(batch_rows) % total])
     for at in range(0, end, batch_rows):
         picked = np.arange(at, at + batch_rows) % total
@@ -150,7 +153,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         started = time.monotonic()
         for server in servers if not early else ():
             server.warm()
-        load_seconds = _seal(first, second, np.random.default_rng(seed).integers(0, vocab_size, shape[:2]))
+        load_seconds = _seal(first, second, _noise(shape))
         scoring_started = time.monotonic()
         scored = answer(first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring", True)
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
@@ -193,6 +196,12 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         second.close()
 
 
+def _noise(shape: tuple[int, int, int]) -> np.ndarray:
+    """Random tokens, (B, T), of their own seed: a server sees them, and must not learn the audit's."""
+    rows, seq_len, vocab_size = shape
+    return np.random.default_rng(secrets.randbits(256)).integers(0, vocab_size, (rows, seq_len))
+
+
 def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
     """Load, warm up with the `noise`, (B, T), and seal both; the second one stands still in the end, so that
     they can't meet. Returns what the first one's load took, in seconds."""
@@ -229,7 +238,7 @@ def _audit(
 
 def _overtime(server: Server, answered: Answers, request: dict[str, Any]) -> float:
     """What it worked beyond answering, in seconds."""
-    seconds = overtime_seconds(server.load_spent_seconds, server.warm_spent_seconds, answered.spent_seconds)
+    seconds = overtime_seconds(server.worked_seconds, answered.spent_seconds, request["device"]["kind"])
     checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
     _refuse(in_time(seconds, request["budget_seconds"], checkpoint, kind))
     return seconds

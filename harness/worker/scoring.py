@@ -64,7 +64,7 @@ def request_for(
         "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
         "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
         "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
-        "budget_seconds": caps.budget_seconds, "audit_seed": secrets.randbits(32),
+        "budget_seconds": caps.budget_seconds, "audit_seed": secrets.randbits(256),
         "compiled": str(compiled) if compiled else "",
     }  # fmt: skip
 
