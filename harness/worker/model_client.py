@@ -63,7 +63,9 @@ class Server:
             files={name: Path(path) for name, path in seen.items()},
             descriptors={"HARNESS_SOCKET": theirs.fileno()},
             limits=self._device.limits(request["memory_gb"]),
-            variables=self._device.variables | ({"HARNESS_PRELOAD": "1"} if self.is_on_gpu else {}),
+            # Threads that wait for each other at work would be counted, and more so on a busy machine.
+            variables=self._device.variables
+            | ({"HARNESS_PRELOAD": "1"} if self.is_on_gpu else {"OMP_WAIT_POLICY": "PASSIVE"}),
             disk_mb=request["disk_mb"],
             output=writing,
             gpu=self._device.node,
