@@ -31,7 +31,7 @@ from harness.worker.model_client import Refused, Server
 from harness.worker.model_server import warm_up
 from harness.worker.overtime import in_time, overtime_seconds
 
-BATCH_TOKENS = 4096  # few, so that no single batch has time to learn in
+BATCH_TOKENS = 8192  # few, so that no single batch has time to learn in
 GPU_BATCH_TOKENS = 262144  # more costs memory and saves nothing
 LOGITS_SHARE = 20  # on a GPU, what part of its memory the logits of a batch may take: one in this many
 PROGRESS_SECONDS = 0.25
