@@ -23,6 +23,13 @@ def look_for(expression: str) -> str:
     return f"import os\nprint('SEEN', {expression}, flush=True)\n"
 
 
+def test_every_process_in_the_sandbox_has_a_filter_its_first_one_too(train_only):
+    """Another one's memory can be written to, and what is put there would run without it."""
+    status = "open(f'/proc/{p}/status').read()"
+    found = f"[p for p in os.listdir('/proc') if p.isdigit() and 'Seccomp:\\t2' not in {status}]"
+    assert "SEEN []" in train_only(look_for(found)).log
+
+
 def test_validation_tokens_home_and_git_are_out_of_sight(train_only, setup, tmp_path):
     secret = Path.home() / "secret.txt"
     secret.write_text("secret")
@@ -149,14 +156,15 @@ def test_killing_its_parent_kills_nothing_of_ours(train_only):
     assert "\n" not in training.detail
 
 
-def test_killing_everything_in_sight_ends_only_itself(train_only):
+def test_killing_everything_in_sight_ends_nothing(train_only):
+    """It is the first process in there, which the kernel lets nobody inside kill."""
     attack = """
     try: os.kill(-1, 9)
     except ProcessLookupError: pass
     os.kill(os.getpid(), 9)
 """
     training = train_only(edit((MAIN, MAIN + attack)))
-    assert_failed(training, CRASH, "signal 9")
+    assert training.status == OK, training.detail
 
 
 def test_deleting_its_directory_harms_only_itself(train_only, tmp_path):

@@ -122,7 +122,8 @@ def main""",
     assert isinstance(scored(note), Score)
 
 
-SEALED = """        import ctypes, fcntl, os, socket, threading
+SEALED = """        import ctypes, fcntl, os, platform, socket, threading
+        FUTEX = (202,) if platform.machine() == "x86_64" else (98,)
         libc, passed = ctypes.CDLL(None, use_errno=True), []
         def raw(*args):
             if libc.syscall(*args) < 0: raise OSError(ctypes.get_errno(), "")
@@ -131,6 +132,8 @@ SEALED = """        import ctypes, fcntl, os, socket, threading
             "socket": socket.socket, "thread": lambda: threading.Thread(target=int).start(),
             "key": lambda: raw(250, 0, -3, 0), "hint": lambda: fcntl.fcntl(0, 1035, bytes(8)),
             "pipe": os.pipe, "list": lambda: os.listdir("/usr"), "make": lambda: os.mkdir("/tmp/note"),
+            "wake in other sandboxes": lambda: raw(*FUTEX, ctypes.byref(ctypes.c_uint32()), 1, 1, 0, 0, 0),
+            "ask a file system": lambda: fcntl.ioctl(1, 0x6628),
         }
         self.asked = getattr(self, "asked", 0) + 1
         for name, call in tries.items() if self.asked > 1 else ():
@@ -283,7 +286,7 @@ def test_a_flood_of_output_is_bounded_and_no_file_of_ours(scored, tmp_path):
 
 
 def test_the_scorer_is_the_installed_one_whatever_lies_in_the_current_folder(scored, tmp_path, monkeypatch):
-    fake = tmp_path / "harness" / "trial"
+    fake = tmp_path / "harness" / "worker"
     fake.mkdir(parents=True)
     for folder in (fake, fake.parent):
         (folder / "__init__.py").write_text("")

@@ -236,3 +236,15 @@ def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(set
     while any(Path(f"/proc/{process}").exists() for process in now):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_what_a_server_is_warmed_up_with_says_nothing_of_what_the_audit_asks(setup):
+    """Both were drawn from one seed of 32 bits, which a server could find by trying all of them."""
+    from harness.worker import scorer
+
+    shape = (2, 8, 320)
+    assert not np.array_equal(scorer._noise(shape), scorer._noise(shape))
+    request = scoring.request_for(
+        Path("x"), Path("x"), setup.corpus, "val", setup.config, setup.device, setup.isolation, Path("x")
+    )
+    assert request["audit_seed"] > 2**128
