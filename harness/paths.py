@@ -84,8 +84,13 @@ class Paths:
 
     @property
     def compiled(self) -> Path:
-        """What trials compiled, by device and torch."""
+        """What runs compiled, by device and torch."""
         return self.runs / "compiled"
+
+    @staticmethod
+    def megabytes(folder: Path) -> float:
+        """Of all files below it."""
+        return sum(file.lstat().st_size for file in folder.rglob("*")) / 2**20
 
     @property
     def agent_log(self) -> Path:

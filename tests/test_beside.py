@@ -16,6 +16,7 @@ from stubs import SD, Changing, begin, known
 
 import harness.session.runner as runner
 from harness.errors import HarnessError
+from harness.sandbox.text import kind_of
 from harness.store.opening import open_repository
 from harness.store.records import CRASH, ERROR, OK, RunRecord, Training
 from harness.worker import monitor, supervisor
@@ -185,8 +186,9 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
 def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
     training = Training(status, detail, startup_seconds, 1.0 if warning else 9.9)
     return RunRecord(
-        "0" * 40, 1, status, detail, val_bpb, training, None, 1.0, "cpu", None, "d", "e", "none", 10.0
-    )
+        "0" * 40, 1, status, detail, val_bpb, training, None, 1.0, "cpu", None, "d", "e", "none", 10.0,
+        kind=kind_of(detail),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

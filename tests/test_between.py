@@ -14,7 +14,7 @@ import harness.session.runner as runner
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store.decisions import Proposal
-from harness.store.records import CRASH, INVALID, Failure
+from harness.store.records import CRASH, INVALID, Failure, Kind
 from harness.worker import run as measuring
 from harness.worker.worker import Worker
 
@@ -80,7 +80,7 @@ def test_what_ran_out_of_memory_beside_another_one_is_run_again_with_nothing_bes
         waiting = [job for job in loop._executor.running if job.is_held and not job.handle.cancelled.is_set()]
         handle.was_joined = bool(waiting)
         tries.append(len(waiting))
-        no_memory = {"status": CRASH, "detail": "OutOfMemoryError", "val_bpb": None}
+        no_memory = {"status": CRASH, "detail": "OutOfMemoryError", "kind": Kind.MEMORY, "val_bpb": None}
         return dataclasses.replace(trial, **no_memory) if waiting else trial
 
     monkeypatch.setattr(runner, "measure", measure)

@@ -287,3 +287,10 @@ def test_clean_removes_run_folders_and_keeps_the_record(few):
     assert len(harness("log", "--all", cwd=folder).stdout.splitlines()) == len(made)
     shutil.rmtree(running)
     assert "stay" not in harness("clean", cwd=folder).stdout
+    kernel = folder / ".autoresearch" / "runs" / "compiled" / "a-gpu" / "kernel"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_bytes(bytes(2 * 2**20))
+    assert "the compile cache stays, 2.0 MB" in harness("clean", cwd=folder).stdout and kernel.exists()
+    assert "disk     the compile cache has 2 MB" in harness("status", cwd=folder).stdout
+    assert "removed the compile cache, 2.0 MB" in harness("clean", "--compiled", cwd=folder).stdout
+    assert not kernel.exists()

@@ -15,6 +15,7 @@ from harness.store.decisions import Proposal
 from harness.store.experiment import comparable
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
+from harness.store.records import Kind
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +208,12 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
         delay = delayed * trial.training.training_seconds
         training = dataclasses.replace(trial.training, delayed_seconds=delay)
         return dataclasses.replace(
-            trial, status="invalid", detail="trained 1.3 s past its budget", score=None, training=training
+            trial,
+            status="invalid",
+            detail="trained 1.3 s past its budget",
+            kind=Kind.LATE,
+            score=None,
+            training=training,
         )
 
     monkeypatch.setattr(module, "measure", slow)
@@ -217,7 +223,12 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
 
 
 def test_a_main_that_was_only_late_is_not_called_wrong(fresh, told, monkeypatch):
-    late = {"status": "invalid", "detail": "trained 1.3 s past its budget", "val_bpb": None}
+    late = {
+        "status": "invalid",
+        "detail": "trained 1.3 s past its budget",
+        "kind": Kind.LATE,
+        "val_bpb": None,
+    }
     monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
     with pytest.raises(HarnessError, match=r"past its budget. Try: harness loop, with less beside it"):
         loop_in(fresh.folder, Script(), experiments=1).run()

@@ -55,6 +55,7 @@ def status(as_json: bool) -> int:
     estimate = standing.estimate(known.main) if standing and scores else None
     above = standing.chain[1:] if standing else ()
     top = standing.chain[-1] if standing else known.main
+    cache = repository.paths.megabytes(repository.paths.compiled)
     kept = next((e for e in experiments if e.commit == top), None)
     if as_json:
         about = {
@@ -64,7 +65,7 @@ def status(as_json: bool) -> int:
             "config": broken or None,
             "holdout": [asdict(found) for found in holdouts],
             "holdout_failed": failed,
-            "training_share": share[0] if share else None,
+            "training_share": share[0] if share else None, "compile_cache_mb": cache,
             "between_seconds": share[1] if share else None,
             "last": [table.record(e) for e in experiments[-LAST:]],
         }  # fmt: skip
@@ -105,6 +106,8 @@ def status(as_json: bool) -> int:
         )
     if known.main not in {e.commit for e in experiments[-timing.LAST :]}:
         trials += known.trials(known.main)
+    if cache:
+        click.echo(f"disk     the compile cache has {cache:.0f} MB, at most 1024 (harness clean --compiled)")
     odd = sum(1 for trial in trials if timing.was_disturbed(trial))
     if odd:
         click.echo(

@@ -2,12 +2,15 @@
 
 import re
 
+from harness.store.records import Kind
+
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
     r"\U000e0000-\U000e007f]"
 )
 LINE_CHARS = 500
+NO_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)  # in the name of an exception, or what it says
 
 
 def clean(raw: bytes | str) -> str:
@@ -20,6 +23,11 @@ def clean(raw: bytes | str) -> str:
 def one_line(raw: object, chars: int = 200) -> str:
     """A single clean line for a message."""
     return " ".join(clean(str(raw)[: chars * 4]).split())[:chars]
+
+
+def kind_of(said: str) -> Kind:
+    """Of the failure of a program that said so last."""
+    return Kind.MEMORY if NO_MEMORY.search(said) else Kind.OTHER
 
 
 class Tail:

@@ -26,7 +26,7 @@ from harness.session.checkpoints import Checkpoints
 from harness.session.frontier import passed_by, standing_on
 from harness.store.experiment import Experiment
 from harness.store.experiments import Experiments
-from harness.store.records import ERROR, OK, RunRecord
+from harness.store.records import ERROR, OK, Kind, RunRecord
 from harness.store.repo import Repository
 from harness.worker.run import Setup, measure, open_setup
 from harness.worker.supervisor import Progress
@@ -149,10 +149,10 @@ class Runner:
                 if attempt == REPEATS_OF_ERROR:
                     break
                 attempt += 1
-            elif not attempt and (trial.late or trial.warning or (handle.was_joined and trial.lacked_memory)):
-                self._tell("trouble", f"     once more: {trial.detail or trial.warning}")
+            elif not attempt and _deserves_another(trial, handle.was_joined):
+                self._tell("trouble", f"     run again: {trial.detail or trial.warning}")
                 attempt += 1
-                if trial.lacked_memory:
+                if trial.kind == Kind.MEMORY:
                     handle.wants_room.set()
                     while worker.is_used:
                         handle.check()
@@ -187,7 +187,7 @@ class Runner:
             mend = "mend it on main, commit, harness loop"
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
-                "harness loop, with less beside it" if trial.late else mend,
+                "harness loop, with less beside it" if trial.kind == Kind.LATE else mend,
             )
 
     def again(self, commit: str, setup: Setup, worker: Worker) -> RunRecord:
@@ -259,6 +259,11 @@ def _identity(file: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _deserves_another(trial: RunRecord, was_joined: bool) -> bool:
+    """Whether the machine, or what ran beside it, may be why it ended as it did."""
+    return bool(trial.warning) or trial.kind == Kind.LATE or (was_joined and trial.kind == Kind.MEMORY)
 
 
 def _attempt(trial: RunRecord) -> str:

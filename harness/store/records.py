@@ -5,9 +5,9 @@ shown, never decided on.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypeGuard
 
 VERSION = 1
@@ -22,9 +22,16 @@ KEEP = "keep"
 DISCARD = "discard"
 CRASH = "crash"  # the experiment's fault
 INVALID = "invalid"  # it broke a rule
-LATE = "past its budget"  # part of such a detail
 AGAIN = "again"  # no status: one more run is wanted before there is one
 ERROR = "error"  # ours or the machine's fault: repeat it, never hold it against the idea
+
+
+class Kind(StrEnum):
+    """Of a failure, set where it is detected: what is done about it goes by this, never by its sentence."""
+
+    OTHER = "other"
+    LATE = "late"  # it overran its budget, as an honest one may on a busy machine, once
+    MEMORY = "memory"  # it found no memory left, the GPU's or the machine's
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class Training:
     """While it trained: for how long its first thread could have run and waited for a processor."""
     conditions: Conditions | None = None
     """None where there is no NVIDIA GPU to ask."""
+    kind: Kind = Kind.OTHER
+    """Of its failure."""
 
     def is_short(self, budget_seconds: float) -> bool:
         """Whether it left a part of its budget unused, as on a machine that was busy otherwise."""
@@ -175,6 +184,7 @@ class Failure:
 
     status: str
     detail: str
+    kind: Kind = Kind.OTHER
 
 
 @dataclass(frozen=True)
@@ -226,6 +236,8 @@ class RunRecord:
     instead_of: tuple[str, ...] = ()
     """Attempts with the same seed that don't count, a line each: the machine failed it, or it was late."""
     version: int = VERSION
+    kind: Kind = Kind.OTHER
+    """Of its failure."""
 
     @property
     def setting(self) -> "Setting":
@@ -246,16 +258,6 @@ class RunRecord:
     def delay(self) -> str:
         """See `disturbed`."""
         return disturbed(self.training.delayed_seconds, self.training.training_seconds)
-
-    @property
-    def late(self) -> bool:
-        """Whether it overran its budget, as an honest one may on a busy machine, once."""
-        return self.status == INVALID and LATE in self.detail
-
-    @property
-    def lacked_memory(self) -> bool:
-        """Whether it crashed as one does that finds no memory left, the GPU's or the machine's."""
-        return self.status == CRASH and re.search("out ?of ?memory", self.detail, re.IGNORECASE) is not None
 
     @property
     def mfu_percent(self) -> float | None:

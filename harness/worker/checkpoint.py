@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.config import RunConfig
 from harness.sandbox.text import one_line
-from harness.store.records import CRASH, INVALID, LATE, Failure
+from harness.store.records import CRASH, INVALID, Failure, Kind
 
 LATE_SECONDS = 1.0  # an honest train.py starts no step that doesn't fit; this is for jitter
 SAVE_BYTES_PER_SECOND = {"memory": 500e6, "disk": 50e6}  # the slowest that saving is excused by
@@ -48,7 +48,8 @@ def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Fa
     if first is None or submitted is None or saving is None:
         return Failure(INVALID, "submitted without training: it never asked for a batch")
     if (late := saving - first - config.budget_seconds) > LATE_SECONDS:
-        return Failure(INVALID, f"trained {late:.1f} s {LATE} (on a busy machine, run it again)")
+        why = f"trained {late:.1f} s past its budget (on a busy machine, run it again)"
+        return Failure(INVALID, why, Kind.LATE)
     if not handed.descriptors:
         return Failure(CRASH, "submitted an empty checkpoint")
     if not len(handed.names) == len(set(handed.names)) == len(handed.descriptors):

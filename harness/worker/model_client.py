@@ -17,9 +17,9 @@ import torch
 from harness.sandbox import holdings, processes
 from harness.sandbox.isolation import Isolation, Process
 from harness.sandbox.seal import MOST_CALLS, Seal
-from harness.sandbox.text import Tail, one_line
+from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import ProtocolError, close_all, pair
-from harness.store.records import CRASH, INVALID, Failure
+from harness.store.records import CRASH, INVALID, Failure, Kind
 from harness.worker.buffers import CudaBuffer, SharedArray
 from harness.worker.device import Device
 from harness.worker.losses import losses
@@ -32,8 +32,8 @@ LAST_WORDS = 8  # messages that are read from a server that can't be talked to
 class Refused(Exception):
     """There is no score; `failure` says why."""
 
-    def __init__(self, status: str, detail: str) -> None:
-        self.failure = Failure(status, detail)
+    def __init__(self, status: str, detail: str, kind: Kind = Kind.OTHER) -> None:
+        self.failure = Failure(status, detail, kind)
 
 
 class Server:
@@ -258,7 +258,8 @@ class Server:
         close_all(packet[1])  # nobody asked for any
         if "error" in packet[0]:
             but = " (once it has answered a batch it may only compute)" if self.refused_calls else ""
-            raise Refused(CRASH, f"the model server failed: {one_line(packet[0]['error'])}{but}")
+            said = one_line(packet[0]["error"])
+            raise Refused(CRASH, f"the model server failed: {said}{but}", kind_of(said))
         if wanted is not None and wanted not in packet[0]:
             raise Refused(INVALID, "the model server spoke out of turn")
 

@@ -8,7 +8,7 @@ too.
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.store.records import INVALID, LATE, Failure
+from harness.store.records import INVALID, Failure, Kind
 
 # Seconds, a part of the budget, and for what is read. On H200 hosts loads took 1.0 to 3.9 s with the starter,
 # 6.8 s where nothing was in memory yet; two servers that train there at once have half of a GPU each, and
@@ -33,4 +33,4 @@ def in_time(seconds: float, budget_seconds: float, checkpoint: Path, kind: str) 
         return None
     took = f"loading {size / 2**20:.1f} MB and first answers took {seconds:.1f} s"
     mend = "train before submit" if kind == "cpu" else "train, and compile for scoring, before submit"
-    return Failure(INVALID, f"{took}, {seconds - allowed:.1f} s {LATE} for that ({mend})")
+    return Failure(INVALID, f"{took}, {seconds - allowed:.1f} s past its budget for that ({mend})", Kind.LATE)

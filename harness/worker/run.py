@@ -23,7 +23,7 @@ from harness.config import Config
 from harness.paths import Paths, write_atomically
 from harness.sandbox.isolation import Isolation, choose
 from harness.store.decisions import Holdout
-from harness.store.records import ERROR, INVALID, OK, Failure, RunRecord, Score, Setting, Training
+from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
 from harness.tasks.lm.prepare import open_prepared
 from harness.tasks.lm.store import Corpus
 from harness.worker import scoring
@@ -183,9 +183,9 @@ def measure(
         except OSError as failed:
             training, idle = Training(ERROR, f"the machine failed: {failed}"), None
         log.write_text(training.log, encoding="utf-8")
-        status, detail = training.status, training.detail
+        status, detail, kind = training.status, training.detail, training.kind
         if why := contaminated(training.conditions):
-            status, detail = ERROR, why
+            status, detail, kind = ERROR, why, Kind.OTHER
         if status == OK:
             if not training.is_short(setup.config.trial.budget_seconds):  # that one is trained once more
                 handle.has_trained()
@@ -194,13 +194,13 @@ def measure(
                 stack.callback(begun[0].close)
             result = _scored(begun[0], folder, "val", setup, place, observe, suspect_below)
             if isinstance(result, Failure):
-                status, detail = result.status, result.detail
+                status, detail, kind = result.status, result.detail, result.kind
             else:
                 scored = result
         if not keep_checkpoint or scored is None:
             shutil.rmtree(checkpoint, ignore_errors=True)
         trial = RunRecord(
-            commit=commit, seed=seed, status=status, detail=detail,
+            commit=commit, seed=seed, status=status, detail=detail, kind=kind,
             val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
             total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
             device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.corpus.id,

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from harness.sandbox import limits
-from harness.store.records import CRASH, INVALID, Audit, Failure, Score, is_score
+from harness.store.records import CRASH, INVALID, Audit, Failure, Kind, Score, is_score
 from harness.worker import audit
 from harness.worker.device import Device
 from harness.worker.losses import FARTHEST, losses
@@ -246,7 +246,7 @@ def _overtime(server: Server, answered: Answers, request: dict[str, Any]) -> flo
 
 def _refuse(failure: Failure | None) -> None:
     if failure is not None:
-        raise Refused(failure.status, failure.detail)
+        raise Refused(failure.status, failure.detail, failure.kind)
 
 
 def emit(message: dict[str, Any]) -> None:
@@ -271,7 +271,13 @@ def main() -> None:
     except Refused as refused:
         emit({"failure": asdict(refused.failure)})
     except torch.OutOfMemoryError:
-        emit({"failure": asdict(Failure(CRASH, "the model left no GPU memory to compute its score in"))})
+        emit(
+            {
+                "failure": asdict(
+                    Failure(CRASH, "the model left no GPU memory to compute its score in", Kind.MEMORY)
+                )
+            }
+        )
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
         server.count()
         checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
         if failure := in_time(server.worked_seconds, request["budget_seconds"], checkpoint, kind):
-            raise Refused(failure.status, failure.detail)
+            raise Refused(failure.status, failure.detail, failure.kind)
         deadline = time.monotonic() + request["scoring_seconds"]
         apart, sizes = [], []
         for number in drawn:

@@ -19,9 +19,9 @@ from harness.config import RunConfig
 from harness.sandbox import compile_cache, readonly
 from harness.sandbox.processes import delayed_seconds, out_of_memory_kills
 from harness.sandbox.seal import MOST_CALLS, Seal
-from harness.sandbox.text import Tail, one_line
+from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import Channel, ProtocolError, close_all
-from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Point, Reported, Training
+from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Kind, Point, Reported, Training
 from harness.worker import checkpoint
 from harness.worker.monitor import Monitor
 from harness.worker.prestart import Prestarted
@@ -329,6 +329,7 @@ class Supervisor:
         return Training(
             status=state.failure.status if state.failure else OK,
             detail=state.failure.detail if state.failure else "",
+            kind=state.failure.kind if state.failure else Kind.OTHER,
             startup_seconds=(state.asked_at or first) - state.started_at if first is not None else None,
             delayed_seconds=max(0.0, state.delayed_seconds) if saving is not None else None,
             held_seconds=first - state.asked_at if first is not None and state.asked_at is not None else 0.0,
@@ -351,11 +352,12 @@ def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool, killed
         return Failure(CRASH, "exited without submitting a checkpoint (run.submit(model) does)")
     if code is not None and code < 0:
         hint = " (out of memory: the kernel ended it)" if code == -9 and killed else ""
-        return Failure(CRASH, f"ended by signal {-code}, or exit {128 - code}{hint}")
+        kind = Kind.MEMORY if hint else Kind.OTHER
+        return Failure(CRASH, f"ended by signal {-code}, or exit {128 - code}{hint}", kind)
     said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
     places = [place for place in map(PLACE.match, lines) if place]
     where = f" (train.py line {places[-1][1]})" if places else ""
-    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}")
+    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}", kind_of(said))
 
 
 def _count(value: Any) -> int | None:
