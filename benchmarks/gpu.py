@@ -26,8 +26,9 @@ from harness.agents import Context
 from harness.agents.search import Search
 from harness.errors import HarnessError
 from harness.report import timing
+from harness.session.events import Watcher
 from harness.session.limits import Limits
-from harness.session.loop import Loop, Watcher
+from harness.session.loop import Loop
 from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository

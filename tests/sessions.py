@@ -10,8 +10,9 @@ from conftest import HONEST, edit
 from harness import config as configs
 from harness.agents import NoProposal
 from harness.errors import HarnessError
+from harness.session.events import Watcher
 from harness.session.limits import Limits
-from harness.session.loop import Loop, Watcher
+from harness.session.loop import Loop
 from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository

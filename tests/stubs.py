@@ -15,8 +15,9 @@ from sessions import Script
 import harness.executors.local as executor
 import harness.session.checkpoints as kept
 import harness.session.runner as runner
+from harness.session.events import Watcher
 from harness.session.limits import Limits
-from harness.session.loop import Loop, Watcher
+from harness.session.loop import Loop
 from harness.store.decisions import Holdout
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository

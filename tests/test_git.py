@@ -10,6 +10,7 @@ from stubs import SD, Changing, known, program
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.lock import held
+from harness.store.checkout import Checkout
 from harness.store.opening import open_repository
 
 FAR_BETTER = 2.0 - 60 * SD
@@ -140,12 +141,12 @@ def test_a_submodule_and_a_git_folder_elsewhere_are_repositories(tmp_path, greed
         cwd=tmp_path,
     )
     assert open_repository(elsewhere).paths.root == elsewhere
-    open_repository(elsewhere).check_ready()
+    Checkout(open_repository(elsewhere)).check_ready()
     whole = tmp_path / "whole"
     on_disk("init", "-q", str(whole), cwd=tmp_path)
     add = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(greedy.folder), "sub")
     on_disk(*add, cwd=whole)
-    open_repository(whole / "sub").check_ready()
+    Checkout(open_repository(whole / "sub")).check_ready()
 
 
 @pytest.mark.parametrize(

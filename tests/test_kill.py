@@ -29,7 +29,7 @@ from harness.session import runner as lab
 from harness.session import loop
 from harness.store import experiments
 from harness.store import notes
-from harness.store import repo
+from harness.store import checkout, repo
 from harness.worker import supervisor
 from harness.worker.monitor import Watch
 
@@ -58,8 +58,8 @@ ARROWS = {
     "between the note and the branch": "before(repo.Repository, 'move')",
     "before what is proven is noted": "before(experiments.Experiments, 'note')",
     "before the holdout": "before(kept, 'measure_holdout')",
-    "between the branch and main": "before(repo.Repository, 'fast_forward')",
-    "between the checkout and main": "after(repo, 'write_atomically')",
+    "between the branch and main": "before(checkout.Checkout, 'fast_forward')",
+    "between the checkout and main": "after(checkout, 'write_atomically')",
 }
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.

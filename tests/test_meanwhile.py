@@ -14,11 +14,11 @@ from harness.errors import HarnessError
 from harness.lock import held
 from harness.session.proposals import Proposals
 from harness.session.runner import Runner
+from harness.store.checkout import Checkout
 from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 from harness.store.records import KEEP, RunRecord, Training
-from harness.store.repo import Repository
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_a_lost_race_for_main_leaves_the_checkout_as_it_was(research, monkeypatc
     research("commit", "-qam", "kept")
     new = research("rev-parse", "HEAD")
     research("reset", "-q", "--hard", old)
-    stage, raced = Repository._stage_train, []
+    stage, raced = Checkout._stage_train, []
 
     def race(self):
         stage(self)
@@ -125,8 +125,8 @@ def test_a_lost_race_for_main_leaves_the_checkout_as_it_was(research, monkeypatc
             raced.append(research("commit-tree", f"{old}^{{tree}}", "-p", old, "-m", "by hand"))
             research("update-ref", "refs/heads/main", raced[0], old)
 
-    monkeypatch.setattr(Repository, "_stage_train", race)
-    assert not repository.fast_forward("refs/heads/main", old, new)
+    monkeypatch.setattr(Checkout, "_stage_train", race)
+    assert not Checkout(repository).fast_forward("refs/heads/main", old, new)
     assert research("rev-parse", "main") == raced[0]
     assert (research.folder / "train.py").read_bytes() == before and research("status", "--porcelain") == ""
 

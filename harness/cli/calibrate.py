@@ -14,6 +14,7 @@ from harness.lock import held, refuse
 from harness.report.live import RunView
 from harness.sandbox.text import one_line
 from harness.session.runner import Runner
+from harness.store.checkout import Checkout
 from harness.store.opening import open_repository
 from harness.worker.worker import Worker
 
@@ -37,7 +38,7 @@ def calibrate(count: int, as_json: bool) -> int:
     """
     repository = open_repository()
     with ExitStack() as stack, RunView() as view, held(repository.loop_lock, refuse):
-        repository.check_ready()
+        Checkout(repository).check_ready()
         runner = Runner(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
         setup = runner.setup()
         worker = stack.enter_context(closing(Worker()))

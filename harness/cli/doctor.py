@@ -15,6 +15,7 @@ from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
 from harness.paths import HOOKS, cache_dir
 from harness.sandbox.isolation import choose
+from harness.store.checkout import Checkout
 from harness.store.history import History
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
@@ -99,7 +100,7 @@ def _git(repository: Repository) -> Iterator[Finding]:
         commit = repository.commit("HEAD")
         yield Finding("git", "ok", f"{repository.paths.root}, HEAD is {commit.id[:7]}")
         _ = History(repository).main
-        if repository.train_is_dirty:
+        if Checkout(repository).train_is_dirty:
             about = "train.py has uncommitted changes: no loop begins with them"
             yield Finding("git", "warn", about, "git commit train.py, or git stash -- train.py")
     except HarnessError as error:

@@ -14,8 +14,9 @@ from harness.agents import Agent
 from harness.errors import DONE, HarnessError
 from harness.gate.standing import rebuilt
 from harness.report.panel import SessionPanel
+from harness.session.events import Watcher
 from harness.session.limits import Limits
-from harness.session.loop import Loop, Watcher
+from harness.session.loop import Loop
 from harness.store.experiment import last_kept
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository

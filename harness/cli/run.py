@@ -10,6 +10,7 @@ from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
 from harness.report.live import RunView
 from harness.sandbox.text import one_line
+from harness.store.checkout import Checkout
 from harness.store.history import History
 from harness.store.opening import open_repository
 from harness.store.records import OK
@@ -48,7 +49,7 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         view.say(f"{commit.id[:7]} {one_line(commit.subject)}  (seed {seed}, {setup.device.name})")
         if setup.isolation.kind == "none":
             view.say(f"WARNING: no sandbox, train.py can reach everything you can: {setup.isolation.why}")
-        if rev == "HEAD" and repository.train_is_dirty:
+        if rev == "HEAD" and Checkout(repository).train_is_dirty:
             view.say("WARNING: train.py has uncommitted changes; they are not part of this run")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"

@@ -10,9 +10,8 @@ a worker that is free, and takes in what comes back (`_take`).
 """
 
 import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from harness import gate
@@ -22,27 +21,19 @@ from harness.executors.local import Job, LocalExecutor
 from harness.gate.standing import Standing, revised
 from harness.lock import held, refuse
 from harness.session.baseline import Baseline, BaselineKey
-from harness.session.events import Event, run_of
+from harness.session.events import Event, Watcher, run_of
 from harness.session.limits import Limits, Summary
 from harness.session.proposals import Proposals, in_background
 from harness.session.runner import Runner
 from harness.session.state import State
+from harness.store.checkout import Checkout
 from harness.store.decisions import CANDIDATE, Base, Decision, Measured
 from harness.store.experiment import Experiment
 from harness.store.records import AGAIN, KEEP, RunRecord
 from harness.store.repo import Moved, Repository
 from harness.worker.device import Device
 from harness.worker.run import Setup
-from harness.worker.supervisor import Progress
 from harness.worker.worker import Cancelled, Worker
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """Where events go, and progress, which doesn't stay, with the number of its worker."""
-
-    tell: Callable[[Event], None]
-    show: Callable[[Progress, int], None]
 
 
 class Loop:
@@ -87,7 +78,7 @@ class Loop:
             KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
         with held(self._repository.loop_lock, refuse), closing(self._executor), closing(self._runner.kept):
-            self._repository.check_ready()  # under the lock: it removes locks that a killed one left
+            Checkout(self._repository).check_ready()  # under the lock: it removes locks of killed ones
             in_background(self._repository.tidy)
             setup, worker = (
                 self._executor.setup(self._runner.setup()),
@@ -96,7 +87,7 @@ class Loop:
             if (known := self._runner.known(setup)) is not None:  # an earlier loop may have been killed
                 self._runner.advance(known, setup, worker)  # between the checkout and main
             self._runner.kept.score_holdout(self._experiments.main, setup, worker)  # or before that was over
-            self._repository.check_clean()
+            Checkout(self._repository).check_clean()
             self._runner.kept.sweep()
             self._waiting = self._proposals.begun_before()
             while True:

@@ -12,6 +12,7 @@ import pygit2
 
 from harness.store import message as messages
 from harness.store import notes, refs
+from harness.store.checkout import Checkout
 from harness.store.decisions import Decision, Proposal
 from harness.store.experiment import Experiment
 from harness.store.history import BLOB_DIGITS, History, is_of
@@ -157,4 +158,4 @@ class Experiments(History):
         Raises:
             HarnessError: the checkout's train.py has changes that the move would lose.
         """
-        return self._repository.fast_forward(refs.MAIN, old, new)
+        return Checkout(self._repository).fast_forward(refs.MAIN, old, new)

@@ -1,6 +1,5 @@
 """The research repository: opened, its commits resolved, a commit's train.py read as a blob."""
 
-import contextlib
 import functools
 import os
 import re
@@ -15,8 +14,7 @@ import pygit2
 from pygit2.enums import FileMode
 
 from harness.errors import HarnessError
-from harness.paths import Paths, write_atomically
-from harness.store import refs
+from harness.paths import Paths
 
 TRAIN_BYTES = 256 * 1024
 LOCK_SECONDS = 3.0
@@ -80,111 +78,19 @@ class Repository:
         self.paths = Paths(Path(git.workdir))
 
     @property
-    def train_is_dirty(self) -> bool:
-        """Whether the working copy's train.py differs from HEAD's: runs measure commits only."""
-        try:
-            status = self.git.status_file("train.py")
-        except KeyError:
-            return False
-        return status not in (pygit2.enums.FileStatus.CURRENT, pygit2.enums.FileStatus.IGNORED)
-
-    @property
     def signature(self) -> pygit2.Signature:
         """The person, who commits, as git itself finds them; now.
 
         Raises:
             HarnessError: git doesn't know who that is.
         """
-        done = self._ask("var", "GIT_COMMITTER_IDENT")
+        done = self.ask("var", "GIT_COMMITTER_IDENT")
         found = re.fullmatch(r"(.+) <(.+)> \d+ [+-]\d{4}\s*", done.stdout)
         if done.returncode or found is None:
             raise HarnessError("git does not know who you are", IDENTITY)
         return pygit2.Signature(found[1], found[2])
 
-    def check_ready(self) -> None:
-        """What a loop needs of the person's checkout.
-
-        Raises:
-            HarnessError: no commit, no identity, half a history, `main` where it can't be moved, or a lock.
-        """
-        self._check_locks()
-        self.commit("HEAD")
-        _ = self.signature
-        if self.git.is_shallow:
-            raise HarnessError("this clone is shallow, its history is cut off", "git fetch --unshallow")
-        if self.git.head_is_detached:
-            raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
-        if (elsewhere := self._main_elsewhere()) is not None:
-            raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
-
-    def _check_locks(self) -> None:
-        """Remove locks of refs that a killed process left. To be called by who holds the session's lock.
-
-        Raises:
-            HarnessError: the index is locked, which an editor of `git commit` does for minutes.
-        """
-        ours = [refs.MAIN, refs.NOTES, "packed-refs"]
-        paths = [self.common / f"{name}.lock" for name in ours]
-        paths += (self.common / refs.EXPERIMENTS).glob("*.lock")
-        index = Path(self.git.path) / "index.lock"
-        for path in (*paths, index):
-            deadline = time.monotonic() + LOCK_SECONDS  # its own time may lie in the future
-            while path.exists() and time.time() - path.stat().st_mtime < LOCK_SECONDS:
-                time.sleep(0.1)
-                if time.monotonic() > deadline:
-                    break
-        for path in filter(Path.exists, paths):
-            if (owner := self._git_at_work()) is not None:
-                raise HarnessError(f"{path} is there: git is at work (process {owner})", "wait for its end")
-            path.unlink(missing_ok=True)
-        if index.exists():
-            raise HarnessError(f"{index} is there: another git is at work, or was killed", f"rm {index}")
-
-    def _git_at_work(self) -> int | None:
-        """A process of git's in this repository; None where there is none, or it can't be known."""
-        places = {str(self.paths.root.resolve()), str(self.common.resolve())}
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if (process / "comm").read_text().startswith("git"):
-                    where = (process / "cwd").resolve()
-                    if any(str(place) in places for place in (where, *where.parents)):
-                        return int(process.name)
-        return None
-
-    def check_clean(self) -> None:
-        """Whether a moving `main` would meet no changes of a person.
-
-        Raises:
-            HarnessError: train.py has some.
-        """
-        if self.train_is_dirty:
-            raise HarnessError(
-                "train.py has uncommitted changes", "git commit train.py, or git stash -- train.py"
-            )
-
-    def _taken(self, ref: str) -> HarnessError | None:
-        """Why a branch is not to be moved: a person is at work on it, and would undo or lose the move."""
-        for place in (self.common, *self.common.glob("worktrees/*")):
-            heads = place.glob("rebase-*/head-name")
-            if any(head.read_text().strip() == ref for head in heads):
-                return HarnessError("main is being rebased", "git rebase --continue, or --abort")
-        if (elsewhere := self._main_elsewhere()) is not None:
-            return HarnessError(f"main is checked out in {elsewhere}", f"git -C {elsewhere} switch --detach")
-        return None
-
-    def _main_elsewhere(self) -> Path | None:
-        """The other work tree of this repository that has `main` checked out."""
-        done = self._ask("worktree", "list", "--porcelain")
-        for block in done.stdout.split("\n\n"):
-            lines = block.splitlines()
-            if f"branch {refs.MAIN}" in lines and not any(line.startswith("prunable") for line in lines):
-                place = Path(lines[0].removeprefix("worktree ")).resolve()
-                # Of a submodule, or where .git lies elsewhere, git names that folder in place of the tree.
-                here = place in (self.paths.root.resolve(), self.common.resolve())
-                return None if here else place
-        return None
-
-    def _ask(self, *args: str) -> "subprocess.CompletedProcess[str]":
+    def ask(self, *args: str) -> "subprocess.CompletedProcess[str]":
         """The real git, for what libgit2 doesn't do.
 
         Raises:
@@ -215,60 +121,9 @@ class Repository:
             return set()
         return {str(entry.oid_new) for entry in reference.log()} - {str(reference.target)}
 
-    def fast_forward(self, ref: str, old: str, new: str) -> bool:
-        """Move a branch from `old` to its child `new`, and the checkout with it where there is one.
-
-        Files first, then the ref, as git itself does: killed in between, the next start finds the new
-        train.py in place and only moves the ref. False if the branch isn't at `old` any more.
-        """
-        reference = self.git.references.get(ref)
-        if reference is None or str(reference.target) != old:
-            return False
-        if (taken := self._taken(ref)) is not None:
-            raise taken
-        if self.branch == ref.removeprefix("refs/heads/"):
-            source = self.commit(new).source
-            here = self.paths.train.read_bytes() if self.paths.train.exists() else None
-            if self.train_is_dirty and here != source:
-                raise HarnessError(
-                    "train.py has uncommitted changes, so main can't move to a kept experiment",
-                    "git commit train.py, or git stash -- train.py",
-                )
-            write_atomically(self.paths.train, source)
-            try:
-                self._stage_train()
-            except (OSError, pygit2.GitError):  # an editor of `git commit` is open: all stays as it was
-                self._put_back(here)
-                raise
-        try:
-            reference.set_target(new)
-        except pygit2.GitError:
-            if self.branch == ref.removeprefix("refs/heads/") and self.paths.train.read_bytes() == source:
-                self._put_back(here)
-                self._stage_train()
-            return False
-        return True
-
-    def _stage_train(self) -> None:
-        """Have the index hold train.py as it lies there."""
-        self.git.index.read()
-        if self.paths.train.exists():
-            self.git.index.add("train.py")
-        else:
-            self.git.index.remove("train.py")
-        self.git.index.write()
-
-    def _put_back(self, content: bytes | None) -> None:
-        """What the checkout's train.py held before; None: there was none."""
-        if content is None:
-            self.paths.train.unlink()
-        else:
-            write_atomically(self.paths.train, content)
-        self.git.index.read()
-
     def tidy(self) -> None:
         """Have git pack what has gathered, if it thinks it is time: libgit2 never does."""
-        self._ask("-c", "gc.autoDetach=false", "gc", "--auto", "--quiet")
+        self.ask("-c", "gc.autoDetach=false", "gc", "--auto", "--quiet")
 
     @property
     def branch(self) -> str:

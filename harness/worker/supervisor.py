@@ -23,10 +23,10 @@ from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import Channel, ProtocolError, close_all
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Kind, Point, Reported, Training
 from harness.worker import checkpoint
+from harness.worker.curve import Curve
 from harness.worker.monitor import Monitor
 from harness.worker.prestart import Prestarted
 
-CURVE_POINTS = 1000
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
 SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
@@ -59,8 +59,7 @@ class _State:
     saving_at: float | None = None
     submitted_at: float | None = None
     failure: Failure | None = None
-    curve: list[Point] = field(default_factory=list)
-    stride: int = 1
+    curve: Curve = field(default_factory=Curve)
     last_step: int | None = None
     last_loss: float | None = None
     last_tokens: int | None = None
@@ -291,14 +290,7 @@ class Supervisor:
             return
         state.last_step, state.last_loss = step, loss
         state.last_tokens = _count(message.get("tokens"))
-        if step % state.stride == 0:
-            state.curve.append(Point(round(now - state.first_batch_at, 3), step, loss))
-        if len(state.curve) > CURVE_POINTS:  # thinned by step, so that equal runs give equal curves
-            kept = [point for point in state.curve if point.step % (2 * state.stride) == 0]
-            if len(kept) < len(state.curve):
-                state.stride, state.curve = 2 * state.stride, kept
-            else:
-                state.curve.pop()
+        state.curve.add(Point(round(now - state.first_batch_at, 3), step, loss))
 
     def _progress(self, state: _State, now: float) -> Progress:
         if state.asked_at is not None and state.first_batch_at is None:
@@ -336,7 +328,7 @@ class Supervisor:
             training_seconds=saving - first if first is not None and saving is not None else None,
             save_seconds=submitted - saving if submitted is not None and saving is not None else None,
             open_seconds=state.opened_at - state.started_at if state.opened_at is not None else None,
-            curve=tuple(state.curve),
+            curve=tuple(state.curve.points),
             reported=state.reported,
             log=tail.text(),
             conditions=self.watch.conditions(),
