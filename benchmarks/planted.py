@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 
 from harness.agents import Context
+from harness.session.events import Watcher
 from harness.session.limits import Limits
-from harness.session.loop import Loop, Watcher
+from harness.session.loop import Loop
 from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
