@@ -187,7 +187,7 @@ def test_no_trial_waits_for_a_scorer_that_still_starts(setup, tmp_path, monkeypa
         started.set()
         assert work.result(20).detail == "no score" and scoring.closed
     started.clear()
-    monkeypatch.setattr(trials.score, "START_SECONDS", 0.0)
+    monkeypatch.setattr(trials.scoring, "START_SECONDS", 0.0)
     monkeypatch.setattr(trials, "LOOK_SECONDS", 0.01)
     late = measure_holdout(tmp_path, 1.0, on_gpu, *quiet, worker, RunHandle())
     assert late.detail == "no score", "one that hangs in its start is waited for without end"

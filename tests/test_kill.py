@@ -23,15 +23,15 @@ import os, signal, sys
 sys.path.insert(0, TESTS)
 from sessions import Script, loop_in
 from pathlib import Path
-from harness.executors import local as crew
-from harness.session import checkpoints as kept
-from harness.session import runner as lab
+from harness.executors import local
+from harness.session import checkpoints
+from harness.session import runner
 from harness.session import loop
 from harness.store import experiments
 from harness.store import notes
 from harness.store import checkout, repo
 from harness.worker import supervisor
-from harness.worker.monitor import Watch
+from harness.worker.monitor import Monitor
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -50,30 +50,30 @@ loop_in(Path(FOLDER), Script(*answers), experiments=len(answers)).run()
 ARROWS = {
     "before the commit": "before(experiments.Experiments, 'begin')",
     "after its branch": "after(experiments.Experiments, 'begin')",
-    "before the training": "before(lab, 'measure')",
+    "before the training": "before(runner, 'measure')",
     "in the training": "before(supervisor.Supervisor, '_note')",
-    "before the score": "before(__import__('harness.worker.scoring').trial.score.Scoring, 'result')",
+    "before the score": "before(__import__('harness.worker.scoring').worker.scoring.Scoring, 'result')",
     "before the decision": "before(loop.gate, 'decide')",
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",
     "before what is proven is noted": "before(experiments.Experiments, 'note')",
-    "before the holdout": "before(kept, 'measure_holdout')",
+    "before the holdout": "before(checkpoints, 'measure_holdout')",
     "between the branch and main": "before(checkout.Checkout, 'fast_forward')",
     "between the checkout and main": "after(checkout, 'write_atomically')",
 }
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.
-MAY_START = "crew.Crew._may_start = lambda self, station: len(self.at(station)) < crew.AT_A_TIME"
+MAY_START = "local.LocalExecutor._may_start = lambda self, station: len(self.at(station)) < local.AT_A_TIME"
 BESIDE = f"""
 {MAY_START}
-Watch.strain = lambda self, waits: die() if waits else ""
+Monitor.strain = lambda self, waits: die() if waits else ""
 """
 
 # One that kills itself when the last run of main is over and not noted, with an experiment held beside it.
 EARLY = f"""
 {MAY_START}
-lab.CALIBRATION_RUNS = 2
-before(lab.Lab, 'noted')
+runner.CALIBRATION_RUNS = 2
+before(runner.Runner, 'noted')
 """
 
 
