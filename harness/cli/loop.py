@@ -181,10 +181,10 @@ def _session(
     if summary.disturbed:
         many = f"{summary.disturbed} trial{'s' * (summary.disturbed != 1)}"
         click.echo(f"WARNING: {many} waited long for a processor: such scores say little", err=True)
+    overhead = summary.own_seconds / max(1, summary.measured)
     click.echo(
-        f"{count}, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}"
-        f"{summary.own_seconds / max(1, summary.measured):.2f} s of the harness's own each ({summary.why}). "
-        "See: harness log",
+        f"{count}, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}harness overhead "
+        f"{overhead:.2f} s per experiment ({summary.why}). See: harness log",
         err=as_json,
     )
     return DONE
