@@ -133,7 +133,7 @@ def disturbed(delayed_seconds: Any, training_seconds: Any) -> str:
     if delayed_seconds < DELAYED_SHARE * training_seconds or not training_seconds:
         return ""
     share = delayed_seconds / training_seconds
-    return f"it waited for a processor {share:.0%} of the time: its score is not comparable"
+    return f"it waited for a processor {share:.0%} of the time, for other work: its score is not comparable"
 
 
 @dataclass(frozen=True)
