@@ -5,6 +5,7 @@ that may take has a cap by the budget and by the checkpoint's size; what a batch
 too.
 """
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from harness.store.records import INVALID, Failure, Kind
 # 6.8 s where nothing was in memory yet; two servers that train there at once have half of a GPU each, and
 # no compiler's cache of what they do. On a processor it is 0.5 s, and only its own work counts.
 LOAD_SECONDS, LOAD_SHARE, LOAD_BYTES_PER_SECOND = {"cpu": 3.0, "mps": 3.0, "cuda": 10.0}, 0.01, 500e6
-# A batch that takes more of the shortest one than this was not only answered. The rest could be spent on
+# A batch that takes more of the median one than this was not only answered. The rest could be spent on
 # learning in a single one, so where time is measured well it is little.
 USUAL_BATCHES = {"cpu": 1.25, "mps": 2.0, "cuda": 2.0}
 
 
 def overtime_seconds(before: float, batches: Sequence[float], kind: str) -> float:
     """`before` the first batch that counts, and what batches took beyond the usual."""
-    usual = USUAL_BATCHES[kind] * min(batches)
+    usual = USUAL_BATCHES[kind] * statistics.median(batches)
     return before + sum(max(0.0, spent - usual) for spent in batches)
 
 
