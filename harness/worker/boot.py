@@ -5,7 +5,6 @@ thing before it is to have its calls to the kernel answered outside, see `seal`.
 """
 
 import importlib
-import inspect
 import os
 import socket
 import sys
@@ -34,9 +33,6 @@ def prepare() -> None:
             importlib.import_module(name)
         except Exception:  # noqa: BLE001 - if train.py needs it, it will say so
             continue
-    inspect.getframeinfo(
-        sys._getframe()
-    )  # looks at the file of every module, once: custom operators ask for it
 
 
 def receive(channel: Channel) -> str | None:
