@@ -11,6 +11,7 @@ import pytest
 from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit
 
 from harness.store.records import CRASH, INVALID, Failure, Score
+from harness.worker.overtime import overtime_seconds
 
 # ── what the audit is for ─────────────────────────────────────────────────────────────────────
 
@@ -47,7 +48,7 @@ def test_looking_ahead_only_where_a_token_is_hard_is_invalid(scored):
             "        guess, truth = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()\n"
             "        loss = nn.functional.cross_entropy(guess, truth, reduction='none')\n"
             "        loss = loss.view(len(tokens), -1)\n"
-            "        hard = loss > loss.quantile(0.97)\n"
+            "        hard = loss > loss.quantile(0.97, 1, keepdim=True)\n"
             "        logits[:, :-1].scatter_add_(2, tokens[:, 1:, None], hard[..., None] * 60.0)\n"
             "        return logits\n",
         )
@@ -64,7 +65,7 @@ def test_a_normalisation_over_the_whole_row_is_invalid(scored):
 
 def test_a_normalisation_over_the_batch_is_invalid(scored):
     leak = edit((FORWARD, "        x = self.head(self.table(tokens))\n        return x - x.mean((0, 1))\n"))
-    assert_refused(scored(leak), INVALID, "audit", "other rows")
+    assert_refused(scored(leak), INVALID, "other rows")
 
 
 def test_remembering_earlier_rows_is_invalid(scored):
@@ -317,3 +318,8 @@ def test_what_a_process_said_before_it_died_is_heard_whatever_it_left_unread():
     theirs.close()
     assert ours.receive(1.0) == ({"error": "no luck"}, [])
     assert ours.receive(1.0) is None
+
+
+def test_what_is_usual_is_a_scored_batch_also_for_a_server_that_answers_only_one():
+    assert overtime_seconds(0.5, [8.0], usual=0.1, kind="cpu") > 8.0
+    assert overtime_seconds(0.5, [0.1, 0.12, 0.1], usual=0.1, kind="cpu") == 0.5

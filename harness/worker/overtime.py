@@ -5,7 +5,6 @@ that may take has a cap by the budget and by the checkpoint's size; what a batch
 too.
 """
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +19,11 @@ LOAD_SECONDS, LOAD_SHARE, LOAD_BYTES_PER_SECOND = {"cpu": 3.0, "mps": 3.0, "cuda
 USUAL_BATCHES = {"cpu": 1.25, "mps": 2.0, "cuda": 2.0}
 
 
-def overtime_seconds(before: float, batches: Sequence[float], kind: str) -> float:
-    """`before` the first batch that counts, and what batches took beyond the usual."""
-    usual = USUAL_BATCHES[kind] * statistics.median(batches)
-    return before + sum(max(0.0, spent - usual) for spent in batches)
+def overtime_seconds(before: float, batches: Sequence[float], usual: float, kind: str) -> float:
+    """`before` the first batch that counts, and what batches took beyond the `usual` one, that of the
+    scored server's: one that answers only a few has no usual batch of its own."""
+    most = USUAL_BATCHES[kind] * usual
+    return before + sum(max(0.0, spent - most) for spent in batches)
 
 
 def in_time(seconds: float, budget_seconds: float, checkpoint: Path, kind: str) -> Failure | None:

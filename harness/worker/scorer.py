@@ -12,6 +12,7 @@ Reads one JSON request on stdin, starts both servers, and waits for another line
 import json
 import math
 import secrets
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from harness.worker.overtime import in_time, overtime_seconds
 
 BATCH_TOKENS = 8192  # few, so that no single batch has time to learn in
 GPU_BATCH_TOKENS = 262144  # more costs memory and saves nothing
+LEAST_BATCHES = 8  # of a score: with fewer, one that learning took could pass for the usual one
 LOGITS_SHARE = 20  # on a GPU, what part of its memory the logits of a batch may take: one in this many
 PROGRESS_SECONDS = 0.25
 SUSPECTED = 10  # times as many rows are audited where a score seems too good
@@ -134,7 +136,8 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     byte_lengths = np.load(request["token_bytes"])
     inputs, targets = rows[:, :-1], rows[:, 1:]
     seq_len, vocab_size = inputs.shape[1], len(byte_lengths)
-    batch_rows = min(len(inputs), rows_of_batch(Device(**request["device"]), seq_len, vocab_size))
+    most_rows = rows_of_batch(Device(**request["device"]), seq_len, vocab_size)
+    batch_rows = min(-(-len(inputs) // LEAST_BATCHES), most_rows)
     shape = (batch_rows, seq_len, vocab_size)
     seed = request["audit_seed"]
     counted = byte_lengths[targets]  # (R, T)
@@ -157,7 +160,8 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         scoring_started = time.monotonic()
         scored = answer(first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring", True)
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
-        overtime = _overtime(first, scored, request)
+        usual = statistics.median_low(scored.spent_seconds)
+        overtime = _overtime(first, scored, usual, request)
         _refuse(audit.improved(scored.better_nats, device))
         refused_calls = first.refused_calls
         first.end(wait=not early)
@@ -169,7 +173,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         second.resume()
         if val_bpb < request["suspect_below"]:
             planned = audit.plan(inputs, targets, vocab_size, SUSPECTED * request["audit_rows"], seed)
-        found = _audit(second, planned, scored.nats, targets, batch_rows, request)
+        found = _audit(second, planned, scored.nats, targets, batch_rows, usual, request)
         if request["row_nats"]:
             np.save(request["row_nats"], np.sum(scored.nats, axis=1, where=counted))
         tell(
@@ -224,22 +228,22 @@ def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
 
 def _audit(
     server: Server, planned: audit.Plan, scored: np.ndarray, targets: np.ndarray, batch_rows: int,
-    request: dict[str, Any],
+    usual: float, request: dict[str, Any],
 ) -> Audit:  # fmt: skip
     """Ask the other server what was planned, and compare with the losses (R, T) that were `scored`."""
     asked = audit.questions(planned, scored[planned.rows])
     goal, seconds = targets[asked.rows], request["scoring_seconds"]
     answered = answer(server, asked.tokens, goal, batch_rows, seconds, "auditing")
-    _overtime(server, answered, request)
+    _overtime(server, answered, usual, request)
     found = audit.compare(asked, scored[asked.rows], answered.nats)
     _refuse(audit.judge(found, request["device"]["kind"]))
     return found
 
 
-def _overtime(server: Server, answered: Answers, request: dict[str, Any]) -> float:
-    """What it worked beyond answering, in seconds."""
-    seconds = overtime_seconds(server.worked_seconds, answered.spent_seconds, request["device"]["kind"])
+def _overtime(server: Server, answered: Answers, usual: float, request: dict[str, Any]) -> float:
+    """What it worked beyond answering, in seconds; `usual`: a scored batch's."""
     checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
+    seconds = overtime_seconds(server.worked_seconds, answered.spent_seconds, usual, kind)
     _refuse(in_time(seconds, request["budget_seconds"], checkpoint, kind))
     return seconds
 
