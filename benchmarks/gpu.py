@@ -32,10 +32,11 @@ from harness.session.loop import Loop
 from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
+from harness.store.records import OK, RunRecord
 from harness.worker.device import chosen, resolve
 
 RESULTS = Path(__file__).parent / "results"
-Trials = Sequence[dict[str, Any]]
+Trials = Sequence[RunRecord]
 
 
 class Rates:
@@ -76,8 +77,8 @@ def session(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple
     seconds = Loop(found, agent, limits, 0, Watcher(tell, lambda *_: None), devices).run().seconds
     known = Experiments(found)
     baseline = next(commit for commit, parent in known.history if not parent)
-    trials = [trial for e in known for trial in known.trials(e.commit)]
-    return known.trials(baseline), trials, seconds
+    trials = [trial for e in known for trial in known.runs(e.commit)]
+    return known.runs(baseline), trials, seconds
 
 
 def figure(values: Sequence[float], digits: int = 2) -> str:
@@ -92,7 +93,7 @@ def part(trials: Trials, *names: str) -> list[float]:
     for trial in trials:
         value: Any = trial
         for name in names:
-            value = value.get(name) if isinstance(value, dict) else None
+            value = getattr(value, name, None)
         if value is not None:
             found.append(float(value))
     return found
@@ -104,15 +105,15 @@ def share(trials: Trials) -> str:
 
 
 def table(main: Trials, experiments: Trials, seconds: float, gpus: int) -> list[str]:
-    every = [trial for trial in (*main, *experiments) if trial["status"] == "ok"]
-    after = [trial for trial in every if trial["idle_seconds"] is not None]
+    every = [trial for trial in (*main, *experiments) if trial.status == OK]
+    after = [trial for trial in every if trial.idle_seconds is not None]
     trained, idle = part(after, "training", "training_seconds"), part(after, "idle_seconds")
     whole = [sum(each) for each in zip(trained, idle, strict=True)]  # between the ends of two trainings
     by_gpu: dict[str, list[float]] = {}
     for trial in every:
-        training = trial["training"]
-        speed = training["reported"]["total_tokens"] / training["training_seconds"] / 1e6
-        by_gpu.setdefault(training["conditions"]["uuid"], []).append(speed)
+        training = trial.training
+        speed = (training.reported.total_tokens or 0) / (training.training_seconds or 1.0) / 1e6
+        by_gpu.setdefault(training.conditions.uuid if training.conditions else "?", []).append(speed)
     all_trained = sum(part(every, "training", "training_seconds")) / gpus
     rows = {
         "val_bpb of main, by seed": figure(part(main, "val_bpb"), 4),
@@ -138,7 +139,7 @@ def table(main: Trials, experiments: Trials, seconds: float, gpus: int) -> list[
     lines = ["| what | mean (least to most, n) |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
     lines.append("")
     for trial in every:
-        tokens = trial["training"]["reported"]["total_tokens"] / 1e6
+        tokens = (trial.training.reported.total_tokens or 0) / 1e6
         idle_before = figure(part([trial], "idle_seconds")).partition(" ")[0]
         lines += [f"    {timing.line(trial)}; idle before {idle_before} s; {tokens:.1f} M tokens"]
     return lines

@@ -4,4 +4,4 @@
 `harness --help` must not pay for torch, and what runs in the sandbox must not load git.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

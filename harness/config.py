@@ -67,7 +67,7 @@ class GateConfig:
     """How it is decided what is better."""
 
     policy: str
-    """`belief`: the gate; `greedy`: the reference project's rule, what scored lower once is better."""
+    """`belief`: the gate; `greedy`: karpathy/autoresearch's rule: what scored lower once is better."""
 
 
 @dataclass(frozen=True)

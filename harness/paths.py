@@ -1,8 +1,8 @@
 """The one place that knows every file name, in a research repository and outside it.
 
 Tracked by git: `train.py`, `.autoresearch/config.toml`, `.autoresearch/program.md`. Ignored by git:
-`.autoresearch/runs`, `.autoresearch/worktrees`. Prepared data is shared by all clones of one person
-and lives in the cache, never in a repository.
+`.autoresearch/runs`, `.autoresearch/worktrees`, `.autoresearch/events.jsonl`. Prepared data is shared by all
+clones of one person and lives in the cache, never in a repository.
 """
 
 import os
@@ -91,6 +91,11 @@ class Paths:
     def megabytes(folder: Path) -> float:
         """Of all files below it."""
         return sum(file.lstat().st_size for file in folder.rglob("*")) / 2**20
+
+    @property
+    def events(self) -> Path:
+        """What a session does, a line each."""
+        return self.home / "events.jsonl"
 
     @property
     def agent_log(self) -> Path:

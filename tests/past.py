@@ -59,7 +59,7 @@ def fill(folder, count, seed=0, bare=False):
     """
     past, chooser, notes, made = Past(), random.Random(seed), {}, {}
     believed, head = 2.0, past.commit("refs/heads/main", "", "baseline", HONEST.encode())
-    main, notes[head] = head, {"trials": [trial(1, OK, believed).to_json()]}
+    main, notes[head] = head, {"trials": [asdict(trial(1, OK, believed))]}
     for number in range(1, count + 1):
         delta, device = chooser.gauss(0.007, 0.006), OTHER if number % 500 == 250 else GPU
         better = delta < -0.003 and device == GPU
@@ -77,14 +77,14 @@ def fill(folder, count, seed=0, bare=False):
             BLOB: named("blob", source)[:BLOB_DIGITS],
             "Agent": "search/tpe",
         }
-        trailers |= measured(runs[-1], [{"seed": run.seed, "val_bpb": run.val_bpb} for run in runs], decision)
+        trailers |= measured(runs[-1], runs, decision)
         if bare:
             trailers = {name: value for name, value in trailers.items() if name in BARE}
         text = Message(f"{title} ({verdict(decision)})", "it may help", trailers).text()
         commit = past.commit(f"refs/heads/exp/{number:04d}-change-matrix-lr", head, text, source)
         if status == KEEP:
             believed, head = believed + effect, commit
-            notes[head] = {"trials": [run.to_json() for run in runs], "decision": asdict(decision)}
+            notes[head] = {"trials": [asdict(run) for run in runs], "decision": asdict(decision)}
             if bare or len(notes) % 3 == 0:  # then their stack is proven better
                 main = head
                 notes[head]["reached"] = True

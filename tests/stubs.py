@@ -20,6 +20,7 @@ from harness.session.limits import Limits
 from harness.session.loop import Loop
 from harness.store.decisions import Holdout
 from harness.store.experiments import Experiments
+from harness.store.note import write_run
 from harness.store.opening import open_repository
 from harness.store.records import OK, Conditions, RunRecord, Training
 from harness.worker.device import Device
@@ -74,9 +75,9 @@ class Setup:
         setting = setup.setting
         trial = RunRecord(
             commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
-            setting.evaluator, "bwrap", setting.budget_seconds,
+            setting.evaluator, "bwrap", setting.budget_seconds, runtime=setting.runtime,
         )  # fmt: skip
-        (folder / "trial.json").write_text(json.dumps(trial.to_json()))
+        (folder / "trial.json").write_bytes(write_run(trial))
         return trial
 
     def measure_holdout(self, folder, val_bpb, setup, observe, on_wait, worker, handle):

@@ -34,7 +34,7 @@ def test_a_run_of_main_and_the_first_experiment_start_while_a_run_of_main_trains
     assert runs[0] == len(BASELINE) - 1, "asked for when main had one score"
     (one,) = known(fresh)
     assert one.status == "discard" and one.parent == fresh("rev-parse", "main")
-    assert len(known(fresh).trials(one.parent)) == len(BASELINE)
+    assert len(known(fresh).runs(one.parent)) == len(BASELINE)
 
 
 def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told, beside, monkeypatch):
@@ -49,9 +49,9 @@ def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told,
 def test_every_station_runs_main_while_its_noise_is_measured(fresh, told):
     told.scores |= {"baseline": [*BASELINE, *BASELINE], "One": list(WORSE)}
     begin(fresh, Changing([("One", 1, WORSE)]), places=3, experiments=1).run()
-    assert len(known(fresh).trials(fresh("rev-parse", "main"))) == 6
+    assert len(known(fresh).runs(fresh("rev-parse", "main"))) == 6
     begin(fresh, Changing([]), places=3, experiments=0).run()
-    assert len(known(fresh).trials(fresh("rev-parse", "main"))) == 6
+    assert len(known(fresh).runs(fresh("rev-parse", "main"))) == 6
 
 
 def test_what_is_run_once_more_starts_while_another_one_trains_and_no_limit_leaves_it(fresh, told, beside):
@@ -80,8 +80,8 @@ def test_a_run_of_main_that_waits_is_not_made_when_a_person_moves_main(fresh, to
     beside.train = train
     begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     assert beside.cancelled == ["baseline"]
-    assert len(known(fresh).trials(fresh("rev-parse", "main~"))) == 1
-    assert len(known(fresh).trials(fresh("rev-parse", "main"))) == len(BASELINE)
+    assert len(known(fresh).runs(fresh("rev-parse", "main~"))) == 1
+    assert len(known(fresh).runs(fresh("rev-parse", "main"))) == len(BASELINE)
 
 
 def test_a_run_of_main_that_was_not_made_in_a_setting_is_made_when_a_person_comes_back_to_it(
@@ -102,8 +102,8 @@ def test_a_run_of_main_that_was_not_made_in_a_setting_is_made_when_a_person_come
     beside.train = train
     begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     assert budgets[1] != ours
-    trials = known(fresh).trials(fresh("rev-parse", "main"))
-    assert [trial["budget_seconds"] for trial in trials].count(1.0) == len(BASELINE)
+    trials = known(fresh).runs(fresh("rev-parse", "main"))
+    assert [trial.budget_seconds for trial in trials].count(1.0) == len(BASELINE)
 
 
 def test_no_experiment_trains_while_another_station_makes_the_last_run_of_main(fresh, told, beside):
@@ -140,7 +140,7 @@ def test_nothing_is_read_while_one_trains_and_there_is_nothing_to_begin(fresh, t
 def test_the_greedy_rule_takes_one_run_of_main_on_any_number_of_stations(greedy, told):
     told.scores |= {"the greedy rule": list(BASELINE), "One": list(WORSE)}
     begin(greedy, Changing([("One", 1, WORSE)]), places=3, experiments=1).run()
-    assert len(known(greedy).trials(greedy("rev-parse", "main"))) == 1
+    assert len(known(greedy).runs(greedy("rev-parse", "main"))) == 1
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_on_every_station_an_experiment_starts_beside_mains_runs_and_trains_when
 
     def train(title):
         if title != "baseline":
-            return seen.append(len(known(fresh).trials(fresh("rev-parse", "main"))))
+            return seen.append(len(known(fresh).runs(fresh("rev-parse", "main"))))
         beside.until_start_of("One")
         beside.until_start_of("Two")
         if not first:  # the other run of main is over a second before this one

@@ -217,7 +217,7 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
     monkeypatch.setattr(runner, "measure", stub)
     made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
     handle = RunHandle.alone() if alone else RunHandle()
-    found, _ = made.run(runner.Order("0" * 40, b"", 1), None, Worker(), handle)
+    found, _ = made.run(runner.Order("0" * 40, b"", 1, "baseline"), None, Worker(), handle)
     said = tuple(f"{each.status}: {each.detail}" for each in outcomes[:-1])
     assert found == dataclasses.replace(outcomes[-1], instead_of=said) and not left
 
@@ -239,7 +239,7 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
 
     monkeypatch.setattr(runner, "measure", stub)
     made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
-    found, folder = made.run(runner.Order("0" * 40, b"", 1), None, Worker(), RunHandle.alone())
+    found, folder = made.run(runner.Order("0" * 40, b"", 1, "baseline"), None, Worker(), RunHandle.alone())
     assert found.val_bpb == counts and not left
     short = "only 1.0 of 10 s were used for training"
     assert found.instead_of == (f"ok {second:.6f}: " if counts == first else f"ok {first:.6f}: {short}",)

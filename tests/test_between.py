@@ -14,6 +14,7 @@ import harness.session.runner as runner
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store.decisions import Proposal
+from harness.store.note import Note
 from harness.store.records import CRASH, INVALID, Failure, Kind
 from harness.worker import run as measuring
 from harness.worker.worker import Worker
@@ -40,7 +41,7 @@ def test_a_main_that_has_another_name_while_one_trains_costs_no_result(fresh, to
     with pytest.raises(HarnessError, match="no branch 'main'"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=2).run()
     (one,) = known(fresh)
-    assert len(known(fresh).trials(one.commit)) == 1
+    assert len(known(fresh).runs(one.commit)) == 1
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -218,13 +219,12 @@ def test_status_counts_each_trial_that_waited_once_main_s_too(fresh, told):
     begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run()
     found = known(fresh)
     for commit in (found.main, found.find("1").commit):
-        trials = found.trials(commit)
-        for trial in trials:
-            trial["training"]["delayed_seconds"] = trial["training"]["training_seconds"] * 0.9
-        found.note(commit, trials=trials)
-    assert "WARNING  5 of the last 5 trials" in harness("status", cwd=fresh.folder).stdout
+        for each in (runs := found.note(commit).stored["trials"]):
+            each["training"]["delayed_seconds"] = each["training"]["training_seconds"] * 0.9
+        found.amend(commit, lambda note, runs=runs: Note({**note.stored, "trials": runs}))
+    assert "WARNING  5 of the last 5 runs" in harness("status", cwd=fresh.folder).stdout
     fresh("merge", "-q", "--ff-only", found.find("1").name.branch)
-    assert "WARNING  1 of the last 1 trials" in harness("status", cwd=fresh.folder).stdout
+    assert "WARNING  1 of the last 1 runs" in harness("status", cwd=fresh.folder).stdout
 
 
 def test_what_a_person_made_says_where_it_was_measured(fresh, told):

@@ -15,16 +15,16 @@ import harness.worker.run as trials
 from harness.errors import HarnessError
 from harness.store.decisions import Holdout
 from harness.store.records import ERROR, Failure, Score
+from harness.worker.progress import Progress
 from harness.worker.run import measure, measure_holdout
 from harness.worker.scoring import Scoring
-from harness.worker.supervisor import Progress
 from harness.worker.worker import Cancelled, RunHandle, Worker
 
 WORSE = [2.0 + 5 * SD] * 3
 
 
 def of_main(fresh):
-    return known(fresh).record(fresh("rev-parse", "main")).get("holdout")
+    return known(fresh).note(fresh("rev-parse", "main")).holdouts
 
 
 def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told, gpu, monkeypatch):
@@ -48,7 +48,7 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
     assert begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run().measured == 1
     assert order.index("begun") < order.index("One")
     ((found),) = of_main(fresh)
-    assert (found["val_bpb"], found["holdout_bpb"]) == (BASELINE[0], 3.0)
+    assert (found.val_bpb, found.holdout_bpb) == (BASELINE[0], 3.0)
 
 
 def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own_score(
@@ -75,10 +75,10 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
         with pytest.raises(KeyboardInterrupt):
             begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     ((scored, handle),) = begun
-    assert handle.cancelled.is_set() and of_main(fresh) is None
+    assert handle.cancelled.is_set() and of_main(fresh) == ()
     for _ in range(2):
         begin(fresh, Changing([]), places=1, experiments=0).run()
-        assert [found["val_bpb"] for found in of_main(fresh)] == told.held_out, "once, whichever run's"
+        assert [found.val_bpb for found in of_main(fresh)] == told.held_out, "once, whichever run's"
     assert scored == BASELINE[0]
 
 

@@ -184,7 +184,7 @@ def test_a_run_ends_with_the_summary_block_on_stdout(repository):
     assert done.stdout.startswith("---\n")
     assert names == [
         "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M",
-        "num_steps", "num_params_M", "seed", "device", "data", "evaluator", "isolation",
+        "num_steps", "num_params_M", "seed", "device", "data", "evaluator", "runtime", "isolation",
     ]  # fmt: skip
     assert "isolation:        bwrap" in done.stdout
     assert "training" in done.stderr

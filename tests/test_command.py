@@ -51,7 +51,7 @@ def as_it_was(research):
         kept = {
             path: path.read_bytes() if path.is_file() else None
             for path in sorted(research.folder.rglob("*"))
-            if "runs" not in path.parts and "worktrees" not in path.parts
+            if {"runs", "worktrees", "events.jsonl"}.isdisjoint(path.parts)
         }
         return kept, research("for-each-ref"), research("status", "--porcelain")
 

@@ -133,5 +133,5 @@ def test_real_trials_beside_each_other_are_all_recorded(research):
     measured = [e for e in every if e.val_bpb is not None]  # two that were kept are one more, only begun
     assert len(measured) == 3 and {e.message.title for e in every} <= {title for title, _ in answers}
     for experiment in measured:
-        (trial,) = every.trials(experiment.commit)
-        assert trial["training"]["open_seconds"] > 0
+        (trial,) = every.runs(experiment.commit)
+        assert trial.training.open_seconds > 0

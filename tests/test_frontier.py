@@ -49,7 +49,7 @@ def test_what_seems_too_good_is_run_again_with_a_fresh_seed_and_what_is_clear_is
     assert len(one.runs) == len(set(one.message.trailers["Seeds"].split())) in (2, 3) and MOST_RUNS >= 3
     assert len(two.message.trailers["Seeds"].split()) == 1
     assert one.val_bpb == pytest.approx(sum(one.runs) / len(one.runs), abs=1e-6)
-    assert [run["seed"] for run in known(fresh).trials(one.commit)] == [
+    assert [run.seed for run in known(fresh).runs(one.commit)] == [
         int(seed) for seed in one.message.trailers["Seeds"].split()
     ]
     assert told.held_out == [BASELINE[0]], "main moved for an accident"
@@ -91,9 +91,9 @@ def test_the_holdout_is_scored_when_main_moves_and_no_agent_hears_of_it(fresh, t
     kept = known(fresh).find("1")
     assert fresh("rev-parse", "main") == kept.commit
     assert told.held_out == [BASELINE[0], kept.runs[-1]]
-    record = known(fresh).record(kept.commit)
-    assert record["holdout"][0]["holdout_bpb"] == pytest.approx(kept.runs[-1] + 0.5)
-    assert record["proven"]["confidence"] >= 0.99
+    note = known(fresh).note(kept.commit)
+    assert note.holdouts[0].holdout_bpb == pytest.approx(kept.runs[-1] + 0.5)
+    assert note.proven.confidence >= 0.99
     assert "holdout" not in str(agent.contexts) and str(kept.runs[-1] + 0.5)[:6] not in str(agent.contexts)
     assert "holdout  2.3" in harness("status", cwd=fresh.folder).stdout
     assert list((fresh.folder / ".autoresearch" / "runs").rglob("checkpoint")) == []
@@ -105,14 +105,14 @@ def test_a_run_that_was_interrupted_is_made_again_and_those_before_it_count(fres
         session(fresh, told, ("Much", 1, much))
     (begun,) = known(fresh)
     assert begun.status is None
-    assert [run["val_bpb"] for run in known(fresh).trials(begun.commit)] == much[:1]
+    assert [run.val_bpb for run in known(fresh).runs(begun.commit)] == much[:1]
     loop_in(fresh.folder, Script(), experiments=1).run()
     (done,) = known(fresh)
     assert done.runs[0] == much[0] and len(done.runs) >= 2
     seeds = [seed for commit, seed in told.ran if commit == begun.commit]
     assert seeds[1] != seeds[0] != seeds[2]
     assert done.message.trailers["Seeds"].split()[:2] == [str(seeds[0]), str(seeds[2])]
-    assert known(fresh).trials(begun.commit) == [], "the record is there twice"
+    assert known(fresh).runs(begun.commit) == (), "the record is there twice"
 
 
 def test_a_stop_is_heard_between_the_runs_of_one_experiment_and_of_the_calibration(fresh, told):
@@ -130,7 +130,7 @@ def test_a_stop_is_heard_between_the_runs_of_one_experiment_and_of_the_calibrati
     assert len(told.ran) == 2 and list(known(fresh)) == []
     stopping_at(3, "Much").run()
     (begun,) = known(fresh)
-    assert begun.status is None and len(known(fresh).trials(begun.commit)) == 1
+    assert begun.status is None and len(known(fresh).runs(begun.commit)) == 1
     loop_in(fresh.folder, Script(), experiments=1).run()
     assert known(fresh).find("1").runs == MUCH_BETTER[:2]
 
@@ -160,7 +160,7 @@ def test_no_run_is_lost_where_git_has_to_be_waited_for(fresh, told, monkeypatch)
     session(fresh, told, ("Much", 1, MUCH_BETTER))
     (done,) = known(fresh)
     assert len(done.message.trailers["Seeds"].split()) == 2 and done.runs == MUCH_BETTER[:2]
-    assert len(known(fresh).trials(done.commit)) == 2
+    assert len(known(fresh).runs(done.commit)) == 2
 
 
 def test_main_never_moves_for_a_single_score(fresh, told):
@@ -197,7 +197,7 @@ def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
     tree = f"{bad.commit}^{{tree}}"
     fresh("branch", "exp/0099-mine", fresh("commit-tree", tree, "-p", base, "-m", forged))
     for number, note in enumerate(NOTES):
-        trial = known(fresh).trials(bad.commit)[0]
+        trial = known(fresh).note(bad.commit).stored["trials"][0]
         curve = [{"loss": float("nan")}, {"loss": 1.0}, {"loss": 10**400}]
         odd = {"detail": "x", "training": {"curve": curve if number else 7}, "idle_seconds": 10**400}
         note = {**note, "trials": [*({**trial, **found} for found in note["trials"]), odd]}
@@ -217,8 +217,8 @@ def test_the_holdout_of_each_setting_is_kept(fresh, told):
     path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
     told.scores["baseline"] = [1.5 + score for score in BASELINE]
     session(fresh, told, ("Bad too", 2, [5.5]))
-    held_out = known(fresh).record(fresh("rev-parse", "main"))["holdout"]
-    assert [each["setting"]["budget_seconds"] for each in held_out] == [1.0, 1.5]
+    held_out = known(fresh).note(fresh("rev-parse", "main")).holdouts
+    assert [each.setting.budget_seconds for each in held_out] == [1.0, 1.5]
 
 
 def test_no_score_of_another_setting_is_part_of_a_decision(fresh, told):
@@ -293,9 +293,9 @@ def test_calibrate_adds_runs_to_the_incumbent_and_says_what_can_be_told_apart(re
     done = harness("calibrate", "-n", "3", "--json", cwd=repository.folder)
     assert done.returncode == 0, done.stderr
     about = json.loads(done.stdout)
-    trials = known(repository).trials(repository("rev-parse", "main"))
-    scores = [trial["val_bpb"] for trial in trials]
-    assert len({trial["seed"] for trial in trials}) == 3 and about["runs"] == 3
+    runs = known(repository).runs(repository("rev-parse", "main"))
+    scores = [run.val_bpb for run in runs]
+    assert len({run.seed for run in runs}) == 3 and about["runs"] == 3
     mean = sum(scores) / 3
     assert about["noise"]["sd"] == pytest.approx((sum((s - mean) ** 2 for s in scores) / 2) ** 0.5)
     assert about["least_gain"]["1"] > about["least_gain"]["3"]
@@ -315,10 +315,10 @@ def test_a_real_gain_moves_main_and_its_real_checkpoint_is_scored_on_the_holdout
     loop_in(believing.folder, Script(("Put the rate back", HONEST)), experiments=1).run()
     (kept,) = known(believing)
     assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit
-    record = known(believing).record(kept.commit)
-    (held,) = record["holdout"]
-    assert held["val_bpb"] == record["trials"][-1]["val_bpb"]
-    assert held["holdout_bpb"] != held["val_bpb"] and abs(held["holdout_bpb"] - held["val_bpb"]) < 0.5
+    note = known(believing).note(kept.commit)
+    (held,) = note.holdouts
+    assert held.val_bpb == note.runs[-1].val_bpb
+    assert held.holdout_bpb != held.val_bpb and abs(held.holdout_bpb - held.val_bpb) < 0.5
     shown = subprocess.run(
         ["git", "log", "-1", "--format=%(trailers:key=Effect,valueonly,separator=)", "main"],
         cwd=believing.folder, capture_output=True, text=True, check=True,
@@ -385,6 +385,6 @@ def test_a_tip_that_its_children_speak_against_is_given_up_aloud(fresh, told):
 
 def test_a_seed_tells_no_program_which_of_its_runs_it_is(fresh, told):
     made = runner.Runner(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
-    seeds = [made.order(known(fresh).main).seed for _ in range(50)]
+    seeds = [made.order(known(fresh).main, "baseline").seed for _ in range(50)]
     assert len(set(seeds)) > 45 and all(0 < seed < 1_000_000 for seed in seeds)
     assert len({seed % 10 for seed in seeds}) > 4, "the last digit counts the runs"

@@ -14,7 +14,7 @@ from harness.gate.policy import AGAIN, MOST_RUNS, verdict
 from harness.gate.posterior import posterior_of
 from harness.gate.standing import Bayes, Greedy, greedy
 from harness.report import explain
-from harness.store.decisions import Measured
+from harness.store.decisions import Decision, Incumbent, Measured
 from harness.store.records import DISCARD, KEEP
 
 SD = 0.001
@@ -288,9 +288,10 @@ def test_a_decision_takes_under_50_milliseconds_with_10_000_experiments_behind_i
 
 
 def test_words_call_a_score_far_off_an_accident_or_not_as_it_is_believed():
-    about = {"status": "keep", "val_bpb": 2.21, "delta": -0.087, "incumbent": {"val_bpb": 2.297},
-             "confidence": 0.31, "noise_sd": 0.027}  # fmt: skip
-    doubtful = "\n".join(explain.explain({**about, "effect": -0.021, "effect_sd": 0.035}, {}, False))
+    made = Decision("keep", "", Incumbent("a", 2.297), 2.21, -0.087, confidence=0.31, noise_sd=0.027)
+    doubtful = "\n".join(
+        explain.explain(dataclasses.replace(made, effect=-0.021, effect_sd=0.035), None, False)
+    )
     assert "or an accident of the run" in doubtful and "far more than luck" not in doubtful
-    clear = "\n".join(explain.explain({**about, "effect": -0.08, "effect_sd": 0.02}, {}, False))
+    clear = "\n".join(explain.explain(dataclasses.replace(made, effect=-0.08, effect_sd=0.02), None, False))
     assert "far more than luck" in clear

@@ -77,7 +77,7 @@ def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told
         session(greedy.folder, told, ("Better", 1, [rename]))
     greedy("branch", "-m", "trunk", "main")
     (begun,) = known(greedy)
-    assert [trial["val_bpb"] for trial in known(greedy).trials(begun.commit)] == [1.5]
+    assert [trial.val_bpb for trial in known(greedy).runs(begun.commit)] == [1.5]
     told.scores["Better"] = [1.6]
     loop_in(greedy.folder, Script(), experiments=1).run()
     assert known(greedy).find("1").runs == [1.5, 1.6]

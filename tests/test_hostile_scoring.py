@@ -263,7 +263,9 @@ def test_a_server_that_answers_without_listening_is_refused(scored, setup):
     }  # fmt: skip
     server = Server(request, (1, 8, 320))
     try:
-        server.load()
+        server.begin_load()
+        server.take_seal()
+        server.end_load()
         with pytest.raises(Refused, match="did not listen"):
             for _ in range(100_000):
                 server._say({"forward": True})

@@ -101,7 +101,7 @@ def test_both_are_finished_where_one_trained_and_the_next_was_held(research):
     with contextlib.suppress(HarnessError):
         loop_in(research.folder, Script(), experiments=2).run()
     known = Experiments(open_repository(research.folder))
-    assert [len(known.trials(e.commit)) for e in known] == [1, 1]
+    assert [len(known.runs(e.commit)) for e in known] == [1, 1]
     assert [e.status for e in known] == ["discard", "keep"]
     nothing_is_left_of(research)
 
@@ -110,13 +110,13 @@ def test_one_that_was_held_beside_mains_last_run_is_decided_after_it(believing, 
     monkeypatch.setattr(runner, "CALIBRATION_RUNS", 2)
     killed(believing.folder, EARLY, ("Worse", WORSE))
     known, main = Experiments(open_repository(believing.folder)), believing("rev-parse", "main")
-    assert [e.status for e in known] == [None] and known.trials(main) == []
+    assert [e.status for e in known] == [None] and known.runs(main) == ()
 
     loop_in(believing.folder, Script(), experiments=1).run()
     known = Experiments(open_repository(believing.folder))
     (worse,) = known
     assert worse.status == "discard" and worse.parent == main
-    assert [len(known.trials(commit)) for commit in (main, worse.commit)] == [1, 1]
+    assert [len(known.runs(commit)) for commit in (main, worse.commit)] == [1, 1]
     nothing_is_left_of(believing)
 
 
@@ -131,11 +131,11 @@ def test_a_loop_that_was_killed_is_finished_by_the_next(research, arrow):
     (kept,) = known
     assert kept.status == "keep" and kept.parent == base
     assert research("rev-parse", "main") == kept.commit
-    assert len(known.trials(kept.commit)) == 1
-    assert known.record(kept.commit)["proven"]["old"] == base
+    assert len(known.runs(kept.commit)) == 1
+    assert known.note(kept.commit).proven.old == base
     if arrow in ("before what is proven is noted", "before the holdout"):
-        (held_out,) = known.record(kept.commit)["holdout"]
-        assert held_out["val_bpb"] == pytest.approx(kept.val_bpb, abs=1e-6)
+        (held_out,) = known.note(kept.commit).holdouts
+        assert held_out.val_bpb == pytest.approx(kept.val_bpb, abs=1e-6)
     assert (research.folder / "train.py").read_text() == FASTER
     nothing_is_left_of(research)
 
@@ -152,6 +152,7 @@ def test_a_note_that_somebody_writes_meanwhile_is_kept(research, monkeypatch):
         return made
 
     monkeypatch.setattr(notes, "_with", slow)
-    Experiments(repository).note(research("rev-parse", "main"), holdout=[])
+    main = research("rev-parse", "main")
+    Experiments(repository).amend(main, lambda note: note.with_parts(reached=True))
     assert research("notes", "--ref", "autoresearch", "show", "main^{tree}") == "mine"
-    assert "holdout" in Experiments(repository).record(research("rev-parse", "main"))
+    assert Experiments(repository).note(main).has_reached

@@ -238,7 +238,7 @@ def test_odd_refs_and_notes_of_others_stop_nothing(research):
         )  # fmt: skip
     known = Experiments(open_repository(folder))
     assert {e.name.number for e in known} == {1, 10, 12, 20, 21, 22}
-    assert [known.trials(known.find(n).commit) for n in ("20", "21", "22")] == [[], [{}], []]
+    assert [known.runs(known.find(n).commit) for n in ("20", "21", "22")] == [()] * 3
     session(research, ("Break it", CRASHING))
     assert known.find("23").status == "crash"
     for command in ("log", "status", "plot", "export"):

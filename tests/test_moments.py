@@ -8,7 +8,6 @@ from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
 
 import harness.session.checkpoints as kept
 import harness.session.runner as runner
-import harness.session.state as state
 from harness.errors import HarnessError
 from harness.store.records import ERROR, INVALID, Failure
 
@@ -34,7 +33,7 @@ def test_what_a_person_commits_while_the_holdout_of_a_winner_is_scored_is_built_
     begin(fresh, Changing([("Much", 1, 0), ("One", 5, 0)]), places=1, experiments=2).run()
     by_hand = fresh("rev-list", "--max-count=1", "--grep=By hand", "main")
     found = known(fresh)
-    assert len(found.trials(by_hand)) >= 2
+    assert len(found.runs(by_hand)) >= 2
     assert [each.parent == by_hand for each in found] == [False, True], "it was applied anew on it"
 
 
@@ -51,7 +50,7 @@ def test_what_a_person_commits_while_the_runs_of_main_are_counted_is_measured(fr
 
     monkeypatch.setattr(runner.Runner, "missing_runs", missing)
     assert begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run().measured == 1
-    assert len(known(fresh).trials(fresh("rev-parse", "main"))) == 4
+    assert len(known(fresh).runs(fresh("rev-parse", "main"))) == 4
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -120,7 +119,7 @@ def test_a_checkpoint_is_held_on_to_before_its_experiment_has_a_status(fresh, to
             begin(fresh, Changing([("Much", 1, 0)]), places=1, experiments=1).run()
     begin(fresh, Changing([]), places=1, experiments=0).run()
     (much,) = known(fresh)
-    assert much.commit == fresh("rev-parse", "main") and len(known(fresh).record(much.commit)["holdout"]) == 1
+    assert much.commit == fresh("rev-parse", "main") and len(known(fresh).note(much.commit).holdouts) == 1
 
 
 def test_a_holdout_that_the_machine_spoilt_is_scored_by_the_next_loop(fresh, told, monkeypatch):
@@ -129,10 +128,10 @@ def test_a_holdout_that_the_machine_spoilt_is_scored_by_the_next_loop(fresh, tol
         patch.setattr(kept, "measure_holdout", lambda *args: Failure(ERROR, "killed"))
         begin(fresh, Changing([("Much", 1, 0)]), places=1, experiments=1).run()
     main = fresh("rev-parse", "main")
-    assert known(fresh).find("1").commit == main and "holdout" not in known(fresh).record(main)
+    assert known(fresh).find("1").commit == main and not known(fresh).note(main).holdouts
     for _ in range(2):
         begin(fresh, Changing([]), places=1, experiments=0).run()
-        assert len(known(fresh).record(main)["holdout"]) == 1
+        assert len(known(fresh).note(main).holdouts) == 1
 
 
 def test_a_program_that_gives_no_score_on_the_holdout_leaves_a_trace_of_it(fresh, told, monkeypatch):
@@ -149,13 +148,13 @@ def test_a_program_that_gives_no_score_on_the_holdout_leaves_a_trace_of_it(fresh
     for answers in ([("Much", 1, 0)], []):
         begin(fresh, Changing(answers), places=1, experiments=len(answers)).run()
     assert len(calls) == 2, "once is enough"
-    (noted,) = known(fresh).record(fresh("rev-parse", "main"))["holdout"]
-    assert (noted["status"], noted["detail"]) == (INVALID, "it looked ahead")
+    (noted,) = known(fresh).note(fresh("rev-parse", "main")).holdouts
+    assert (noted.status, noted.detail) == (INVALID, "it looked ahead")
     shown = harness("status", cwd=fresh.folder).stdout
     assert "holdout  WARNING: none for main: invalid: it looked ahead" in shown and "2.49" in shown
 
 
-@pytest.mark.parametrize("fault", ["mark", "record", "state"])
+@pytest.mark.parametrize("fault", ["mark", "record", "events"])
 def test_a_disk_that_takes_nothing_more_ends_no_night_for_what_is_only_told(fresh, told, monkeypatch, fault):
     told.scores |= {"Much": list(MUCH_BETTER), "One": list(WORSE)}
     runs, said = fresh.folder / ".autoresearch" / "runs", []
@@ -166,7 +165,7 @@ def test_a_disk_that_takes_nothing_more_ends_no_night_for_what_is_only_told(fres
         (runs / "29990101" / "kept").symlink_to("/nowhere/at/all")
         (runs / "29990101" / "trial.json").write_text("[7]")
     else:
-        monkeypatch.setattr(state, "write_atomically", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        (fresh.folder / ".autoresearch" / "events.jsonl").mkdir()
     begin(fresh, Changing([("Much", 1, 0), ("One", 5, 0)]), places=1, said=said, experiments=2).run()
     assert [each.status for each in known(fresh)] == ["keep", "discard"], said
     assert (fault == "mark") == any("not kept for the holdout" in line for line in said)

@@ -47,7 +47,7 @@ def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fr
     session(fresh.folder, told, ("Small", 1, SMALL))
     (small,) = known(fresh)
     assert small.status == "keep" and not any("un again since" in said(fresh, *c) for c in SHOWN)
-    record = known(fresh).record(small.commit)
+    record = known(fresh).note(small.commit).stored
     (run,) = record["trials"]
     since, other = {**run, "seed": 5, "val_bpb": run["val_bpb"] + 0.01}, {**run, "budget_seconds": 9.0}
     note = json.dumps({**record, "trials": [run, since, other]})

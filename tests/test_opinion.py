@@ -1,5 +1,7 @@
 """Before `main` moves its new score is taken once more, plainly; what differs stops it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import HONEST, assert_refused
@@ -7,7 +9,7 @@ from stubs import MUCH_BETTER, Changing, begin, known
 
 import harness.session.checkpoints as kept
 from harness.report import explain
-from harness.store.records import ERROR, INVALID, Failure
+from harness.store.records import ERROR, INVALID, OK, Audit, Failure, RunRecord, Score, Training
 from harness.worker.run import ROW_NATS, measure, second_opinion
 from harness.worker.second_opinion import Opinion, differs
 from harness.worker.worker import Worker
@@ -51,7 +53,7 @@ def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine
     begin(fresh, Changing([("One", 1, MUCH_BETTER)]), places=1, experiments=1).run()
     assert (fresh("rev-parse", "main") == before) == (status == INVALID)
     one = fresh("log", "--all", "--format=%H", "--grep=One").splitlines()[0]
-    assert known(fresh).record(one)["opinion"]["detail"] == why
+    assert known(fresh).note(one).opinion.detail == why
 
 
 def test_differences_that_cancel_out_are_differences_too():
@@ -61,12 +63,20 @@ def test_differences_that_cancel_out_are_differences_too():
     assert differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
 
 
+A_RUN = RunRecord(
+    "", 1, OK, "", 1.0, Training(OK, ""), None, 1.0, "a GPU", None, "text", "1", "bwrap", 300.0,
+)  # fmt: skip
+
+
 def test_show_says_how_a_score_was_checked():
-    score = {"is_sealed": True, "refused_calls": 3, "audit": {"rows": 3328}}
+    def checked(**about):
+        score = Score(1.0, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, Audit(3328, 0.0, 0.0, 0.0), **about)
+        return explain.checked(dataclasses.replace(A_RUN, score=score))
+
     said = "model servers sealed, 3,328 rows audited, 3 calls to the kernel refused"
-    assert explain.checked({"score": score}) == said
-    assert "WARNING" in explain.checked({"score": {"is_sealed": False}})
-    assert explain.checked({"score": {"val_bpb": 1.0}}) == "", "of an earlier version"
-    assert "+0.00010 bits" in explain.opinion({"rows": 9, "difference_bpb": 1e-4, "spread_bpb": 2e-4})
-    assert explain.opinion({"detail": "no second opinion: x"}) == "Second opinion: no second opinion: x."
-    assert explain.opinion({}) == ""
+    assert checked(is_sealed=True, refused_calls=3) == said
+    assert "WARNING" in checked(is_sealed=False)
+    assert checked() == "", "of an earlier version"
+    assert "+0.00010 bits" in explain.opinion(Opinion(9, 1e-4, 2e-4, 1.0))
+    assert explain.opinion(Failure(ERROR, "no second opinion: x")) == "Second opinion: no second opinion: x."
+    assert explain.opinion(None) == ""

@@ -127,7 +127,7 @@ def test_a_running_loop_believes_what_git_says_after_adopting(fresh, told):
     session(fresh.folder, told, ("Bad", 1, [1.981]), ("Other", 2, [2.03]))
     told.scores["Other"] = [2.035]
     loop = adopt(fresh, "2")
-    assert loop._standing.incumbent == loop._runner.known(loop._runner.setup()).incumbent
+    assert loop._research.standing.incumbent == loop._runner.known(loop._runner.setup()).incumbent
 
 
 def test_two_that_are_better_at_once_are_both_on_main_under_the_greedy_rule(greedy, told):
@@ -147,8 +147,17 @@ def test_that_a_tip_is_shorter_is_known_to_who_comes_later(fresh, told):
     session(fresh.folder, told, ("Small", 1, SMALL))
     (small,) = known(fresh)
     assert small.commit != fresh("rev-parse", "main")
-    record = known(fresh).record(small.commit)
+    record = known(fresh).note(small.commit).stored
     note = json.dumps({**record, "decision": {**record["decision"], "shorter": True}})
     fresh("notes", "--ref", "autoresearch", "add", "-f", "-m", note, small.commit)
     found = known(fresh).measured(small.setting)
     assert [each.commit for each in found if each.shorter] == [small.commit]
+
+
+def test_a_candidate_whose_branch_a_person_renames_is_built_on_no_more(fresh, told):
+    session(fresh.folder, told, ("Small", 1, SMALL))
+    (small,) = known(fresh)
+    assert small.status == "keep" and not known(fresh).on_main(small.commit)
+    fresh("branch", "-m", "exp/0001-small", "dropped-0001")
+    session(fresh.folder, told, ("Worse", 5, WORSE))
+    assert [each.parent for each in known(fresh)] == [fresh("rev-parse", "main")]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness.sandbox import processes
 from harness.store.records import ERROR, Score
-from harness.worker import scoring
+from harness.worker import scoring, versions
 from harness.worker.device import Device
 from harness.worker.losses import losses
 from harness.worker.scorer import rows_of_batch
@@ -32,10 +32,10 @@ def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, setup):
     assert result.val_bpb == pytest.approx(expected, rel=1e-5)
 
 
-def test_scores_of_another_torch_are_of_another_evaluator(setup, monkeypatch):
-    now = scoring.fingerprint(setup.config)
-    monkeypatch.setattr(scoring.metadata, "version", lambda _: "1.0")
-    assert scoring.fingerprint(setup.config) != now
+def test_scores_of_another_torch_are_of_another_runtime(setup, monkeypatch):
+    now = setup.setting
+    monkeypatch.setattr(versions.metadata, "version", lambda _: "1.0")
+    assert setup.setting != now and setup.setting.runtime == "1 torch 1.0"
 
 
 def test_a_bigram_table_scores_its_exact_cross_entropy(scored, setup, tmp_path):

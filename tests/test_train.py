@@ -1,7 +1,6 @@
 """The starter train.py: readable, causal, deterministic, and it learns."""
 
 import ast
-import json
 import re
 import sys
 import types
@@ -13,6 +12,7 @@ from conftest import ROOT
 from test_gpu import plain_cross_entropy, plain_mlp, plain_norm_rotary
 from torch.nn.attention.flex_attention import flex_attention
 
+from harness.store.note import write_run
 from harness.store.records import OK
 
 pytestmark = pytest.mark.alone
@@ -114,7 +114,7 @@ def test_it_learns_within_its_budget(try_out):
     assert trial.training.startup_seconds < 12
     assert trial.training.curve[-1].loss < 0.8 * trial.training.curve[0].loss
     assert trial.score.audit.worst_nats < 1e-3
-    assert json.dumps(trial.to_json())
+    assert write_run(trial)
 
 
 @pytest.mark.gpu

@@ -36,8 +36,27 @@ def digest(source: bytes) -> str:
     Raises:
         SyntaxError: it is no program.
     """
-    tree = _Normal().visit(ast.parse(source))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    return _hashed(shown(_Normal().visit(ast.parse(source))))
+
+
+def former_digest(source: bytes) -> str:
+    """The same of release 0.1.0, whose digests depend on Python's minor version: this one's."""
+    return _hashed(ast.dump(_Normal().visit(ast.parse(source))))
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def shown(node: Any) -> str:
+    """A syntax tree as text that is the same in every version of Python: without what is empty."""
+    if isinstance(node, ast.AST):
+        fields = ((name, part) for name, part in ast.iter_fields(node) if name != "kind")
+        inside = (f"{name}={shown(part)}" for name, part in fields if part is not None and part != [])
+        return f"{type(node).__name__}({', '.join(inside)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(shown, node))}]"
+    return repr(node)
 
 
 def lines(source: bytes) -> int:

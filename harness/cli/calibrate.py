@@ -39,7 +39,9 @@ def calibrate(count: int, as_json: bool) -> int:
     repository = open_repository()
     with ExitStack() as stack, RunView() as view, held(repository.loop_lock, refuse):
         Checkout(repository).check_ready()
-        runner = Runner(repository, lambda _, text: view.say(text.strip()), lambda p, _: view.show(p))
+        runner = Runner(
+            repository, lambda _, text: view.say(text.strip()), lambda progress, _: view.show(progress)
+        )
         setup = runner.setup()
         worker = stack.enter_context(closing(Worker()))
         stack.enter_context(closing(runner.kept))

@@ -17,6 +17,7 @@ from harness.paths import HOOKS, cache_dir
 from harness.sandbox.isolation import choose
 from harness.store.checkout import Checkout
 from harness.store.history import History
+from harness.store.hooks import Hooks
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
 from harness.tasks.lm.prepare import open_prepared
@@ -113,7 +114,7 @@ def _git(repository: Repository) -> Iterator[Finding]:
 
 def _hooks(repository: Repository) -> Finding:
     """A clone has the files, but git doesn't look for them there."""
-    path, folder = repository.hooks_path, repository.paths.hooks
+    path, folder = Hooks(repository).path, repository.paths.hooks
     idle = [name for name in HOOKS if not os.access(folder / name, os.X_OK)]
     if path is None or (path == "hooks" and idle):
         what = "core.hooksPath is not set" if path is None else f"hooks/{idle[0]} can't be run"

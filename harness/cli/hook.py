@@ -10,6 +10,7 @@ import click
 
 from harness.errors import DONE, HarnessError
 from harness.store import message, refs, rules
+from harness.store.hooks import Hooks
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
 
@@ -30,7 +31,7 @@ def hook(name: str, args: tuple[str, ...]) -> int:
         _commit_msg(repository, Path(args[0]))
     elif name == "reference-transaction" and args[:1] == ("prepared",):
         _reference_transaction(heard or b"")
-    earlier = repository.own_hooks / name
+    earlier = Hooks(repository).own / name
     if os.access(earlier, os.X_OK):
         return subprocess.run([str(earlier), *args], input=heard, check=False).returncode
     return DONE

@@ -8,10 +8,16 @@ import click
 from harness import config as configs
 from harness.errors import HarnessError
 from harness.paths import HOOKS, Paths, starter
+from harness.store.hooks import Hooks
 from harness.store.opening import create_repository
 from harness.worker import device
 
-IGNORED = ("/.autoresearch/runs/", "/.autoresearch/worktrees/", "/progress.png")
+IGNORED = (
+    "/.autoresearch/runs/",
+    "/.autoresearch/worktrees/",
+    "/.autoresearch/events.jsonl",
+    "/progress.png",
+)
 EXAMPLES = """\b
 Examples:
   harness init                     # here; touches nothing that is there
@@ -36,23 +42,22 @@ def init(directory: Path | None, profile: str | None) -> None:
     paths = repository.paths
     chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)
+    hooks = Hooks(repository)
     made = [
         _copy(starter("train.py"), paths.train),
         _copy(starter("program.md"), paths.program),
         _write(paths.config, configs.dump(configs.PROFILES[chosen])),
         *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
-        *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in repository.earlier_hooks),
+        *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in hooks.earlier),
         _ignore(paths),
     ]
     for path in filter(None, made):
         click.echo(f"wrote {path.relative_to(paths.root)}")
-    if repository.hooks_path is None:
-        repository.set_hooks_path("hooks")
+    if hooks.path is None:
+        hooks.path = "hooks"
         click.echo("set core.hooksPath to hooks")
-    elif repository.hooks_path != "hooks":
-        click.echo(
-            f"core.hooksPath is {repository.hooks_path}: call `harness hook NAME` from there", err=True
-        )
+    elif hooks.path != "hooks":
+        click.echo(f"core.hooksPath is {hooks.path}: call `harness hook NAME` from there", err=True)
     if profile and paths.config not in made and configs.load(paths.config).profile != profile:
         click.echo(f"{paths.config} is there with another profile: rm it, then the same command", err=True)
     if not any(made):

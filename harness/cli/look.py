@@ -6,19 +6,19 @@ What only a picture or one experiment needs (the gate, matplotlib) is imported t
 import csv
 import io
 import json
+import math
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from harness.errors import DONE, HarnessError
 from harness.report import explain, table, timing
-from harness.report.states import frontier_of
-from harness.report.states import states as states_of
-from harness.store.experiment import Experiment, comparable
-from harness.store.history import History, HistorySnapshot
+from harness.report.snapshot import Snapshot, snapshot
+from harness.store.experiment import Experiment
 from harness.store.opening import open_repository
-from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting, disturbed, figure
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
 
 LOG_EXAMPLES = """\b
 Examples:
@@ -42,8 +42,8 @@ def log(which: str | None, count: int, as_json: bool) -> int:
     A kept one is confirmed (main has it), a candidate (on the frontier: worth building on, not proven) or
     dropped (later results make it look worse). --kept lists confirmed ones first.
     """
-    known = HistorySnapshot(repository := open_repository())
-    found = every = list(known)
+    now = snapshot(open_repository())
+    known, found = now.known, list(now.experiments)
     if which == "kept":
         found = [e for e in found if e.status == KEEP]
     elif which == "crash":
@@ -56,9 +56,8 @@ def log(which: str | None, count: int, as_json: bool) -> int:
         found = sorted(found, key=lambda e: e.commit not in on_main)[:count]
     elif which != "all":
         found = found[-count:]
-    config = repository.paths.config
-    states = {} if as_json else states_of(known, found, lambda: frontier_of(known, config))
-    here = {e.commit for e in comparable(every)}
+    states = {} if as_json else now.states(found)
+    here = {e.commit for e in now.comparable}
     width = table.width()
     lines = (
         json.dumps(table.record(e))
@@ -85,22 +84,21 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="The full record as one JSON object.")
 def show(experiment: str, as_json: bool) -> int:
     """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
-    repository = open_repository()
-    known = HistorySnapshot(repository)
-    found = known.find(experiment)
-    record, trials = known.record(found.commit), known.trials(found.commit)
+    now = snapshot(open_repository())
+    known, found = now.known, now.known.find(experiment)
+    note = now.note(found)
     if as_json:
-        click.echo(json.dumps({**table.record(found), **record, "trials": trials}))
+        runs = [asdict(run) for run in note.runs]
+        click.echo(json.dumps({**table.record(found), **note.stored, "trials": runs}))
         return DONE
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
-    decision, proven = (known.part(found.commit, name) for name in ("decision", "proven"))
     taken = next((c for c, _ in known.history if known.are_one_program(c, found.commit)), "")
-    why = explain.explain(decision, proven, bool(taken))
+    why = explain.explain(note.decision, note.proven, bool(taken))
     if taken and taken != found.commit:
         why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
-        why += _given_up(known, found, found.setting, repository.paths.config)
+        why += _given_up(replace(now, asked=found.setting), found, found.setting)
     scores = known.scores(found.commit, found.setting) if found.setting else ()
     if len(scores) > max(1, len(found.runs)):
         why.append(f"Run again since: by now {explain.mean(scores)}, by which the gate goes.")
@@ -108,53 +106,45 @@ def show(experiment: str, as_json: bool) -> int:
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
         made = next((e for e in known if e.origin == found.commit), None)
-        after = f"measured as {made.name.number:04d}" if made else f"harness adopt {found.name.number} does"
+        after = f"measured as {made.name.digits}" if made else f"harness adopt {found.name.number} does"
         why.append(f"Made by hand; {after}." if made else f"Made by hand, and not measured: {after}.")
-    if said := explain.opinion(known.part(found.commit, "opinion")):
+    if said := explain.opinion(note.opinion):
         why.append(said)
     if why:
         click.echo("\n".join(why) + "\n")
-    for trial in trials:
-        training = trial.get("training")
-        training = training if isinstance(training, dict) else {}
-        points = found_points if isinstance(found_points := training.get("curve"), list) else []
-        losses = (figure(point.get("loss")) for point in points if isinstance(point, dict))
-        curve = [loss for loss in losses if loss is not None]
+    for run in note.runs:
+        curve = [point.loss for point in run.training.curve if math.isfinite(point.loss)]
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
-        if len(trials) > 1:
-            score = trial.get("val_bpb")
-            ended = f"{score:.6f}" if isinstance(score, float) else trial.get("status")
-            where = " (another setting)" if found.setting not in (None, Setting.of(trial)) else ""
-            click.echo(f"seed {trial.get('seed')}: {ended}{where}")
-        if trial.get("total_seconds"):
-            click.echo(f"time {timing.line(trial)}\n")
-        if how := explain.checked(trial):
+        if len(note.runs) > 1:
+            ended = f"{run.val_bpb:.6f}" if run.val_bpb is not None else run.status
+            where = " (another setting)" if found.setting not in (None, run.setting) else ""
+            click.echo(f"seed {run.seed}: {ended}{where}")
+        if run.total_seconds:
+            click.echo(f"time {timing.line(run)}\n")
+        if how := explain.checked(run):
             click.echo(f"{how}\n")
-        if odd := disturbed(training.get("delayed_seconds"), training.get("training_seconds")):
-            click.echo(f"WARNING: {odd}\n")
-        unused = trial.get("instead_of")
-        for attempt in unused if isinstance(unused, list) else []:
+        if run.delay:
+            click.echo(f"WARNING: {run.delay}\n")
+        for attempt in run.instead_of:
             click.echo(f"an attempt that doesn't count: {attempt}\n")
-        if trial.get("detail"):
-            click.echo(f"{trial.get('status', '?')}: {trial['detail']}\n")
-        if tail := str(training.get("log") or "").strip().splitlines()[-15:]:
+        if run.detail:
+            click.echo(f"{run.status}: {run.detail}\n")
+        if tail := run.training.log.strip().splitlines()[-15:]:
             click.echo("log, its end:\n  " + "\n  ".join(tail))
     return DONE
 
 
-def _given_up(known: History, found: Experiment, setting: Setting, config: Path) -> list[str]:
+def _given_up(now: Snapshot, found: Experiment, setting: Setting) -> list[str]:
     """Why a kept one was dropped; empty where it wasn't."""
-    from harness.session.frontier import passed_by, policy_of, standing_on
+    from harness.session.frontier import standing_on
 
-    policy, _ = policy_of(config)
-    standing = standing_on(known, setting, policy)
-    if standing is None or found.commit in standing.chain:
+    if not now.frontier.chain or found.commit in now.frontier.chain:
         return []
-    if (passed := passed_by(known, setting, policy)) is not None:
-        below = standing_on(known, setting, policy, passed[1])
+    if now.frontier.aside is not None:
+        below = standing_on(now.known, setting, now.frontier.policy, now.frontier.aside[1])
         if below is not None and found.commit in below.chain:
-            return [f"It stands on {passed[1][:7]}, main before: a loop puts it on this one."]
+            return [f"It stands on {now.frontier.aside[1][:7]}, main before: a loop puts it on this one."]
     return [explain.GIVEN_UP]
 
 
@@ -171,7 +161,7 @@ Examples:
 def diff(experiment: str, other: str | None) -> int:
     """The change of an experiment, or the difference between two."""
     repository = open_repository()
-    known = HistorySnapshot(repository)
+    known = snapshot(repository).known
     first = known.find(experiment)
     old, new = (first.commit, known.find(other).commit) if other else (first.parent, first.commit)
     done = subprocess.run(["git", "diff", old, new, "--", "train.py"], cwd=repository.paths.root, check=False)
@@ -192,21 +182,16 @@ def plot(output: Path) -> int:
     if output.suffix not in (".png", ".svg"):
         raise HarnessError(f"{output.name} is neither .png nor .svg", "-o progress.png")
     from harness.report.plot import draw
-    from harness.session.frontier import policy_of, standing_on
 
-    known = HistorySnapshot(repository := open_repository())
-    every = list(known)
-    found = comparable(every)
-    if not any(e.val_bpb is not None for e in found):
+    now = snapshot(open_repository())
+    if not any(each.val_bpb is not None for each in now.comparable):
         raise HarnessError("there is no scored experiment to plot", "harness loop")
-    if others := len(every) - len(found):
+    if others := len(now.experiments) - len(now.comparable):
         click.echo(
             f"left out: {others} scored in another setting (device, data, budget, evaluator)", err=True
         )
     try:
-        setting = known.setting
-        standing = standing_on(known, setting, policy_of(repository.paths.config)[0]) if setting else None
-        draw(found, output, standing.chain if standing else None)
+        draw(list(now.comparable), output, now.frontier.chain or None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
     click.echo(f"wrote {output}", err=True)
@@ -227,7 +212,7 @@ def export(kind: str) -> int:
 
     A figure that nobody measured is empty. JSON has everything that is on the commits.
     """
-    found: list[Experiment] = list(HistorySnapshot(open_repository()))
+    found = snapshot(open_repository()).experiments
     if kind == "json":
         click.echo(json.dumps([table.record(e) for e in found], indent=1))
         return DONE

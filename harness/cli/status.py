@@ -2,27 +2,20 @@
 
 import json
 import time
-from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import click
 
 from harness.config import load
 from harness.errors import DONE, HarnessError
-from harness.gate.noise import pooled
-from harness.gate.standing import rebuilt
 from harness.lock import holder
 from harness.report import explain, table, timing
-from harness.report.states import states as states_of
-from harness.session.frontier import passed_by, policy_of
-from harness.session.state import read
-from harness.store.history import History, HistorySnapshot
+from harness.report.snapshot import Snapshot, snapshot
+from harness.session.events import Running, Session, read
 from harness.store.opening import open_repository
-from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
-from harness.store.repo import Repository
+from harness.store.records import Setting
 from harness.worker.run import open_setup
-
-LAST = 5
 
 STATUS_EXAMPLES = """\b
 Examples:
@@ -36,114 +29,126 @@ Examples:
 def status(as_json: bool) -> int:
     """What runs now, the frontier, the last results, the limits."""
     repository = open_repository()
-    known = HistorySnapshot(repository)
-    experiments = list(known)
+    now = snapshot(repository)
+    now = replace(now, asked=_setting(now))
     process = holder(repository.loop_lock)
-    running = read(repository.loop_state) if process else {}
-    setting, (policy, broken) = _setting(repository, known), policy_of(repository.paths.config)
-    holdouts = known.holdouts(setting) if setting else []
-    of_main = known.holdout(known.main, setting) if setting else None
-    failed = of_main if isinstance(of_main, str) else None
-    trials = [trial for e in experiments[-timing.LAST :] for trial in known.trials(e.commit)]
-    share = timing.training_share(trials)
-    kinds = (KEEP, DISCARD, CRASH, INVALID, ERROR, "begun", "by hand")
-    found = Counter(e.state for e in experiments)
-    counts = {kind: found[kind] for kind in kinds}
-    scores = known.main_scores(setting) if setting else ()
-    measured = known.measured(setting) if setting else []
-    standing = rebuilt(known.main, measured, policy) if policy else None
-    estimate = standing.estimate(known.main) if standing and scores else None
-    above = standing.chain[1:] if standing else ()
-    top = standing.chain[-1] if standing else known.main
-    cache = repository.paths.megabytes(repository.paths.compiled)
-    kept = next((e for e in experiments if e.commit == top), None)
+    session = read(repository.events) if process else None
+    cache_mb = repository.paths.megabytes(repository.paths.compiled)
     if as_json:
-        about = {
-            "process": process, "loop": running or None, "main": known.main, "main_scores": list(scores),
-            "main_believed": estimate, "ahead": list(above), "counts": counts,
-            "best": table.record(kept) if kept else None,
-            "config": broken or None,
-            "holdout": [asdict(found) for found in holdouts],
-            "holdout_failed": failed,
-            "training_share": share[0] if share else None, "compile_cache_mb": cache,
-            "between_seconds": share[1] if share else None,
-            "last": [table.record(e) for e in experiments[-LAST:]],
-        }  # fmt: skip
-        click.echo(json.dumps(about))
+        click.echo(json.dumps(_values(now, process, session, cache_mb)))
         return DONE
-    if process:
-        since = table.age(time.time() - running.get("since", time.time()))
-        click.echo(f"running  {running.get('running') or 'between trials'} (for {since}, process {process})")
-        click.echo(f"limits   {_limits(running)}")
-    else:
-        click.echo("running  nothing (harness loop)")
-    if broken:
-        click.echo(f"config   WARNING: {broken}")
-    about_main = f"not measured in this setting: {'this' if process else 'the next'} loop begins with it"
-    if scores:
-        estimated = f", estimated {estimate:.4f}" if estimate is not None else ""
-        about_main = f"val_bpb {explain.mean(scores)}{estimated}"
-    click.echo(f"main     {known.main[:7]}  {about_main}")
-    if above:
-        head = next((f"{e.name.number:04d}" for e in experiments if e.commit == above[-1]), above[-1][:7])
-        greedy, proof = "the next loop moves main there", "main follows if proven better together"
-        click.echo(f"ahead    {len(above)} kept, up to {head}: {greedy if policy == 'greedy' else proof}")
-    elif setting and policy and (passed := passed_by(known, setting, policy)):
-        head, which = f"{passed[0].name.number:04d}", "this" if process else "the next"
-        click.echo(
-            f"aside    {head} stands on {passed[1][:7]}, main before: {which} loop puts it on this one"
-        )
-    if failed:
-        click.echo(f"holdout  WARNING: none for main: {failed}")
-    if holdouts and setting:
-        noise = pooled(each.scores for each in measured)
-        for line in explain.holdout(holdouts, noise.sd if noise else None):
-            click.echo(f"holdout  {line}")
-    if share:
-        click.echo(
-            f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
-            f"trainings, on average of {share[2]}"
-        )
-    if known.main not in {e.commit for e in experiments[-timing.LAST :]}:
-        trials += known.trials(known.main)
-    if cache:
-        click.echo(f"disk     the compile cache has {cache:.0f} MB, at most 1024 (harness clean --compiled)")
-    odd = sum(1 for trial in trials if timing.was_disturbed(trial))
-    if odd:
-        click.echo(
-            f"WARNING  {odd} of the last {len(trials)} trials, main's too, waited long for a processor"
-        )
-    figures = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    click.echo(f"tried    {len(experiments)}{': ' if figures else ''}{figures}")
-    states = states_of(known, [*experiments[-LAST:], *([kept] if kept else [])], lambda: (top, *above))
-    if kept:
-        click.echo(f"best     {table.styled(kept, states[kept.commit], table.width() - 9)}")
-        by_now = next((each.scores for each in measured if each.commit == top), ())
-        if len(by_now) > max(1, len(kept.runs)) and top != known.main:
-            click.echo(f"         run again since: by now {explain.mean(by_now)}")
-    for label, experiment in zip(("last", *[""] * LAST), experiments[-LAST:], strict=False):
-        other = experiment.setting not in (None, setting)
-        click.echo(
-            f"{label:<9}{table.styled(experiment, states[experiment.commit], table.width() - 9, other)}"
-        )
+    for lines in (_running(process, session), _main(now, process), _trouble(now, cache_mb), _tried(now)):
+        click.echo("".join(f"{line}\n" for line in lines), nl=False)
     return DONE
 
 
-def _setting(repository: Repository, known: History) -> Setting | None:
+def _values(now: Snapshot, process: int | None, session: Session | None, cache_mb: float) -> dict:
+    """As plain JSON values; what is not known is null."""
+    share = timing.training_share(now.last_runs)
+    return {
+        "process": process, "loop": _session_values(session) if session else None, "main": now.main,
+        "main_scores": list(now.frontier.scores(now.main)), "main_believed": now.frontier.main_estimate,
+        "ahead": list(now.frontier.ahead), "counts": now.counts,
+        "best": table.record(now.head_experiment) if now.head_experiment else None,
+        "config": now.frontier.config_trouble or None,
+        "holdout": [asdict(found) for found in now.holdouts], "holdout_failed": now.holdout_failed,
+        "training_share": share[0] if share else None, "compile_cache_mb": cache_mb,
+        "between_seconds": share[1] if share else None,
+        "last": [table.record(each) for each in now.last],
+    }  # fmt: skip
+
+
+def _session_values(session: Session) -> dict:
+    titles = ", ".join(running.title for running in session.running)
+    about = {"running": titles, "began": session.began, "limits": dict(session.limits)}
+    runs = [asdict(running) for running in session.running]
+    return about | {"measured": session.measured, "spent": session.spent_usd, "runs": runs}
+
+
+def _running(process: int | None, session: Session | None) -> Iterator[str]:
+    if session is None:
+        yield "running  nothing (harness loop)"
+        return
+    for label, running in zip(("running", *[""] * 99), session.running, strict=False):
+        yield f"{label:<9}{running.title} ({_progress(running, len(session.running) > 1)})"
+    if not session.running:
+        yield "running  between two runs"
+    yield f"session  for {table.age(time.time() - session.began)}, process {process}; {_limits(session)}"
+
+
+def _progress(running: Running, several: bool) -> str:
+    parts = [running.phase, f"step {running.step}" if running.step is not None else ""]
+    parts += [f"loss {running.loss:.4f}" if running.loss is not None else ""]
+    parts += [f"worker {running.run.place}" if several else ""]
+    return ", ".join([*filter(None, parts), f"for {table.age(time.time() - running.since)}"])
+
+
+def _main(now: Snapshot, process: int | None) -> Iterator[str]:
+    frontier, which = now.frontier, "this" if process else "the next"
+    if frontier.config_trouble:
+        yield f"config   WARNING: {frontier.config_trouble}"
+    about = f"not measured in this setting: {which} loop begins with it"
+    if scores := frontier.scores(now.main):
+        estimated = f", estimated {estimate:.4f}" if (estimate := frontier.main_estimate) is not None else ""
+        about = f"val_bpb {explain.mean(scores)}{estimated}"
+    yield f"main     {now.main[:7]}  {about}"
+    if frontier.ahead:
+        head = now.head_experiment.name.digits if now.head_experiment else frontier.head[:7]
+        follows = "main follows if proven better together"
+        follows = "the next loop moves main there" if frontier.policy == "greedy" else follows
+        yield f"ahead    {len(frontier.ahead)} kept, up to {head}: {follows}"
+    elif frontier.aside:
+        number, stood_on = frontier.aside[0].name.digits, frontier.aside[1][:7]
+        yield f"aside    {number} stands on {stood_on}, main before: {which} loop puts it on this one"
+
+
+def _trouble(now: Snapshot, cache_mb: float) -> Iterator[str]:
+    if now.holdout_failed:
+        yield f"holdout  WARNING: none for main: {now.holdout_failed}"
+    for line in explain.holdout(now.holdouts, now.frontier.noise_sd) if now.holdouts else ():
+        yield f"holdout  {line}"
+    if share := timing.training_share(now.last_runs):
+        yield (
+            f"time     {share[0]:.1%} of the device's time was training: {share[1]:.1f} s between two "
+            f"trainings, on average of {share[2]}"
+        )
+    if cache_mb:
+        yield f"disk     the compile cache has {cache_mb:.0f} MB, at most 1024 (harness clean --compiled)"
+    disturbed, of = now.disturbed
+    if disturbed:
+        yield f"WARNING  {disturbed} of the last {of} runs, main's too, waited long for a processor"
+
+
+def _tried(now: Snapshot) -> Iterator[str]:
+    figures = ", ".join(f"{count} {state}" for state, count in now.counts.items() if count)
+    yield f"tried    {len(now.experiments)}{': ' if figures else ''}{figures}"
+    head, width = now.head_experiment, table.width() - 9
+    states = now.states([*now.last, *([head] if head else [])])
+    if head:
+        yield f"best     {table.styled(head, states[head.commit], width)}"
+        by_now = now.frontier.scores(now.frontier.head)
+        if len(by_now) > max(1, len(head.runs)) and now.frontier.head != now.main:
+            yield f"         run again since: by now {explain.mean(by_now)}"
+    for label, each in zip(("last", *[""] * len(now.last)), now.last, strict=False):
+        other = each.setting not in (None, now.setting)
+        yield f"{label:<9}{table.styled(each, states[each.commit], width, other)}"
+
+
+def _setting(now: Snapshot) -> Setting | None:
     """Of the config as it stands; where the last measurements are another machine's, theirs."""
-    last = known.setting
+    last, paths = now.known.setting, now.repository.paths
     try:
-        now = open_setup(load(repository.paths.config), repository.paths.root).setting
+        here = open_setup(load(paths.config), paths.root).setting
     except HarnessError:
         return last
-    return now if last is None or now.device == last.device else last
+    return here if last is None or here.device == last.device else last
 
 
-def _limits(state: dict) -> str:
-    limits = {name: value for name, value in (state.get("limits") or {}).items() if value is not None}
-    hours = (time.time() - state.get("began", time.time())) / 3600
-    done = {"experiments": state.get("measured"), "hours": round(hours, 2), "usd": state.get("spent")}
+def _limits(session: Session) -> str:
+    limits = {name: value for name, value in session.limits.items() if value is not None}
+    hours = (time.time() - session.began) / 3600
+    done = {"experiments": session.measured, "hours": round(hours, 2), "usd": session.spent_usd}
     parts = [f"{done[name]} of {limits[name]:g} {name}" for name in done if name in limits]
     if "patience" in limits:
-        parts.append(f"patience {limits['patience']}")
-    return ", ".join(parts) or "none: until Ctrl-C"
+        parts.append(f"patience {limits['patience']:g}")
+    return ", ".join(parts) or "no limit: until Ctrl-C"

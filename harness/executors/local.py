@@ -32,6 +32,8 @@ class Order:
     commit: str
     source: bytes
     seed: int
+    name: str
+    """For a person: an experiment's number, or what `main` is run for."""
     suspect_below: float = 0.0
     """A val_bpb that is not taken without a larger audit."""
 

@@ -1,42 +1,38 @@
-"""A decision in words that a tired person understands, from what git has recorded of it.
-
-Notes can be anybody's: what isn't there, or isn't a number, is left out.
-"""
+"""A decision in words that a tired person understands, from what git has recorded of it."""
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from harness.store.decisions import Holdout
-from harness.store.records import DISCARD, KEEP, figure
+from harness.store.decisions import Decision, Holdout, Move, Opinion
+from harness.store.records import DISCARD, KEEP, Failure, RunRecord
 
 SURE = 0.99
 GIVEN_UP = "Dropped from the frontier: later results make it look worse, or another one is there."
 SEEN = 0.5  # of a gain on val that the holdout must show, or it is said aloud
 
 
-def explain(decision: Mapping[str, Any], proven: Mapping[str, Any], on_main: bool) -> list[str]:
+def explain(decision: Decision | None, proven: Move | None, on_main: bool) -> list[str]:
     """Why an experiment was kept or not, and whether `main` may follow.
 
     Args:
-        decision, proven: of its record; see `decisions.Decision` and `decisions.Move`.
         on_main: whether `main` holds it by now.
     """
+    if decision is None:
+        return []
     lines = [*_decided(decision)]
-    if decision.get("status") == KEEP:
-        lines += _moved(proven, on_main, decision.get("effect") is None)
+    if decision.status == KEEP:
+        lines += _moved(proven, on_main, decision.effect is None)
     return lines
 
 
-def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
-    status, incumbent = decision.get("status"), decision.get("incumbent")
-    mean, delta = figure(decision.get("val_bpb")), figure(decision.get("delta"))
-    against = figure(incumbent.get("val_bpb")) if isinstance(incumbent, Mapping) else None
-    if status not in (KEEP, DISCARD) or mean is None or delta is None or against is None:
+def _decided(decision: Decision) -> Iterator[str]:
+    status, mean, delta = decision.status, decision.val_bpb, decision.delta
+    if status not in (KEEP, DISCARD) or mean is None or delta is None:
         return
-    effect, sd = figure(decision.get("effect")), figure(decision.get("effect_sd"))
-    p_better, noise = figure(decision.get("confidence")), figure(decision.get("noise_sd"))
+    against = decision.incumbent.val_bpb
+    effect, sd = decision.effect, decision.effect_sd
+    p_better, noise = decision.confidence, decision.noise_sd
     if effect is None or sd is None or p_better is None or noise is None:
         rule = "lower once is better, by the greedy rule: this may be luck" if delta < 0 else "not lower"
         yield f"It scored {mean:.4f}, the incumbent {against:.4f}: {rule}."
@@ -58,16 +54,14 @@ def _decided(decision: Mapping[str, Any]) -> Iterator[str]:
         yield f"{odds}: {sure}."
 
 
-def _moved(proven: Mapping[str, Any], on_main: bool, greedy: bool) -> Iterator[str]:
-    sure, gain = figure(proven.get("confidence")), figure(proven.get("gain"))
-    old = str(proven.get("old", ""))[:7]
+def _moved(proven: Move | None, on_main: bool, greedy: bool) -> Iterator[str]:
     where = "main is there" if on_main else "main has yet to move, or was taken elsewhere"
-    if old and sure is not None and gain is not None:
+    if proven is not None and proven.confidence is not None:
         yield (
-            f"With what stands below it, it is better than {old} with {_percent(sure)}, by {abs(gain):.4f} "
-            f"as estimated: {where}."
+            f"With what stands below it, it is better than {proven.old[:7]} with "
+            f"{_percent(proven.confidence)}, by {abs(proven.gain):.4f} as estimated: {where}."
         )
-    elif not (greedy or old):
+    elif not (greedy or proven):
         beyond = "It is on main's line" if on_main else "main has not followed"
         yield f"{beyond}: by itself it was not proven better, a later stack may be."
 
@@ -111,25 +105,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if share < 0.999 else "over 99.9%"
 
 
-def checked(trial: Mapping[str, Any]) -> str:
+def checked(run: RunRecord) -> str:
     """What was done so that a score can be trusted; empty for one of an earlier version."""
-    score = trial.get("score")
-    if not isinstance(score, Mapping) or not isinstance(score.get("is_sealed"), bool):
+    score = run.score
+    if score is None or score.is_sealed is None:
         return ""
-    audit = score.get("audit")
-    rows = figure(audit.get("rows")) if isinstance(audit, Mapping) else None
-    line = (
-        "model servers sealed" if score["is_sealed"] else "WARNING: model servers not sealed, by this kernel"
-    )
-    line += f", {rows:,.0f} rows audited" if rows is not None else ""
-    refused = figure(score.get("refused_calls")) or 0
-    return line + (f", {refused:,.0f} calls to the kernel refused" if refused > 0 else "")
+    line = "model servers sealed" if score.is_sealed else "WARNING: model servers not sealed, by this kernel"
+    line += f", {score.audit.rows:,} rows audited"
+    return line + (f", {score.refused_calls:,} calls to the kernel refused" if score.refused_calls else "")
 
 
-def opinion(found: Mapping[str, Any]) -> str:
+def opinion(found: Opinion | Failure | None) -> str:
     """Of the second look before `main` moved; empty without one."""
-    difference, spread, rows = (figure(found.get(key)) for key in ("difference_bpb", "spread_bpb", "rows"))
-    if difference is None or spread is None or rows is None:
-        return f"Second opinion: {found['detail']}." if isinstance(found.get("detail"), str) else ""
-    apart = f"{difference:+.5f} bits per byte from its score, {spread:.5f} row by row"
-    return f"Second opinion, {rows:,.0f} rows: {apart}."
+    if found is None:
+        return ""
+    if isinstance(found, Failure):
+        return f"Second opinion: {found.detail}."
+    apart = f"{found.difference_bpb:+.5f} bits per byte from its score, {found.spread_bpb:.5f} row by row"
+    return f"Second opinion, {found.rows:,} rows: {apart}."

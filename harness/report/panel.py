@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.report import table
 from harness.report.live import PLAIN_EVERY_SECONDS, Shown, describe
-from harness.session.events import Event
+from harness.session.events import BEGUN, MEASURED, PUT_BACK, Event, Run
 from harness.store.decisions import CANDIDATE
 from harness.store.experiment import Experiment
 from harness.store.records import KEEP
@@ -34,7 +34,7 @@ class SessionPanel:
         self._console = Console(file=sys.stderr)
         self._live: Live | None = None
         self._lines: list[Text] = []
-        self._titles: dict[str, str] = {}  # of what runs, by `Event.of`, the oldest first
+        self._titles: dict[str, str] = {}  # of what runs, by its key, the oldest first
         self._shown: dict[int, Shown] = {}  # by worker
         self._curve: list[float] = []
         self._kept = kept
@@ -58,15 +58,14 @@ class SessionPanel:
 
     def tell(self, event: Event) -> None:
         experiment = event.experiment
-        if event.kind == "put back":
-            self._titles.pop(event.of, None)
+        if event.run is not None:
+            self._titles.pop(event.run.key, None)
+            if event.kind == BEGUN:
+                self._titles[event.run.key] = event.text
+        if event.kind == PUT_BACK:
             return
-        if event.kind == "begun":
-            self._titles.pop(event.of, None)
-            self._titles[event.of] = event.text
-        if event.kind == "measured":
+        if event.kind == MEASURED:
             self._curve = []
-            self._titles.pop(event.of, None)
             if experiment is not None:
                 status = experiment.status or ""
                 self._counts[status] = self._counts.get(status, 0) + 1
@@ -79,14 +78,15 @@ class SessionPanel:
         elif self._live is None:
             self._console.print(event.text, markup=False, highlight=False, soft_wrap=True)
         else:
-            if event.kind != "begun":
+            if event.kind != BEGUN:
                 self._lines = [*self._lines, _line(event, self._width - 4)][-LAST:]
             self._live.update(self._panel())
 
     def say(self, text: str) -> None:
         self.tell(Event("note", text))
 
-    def show(self, shown: Shown, place: int = 0) -> None:
+    def show(self, shown: Shown, run: Run) -> None:
+        place = run.place
         self._shown[place] = shown
         if shown.loss is not None and place == 0:
             self._curve.append(shown.loss)

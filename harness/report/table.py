@@ -31,7 +31,7 @@ def row(experiment: Experiment, state: str, width: int = 100, other: bool = Fals
     setting, which it says."""
     score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
     delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
-    head = f"{experiment.name.number:04d}  {state:<9}{score:>8}  {delta:>8}  "
+    head = f"{experiment.name.digits}  {state:<9}{score:>8}  {delta:>8}  "
     past = when or f"{age(time.time() - experiment.seconds)} ago"
     room = max(12, width - len(head) - len(past) - 2)
     title = f"{'(another setting) ' * other}{experiment.message.title}"

@@ -5,17 +5,19 @@ the gate's rule, others are wanted.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from harness.config import GateConfig
 from harness.errors import HarnessError
-from harness.executors.local import Job, LocalExecutor
-from harness.session.events import run_of
+from harness.executors.local import Job, LocalExecutor, Order
+from harness.session.events import BEGUN
 from harness.session.runner import Runner
 from harness.store.decisions import Base
+from harness.store.experiment import Experiment
 from harness.store.records import Setting
 from harness.worker.run import Setup
 
+BASELINE = "baseline"
 BaselineKey = tuple[str, Setting, GateConfig]
 
 
@@ -23,7 +25,7 @@ class Baseline:
     """Of one session."""
 
     def __init__(
-        self, runner: Runner, executor: LocalExecutor, tell: Callable[[str, str, None, str], None]
+        self, runner: Runner, executor: LocalExecutor, tell: Callable[[str, str, None, Order], None]
     ) -> None:
         self._runner, self._executor, self._tell = runner, executor, tell
         self._left: dict[BaselineKey, int] = {}
@@ -62,21 +64,21 @@ class Baseline:
         running = self._executor.runs_of(main)
         made = len(self._runner.experiments.main_scores(setup.setting)) + len(running)
         why = "to measure run-to-run noise" if made else "not measured in this setting yet"
-        order = self._runner.order(main, running=[job.order.seed for job in running])
+        order = self._runner.order(main, BASELINE, [job.order.seed for job in running])
         about = f"baseline {made + 1}/{made + self._left[key]}: main ({main[:7]}), {why}"
         self._left[key] -= 1
-        self._tell("begun", about, None, run_of(main, order.seed))
+        self._tell(BEGUN, about, None, order)
         return Job(order, setup)
 
     def put_back(self, run: Job) -> None:
         """One that was begun and is not to train now."""
         self._left[run.order.commit, run.setup.setting, run.setup.config.gate] += 1
 
-    def early(self, setup: Setup) -> Base | None:
+    def early(self, setup: Setup, waiting: Sequence[Experiment]) -> Base | None:
         """`main`, once it has a score or its last runs are made: an experiment on it is to be ready when
-        they are over."""
+        they are over. None where the first that waits is on another commit."""
         (main, *_) = key = self.key(setup)
-        if not self._executor.runs_of(main):
+        if not self._executor.runs_of(main) or any(each.parent != main for each in waiting[:1]):
             return None
         scores, last = self._runner.experiments.scores(main, setup.setting), self._left.get(key) == 0
         return Base(main, statistics.fmean(scores) if scores else None) if scores or last else None

@@ -7,21 +7,22 @@ the next trial trains, and score between two trainings. Elsewhere they would be 
 waited for. Whatever goes wrong here is said aloud and stops nothing.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from harness.paths import Paths
-from harness.store.decisions import Holdout
+from harness.session.events import Run
+from harness.store.decisions import Holdout, HoldoutFailure
 from harness.store.experiments import Experiments
+from harness.store.note import Note, read_run
 from harness.store.records import ERROR, Failure, RunRecord, Setting, is_score
+from harness.worker.progress import Progress
 from harness.worker.run import Setup, measure_holdout, second_opinion
-from harness.worker.supervisor import Progress
 from harness.worker.worker import RunHandle, Worker
 
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
@@ -42,9 +43,9 @@ class Checkpoints:
 
     def __init__(
         self, paths: Paths, experiments: Experiments, tell: Callable[[str, str], None],
-        show: Callable[[Progress, int], None], away: Callable[[], AbstractContextManager[None]],
+        show: Callable[[Progress, Run], None], away: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
-        """`tell` hears a kind and a line, `show` progress and its place; `away` is around each wait."""
+        """`tell` hears a kind and a line, `show` progress and of what; `away` is around each wait."""
         self._paths, self._experiments = paths, experiments
         self._tell, self._show, self._away = tell, show, away
         self._owed: dict[str, Owed] = {}
@@ -54,7 +55,7 @@ class Checkpoints:
     def keep(self, folder: Path, trial: RunRecord) -> None:
         """Hold on to a trial's checkpoint: `main` may move to its commit. One of a commit is enough."""
         for other, record in self._marked():
-            if record.get("commit") == trial.commit and not self._is_owed(other):
+            if record is not None and record.commit == trial.commit and not self._is_owed(other):
                 self.forget(other)
         try:
             self._paths.mark(folder).touch()
@@ -78,20 +79,20 @@ class Checkpoints:
         """Remove all but the newest and `main`'s; what is being scored stays until then."""
         runs = self._runs(main) if main else []
         for folder, record in [*self._marked()][but:]:
-            if not self._is_owed(folder) and _run(record) not in runs:
+            if not self._is_owed(folder) and (record is None or _run(record) not in runs):
                 self.forget(folder)
 
     def _is_owed(self, folder: Path) -> bool:
         return any(folder == owed.folder for owed in self._owed.values())
 
-    def _marked(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _marked(self) -> Iterator[tuple[Path, RunRecord | None]]:
         """Run folders and their records, newest first."""
         for folder in sorted((path.parent for path in self._paths.marks()), reverse=True):
             try:
-                found = json.loads((folder / "trial.json").read_bytes())
-            except (OSError, ValueError):
-                found = None
-            yield folder, found if isinstance(found, dict) else {}
+                data = (folder / "trial.json").read_bytes()
+            except OSError:
+                data = b""
+            yield folder, read_run(data)
 
     def second_opinion(self, commit: str, setup: Setup, worker: Worker) -> str:
         """Why `main` may not move there: its score is another one when it is taken plainly. Empty if it may,
@@ -106,7 +107,8 @@ class Checkpoints:
             said = second_opinion(found[0], setup, lambda text: self._tell("note", text), worker)
         why = said.detail if isinstance(said, Failure) else ""
         if said is not None:
-            self._experiments.note(commit, opinion=asdict(said))
+            opinion = said
+            self._experiments.amend(commit, lambda note: note.with_parts(opinion=opinion))
         if isinstance(said, Failure) and said.status == ERROR:
             self._tell("trouble", f"     {why}")
             why = ""
@@ -121,12 +123,12 @@ class Checkpoints:
             return
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
-        (folder, val_bpb), handle = found, RunHandle()
+        (folder, val_bpb), handle, of = found, RunHandle(), Run("holdout", commit, 0, worker.place)
 
         def show(progress: Progress) -> None:
             handle.check()
             if not worker.is_shared:  # else the trial that is on it is shown
-                self._show(progress, worker.place)
+                self._show(progress, of)
 
         def work() -> Holdout | Failure:
             return measure_holdout(
@@ -141,14 +143,14 @@ class Checkpoints:
         """Where a checkpoint of that commit is, and its score in that setting."""
         runs = self._runs(commit)
         for folder, record in self._marked():
-            val_bpb = record.get("val_bpb")
-            is_there = _run(record) in runs and (folder / "checkpoint").is_dir()
-            if is_there and Setting.of(record) == setting and is_score(val_bpb):
-                return folder, val_bpb
+            if record is None or _run(record) not in runs or record.setting != setting:
+                continue
+            if is_score(record.val_bpb) and (folder / "checkpoint").is_dir():
+                return folder, record.val_bpb
         return None
 
-    def _runs(self, commit: str) -> list[tuple[Any, Any]]:
-        return [_run(trial) for trial in self._experiments.trials(commit)]
+    def _runs(self, commit: str) -> list[tuple[str, int]]:
+        return [_run(run) for run in self._experiments.runs(commit)]
 
     def settle(self, wait: bool = False) -> None:
         """Note the scores that are there; `wait`: all that were begun."""
@@ -162,10 +164,12 @@ class Checkpoints:
                 if isinstance(found, Failure):
                     why = found.detail
                 if not (isinstance(found, Failure) and found.status == ERROR):  # its own failure is noted too
-                    noted = self._experiments.record(commit).get("holdout")
-                    about = {**asdict(found), "setting": asdict(owed.setting)}
-                    earlier = noted if isinstance(noted, list) else []
-                    self._experiments.note(commit, holdout=[*earlier, about])
+                    noted: Holdout | HoldoutFailure
+                    if isinstance(found, Failure):
+                        noted = HoldoutFailure(found.status, found.detail, owed.setting)
+                    else:
+                        noted = found
+                    self._experiments.amend(commit, partial(Note.with_holdout, found=noted))
                     self.forget(owed.folder)  # else it stays: the next loop tries again
             except Exception as failed:  # noqa: BLE001 - whatever it is, no decision waits for it
                 why = str(failed) or type(failed).__name__
@@ -179,6 +183,6 @@ class Checkpoints:
             owed.handle.cancelled.set()
 
 
-def _run(record: dict[str, Any]) -> tuple[Any, Any]:
-    """What names a trial in its folder and in git: its commit was another one before it had a status."""
-    return record.get("commit"), record.get("seed")
+def _run(record: RunRecord) -> tuple[str, int]:
+    """What names a run in its folder and in git: its commit was another one before it had a status."""
+    return record.commit, record.seed

@@ -1,10 +1,43 @@
-"""What a session says while it runs."""
+"""What a session says while it runs: to whoever watches, and into `.autoresearch/events.jsonl`.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+The file is of this session or the last one, an object a line. Nothing depends on it: it may be deleted at any
+time, and what can't be read is left out.
+"""
 
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.executors.local import Order
+from harness.session.limits import Limits
 from harness.store.experiment import Experiment
-from harness.worker.supervisor import Progress
+from harness.worker.progress import Progress
+
+PROGRESS_SECONDS = 5.0
+BEGUN, MEASURED, PUT_BACK = "begun", "measured", "put back"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which one: what names it to a person, and what in git."""
+
+    name: str
+    """An experiment's number, or `baseline`."""
+    commit: str
+    seed: int
+    place: int = 0
+    """Of its worker."""
+
+    @property
+    def key(self) -> str:
+        """An experiment's runs are one after another; those of a baseline may be at the same time."""
+        return self.name if self.name.isdecimal() else f"{self.commit} {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -15,18 +48,135 @@ class Event:
     """`begun`, `measured`, `put back` (it begins once more later), `main`, `trouble` or `note`."""
     text: str
     experiment: Experiment | None = None
-    of: str = ""
-    """Which run it is about: an experiment's number, or a commit and a seed."""
+    run: Run | None = None
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Where events go, and progress, which doesn't stay, with the number of its worker."""
+    """Where events go, and progress, which doesn't stay."""
 
     tell: Callable[[Event], None]
-    show: Callable[[Progress, int], None]
+    show: Callable[[Progress, Run], None]
 
 
-def run_of(commit: str, seed: int) -> str:
-    """What names a run that is no experiment's first: `Event.of`."""
-    return f"{commit[:12]} s{seed}"
+class Journal:
+    """Both, of one session: who watches, and the file. Any thread may write: a line is one write."""
+
+    def __init__(self, path: Path, limits: Limits, watcher: Watcher, spent_usd: Callable[[], float]) -> None:
+        self._path, self._limits, self._watcher, self._spent_usd = path, limits, watcher, spent_usd
+        self._measured = 0
+        self._shown: dict[str, tuple[str, float]] = {}  # phase and time of what was written last, by run
+
+    def begin(self) -> None:
+        """From here on the file is this session's: no other one runs."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        self._write({"kind": "session", "limits": asdict(self._limits)})
+
+    def tell(
+        self, kind: str, text: str, experiment: Experiment | None = None, order: Order | None = None
+    ) -> None:
+        """An event, and in the file what this session has measured and paid so far."""
+        run = Run(order.name, order.commit, order.seed) if order is not None else None
+        about: dict[str, Any] = {"kind": kind, "text": text.strip()}
+        if experiment is not None:
+            self._measured += kind == MEASURED
+            about |= {"status": experiment.status, "val_bpb": experiment.val_bpb}
+        self._write(about | {"measured": self._measured, "spent_usd": self._spent_usd()} | _of(run))
+        self._watcher.tell(Event(kind, text, experiment, run))
+
+    def show(self, progress: Progress, run: Run) -> None:
+        """In the file now and then, and at each new phase."""
+        self._watcher.show(progress, run)
+        phase, at = self._shown.get(run.key, ("", 0.0))
+        if phase == progress.phase and time.monotonic() - at < PROGRESS_SECONDS:
+            return
+        self._shown[run.key] = progress.phase, time.monotonic()
+        about = {
+            "kind": "progress", "phase": progress.phase, "seconds": round(progress.elapsed_seconds, 1),
+            "step": progress.step, "loss": progress.loss, "tokens": progress.tokens,
+        }  # fmt: skip
+        self._write(about | _of(run))
+
+    def _write(self, about: Mapping[str, Any]) -> None:
+        line = json.dumps({"time": round(time.time(), 1), **about}) + "\n"
+        with suppress(OSError), self._path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+
+def _of(run: Run | None) -> dict[str, Any]:
+    if run is None:
+        return {}
+    return {"run": run.name, "commit": run.commit, "seed": run.seed, "gpu": run.place}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run, as far as it was written."""
+
+    run: Run
+    title: str
+    since: float
+    """Seconds since 1970."""
+    phase: str = ""
+    step: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the file says of a session."""
+
+    began: float = field(default_factory=time.time)
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    measured: int = 0
+    spent_usd: float = 0.0
+    running: tuple[Running, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """All that a line may have."""
+
+    time: float
+    kind: str
+    text: str = ""
+    limits: dict[str, float | None] = field(default_factory=dict)
+    measured: int | None = None
+    spent_usd: float | None = None
+    run: str = ""
+    commit: str = ""
+    seed: int = 0
+    gpu: int = 0
+    phase: str = ""
+    step: int | None = None
+    loss: float | None = None
+
+
+def read(path: Path) -> Session:
+    """Of the session that writes there, or did."""
+    session, running = Session(), dict[str, Running]()
+    for line in _lines(path):
+        run = Run(line.run, line.commit, line.seed, line.gpu)
+        if line.kind == "session":
+            session, running = Session(line.time, line.limits), {}
+        elif line.kind == "progress":
+            known = running.get(run.key) or Running(run, run.name, line.time)
+            running[run.key] = replace(known, run=run, phase=line.phase, step=line.step, loss=line.loss)
+        elif line.kind == BEGUN:
+            running[run.key] = Running(run, line.text, line.time)
+        elif line.kind in (MEASURED, PUT_BACK):
+            running.pop(run.key, None)
+        if line.measured is not None:
+            session = replace(session, measured=line.measured, spent_usd=line.spent_usd or 0.0)
+    return replace(session, running=tuple(running.values()))
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return
+    for line in data.splitlines():
+        with suppress(msgspec.MsgspecError):
+            yield msgspec.json.decode(line, type=_Line)

@@ -18,16 +18,16 @@ from harness import gate
 from harness.agents import Agent, program
 from harness.errors import HarnessError
 from harness.executors.local import Job, LocalExecutor
-from harness.gate.standing import Standing, revised
 from harness.lock import held, refuse
-from harness.session.baseline import Baseline, BaselineKey
-from harness.session.events import Event, Watcher, run_of
+from harness.session.background import in_background
+from harness.session.baseline import Baseline
+from harness.session.events import BEGUN, MEASURED, PUT_BACK, Journal, Watcher
 from harness.session.limits import Limits, Summary
-from harness.session.proposals import Proposals, in_background
+from harness.session.proposals import Proposals
+from harness.session.research import Research
 from harness.session.runner import Runner
-from harness.session.state import State
 from harness.store.checkout import Checkout
-from harness.store.decisions import CANDIDATE, Base, Decision, Measured
+from harness.store.decisions import CANDIDATE, Decision, Measured
 from harness.store.experiment import Experiment
 from harness.store.records import AGAIN, KEEP, RunRecord
 from harness.store.repo import Moved, Repository
@@ -45,12 +45,12 @@ class Loop:
     ) -> None:  # fmt: skip
         """`devices`: a worker each; None: so many `places` on the one that the config means. `stand_in`
         proposes when `agent` has nothing usable again and again."""
-        self._repository, self._limits, self._watcher = repository, limits, watcher
-        self._runner = Runner(repository, self._tell, watcher.show)
+        self._repository, self._limits = repository, limits
+        self._journal = Journal(repository.events, limits, watcher, lambda: self._proposals.spent_usd)
+        self._tell = tell = self._journal.tell
+        self._runner = Runner(repository, tell, self._journal.show)
         self._experiments = self._runner.experiments
-        self._proposals = Proposals(
-            self._runner, agent, seed, repository.paths.read_program, self._tell, stand_in
-        )  # fmt: skip
+        self._proposals = Proposals(self._runner, agent, seed, repository.paths.read_program, tell, stand_in)
         self._executor = LocalExecutor(self._runner.run, devices, places)
         self._waiting: list[Experiment] = []  # begun, and to be measured before anything new
         self._again: list[Experiment] = []  # to be run once more before they are decided
@@ -58,13 +58,12 @@ class Loop:
         self._began = time.monotonic()
         self._stopping = ""
         self._failure: HarnessError | None = None  # raised when what runs is over
-        self._standing: Standing | None = None
-        self._stands_on: BaselineKey | None = None
-        self._baseline = Baseline(self._runner, self._executor, self._tell)
+        self._baseline = Baseline(self._runner, self._executor, tell)
+        again = lambda *where: self._waiting.extend(self._proposals.begin_again(*where))  # noqa: E731
+        self._research = Research(self._runner, self._baseline, again, tell)
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # trials
-        self._state = State(repository.loop_state, limits)
 
     def stop(self, why: str) -> None:
         """End after the running trials."""
@@ -78,12 +77,11 @@ class Loop:
             KeyboardInterrupt: at once; the running experiments are measured at the next start.
         """
         with held(self._repository.loop_lock, refuse), closing(self._executor), closing(self._runner.kept):
+            self._repository.exclude(self._repository.events)
+            self._journal.begin()
             Checkout(self._repository).check_ready()  # under the lock: it removes locks of killed ones
             in_background(self._repository.tidy)
-            setup, worker = (
-                self._executor.setup(self._runner.setup()),
-                self._executor.free()[0],
-            )
+            setup, worker = self._setup(), self._executor.free()[0]
             if (known := self._runner.known(setup)) is not None:  # an earlier loop may have been killed
                 self._runner.advance(known, setup, worker)  # between the checkout and main
             self._runner.kept.score_holdout(self._experiments.main, setup, worker)  # or before that was over
@@ -111,6 +109,12 @@ class Loop:
         kept = sum(result.status == KEEP for result in self._results)
         own = seconds - self._runner.seconds
         return Summary(why, kept, len(self._results), seconds, own, self._proposals.paid_usd, self._disturbed)
+
+    def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
+        """Why to stop now, or after `ahead` more experiments; empty to go on."""
+        spent = self._proposals.spent_usd if spent_usd is None else spent_usd  # 0 for what was paid already
+        seconds = time.monotonic() - self._began
+        return self._stopping or self._limits.reached(self._results, seconds, spent, ahead)
 
     def _fail(self, failure: HarnessError | OSError) -> None:
         """Begin nothing more; raised when what runs is over."""
@@ -144,7 +148,7 @@ class Loop:
                 job = self._next(worker) if self._failure is None and wanted else None
             except (HarnessError, OSError) as failure:
                 self._fail(failure)
-            if job is None and self._standing is None:
+            if job is None and self._research.standing is None:
                 continue  # for the first experiment there may be room beside a run of main
             if job is None:
                 return
@@ -153,17 +157,23 @@ class Loop:
 
     def _next(self, worker: Worker) -> Job | None:
         """What a worker is to do now; None if there is nothing, or not yet."""
-        setup = self._executor.setup(self._runner.setup(), worker)
-        current = self._stand(setup, worker)
+        setup = self._setup(worker)
+        current = self._research.now(setup, worker)
         waited, self._unproposed_since = self._unproposed_since, None
         if self._again and current is not None and not self._stopping:
             again = self._again.pop(0)
-            return Job(self._runner.order(again.commit, standing=current), setup, again)
+            return Job(self._runner.order(again.commit, again.name.digits, standing=current), setup, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
         if current is None and ((of_main := self._baseline.next(setup)) is not None or self._again):
             return of_main
-        base = current.incumbent if current else self._early(setup) if self._executor.at(worker) else None
+        base = (
+            current.incumbent
+            if current
+            else self._baseline.early(setup, self._waiting)
+            if self._executor.at(worker)
+            else None
+        )
         if base is None:
             return None
         if not self._waiting:
@@ -178,44 +188,23 @@ class Loop:
         experiment = self._waiting.pop(0)
         if current is not None and experiment.parent not in current.chain:  # main went on by hand, say
             experiment = self._proposals.moved(experiment, base.commit) or experiment
-        self._tell("begun", f"{experiment.name.number:04d} {experiment.message.title}", experiment)
-        return Job(self._runner.order(experiment.commit, standing=current), setup, experiment)
+        number = experiment.name.digits
+        order = self._runner.order(experiment.commit, number, standing=current)
+        self._tell(BEGUN, f"{number} {experiment.message.title}", experiment, order)
+        return Job(order, setup, experiment)
 
     def _has_next(self, worker: Worker) -> bool:
         """Whether a trial could begin at once, with nothing else to be done before."""
         ready = bool(self._again or self._waiting or self._proposals.is_ready)
-        if not ready and (self._standing is not None or not self._baseline.is_due):
+        if not ready and (self._research.standing is not None or not self._baseline.is_due):
             return False
-        key = self._baseline.key(setup := self._executor.setup(self._runner.setup(), worker))
-        known = self._stands_on == key or self._baseline.left(key) > 0
-        return known or (ready and self._early(setup) is not None)
+        key = self._baseline.key(setup := self._setup(worker))
+        known = self._research.key == key or self._baseline.left(key) > 0
+        return known or (ready and self._baseline.early(setup, self._waiting) is not None)
 
-    def _early(self, setup: Setup) -> Base | None:
-        """`main`, while its last runs are made, for what waits to be measured on it."""
-        base = self._baseline.early(setup)
-        return base if base and all(each.parent == base.commit for each in self._waiting[:1]) else None
-
-    def _stand(self, setup: Setup, worker: Worker) -> Standing | None:
-        """Where the research stands, `main` moved as far as it may; read from git where somebody else
-        moved it, or the setting is another. None while `main` or the noise is to be measured there."""
-        key = self._baseline.key(setup)
-        if self._standing is not None and self._stands_on == key:
-            return self._standing
-        if not self._baseline.is_made(setup) or (known := self._runner.known(setup)) is None:
-            return None
-        if (passed := self._runner.passed_by(setup)) is not None:
-            self._waiting += self._proposals.begin_again(passed[0], known.incumbent.commit, passed[1])
-            known = self._runner.known(setup) or known  # its runs may hold there
-        return self._advance(known, setup, worker)
-
-    def _advance(self, standing: Standing, setup: Setup, worker: Worker) -> Standing:
-        """Move `main` as far as it may."""
-        for line in revised(self._standing, standing):
-            self._tell("note", f"     {line}")
-        self._standing = moved = self._runner.advance(standing, setup, worker)
-        # Not where main is now: a person may have moved it meanwhile.
-        self._stands_on = moved.chain[0], setup.setting, setup.config.gate
-        return moved
+    def _setup(self, worker: Worker | None = None) -> Setup:
+        """By the config as it is now, on a worker's device."""
+        return self._executor.setup(self._runner.setup(), worker)
 
     @property
     def _undecided(self) -> int:
@@ -227,11 +216,9 @@ class Loop:
         busy = self._executor.running if self._failure is None else []
         if not busy or self._waiting or self._enough(self._undecided, self._proposals.paid_usd):
             return
-        setup, asked = (
-            busy[-1].setup,
-            sum(job.is_held and job.experiment is not None for job in busy),
-        )
-        if base := self._early(setup) or (self._standing.incumbent if self._standing else None):
+        asked = sum(job.is_held and job.experiment is not None for job in busy)
+        setup, standing = busy[-1].setup, self._research.standing
+        if base := self._baseline.early(setup, self._waiting) or (standing.incumbent if standing else None):
             self._proposals.ask_ahead(base, setup, self._results, len(self._executor) - asked)
 
     # ── what came back ────────────────────────────────────────────────────────────────────────
@@ -249,7 +236,10 @@ class Loop:
             others = any(not each.is_held for each in self._executor.runs_of(trial.commit))
             mended = trial.commit != self._experiments.main  # by a person, meanwhile
             self._runner.noted(trial, folder, job.setup, others or mended)
-            self._take_run_of_main(job, trial)
+            score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
+            self._tell(MEASURED, f"     baseline: {score}", order=job.order)
+            self._runner.kept.score_holdout(trial.commit, job.setup, job.worker)
+            self._research.read_again(self._setup(job.worker), job.worker)
         else:
             self._decide(job, job.experiment, trial, folder)
 
@@ -264,50 +254,33 @@ class Loop:
 
     def _is_wanted(self, job: Job) -> bool | None:
         """Whether one that waits for its first batch is to have it now; None: not before `main` is known."""
-        setup = self._executor.setup(self._runner.setup(), job.worker)
+        setup = self._setup(job.worker)
         enough = self._enough(self._undecided - sum(j.is_held for j in self._executor.running), spent_usd=0.0)
         key = self._baseline.key(setup)
         if self._baseline.key(job.setup) != key:  # a person changed the config
             return False
         if job.experiment is None:
             return job.order.commit == key[0] and not enough
-        if self._stands_on != key:  # or a person moved main
-            return None if self._early(setup) is not None else False
-        return not (self._stopping if self._experiments.trials(job.order.commit) else enough)
+        if self._research.key != key:  # or a person moved main
+            return None if self._baseline.early(setup, self._waiting) is not None else False
+        return not (self._stopping if self._experiments.runs(job.order.commit) else enough)
 
     def _put_back(self, job: Job) -> None:
         job.handle.cancelled.set()
         if job.experiment is None:
             self._baseline.put_back(job)
-            self._tell("put back", "", of=run_of(job.order.commit, job.order.seed))
+            self._tell(PUT_BACK, "", order=job.order)
         else:
-            begun_before = self._experiments.trials(job.order.commit)
+            begun_before = self._experiments.runs(job.order.commit)
             (self._again if begun_before else self._waiting).append(job.experiment)
-
-    def _take_run_of_main(self, job: Job, trial: RunRecord) -> None:
-        score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
-        self._tell("measured", f"     baseline: {score}", of=run_of(trial.commit, trial.seed))
-        self._runner.kept.score_holdout(trial.commit, job.setup, job.worker)
-        self._read_again(job)
-
-    def _read_again(self, job: Job) -> None:
-        self._stands_on = None
-        self._stand(self._executor.setup(self._runner.setup(), job.worker), job.worker)
 
     def _decide(self, job: Job, experiment: Experiment, trial: RunRecord, folder: Path) -> None:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
-        setup, parent, standing = job.setup, experiment.parent, self._standing
+        setup, parent = job.setup, experiment.parent
         try:
-            if (stands_on := self._stands_on) != (key := self._baseline.key(setup)):
-                now = self._runner.known(setup)
-                only_main = stands_on is not None and stands_on[1:] == key[1:]  # moved by a person
-                of_old = only_main and standing is not None and standing.knows(parent)
-                if now is not None and (now.knows(parent) or not of_old):
-                    standing = now
-                elif not only_main:  # nothing to hold it against in its setting: first main's runs there
-                    standing = None
+            standing = self._research.standing_for(parent, setup)
         except HarnessError:
-            self._experiments.note(experiment.commit, trial=trial)  # what was measured is not to be lost
+            self._experiments.add_run(experiment.commit, trial)  # what was measured is not to be lost
             raise
         if standing is None:
             return self._run_again(experiment, trial, folder, "it waits for main's score in this setting")
@@ -318,47 +291,46 @@ class Loop:
             return self._run_again(experiment, trial, folder, decision.reason)
         if decision.status == KEEP:
             self._runner.kept.keep(folder, trial)  # first: a killed loop's unmarked ones are swept
-        done = self._record(experiment, trial, decision, setup)
+        done = self._record(experiment, trial, decision, job)
         if done is None or done.status != KEEP:
             self._runner.kept.forget(folder)
         if done is None or done.val_bpb is None:
             return
-        is_known = standing.knows(parent)
-        moved = self._stands_on != self._baseline.key(setup)  # by a person
+        is_known, moved = standing.knows(parent), self._research.key != self._baseline.key(setup)
         if moved or not is_known:
             onto = self._experiments.main if is_known else standing.incumbent.commit
             in_line = is_known and self._experiments.are_in_line(parent, onto)  # else main was amended, say
             if done.status == KEEP and not in_line:
                 self._waiting += self._proposals.begin_again(done, onto)
-            return self._read_again(job)
-        if done.origin and self._experiments.are_one_program(done.origin, done.commit):
-            return self._read_again(job)  # it stands in that one's place
+        in_its_place = done.origin and self._experiments.are_one_program(done.origin, done.commit)
+        if moved or not is_known or in_its_place:
+            return self._research.read_again(self._setup(job.worker), job.worker)
         scores = self._experiments.scores(done.commit, setup.setting)
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
         now = standing.after(of)
         if done.status == KEEP and parent != standing.chain[-1]:
             self._waiting += self._proposals.meet(done, standing, now)  # first: moving main may take a while
-        self._advance(now, setup, job.worker)
+        self._research.advance(now, setup, job.worker)
 
     def _run_again(self, experiment: Experiment, trial: RunRecord, folder: Path, why: str) -> None:
         """Note what was measured; it is decided after one more trial."""
         self._runner.kept.forget(folder)
-        self._experiments.note(experiment.commit, trial=trial)
+        self._experiments.add_run(experiment.commit, trial)
         self._tell("note", f"     {why}")
         self._again.append(experiment)
 
     def _bring_up(self, job: Job) -> None:
         """One that waits for its first batch, on a commit that is no longer the head: begun anew there."""
-        experiment, standing = job.experiment, self._standing
+        experiment, standing = job.experiment, self._research.standing
         if experiment is None or standing is None or experiment.parent == (head := standing.incumbent.commit):
             return
         if (moved := self._proposals.moved(experiment, head)) is not None:
-            self._tell("note", f"{moved.name.number:04d} starts anew: the frontier's head is {head[:7]} now")
+            self._tell("note", f"{moved.name.digits} starts anew: the frontier's head is {head[:7]} now")
             job.handle.cancelled.set()
             self._waiting.insert(0, moved)
 
     def _record(
-        self, experiment: Experiment, trial: RunRecord, decision: Decision, setup: Setup
+        self, experiment: Experiment, trial: RunRecord, decision: Decision, job: Job
     ) -> Experiment | None:
         """Into git; None if a person moved the branch, which says that this one is theirs."""
         try:
@@ -369,22 +341,8 @@ class Loop:
         self._experiments.forget(experiment.commit)
         self._results.append(done)
         # Titles of others may stand between its own and this.
-        which = f"{done.name.number:04d}" if self._executor.running else "    "
+        which = done.name.digits if self._executor.running else "    "
         word = CANDIDATE if decision.status == KEEP else decision.status
-        self._tell("measured", f"{which} {word}: {decision.reason}", done)
-        self._proposals.learn(done, trial, setup)
+        self._tell(MEASURED, f"{which} {word}: {decision.reason}", done, job.order)
+        self._proposals.learn(done, trial, job.setup)
         return done
-
-    # ── around it ─────────────────────────────────────────────────────────────────────────────
-
-    def _enough(self, ahead: int = 0, spent_usd: float | None = None) -> str:
-        """Why to stop now, or after `ahead` more experiments; empty to go on."""
-        spent = self._proposals.spent_usd if spent_usd is None else spent_usd  # 0 for what was paid already
-        seconds = time.monotonic() - self._began
-        return self._stopping or self._limits.reached(self._results, seconds, spent, ahead)
-
-    def _tell(self, kind: str, text: str, experiment: Experiment | None = None, of: str = "") -> None:
-        of = f"{experiment.name.number:04d}" if experiment is not None else of
-        if kind in ("begun", "measured", "put back"):  # for `harness status`
-            self._state.write(text, of, kind != "begun", len(self._results), self._proposals.spent_usd)
-        self._watcher.tell(Event(kind, text, experiment, of))

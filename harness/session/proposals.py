@@ -5,15 +5,14 @@ proposal is made while the current trial trains. What an answer cost is counted,
 """
 
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
 from harness.gate.standing import Standing
+from harness.session.background import in_background
 from harness.session.limits import failed_in_a_row
 from harness.session.runner import Runner
 from harness.store import rules
@@ -123,7 +122,7 @@ class Proposals:
                 mark = _mark(proposal.source)
                 if mark == _mark(parent):
                     trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
-                elif mark in self._tried(proposal):
+                elif self._is_tried(proposal, mark):
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
                     if not pending.by_stand_in:
@@ -152,17 +151,18 @@ class Proposals:
             self._ahead.append(self._ask(base, setup, results, trouble, by_stand_in))
         return None
 
-    def _tried(self, proposal: Proposal) -> set[str]:
-        """Programs that are not to be run again, but for its own: a person may want that measured anew."""
+    def _is_tried(self, proposal: Proposal, mark: str) -> bool:
+        """Whether it is not to be run again; its own may be: a person may want that measured anew."""
         own = proposal.origin
-        return {e.program for e in self._experiments if not own or own not in (e.commit, e.origin)}
+        tried = {e.program for e in self._experiments if not own or own not in (e.commit, e.origin)}
+        return not tried.isdisjoint({mark, program.former_digest(proposal.source)})
 
     def begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
         found = []
         for experiment in self._experiments:
             if experiment.is_due:
-                number = f"{experiment.name.number:04d}"
+                number = experiment.name.digits
                 if broken := self.broken(experiment):  # made by hand, without the hooks
                     self._tell("trouble", f"{number} can't be measured: {broken}")
                 else:
@@ -181,12 +181,12 @@ class Proposals:
     def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
         """One that was begun and not measured, put on another commit; None where it doesn't apply there, is a
         program that was tried, was measured, or a person moved it."""
-        if self._experiments.trials(experiment.commit):
+        if self._experiments.runs(experiment.commit):
             return None
         try:
             proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
             mark = _mark(proposal.source)
-            if mark == _mark(self._experiments.source(onto)) or mark in self._tried(proposal):
+            if mark == _mark(self._experiments.source(onto)) or self._is_tried(proposal, mark):
                 return None
             return self._experiments.put(experiment, proposal.source, onto, mark)
         except (NoProposal, Moved):
@@ -210,13 +210,13 @@ class Proposals:
             again = self._reapplied(proposal, base, onto)
             if again.source == self._experiments.source(onto):
                 return []
-            if (mark := _mark(again.source)) in self._tried(again):
+            if self._is_tried(again, mark := _mark(again.source)):
                 raise NoProposal(f"{proposal.title!r} there is a program that was tried before")
             begun = self._experiments.begin(again, onto, mark)
         except NoProposal as why:
             self._runner.tell_once("main", f"     the frontier moved: {why}")
             return []
-        number, which = f"{begun.name.number:04d}", f"{kept.name.number:04d}"
+        number, which = begun.name.digits, kept.name.digits
         self._tell("main", f"     the frontier moved: {which} is applied to {onto[:7]}, as {number}")
         return [begun]
 
@@ -234,7 +234,7 @@ class Proposals:
             copies = (e for e in self._experiments if e.origin == link.commit and e.status == KEEP)
             there = next((e for e in copies if e.parent == onto), None)  # a loop was killed after it
             made = there or self._experiments.carried(link, onto)
-            number, which = f"{made.name.number:04d}", f"{link.name.number:04d}"
+            number, which = made.name.digits, link.name.digits
             self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
             onto = made.commit
         return True
@@ -338,17 +338,3 @@ def _mark(source: bytes) -> str:
         return program.digest(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoProposal(f"its train.py can't be read: {type(error).__name__}") from None
-
-
-def in_background(work: Callable[..., Any], *args: Any) -> "Future[Any]":
-    """In a thread that doesn't outlive the process: an agent may be waiting for an hour."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work(*args))
-        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future

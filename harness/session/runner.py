@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing
 from harness.paths import Paths
 from harness.session.checkpoints import Checkpoints
+from harness.session.events import Run
 from harness.session.frontier import passed_by, standing_on
 from harness.store.experiment import Experiment
 from harness.store.experiments import Experiments
 from harness.store.records import ERROR, OK, Kind, RunRecord
 from harness.store.repo import Repository
+from harness.worker.progress import Progress
 from harness.worker.run import Setup, measure, open_setup
-from harness.worker.supervisor import Progress
 from harness.worker.worker import RunHandle, Worker
 
 REPEATS_OF_ERROR = 2
@@ -39,10 +40,10 @@ LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from 
 
 
 class Runner:
-    """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress and its place."""
+    """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress and of what."""
 
     def __init__(
-        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress, int], None]
+        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress, Run], None]
     ) -> None:
         self._repository, self._tell, self._show = repository, tell, show
         self.experiments = Experiments(repository)
@@ -107,27 +108,32 @@ class Runner:
 
     # ── trials ────────────────────────────────────────────────────────────────────────────────
 
-    def order(self, commit: str, running: Iterable[int] = (), standing: Standing | None = None) -> Order:
+    def order(
+        self, commit: str, name: str, running: Iterable[int] = (), standing: Standing | None = None
+    ) -> Order:
         """The next trial of a commit, with a seed that it didn't have.
 
         Args:
+            name: see `Order`.
             running: seeds of trials of it that are not over.
             standing: what its score will be held against, where that is known.
         """
-        used = [*running, *(run.get("seed") for run in self.experiments.trials(commit))]
+        used = [*running, *(run.seed for run in self.experiments.runs(commit))]
         while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
             pass
         suspect_below = standing.suspect_below if standing is not None else 0.0
-        return Order(commit, self.experiments.source(commit), seed, suspect_below)
+        return Order(commit, self.experiments.source(commit), seed, name, suspect_below)
 
     def run(self, order: Order, setup: Setup, worker: Worker, handle: RunHandle) -> tuple[RunRecord, Path]:
         """One trial, and its folder; what others contaminated is repeated. Any thread may call it, since it
         doesn't touch git."""
 
+        of = Run(order.name, order.commit, order.seed, worker.place)
+
         def show(progress: Progress) -> None:
             handle.check()
             if handle.may_train.is_set():  # else the one that is being scored is shown
-                self._show(progress, worker.place)
+                self._show(progress, of)
 
         attempt, first = 0, None  # the first with a score, if it is repeated
         attempts: list[RunRecord] = []
@@ -182,7 +188,7 @@ class Runner:
         commit = trial.commit
         if trial.status == OK:
             self.kept.keep(folder, trial)
-        self.experiments.note(commit, trial=trial)
+        self.experiments.add_run(commit, trial)
         if trial.status != OK and not (others or self.experiments.scores(commit, setup.setting)):
             mend = "mend it on main, commit, harness loop"
             raise HarnessError(
@@ -192,7 +198,7 @@ class Runner:
 
     def again(self, commit: str, setup: Setup, worker: Worker) -> RunRecord:
         """One more trial of a commit, here and now."""
-        trial, folder = self.run(self.order(commit), setup, worker, RunHandle.alone())
+        trial, folder = self.run(self.order(commit, "again"), setup, worker, RunHandle.alone())
         self.noted(trial, folder, setup)
         return trial
 
@@ -226,8 +232,9 @@ class Runner:
         """Move `main` to the frontier's head if the gate says so and no change of a person is in the way."""
         if (move := standing.move()) is None:
             return standing
-        if self.experiments.part(move.new, "proven").get("old") != move.old:  # noted first: killed after it,
-            self.experiments.note(move.new, proven=asdict(move))  # main follows at the next start
+        noted = self.experiments.note(move.new).proven
+        if noted is None or noted.old != move.old:  # first: killed after it, main follows at the next start
+            self.experiments.amend(move.new, lambda note: note.with_parts(proven=move))
         if why := self.kept.second_opinion(move.new, setup, worker):
             self.tell_once("trouble", f"     main waits before {move.new[:7]}: {why}")
             return standing
@@ -238,7 +245,8 @@ class Runner:
         except HarnessError as in_the_way:
             self.tell_once("trouble", f"     main waits before {move.new[:7]}: {in_the_way}")
             return standing
-        self.experiments.note(move.new, reached=True)  # so that main stays where a person resets it
+        # So that main stays where a person resets it.
+        self.experiments.amend(move.new, lambda note: note.with_parts(reached=True))
         sure = f": better than {move.old[:7]} with P = {move.confidence:.1%}" if move.confidence else ""
         self._tell("main", f"     main fast-forwarded to {move.new[:7]}{sure}")
         self.kept.drop(main=move.new)  # of what it passed

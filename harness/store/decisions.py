@@ -91,11 +91,32 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """A second, plain look at a score before `main` moves; see `harness.worker.second_opinion`."""
+
+    rows: int
+    difference_bpb: float
+    """Of those rows: what this one says, less what was scored."""
+    spread_bpb: float
+    """Mean of the rows' absolute differences."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Holdout:
     """One checkpoint on the tokens that no decision uses, beside its score on those that do."""
 
     val_bpb: float
     holdout_bpb: float
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class HoldoutFailure:
+    """Why a checkpoint has no score there."""
+
+    status: str
+    detail: str
     setting: Setting
 
 

@@ -77,7 +77,8 @@ class Experiment:
         said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))
         if budget is None:
             return None
-        return _setting(said.get("Device", ""), said.get("Data", ""), said.get("Evaluator", ""), budget)
+        names = (said.get(name, "") for name in ("Device", "Data", "Evaluator", "Runtime"))
+        return _setting(budget, *names)
 
     @property
     def origin(self) -> str:
@@ -107,9 +108,9 @@ def last_kept(experiments: list[Experiment]) -> Experiment | None:
 
 
 @cache
-def _setting(device: str, data: str, evaluator: str, budget_seconds: float) -> Setting:
+def _setting(budget_seconds: float, device: str, data: str, evaluator: str, runtime: str) -> Setting:
     """There are few, and thousands of experiments are compared by them."""
-    return Setting(device, data, evaluator, budget_seconds)
+    return Setting(device, data, evaluator, budget_seconds, runtime)
 
 
 def _figure(text: str | None) -> float | None:

@@ -5,8 +5,7 @@ it writes the note first, then moves the branch, then `main`, so that every kill
 next start can finish.
 """
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
 
 import pygit2
 
@@ -15,14 +14,14 @@ from harness.store import notes, refs
 from harness.store.checkout import Checkout
 from harness.store.decisions import Decision, Proposal
 from harness.store.experiment import Experiment
-from harness.store.history import BLOB_DIGITS, History, is_of
+from harness.store.history import BLOB_DIGITS, History
 from harness.store.message import Message
-from harness.store.records import ERROR, OK, RunRecord
+from harness.store.note import Note
+from harness.store.records import ERROR, RunRecord
 from harness.store.refs import Name
 from harness.store.repo import patiently
 
 AGENT_EMAIL = "agent@autoresearch.invalid"
-CARRIED = ("trials", "decision")  # of a record, to the same program on another commit
 
 
 class Experiments(History):
@@ -44,9 +43,9 @@ class Experiments(History):
         name = proposal.agent.strip() or "?"
         author = pygit2.Signature(name, AGENT_EMAIL, committer.time, committer.offset)
         made = self._commit(proposal.source, parent, author, text)
-        if proposal.origin and self.are_one_program(proposal.origin, str(made)):
-            scored = [trial for trial in self.trials(proposal.origin) if trial.get("status") == OK]
-            notes.write(self._git, str(made), {"trials": scored} if scored else None, committer)
+        is_known = proposal.origin and self.are_one_program(proposal.origin, str(made))
+        if is_known and (scored := self.note(proposal.origin).scored()).runs:
+            notes.write(self._git, str(made), scored, committer)
         return self._branched(proposal.title, made)
 
     @patiently
@@ -58,8 +57,7 @@ class Experiments(History):
         trailers = {**message.trailers, messages.ORIGIN: experiment.commit}
         text = Message(message.subject, message.hypothesis, trailers).text()
         made = self._commit(self.source(experiment.commit), onto, old.author, text)
-        known = {name: part for name, part in self.record(experiment.commit).items() if name in CARRIED}
-        notes.write(self._git, str(made), known, self._repository.signature)
+        notes.write(self._git, str(made), self.note(experiment.commit).carried(), self._repository.signature)
         return self._branched(message.title, made)
 
     def _branched(self, title: str, made: pygit2.Oid) -> Experiment:
@@ -117,35 +115,32 @@ class Experiments(History):
         known = experiment.message
         figure = f"{known.title} ({messages.verdict(decision)})"
         kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
-        runs = [*self.trials(experiment.commit), trial.to_json()]
-        counted = [run for run in runs if is_of(run, trial.setting) and run.get("status") != ERROR] or [
-            runs[-1]
-        ]
+        note = self.note(experiment.commit).with_run(trial)
+        counted = [run for run in note.runs if run.setting == trial.setting and run.status != ERROR]
         text = Message(
-            figure, known.hypothesis, {**kept, **messages.measured(trial, counted, decision)}
+            figure, known.hypothesis, {**kept, **messages.measured(trial, counted or [trial], decision)}
         ).text()
         made = self._git.create_commit(
             None, old.author, self._repository.signature, text, old.tree_id, old.parent_ids
         )
-        record = {"trials": runs, "decision": asdict(decision)}
-        notes.write(self._git, str(made), record, self._repository.signature)
+        notes.write(self._git, str(made), note.with_parts(decision=decision), self._repository.signature)
         self._repository.move(experiment.name.ref, experiment.commit, str(made))
         return self._made(experiment.name, made)
 
     @patiently
     def forget(self, commit: str) -> None:
         """Remove the record of a commit that has become another one."""
-        if self.record(commit):
+        if self.note(commit).stored:
             notes.write(self._git, commit, None, self._repository.signature)
 
+    def add_run(self, commit: str, run: RunRecord) -> None:
+        """To the record of a commit whose message stays as it is."""
+        self.amend(commit, lambda note: note.with_run(run))
+
     @patiently
-    def note(self, commit: str, **about: Any) -> None:
-        """Add to the record of a commit whose message stays as it is: one more trial, or anything else."""
-        trial = about.pop("trial", None)
-        known = self.record(commit)
-        if trial is not None:
-            known["trials"] = [*self.trials(commit), trial.to_json()]
-        notes.write(self._git, commit, {**known, **about}, self._repository.signature)
+    def amend(self, commit: str, change: Callable[[Note], Note]) -> None:
+        """Change the record of a commit whose message stays as it is."""
+        notes.write(self._git, commit, change(self.note(commit)), self._repository.signature)
 
     def reapplied(self, source: bytes, base: str, onto: str) -> bytes | None:
         """The change from `base`'s train.py to `source`, made to `onto`'s; None where they conflict."""

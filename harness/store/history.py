@@ -5,17 +5,17 @@ An experiment is one commit on a branch of its own, and has no `Status` until it
 
 import re
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import pygit2
 
 from harness.errors import HarnessError
 from harness.store import message as messages
-from harness.store import notes, refs
-from harness.store.decisions import Holdout, Measured, Proposal
+from harness.store import refs
+from harness.store.commits import HISTORY, Commits
+from harness.store.decisions import Holdout, HoldoutFailure, Measured, Proposal
 from harness.store.experiment import Experiment
 from harness.store.message import Message
+from harness.store.note import Note
 from harness.store.programs import Programs, Runs, runs_of
 from harness.store.records import KEEP, OK, Setting, is_score
 from harness.store.refs import Name
@@ -23,17 +23,14 @@ from harness.store.repo import Change, Repository
 
 SEED = re.compile(r"[0-9]{1,9}")
 BLOB_DIGITS = 12  # of the blob's name
-HISTORY = 100  # commits of `main` that are looked back at
 
 
-class History:
+class History(Commits):
     """All experiments of a repository, in the order of their numbers; writes nothing."""
 
     def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._git = repository.git
+        super().__init__(repository)
         self._known: dict[tuple[str, str], Experiment] = {}  # parsed once: a commit never changes
-        self._programs: dict[str, pygit2.Oid | str] = {}
 
     def __iter__(self) -> Iterator[Experiment]:
         """In the order of their numbers."""
@@ -97,42 +94,13 @@ class History:
         wanted = which.removeprefix("refs/heads/").removeprefix("exp/")
         found = [
             e for e in self
-            if wanted in (str(e.name.number), f"{e.name.number:04d}", str(e.name))
+            if wanted in (str(e.name.number), f"{e.name.digits}", str(e.name))
             or (len(wanted) >= 5 and e.commit.startswith(wanted))
         ]  # fmt: skip
         if len(found) != 1:
             many = f"{len(found)} experiments are" if found else "there is no experiment"
             raise HarnessError(f"{many} {which!r}", "harness log --all")
         return found[0]
-
-    @property
-    def main(self) -> str:
-        """The commit of `main`.
-
-        Raises:
-            HarnessError: there is no such branch.
-        """
-        reference = self._git.references.get(refs.MAIN)
-        if reference is None and self._git.head_is_unborn:
-            raise HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
-        if reference is None:
-            raise HarnessError("this repository has no branch 'main'", "git branch -m main")
-        if not isinstance(reference.target, pygit2.Oid):
-            raise HarnessError(
-                "main is only another name for a branch", "git symbolic-ref -d refs/heads/main"
-            )
-        return str(reference.target)
-
-    def source(self, commit: str) -> bytes:
-        """train.py in a commit."""
-        return self._repository.commit(commit).source
-
-    def source_or_nothing(self, commit: str) -> bytes:
-        """The same; empty where a commit made by hand has none that could be used."""
-        try:
-            return self.source(commit)
-        except HarnessError:
-            return b""
 
     def changes(self, experiment: Experiment) -> list[Change]:
         """Of files, in its parent."""
@@ -147,30 +115,15 @@ class History:
             base=experiment.parent, origin=experiment.commit,
         )  # fmt: skip
 
-    def record(self, commit: str) -> dict[str, Any]:
-        """The full record of a commit: `trials`, `decision`, `proven`, `holdout`, where there are such."""
-        return notes.read(self._git, commit) or {}
-
-    def trials(self, commit: str) -> list[dict[str, Any]]:
-        """The records of a commit's trials; empty where it was never measured."""
-        found = self.record(commit).get("trials", [])
-        return [trial for trial in found if isinstance(trial, dict)] if isinstance(found, list) else []
-
     def scores(self, commit: str, setting: Setting) -> tuple[float, ...]:
-        """Of its trials in this setting."""
+        """Of its runs in this setting."""
         return tuple(self._runs_of(commit, setting).values())
-
-    def part(self, commit: str, name: str) -> dict[str, Any]:
-        """`decision` or `proven` of a commit's record; empty where it isn't there."""
-        found = self.record(commit).get(name)
-        return found if isinstance(found, dict) else {}
 
     @property
     def setting(self) -> Setting | None:
         """In which was measured last: what came back of experiments, or of `main` alone."""
         found = next((e.setting for e in reversed(list(self)) if e.setting is not None), None)
-        of_main = (Setting.of(trial) for trial in reversed(self.trials(self.main)))
-        return found or next((setting for setting in of_main if setting is not None), None)
+        return found or next((run.setting for run in reversed(self.runs(self.main))), None)
 
     def main_scores(self, setting: Setting) -> tuple[float, ...]:
         """Of `main`'s program in this setting: a commit that leaves train.py as it was needs no run."""
@@ -192,14 +145,14 @@ class History:
         runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
         kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
         asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible head
-        shorter = {commit for commit in asked if self.part(commit, "decision").get("shorter")}
+        shorter = {commit for commit in asked if (made := self.note(commit).decision) and made.shorter}
         return Programs(every, line, gone, runs, shorter, self.program).measured()
 
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
-        """The scores of its trials in this setting."""
+        """The scores of its runs in this setting."""
         return runs_of(
-            (trial.get("seed"), trial["val_bpb"]) for trial in self.trials(commit)
-            if trial.get("status") == OK and is_score(trial.get("val_bpb")) and is_of(trial, setting)
+            (run.seed, run.val_bpb) for run in self.runs(commit)
+            if run.status == OK and is_score(run.val_bpb) and run.setting == setting
         )  # fmt: skip
 
     def _all_runs(self, of: Experiment, setting: Setting, gone: set[str], line: Container[str]) -> Runs:
@@ -213,20 +166,6 @@ class History:
         seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if SEED.fullmatch(seed)]
         same = len(seeds) == len(scores)
         return runs_of(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
-
-    def are_one_program(self, one: str, other: str) -> bool:
-        """Whether two commits have the same train.py."""
-        return self.program(one) == self.program(other)
-
-    def program(self, commit: str) -> pygit2.Oid | str:
-        """What stands for its train.py; its own name where it has none."""
-        if commit not in self._programs:
-            found = self._git.get(commit)
-            if isinstance(found, pygit2.Commit) and "train.py" in found.tree:
-                self._programs[commit] = found.tree["train.py"].id
-            else:
-                self._programs[commit] = commit
-        return self._programs[commit]
 
     @property
     def gone(self) -> set[str]:
@@ -248,36 +187,9 @@ class History:
         for commit in self._repository.been_at(refs.MAIN):
             leave(commit)
         for each in reversed(every):  # a reflog is not for ever; below the newest one no note need be read
-            if each.commit not in seen and each.status == KEEP and self.record(each.commit).get("reached"):
+            if each.commit not in seen and each.status == KEEP and self.note(each.commit).has_reached:
                 leave(each.commit)
         return seen - line
-
-    @property
-    def history(self) -> Iterator[tuple[str, str]]:
-        """Commits of `main` and the first parent of each, empty for the first one; newest first."""
-        return self._line(self.main)
-
-    def _line(self, commit: str) -> Iterator[tuple[str, str]]:
-        for _ in range(HISTORY):
-            found = self._git[commit]
-            assert isinstance(found, pygit2.Commit)
-            parent = str(found.parent_ids[0]) if found.parent_ids else ""
-            yield commit, parent
-            if not parent:
-                return
-            commit = parent
-
-    def on_main(self, commit: str) -> bool:
-        """Whether `main` is there or went on from there."""
-        return self.is_below(commit, self.main)
-
-    def is_below(self, commit: str, head: str) -> bool:
-        """Whether `head` is that commit or stands on it."""
-        return head == commit or self._git.descendant_of(head, commit)
-
-    def are_in_line(self, one: str, other: str) -> bool:
-        """Whether one of two commits stands on the other."""
-        return self.is_below(one, other) or self.is_below(other, one)
 
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""
@@ -286,13 +198,14 @@ class History:
 
     def holdout(self, commit: str, setting: Setting) -> Holdout | str | None:
         """What one commit scored there, or why it has no score."""
-        noted, failed = self.record(commit).get("holdout"), None
-        for said in noted if isinstance(noted, list) else []:
-            if isinstance(said, dict) and is_of(said.get("setting"), setting):
-                val, held_out = said.get("val_bpb"), said.get("holdout_bpb")
-                if is_score(val) and is_score(held_out):
-                    return Holdout(val, held_out, setting)
-                failed = f"{said.get('status')}: {said.get('detail')}"
+        failed = None
+        for found in self.note(commit).holdouts:
+            if found.setting != setting:
+                continue
+            if isinstance(found, HoldoutFailure):
+                failed = f"{found.status}: {found.detail}"
+            elif is_score(found.val_bpb) and is_score(found.holdout_bpb):
+                return found
         return failed
 
 
@@ -302,7 +215,7 @@ class HistorySnapshot(History):
     def __init__(self, repository: Repository) -> None:
         super().__init__(repository)
         self._every: list[Experiment] | None = None
-        self._records: dict[str, dict[str, Any]] = {}
+        self._notes: dict[str, Note] = {}
         self._measured: dict[tuple[Setting, str], list[Measured]] = {}
 
     def __iter__(self) -> Iterator[Experiment]:
@@ -310,18 +223,13 @@ class HistorySnapshot(History):
             self._every = list(super().__iter__())
         return iter(self._every)
 
-    def record(self, commit: str) -> dict[str, Any]:
-        if commit not in self._records:
-            self._records[commit] = super().record(commit)
-        return self._records[commit]
+    def note(self, commit: str) -> Note:
+        if commit not in self._notes:
+            self._notes[commit] = super().note(commit)
+        return self._notes[commit]
 
     def measured(self, setting: Setting, main: str = "") -> list[Measured]:
         key = setting, main or self.main
         if key not in self._measured:
             self._measured[key] = super().measured(*key)
         return self._measured[key]
-
-
-def is_of(about: Any, setting: Setting) -> bool:
-    """Whether a record is of this setting."""
-    return isinstance(about, dict) and {key: about.get(key) for key in asdict(setting)} == asdict(setting)

@@ -5,9 +5,8 @@ that the harness completed is the experiment's record in short; the note has the
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.errors import HarnessError
 from harness.store.decisions import Decision
@@ -19,7 +18,7 @@ AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
 MEASURED = (
     "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Effect", "Confidence",
     "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
-    "Evaluator", "Isolation",
+    "Evaluator", "Runtime", "Isolation",
 )  # fmt: skip
 PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a trial
 TRAILERS = (*MEASURED, *PROPOSED)
@@ -80,15 +79,15 @@ def verdict(decision: Decision) -> str:
     return f"val_bpb {score:.4f}, {claim:+.4f}"  # rounded from what the trailers say: they must not differ
 
 
-def measured(last: RunRecord, runs: list[dict[str, Any]], decision: Decision) -> dict[str, str]:
+def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> dict[str, str]:
     """The trailers of an experiment that is decided.
 
     Args:
-        last: its last trial.
-        runs: the records of all that count, that one too.
+        last: its last run.
+        runs: all that count, that one too.
     """
     training, said = last.training, last.training.reported
-    scores = [run["val_bpb"] for run in runs if isinstance(run.get("val_bpb"), float)]
+    scores = [run.val_bpb for run in runs if run.val_bpb is not None]
     figures = {
         "Status": decision.status,
         "Reason": decision.reason if decision.val_bpb is None else None,
@@ -100,7 +99,7 @@ def measured(last: RunRecord, runs: list[dict[str, Any]], decision: Decision) ->
         if decision.effect is not None
         else None,
         "Confidence": _text(decision.confidence, 3),
-        "Seeds": " ".join(str(run.get("seed")) for run in runs),
+        "Seeds": " ".join(str(run.seed) for run in runs),
         "Train-Seconds": _text(training.training_seconds, 1),
         "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
         "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),
@@ -109,6 +108,7 @@ def measured(last: RunRecord, runs: list[dict[str, Any]], decision: Decision) ->
         "Device": last.device,
         "Data": last.data,
         "Evaluator": last.evaluator,
+        "Runtime": last.runtime,
         "Isolation": last.isolation,
     }
     return {name: value for name, value in figures.items() if value is not None}

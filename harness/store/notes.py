@@ -4,23 +4,15 @@ Written with git's own two-digit fan-out, so that `git notes --ref autoresearch 
 them, and one more record rewrites a small subtree instead of one flat tree of everything.
 """
 
-import json
-from typing import Any
-
 import pygit2
 from pygit2.enums import FileMode
 
+from harness.store.note import Note, read_note, write_note
 from harness.store.refs import NOTES
 
-LISTS = ("trials", "holdout")
-MOST_LINES = 100
 
-
-def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
-    """The record of a commit, or None; a note that is no JSON object counts as none.
-
-    Two machines' notes that git merged as lines (`-s union`) are one record with the trials of both.
-    """
+def read(git: pygit2.Repository, commit: str) -> Note:
+    """The record of a commit; empty where there is none."""
     tree = _tree(git.references.get(NOTES))
     for path in (f"{commit[:2]}/{commit[2:]}", commit):  # ours, and what git itself writes first
         try:
@@ -28,35 +20,18 @@ def read(git: pygit2.Repository, commit: str) -> dict[str, Any] | None:
         except KeyError:
             continue
         if isinstance(entry, pygit2.Blob):
-            return _united(entry.data)
-    return None
-
-
-def _united(data: bytes) -> dict[str, Any] | None:
-    record: dict[str, Any] = {}
-    for line in data.splitlines()[:MOST_LINES]:
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(found, dict):
-            return None
-        for name in LISTS:
-            ours, theirs = record.get(name), found.get(name)
-            if isinstance(ours, list) and isinstance(theirs, list):
-                found[name] = ours + [each for each in theirs if each not in ours]
-        record = {**record, **found}
-    return record or None
+            return read_note(entry.data)
+    return Note()
 
 
 def write(
     git: pygit2.Repository,
     commit: str,
-    record: dict[str, Any] | None,
+    note: Note | None,
     signature: pygit2.Signature,
 ) -> None:
     """Put a commit's record, replacing what was there; None removes it. One commit on the notes ref."""
-    blob = None if record is None else git.create_blob(json.dumps(record, separators=(",", ":")).encode())
+    blob = git.create_blob(write_note(note)) if note is not None else None
     reference = git.references.get(NOTES)  # read once: the tree, the parent and what is compared below
     root = _with(git, _tree(reference), commit, blob)
     parents = [reference.target] if reference is not None else []

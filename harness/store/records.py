@@ -4,13 +4,13 @@ All frozen. A figure nobody measured is None, never 0. `Reported` is what train.
 shown, never decided on.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeGuard
 
-VERSION = 1
+from harness.store.aliases import FINGERPRINTS, TORCH
+
+VERSION = 2
 DECIMALS = {
     "val_bpb": 6, "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
     "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
@@ -32,6 +32,9 @@ class Kind(StrEnum):
     OTHER = "other"
     LATE = "late"  # it overran its budget, as an honest one may on a busy machine, once
     MEMORY = "memory"  # it found no memory left, the GPU's or the machine's
+    AUDIT = "audit"  # its answers depend on what they must not
+    DIVERGED = "diverged"  # no figure comes of its logits
+    CONTAMINATED = "contaminated"  # by other processes on its GPU, or by heat
 
 
 @dataclass(frozen=True)
@@ -110,30 +113,12 @@ class Training:
 
 
 DELAYED_SHARE = 0.2  # of the training, above which a trial is said to be disturbed
-LARGEST = 1e30  # no figure of ours is larger
 HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
 
 
 def is_score(value: Any) -> TypeGuard[float]:
     """Whether it can be a val_bpb: notes, messages and models may be anybody's."""
     return isinstance(value, float) and 0 < value < HIGHEST_BPB
-
-
-def figure(value: Any) -> float | None:
-    """A number of a note, which may be anybody's; None for everything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and -LARGEST < value < LARGEST else None
-
-
-def disturbed(delayed_seconds: Any, training_seconds: Any) -> str:
-    """That other work on the machine took much of a trial's time; mostly empty. A train.py could make it so
-    itself when it is unlucky, so nothing is repeated for it."""
-    if not (isinstance(delayed_seconds, float) and isinstance(training_seconds, float)):
-        return ""
-    if delayed_seconds < DELAYED_SHARE * training_seconds or not training_seconds:
-        return ""
-    share = delayed_seconds / training_seconds
-    return f"it waited for a processor {share:.0%} of the time, for other work: its score is not comparable"
 
 
 @dataclass(frozen=True)
@@ -157,8 +142,6 @@ class Score:
     text_bytes: int
     total_seconds: float
     load_seconds: float
-    warm_seconds: float
-    """Answering one batch that doesn't count; after it the server can only compute."""
     forward_seconds: float
     """Waiting for the model server's answers to the scored rows."""
     first_seconds: float
@@ -167,14 +150,16 @@ class Score:
     """What scoring those rows took beyond the waiting: copies, cross-entropy, sums."""
     audit_seconds: float
     audit: Audit
-    overtime_seconds: float
+    warm_seconds: float = 0.0
+    """Answering one batch that doesn't count; after it the server can only compute."""
+    overtime_seconds: float | None = None
     """What the server worked in loading and in batches far slower than the usual one; on a processor, of all
     its cores."""
-    better_nats: float
+    better_nats: float | None = None
     """By how much the first rows' losses were lower when they were asked once more in the end, a token."""
-    is_sealed: bool
+    is_sealed: bool | None = None
     """Whether both servers could only compute from the first row on; see `harness.sandbox.seal`."""
-    refused_calls: int
+    refused_calls: int | None = None
     """What they asked the kernel for then, in vain."""
 
 
@@ -194,18 +179,17 @@ class Setting:
     device: str
     data: str
     evaluator: str
+    """Version of what scores, see `harness.worker.versions`."""
     budget_seconds: float
+    runtime: str = ""
+    """Version of what a train.py trains on and of torch; release 0.1.0 had it in the evaluator."""
 
-    @classmethod
-    def of(cls, trial: Mapping[str, Any]) -> "Setting | None":
-        """Of a trial's record; None where that doesn't say."""
-        device, data, evaluator = (trial.get(name) for name in ("device", "data", "evaluator"))
-        budget = trial.get("budget_seconds")
-        if not all(isinstance(each, str) for each in (device, data, evaluator)):
-            return None
-        if not isinstance(budget, (int, float)):
-            return None
-        return cls(str(device), str(data), str(evaluator), float(budget))
+    def __post_init__(self) -> None:
+        evaluator, runtime = self.evaluator, self.runtime
+        if not runtime and evaluator in FINGERPRINTS:
+            evaluator, runtime = "1", f"1 torch {TORCH}"
+        object.__setattr__(self, "evaluator", evaluator)
+        object.__setattr__(self, "runtime", runtime)
 
 
 @dataclass(frozen=True)
@@ -235,13 +219,15 @@ class RunRecord:
     """The part of it in which nobody had a proposal."""
     instead_of: tuple[str, ...] = ()
     """Attempts with the same seed that don't count, a line each: the machine failed it, or it was late."""
+    runtime: str = ""
+    """See `Setting`."""
     version: int = VERSION
     kind: Kind = Kind.OTHER
     """Of its failure."""
 
     @property
     def setting(self) -> "Setting":
-        return Setting(self.device, self.data, self.evaluator, self.budget_seconds)
+        return Setting(self.device, self.data, self.evaluator, self.budget_seconds, self.runtime)
 
     @property
     def warning(self) -> str:
@@ -256,8 +242,13 @@ class RunRecord:
 
     @property
     def delay(self) -> str:
-        """See `disturbed`."""
-        return disturbed(self.training.delayed_seconds, self.training.training_seconds)
+        """That other work on the machine took much of its time; mostly empty. A train.py could make it so
+        itself when it is unlucky, so nothing is repeated for it."""
+        waited, trained = self.training.delayed_seconds, self.training.training_seconds
+        if not waited or not trained or waited < DELAYED_SHARE * trained:
+            return ""
+        share = waited / trained
+        return f"other processes took {share:.0%} of the CPU during this run: its score is not comparable"
 
     @property
     def mfu_percent(self) -> float | None:
@@ -283,6 +274,7 @@ class RunRecord:
             "device": self.device,
             "data": self.data,
             "evaluator": self.evaluator,
+            "runtime": self.runtime,
             "isolation": self.isolation,
         }
 
@@ -293,7 +285,3 @@ class RunRecord:
             text = "-" if value is None else f"{value:.{DECIMALS[name]}f}" if name in DECIMALS else str(value)
             lines.append(f"{name + ':':<18}{text}")
         return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """The full record, as plain JSON values."""
-        return dataclasses.asdict(self)

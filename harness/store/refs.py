@@ -22,7 +22,12 @@ class Name:
     slug: str
 
     def __str__(self) -> str:
-        return f"{self.number:04d}-{self.slug}"
+        return f"{self.digits}-{self.slug}"
+
+    @property
+    def digits(self) -> str:
+        """`0007`."""
+        return f"{self.number:04d}"
 
     @property
     def branch(self) -> str:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -135,20 +136,6 @@ class Repository:
         return target.removeprefix("refs/heads/") if isinstance(target, str) else ""
 
     @property
-    def hooks_path(self) -> str | None:
-        """`core.hooksPath`, where it is set."""
-        config = self.git.config
-        return config["core.hooksPath"] if "core.hooksPath" in config else None  # noqa: SIM401 - no .get there
-
-    def set_hooks_path(self, path: str) -> None:
-        self.git.config["core.hooksPath"] = path
-
-    @property
-    def own_hooks(self) -> Path:
-        """Where git looks for hooks while `core.hooksPath` is not set."""
-        return self.common / "hooks"
-
-    @property
     def common(self) -> Path:
         """What all work trees of this repository share."""
         folder = Path(self.git.path)
@@ -161,16 +148,19 @@ class Repository:
         return self.common / "harness-loop.pid"
 
     @property
-    def loop_state(self) -> Path:
-        return self.common / "harness-loop.json"
+    def events(self) -> Path:
+        """What the loop says while it runs; of the main work tree, where there are several."""
+        root = self.common.parent if self.common.name == ".git" else self.paths.root
+        return Paths(root).events
 
-    @property
-    def earlier_hooks(self) -> list[str]:
-        """Names of the hooks that a person had there: our shims call them, so that they go on working."""
-        if not self.own_hooks.is_dir():
-            return []
-        found = (path for path in self.own_hooks.iterdir() if path.suffix != ".sample")
-        return sorted(path.name for path in found if os.access(path, os.X_OK))
+    def exclude(self, path: Path) -> None:
+        """Have git leave a file in `.autoresearch` alone, where an earlier .gitignore shows it."""
+        name, file = "/".join(path.parts[-2:]), self.common / "info" / "exclude"
+        if not self.git.path_is_ignored(name):
+            with suppress(OSError):
+                file.parent.mkdir(exist_ok=True)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(f"\n/{name}\n")
 
     @property
     def _index(self) -> pygit2.Index:

@@ -90,7 +90,7 @@ class ByHand:
             score=None if isinstance(scored, Failure) else scored,
             total_seconds=time.monotonic() - self._started_at, device=setup.device.name,
             peak_flops=setup.device.peak_flops, data=setup.corpus.id,
-            evaluator=scoring.fingerprint(setup.config), isolation="by hand",
+            evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation="by hand",
             budget_seconds=setup.config.trial.budget_seconds,
         )  # fmt: skip
         if failure:

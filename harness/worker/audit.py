@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.store.records import INVALID, Audit, Failure
+from harness.store.records import INVALID, Audit, Failure, Kind
 
 EVIDENCE = 5.0  # occurrences of a token before another that weigh as much as its frequency
 LEAST_DOUBT = 0.25  # nats
@@ -132,6 +132,7 @@ def improved(better_nats: float, device_kind: str) -> Failure | None:
         INVALID,
         f"asked again in the end, the first rows cost {better_nats:.2g} nats a token less: the model learns "
         "from other rows, goes on training, or answers by chance",
+        Kind.AUDIT,
     )
 
 
@@ -149,4 +150,5 @@ def judge(audit: Audit, device_kind: str) -> Failure | None:
         INVALID,
         "the audit got other answers: the model depends on later tokens, on other rows or on chance "
         f"(mean {audit.spread_nats:.2g}, worst {audit.worst_nats:.2g} nats)",
+        Kind.AUDIT,
     )

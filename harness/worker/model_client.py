@@ -36,8 +36,40 @@ class Refused(Exception):
         self.failure = Failure(status, detail, kind)
 
 
+class WorkClock:
+    """What a server may have worked: its processors' seconds, on a GPU all that pass.
+
+    Attributes:
+        worked_seconds: from being told to load on, but for when it stood still.
+        processes: the only ones that can be, once it is sealed.
+    """
+
+    def __init__(self, process: int, device_kind: str) -> None:
+        self._process, self._device_kind = process, device_kind
+        self.processes: list[int] = []
+        self._counted_to = self.worked_seconds = 0.0
+
+    def now(self) -> float:
+        """In seconds, of which only differences say something."""
+        if self._device_kind != "cpu":
+            return time.monotonic()
+        if self.processes:
+            return processes.cpu_seconds_of(self.processes)
+        return processes.cpu_seconds(self._process)
+
+    def stop(self) -> None:
+        """Add what it worked since it went on, or since this was called."""
+        now = self.now()
+        self.worked_seconds += now - self._counted_to
+        self._counted_to = now
+
+    def go_on(self) -> None:
+        """Count from now on: it stood still, or is told to load."""
+        self._counted_to = self.now()
+
+
 class Server:
-    """A sandboxed model server, from our side."""
+    """A sandboxed model server, from our side. Attributes: `clock`, of what it worked."""
 
     def __init__(self, request: dict[str, Any], shape: tuple[int, int, int]) -> None:
         self._request, self._shape = request, shape
@@ -49,8 +81,6 @@ class Server:
         self._sealed_processes: list[int] = []  # none can follow them
         self._tail = Tail()
         self._ending: threading.Thread | None = None
-        self._counted_to = 0.0
-        self.worked_seconds = 0.0  # from being told to load on, but for when it stood still; see `count`
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
         self._drain = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
         self._isolation = Isolation(request["isolation"], "", tuple(map(Path, request["hide"])))
@@ -73,6 +103,7 @@ class Server:
         os.close(writing)
         theirs.close()
         self._drain.start()
+        self.clock = WorkClock(self._process.pid, self._device.kind)
 
     @property
     def is_on_gpu(self) -> bool:
@@ -82,12 +113,6 @@ class Server:
         """Have it make its GPU context, without waiting for that."""
         if self.is_on_gpu:
             self._say({"device": "cuda"})
-
-    def load(self) -> float:
-        """Hand over the buffers, have `load` called; returns its seconds."""
-        self.begin_load()
-        self.take_seal()
-        return self.end_load()
 
     def begin_load(self) -> None:
         """The first half of it: something else can be done meanwhile."""
@@ -109,7 +134,7 @@ class Server:
             "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
         }  # fmt: skip
         self._load_began = time.monotonic()
-        self._go_on_counting()
+        self.clock.go_on()
         self._say(order, descriptors)
 
     def take_seal(self) -> None:
@@ -147,7 +172,7 @@ class Server:
         self.pause()  # while it is looked at
         self._leave_alone()
         self._bring_in(touched)
-        self._go_on_counting()
+        self.clock.go_on()
         self._process.signal(signal.SIGCONT)
 
     def _bring_in(self, touched: set[tuple[int, int]]) -> None:
@@ -157,28 +182,18 @@ class Server:
     def _leave_alone(self) -> None:
         """End what it started: nothing can follow, it is sealed. Others could wake it, or work uncounted."""
         deadline = time.monotonic() + STOP_SECONDS
-        while others := [*filter(processes.is_alive, self._others())]:
+        ours = set(self._own_processes)
+        while others := [*filter(processes.is_alive, set(processes.tree(self._process.pid)) - ours)]:
             for process in others:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise Refused(INVALID, "the model server can't be sealed: what it started doesn't end")
             time.sleep(0.002)
-        self._sealed_processes = self._own_processes
+        self._sealed_processes = self.clock.processes = self._own_processes
         outside = [self._process.pid] if self._isolation.kind == "bwrap" else []
-        if not all(map(processes.is_filtered, set(self._own_processes) - set(outside))):
+        if not all(map(processes.is_filtered, ours - set(outside))):
             raise Refused(INVALID, "the model server can't be sealed: a process in it has no filter")
-
-    def _others(self) -> set[int]:
-        return set(processes.tree(self._process.pid)) - set(self._own_processes)
-
-    def spent_seconds(self) -> float:
-        """A clock of what it may have worked: its processors' seconds, on a GPU all that pass."""
-        if self._device.kind != "cpu":
-            return time.monotonic()
-        if self._sealed_processes:
-            return processes.cpu_seconds_of(self._sealed_processes)
-        return processes.cpu_seconds(self._process.pid)
 
     @property
     def refused_calls(self) -> int:
@@ -193,24 +208,14 @@ class Server:
             if time.monotonic() > deadline:
                 raise Refused(INVALID, "the model server doesn't stand still")
             time.sleep(0.002)
-        self.count()
+        self.clock.stop()
 
     def resume(self) -> None:
         """Let it go on; what it holds and another one pushed out of memory meanwhile is there again."""
         if self._seal is not None:
             self._bring_in(set())
-        self._go_on_counting()
+        self.clock.go_on()
         self._process.signal(signal.SIGCONT)
-
-    def count(self) -> None:
-        """Add what it worked since it was last counted to `worked_seconds`."""
-        now = self.spent_seconds()
-        self.worked_seconds += now - self._counted_to
-        self._counted_to = now
-
-    def _go_on_counting(self) -> None:
-        """From now on: it stood still, or is told to load."""
-        self._counted_to = self.spent_seconds()
 
     def end_load(self) -> float:
         """Waits for it; returns its seconds."""

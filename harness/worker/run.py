@@ -8,7 +8,6 @@ the checkpoint or has it removed, because many of them fill a disk.
 """
 
 import contextlib
-import json
 import re
 import shutil
 import time
@@ -22,15 +21,17 @@ from typing import Any
 from harness.config import Config
 from harness.paths import Paths, write_atomically
 from harness.sandbox.isolation import Isolation, choose
-from harness.store.decisions import Holdout
+from harness.store.decisions import Holdout, Opinion
+from harness.store.note import write_run
 from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
 from harness.tasks.lm.prepare import open_prepared
 from harness.tasks.lm.store import Corpus
-from harness.worker import scoring
+from harness.worker import scoring, versions
 from harness.worker.device import Device, resolve
 from harness.worker.monitor import Monitor, contaminated
-from harness.worker.second_opinion import Opinion, ask
-from harness.worker.supervisor import Observer, Progress, Supervisor
+from harness.worker.progress import Observer, Progress
+from harness.worker.second_opinion import ask
+from harness.worker.supervisor import Supervisor
 from harness.worker.worker import RunHandle, Worker
 
 LOOK_SECONDS = 2.0
@@ -52,8 +53,8 @@ class Setup:
     def setting(self) -> Setting:
         """What every trial here carries, known before the first one."""
         return Setting(
-            self.device.name, self.corpus.id, scoring.fingerprint(self.config),
-            self.config.trial.budget_seconds,
+            self.device.name, self.corpus.id, versions.evaluator(), self.config.trial.budget_seconds,
+            versions.runtime(),
         )  # fmt: skip
 
     def spec(self, seed: int) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def measure(
         log.write_text(training.log, encoding="utf-8")
         status, detail, kind = training.status, training.detail, training.kind
         if why := contaminated(training.conditions):
-            status, detail, kind = ERROR, why, Kind.OTHER
+            status, detail, kind = ERROR, why, Kind.CONTAMINATED
         if status == OK:
             if not training.is_short(setup.config.trial.budget_seconds):  # that one is trained once more
                 handle.has_trained()
@@ -204,10 +205,10 @@ def measure(
             val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
             total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
             device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.corpus.id,
-            evaluator=scoring.fingerprint(setup.config), isolation=setup.isolation.kind,
+            evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation=setup.isolation.kind,
             budget_seconds=setup.config.trial.budget_seconds,
         )  # fmt: skip
-    write_atomically(folder / "trial.json", json.dumps(trial.to_json()).encode())
+    write_atomically(folder / "trial.json", write_run(trial))
     return trial
 
 

@@ -61,7 +61,7 @@ class Answers:
     first_seconds: float
     """The part of it for the first batch."""
     spent_seconds: tuple[float, ...]
-    """Of each batch, see `Server.spent_seconds`."""
+    """Of each batch, see `WorkClock`."""
 
 
 def answer(
@@ -84,8 +84,8 @@ def answer(
     deadline = time.monotonic() + seconds
     waited = first = told = better = 0.0
     device, spent = "cpu", []
-    server.count()  # what it did until here is no answer
-    clock = server.spent_seconds()
+    server.clock.stop()  # what it did until here is no answer
+    clock = server.clock.now()
     server.ask(tokens[np.arange(batch_rows) % total])
     for at in range(0, end, batch_rows):
         picked = np.arange(at, at + batch_rows) % total
@@ -93,7 +93,7 @@ def answer(
         logits = server.logits(deadline)
         waited += time.monotonic() - began
         first = first or waited
-        now = server.spent_seconds()
+        now = server.clock.now()
         spent.append(now - clock)
         clock = now
         if at + batch_rows < end:  # it works on the next ones while these are read
@@ -105,7 +105,7 @@ def answer(
         count = min(batch_rows, total - at)
         result[at : at + count] = nats[:count]
         if not np.isfinite(nats).all():
-            raise Refused(INVALID, "the model gave logits with NaN or infinite loss")
+            raise Refused(INVALID, "the model gave logits with NaN or infinite loss", Kind.DIVERGED)
         if not near:
             raise Refused(
                 INVALID,
@@ -168,7 +168,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         nats = float(np.sum(scored.nats, where=counted, dtype=np.float64))
         val_bpb = nats / (math.log(2) * text_bytes)
         if not is_score(val_bpb):
-            raise Refused(CRASH, f"the model has diverged: {val_bpb:.3g} bits for a byte")
+            raise Refused(CRASH, f"the model has diverged: {val_bpb:.3g} bits for a byte", Kind.DIVERGED)
         audit_started = time.monotonic()
         second.resume()
         if val_bpb < request["suspect_below"]:
@@ -243,7 +243,7 @@ def _audit(
 def _overtime(server: Server, answered: Answers, usual: float, request: dict[str, Any]) -> float:
     """What it worked beyond answering, in seconds; `usual`: a scored batch's."""
     checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
-    seconds = overtime_seconds(server.worked_seconds, answered.spent_seconds, usual, kind)
+    seconds = overtime_seconds(server.clock.worked_seconds, answered.spent_seconds, usual, kind)
     _refuse(in_time(seconds, request["budget_seconds"], checkpoint, kind))
     return seconds
 

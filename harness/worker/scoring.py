@@ -3,10 +3,7 @@
 The scorer is our own code, so its answer is trusted; if it dies or hangs, that is `error`.
 """
 
-import ast
 import contextlib
-import functools
-import hashlib
 import json
 import os
 import secrets
@@ -19,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +26,10 @@ from harness.store.records import ERROR, Audit, Failure, Score
 from harness.tasks.lm.store import Corpus
 from harness.worker.device import Device
 
-SCORED_BY = ("scorer.py", "model_client.py", "model_server.py", "audit.py", "buffers.py", "losses.py")
 START_SECONDS = 240.0
 END_SECONDS = 10.0
 Observer = Callable[[str, int, int], None]
 """Called with (`scoring` or `auditing`, rows done, of)."""
-
-
-def fingerprint(config: Config) -> str:
-    """What makes scores comparable besides data and hardware: its code and settings, and torch."""
-    settings = f"{config.data.seq_len} {config.data.eval_tokens} {config.trial.audit_rows}"
-    settings += f" torch {metadata.version('torch')}"
-    return hashlib.sha256(f"{settings}\n{_code()}".encode()).hexdigest()[:7]
-
-
-@functools.cache
-def _code() -> str:
-    """Its syntax trees, so that a comment doesn't part old results from new ones."""
-    sources = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in SCORED_BY)
-    return "\n".join(ast.dump(ast.parse(source)) for source in sources)
 
 
 def request_for(

@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from harness.sandbox import limits
 from harness.sandbox.text import one_line
+from harness.store.decisions import Opinion
 from harness.store.records import ERROR, INVALID, Failure
 from harness.worker.audit import TOLERANCES
 from harness.worker.model_client import Refused, Server
@@ -27,16 +28,6 @@ from harness.worker.overtime import in_time
 
 ROWS = 2000
 MORE_SECONDS = 240.0  # to start
-
-
-@dataclass(frozen=True)
-class Opinion:
-    rows: int
-    difference_bpb: float
-    """Of those rows: what this one says, less what was scored."""
-    spread_bpb: float
-    """Mean of the rows' absolute differences."""
-    seconds: float
 
 
 def ask(request: dict[str, Any], row_nats: Path) -> Opinion | Failure:
@@ -94,12 +85,14 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
     server = Server(request, (1, seq_len, len(lengths)))
     try:
         server.warm()
-        server.load()
+        server.begin_load()
+        server.take_seal()
+        server.end_load()
         server.begin_warm_up(generator.integers(0, len(lengths), (1, seq_len)))
         server.end_warm_up(set())
-        server.count()
+        server.clock.stop()
         checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
-        if failure := in_time(server.worked_seconds, request["budget_seconds"], checkpoint, kind):
+        if failure := in_time(server.clock.worked_seconds, request["budget_seconds"], checkpoint, kind):
             raise Refused(failure.status, failure.detail, failure.kind)
         deadline = time.monotonic() + request["scoring_seconds"]
         apart, sizes = [], []

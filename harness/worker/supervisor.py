@@ -26,6 +26,7 @@ from harness.worker import checkpoint
 from harness.worker.curve import Curve
 from harness.worker.monitor import Monitor
 from harness.worker.prestart import Prestarted
+from harness.worker.progress import Observer, Progress
 
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
@@ -33,22 +34,6 @@ SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (op
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a view may show while a training runs; step, loss and tokens are only reported."""
-
-    phase: str
-    """`starting`, perhaps `waiting`, `training`, `saving`, later `scoring` and `auditing`."""
-    elapsed_seconds: float
-    of_seconds: float
-    step: int | None = None
-    loss: float | None = None
-    tokens: int | None = None
-
-
-Observer = Callable[[Progress], None]
 
 
 @dataclass

@@ -1,0 +1,100 @@
+"""Commits of a repository: `main` and its line, what stands on what, train.py in each, and their records."""
+
+from collections.abc import Iterator
+
+import pygit2
+
+from harness.errors import HarnessError
+from harness.store import notes, refs
+from harness.store.note import Note
+from harness.store.records import RunRecord
+from harness.store.repo import Repository
+
+HISTORY = 100  # commits of `main` that are looked back at
+
+
+class Commits:
+    """Asked of git each time; writes nothing."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._git = repository.git
+        self._programs: dict[str, pygit2.Oid | str] = {}
+
+    @property
+    def main(self) -> str:
+        """The commit of `main`.
+
+        Raises:
+            HarnessError: there is no such branch.
+        """
+        reference = self._git.references.get(refs.MAIN)
+        if reference is None and self._git.head_is_unborn:
+            raise HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
+        if reference is None:
+            raise HarnessError("this repository has no branch 'main'", "git branch -m main")
+        if not isinstance(reference.target, pygit2.Oid):
+            raise HarnessError(
+                "main is only another name for a branch", "git symbolic-ref -d refs/heads/main"
+            )
+        return str(reference.target)
+
+    def source(self, commit: str) -> bytes:
+        """train.py in a commit."""
+        return self._repository.commit(commit).source
+
+    def source_or_nothing(self, commit: str) -> bytes:
+        """The same; empty where a commit made by hand has none that could be used."""
+        try:
+            return self.source(commit)
+        except HarnessError:
+            return b""
+
+    def note(self, commit: str) -> Note:
+        """The record of a commit."""
+        return notes.read(self._git, commit)
+
+    def runs(self, commit: str) -> tuple[RunRecord, ...]:
+        """Of a commit; none where it was never measured."""
+        return self.note(commit).runs
+
+    def are_one_program(self, one: str, other: str) -> bool:
+        """Whether two commits have the same train.py."""
+        return self.program(one) == self.program(other)
+
+    def program(self, commit: str) -> pygit2.Oid | str:
+        """What stands for its train.py; its own name where it has none."""
+        if commit not in self._programs:
+            found = self._git.get(commit)
+            if isinstance(found, pygit2.Commit) and "train.py" in found.tree:
+                self._programs[commit] = found.tree["train.py"].id
+            else:
+                self._programs[commit] = commit
+        return self._programs[commit]
+
+    @property
+    def history(self) -> Iterator[tuple[str, str]]:
+        """Commits of `main` and the first parent of each, empty for the first one; newest first."""
+        return self._line(self.main)
+
+    def _line(self, commit: str) -> Iterator[tuple[str, str]]:
+        for _ in range(HISTORY):
+            found = self._git[commit]
+            assert isinstance(found, pygit2.Commit)
+            parent = str(found.parent_ids[0]) if found.parent_ids else ""
+            yield commit, parent
+            if not parent:
+                return
+            commit = parent
+
+    def on_main(self, commit: str) -> bool:
+        """Whether `main` is there or went on from there."""
+        return self.is_below(commit, self.main)
+
+    def is_below(self, commit: str, head: str) -> bool:
+        """Whether `head` is that commit or stands on it."""
+        return head == commit or self._git.descendant_of(head, commit)
+
+    def are_in_line(self, one: str, other: str) -> bool:
+        """Whether one of two commits stands on the other."""
+        return self.is_below(one, other) or self.is_below(other, one)
