@@ -36,7 +36,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The caps that a trial runs under. Each phase has its own."""
+    """The caps of a run. Each phase has its own."""
 
     device: str
     """`auto`, `cuda`, `mps` or `cpu`."""
@@ -55,9 +55,9 @@ class RunConfig:
     sandbox: str
     """`auto`: bubblewrap where it works; `require`: refuse without it; `none`: never."""
     disk_mb: int
-    """What a trial may write in all: checkpoint and temporary files (held in memory)."""
+    """What a run may write in all: checkpoint and temporary files (held in memory)."""
     memory_gb: float
-    """Memory a process of the trial may take; 0 means four fifths of the machine or container."""
+    """Memory a process of the run may take; 0 means four fifths of the machine or container."""
     gpu_memory_gb: float
     """GPU memory that may be in use while it trains; 0 means all of it."""
 
@@ -107,7 +107,7 @@ MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds"}
 T = TypeVar("T", DataConfig, RunConfig, GateConfig)
 SECTIONS = {"data": DataConfig, "trial": RunConfig, "gate": GateConfig}
 HEADER = """\
-# What every trial in this repository runs under. Keys left out take their profile's default;
+# What every run in this repository runs under. Keys left out take their profile's default;
 # `harness doctor` checks the file. Scores compare only between equal settings.
 """
 

@@ -1,7 +1,7 @@
 """The one error for expected failures, and the exit codes.
 
 An expected failure says what happened, why, and the command that mends it. Only the command line
-catches it. A crash of train.py is data (a trial's status), never an exception.
+catches it. A crash of train.py is data (a run's status), never an exception.
 """
 
 DONE, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130

@@ -71,7 +71,7 @@ def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(setup, tmp_path, m
         lambda _: None, may_train=lambda: time.monotonic() > asked_until, other_trains=lambda: other_trains,
     ).train()  # fmt: skip
     assert found.status == ("crash" if other_trains else "ok"), found
-    assert ("took all of it beside another trial" in found.detail) == other_trains
+    assert ("took all of it beside another run" in found.detail) == other_trains
     assert found.held_seconds > 0 or other_trains
 
 

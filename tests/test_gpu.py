@@ -179,7 +179,7 @@ def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_setup, tmp
     assert one.training.conditions.peak_memory_mb < 8_000
     if source == BURNING:
         assert two.status == CRASH
-        assert "s of the GPU's time beside another trial" in two.detail
+        assert "s of the GPU's time beside another run" in two.detail
     else:
         assert two.status == OK, two.detail
         assert two.training.held_seconds > 0

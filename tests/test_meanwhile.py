@@ -333,4 +333,4 @@ def test_a_full_disk_and_a_missing_program_are_said_in_one_line(research, monkey
     session(research, ("Break it", CRASHING), said=said)
     assert said.count("no .autoresearch/program.md to tell the agent. Try: harness init") == 1
     monkeypatch.setattr("harness.session.runner.FREE_MB", 2**40)
-    assert refused(research.folder, r"only \d+ MB are free at .*, a trial may need .*Try: harness clean")
+    assert refused(research.folder, r"only \d+ MB are free at .*, a run may need .*Try: harness clean")

@@ -76,7 +76,7 @@ class Command:
         atexit.register(self._end)
 
     def _check(self) -> None:
-        """A program that isn't there should be said before the first trial.
+        """A program that isn't there should be said before the first run.
 
         Raises:
             HarnessError: it isn't.

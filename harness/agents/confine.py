@@ -2,7 +2,7 @@
 
 All else is read-only, home included, so that nothing which the harness or its owner starts later can be
 planted. Prepared data, validation text, run folders (a model under test could print there what it is
-scored on), sockets of other programs and the GPU, on which a trial runs, are out of sight. Not covered:
+scored on), sockets of other programs and the GPU are out of sight. Not covered:
 abstract sockets, and secrets of home, which an agent with a network could send away as it could when
 run by hand. Without bubblewrap only the hooks hold an agent, and it can go round those.
 """
@@ -41,7 +41,7 @@ def prefix(paths: Paths, clone: Path, writable: tuple[Path, ...], hide: tuple[Pa
 
     Args:
         writable: further folders that it may write to.
-        hide: files and folders out of sight: the person's own texts, if trials train on those.
+        hide: files and folders out of sight: the person's own texts, if runs train on those.
     """
     args = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session"]
     args += ["--cap-drop", "ALL", "--ro-bind", "/", "/"]

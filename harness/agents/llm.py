@@ -133,7 +133,7 @@ class Llm:
 
 
 def _lacks(model: str) -> str:
-    """The key that it needs and that isn't there, to be said before the first trial."""
+    """The key that it needs and that isn't there, to be said before the first run."""
     names = next((names for prefix, names in KEYS.items() if model.startswith(prefix)), ())
     return "" if any(map(os.environ.get, names)) else next(iter(names), "")
 

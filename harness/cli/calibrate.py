@@ -50,12 +50,8 @@ def calibrate(count: int, as_json: bool) -> int:
         subject = one_line(repository.commit(commit).subject)
         for number in range(count):
             view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")
-            trial = runner.again(commit, setup, worker)
-            view.say(
-                f"     {trial.status}: {trial.detail}"
-                if trial.val_bpb is None
-                else f"     {trial.val_bpb:.4f}"
-            )
+            run = runner.again(commit, setup, worker)
+            view.say(f"     {run.status}: {run.detail}" if run.val_bpb is None else f"     {run.val_bpb:.4f}")
         if (now := runner.known(setup)) is not None:
             for line in revised(known, now):
                 view.say(line)

@@ -1,4 +1,4 @@
-"""`harness doctor`: everything a trial needs, each with the command that mends it."""
+"""`harness doctor`: everything a run needs, each with the command that mends it."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Finding:
 @click.command(epilog="\b\nExamples:\n  harness doctor\n  harness doctor --json")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of findings.")
 def doctor(as_json: bool) -> int:
-    """Check what trials need: each line ok, warn or fail, and what mends it.
+    """Check what runs need: each line ok, warn or fail, and what mends it.
 
     Exit code 1 if anything fails.
     """
@@ -168,6 +168,4 @@ def _load() -> Finding:
     detail = f"{load:.1f} processes were at work on {cores} cores in the last minute"
     if load <= BUSY * cores:
         return Finding("load", "ok", detail)
-    return Finding(
-        "load", "warn", f"{detail}: beside them trials are slow, and their scores far apart", "top"
-    )
+    return Finding("load", "warn", f"{detail}: beside them runs are slow, and their scores far apart", "top")

@@ -38,7 +38,7 @@ Examples:
   harness loop                          # search, until Ctrl-C
   harness loop --experiments 5          # five, then a summary
   harness loop --hours 8 --patience 40
-  harness loop --gpus all               # a trial on each
+  harness loop --gpus all               # a run on each
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
   harness loop --agent command --command 'claude -p --permission-mode acceptEdits'
@@ -68,7 +68,7 @@ Examples:
 @click.option("--max-usd", type=click.FloatRange(min=0), callback=_number, help="Stop when models cost this.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
-@click.option("--gpus", help="`all`, or numbers from 0: one trial at a time on each.")
+@click.option("--gpus", help="`all`, or numbers from 0: one run at a time on each.")
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def loop(
     agent: str,
@@ -86,7 +86,7 @@ def loop(
 ) -> int:
     """Propose, train, score, decide, record; again and again.
 
-    Without limits it never stops. Ctrl-C ends it after the running trial, a second one at once: what
+    Without limits it never stops. Ctrl-C ends it after what runs now, a second one at once: what
     was begun is measured at the next start.
     """
     repository = open_repository()
@@ -170,7 +170,7 @@ def _session(
             for again in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(again, earlier)
             session.stop("interrupted")
-            view.say("stopping after this trial; Ctrl-C again stops at once")
+            view.say("stopping after this run; Ctrl-C again stops at once")
 
         earlier = signal.signal(signal.SIGINT, interrupt)
         summary = session.run()
@@ -179,7 +179,7 @@ def _session(
     count = f"{summary.measured} experiment{'s' * (summary.measured != 1)}"
     spent = f"{summary.usd:.2f} USD, " if summary.usd else ""
     if summary.disturbed:
-        many = f"{summary.disturbed} trial{'s' * (summary.disturbed != 1)}"
+        many = f"{summary.disturbed} run{'s' * (summary.disturbed != 1)}"
         click.echo(f"WARNING: {many} waited long for a processor: such scores say little", err=True)
     overhead = summary.own_seconds / max(1, summary.measured)
     click.echo(

@@ -33,7 +33,7 @@ WORDS = {
 @click.option("--again", is_flag=True, help="Make it anew, even if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's summary as JSON.")
 def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) -> None:
-    """Make the corpus that trials train and score on.
+    """Make the corpus that runs train and score on.
 
     SOURCE is python (embedded), climbmix, tinystories or a path; without it, the config's. Prepared
     data lies in ~/.cache/autoresearch (or $HARNESS_CACHE) and is shared by all repositories.

@@ -1,4 +1,4 @@
-"""`harness run`: one measured trial of one commit."""
+"""`harness run`: one measured run of one commit."""
 
 import json
 import time
@@ -32,7 +32,7 @@ Examples:
 def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
     """Train the train.py of REV, a commit or an experiment's number, for the fixed time, then score it.
 
-    What runs is the commit, not the working copy. Exit code 1 if the trial gave no score.
+    What runs is the commit, not the working copy. Exit code 1 if the run gave no score.
     """
     repository = open_repository()
     config = configs.load(repository.paths.config)
@@ -53,20 +53,20 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
             view.say("WARNING: train.py has uncommitted changes; they are not part of this run")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
-        trial = measure(commit.source, commit.id, seed, setup, place, view.show, view.say)
-        for odd in filter(None, (trial.warning, trial.delay)):
+        record = measure(commit.source, commit.id, seed, setup, place, view.show, view.say)
+        for odd in filter(None, (record.warning, record.delay)):
             view.say(f"WARNING: {odd}")
-    summary = trial.summary()
+    summary = record.summary()
     if as_json:
-        extra = {"status": trial.status, "detail": trial.detail, "commit": trial.commit}
-        about = {**summary, **extra, "budget_seconds": trial.budget_seconds, "record": str(place)}
+        extra = {"status": record.status, "detail": record.detail, "commit": record.commit}
+        about = {**summary, **extra, "budget_seconds": record.budget_seconds, "record": str(place)}
         click.echo(json.dumps(about))
-    elif trial.status == OK:
-        click.echo(trial.block())
+    elif record.status == OK:
+        click.echo(record.block())
     click.echo(f"record, log and loss curve: {place}", err=True)
-    if trial.status == OK:
+    if record.status == OK:
         return DONE
-    log = place / ("log.txt" if trial.training.status != OK else "server.txt")
+    log = place / ("log.txt" if record.training.status != OK else "server.txt")
     more = f" (see {log.name} there)" if log.exists() and log.stat().st_size else ""
-    click.echo(f"harness: {trial.status}: {trial.detail}{more}", err=True)
+    click.echo(f"harness: {record.status}: {record.detail}{more}", err=True)
     return FAILED

@@ -27,7 +27,7 @@ TICK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Order:
-    """A trial that is to be run."""
+    """A run that is wanted."""
 
     commit: str
     source: bytes
@@ -40,7 +40,7 @@ class Order:
 
 @dataclass(eq=False)
 class Job:
-    """A trial that was asked for; `experiment` is None for one of `main`."""
+    """A run that was asked for; `experiment` is None for one of `main`."""
 
     order: Order
     setup: Setup
@@ -83,7 +83,7 @@ class LocalExecutor:
         return replace(setup, device=replace(setup.device, place=place, places=len(self)))
 
     def free(self) -> list[Worker]:
-        """Where a trial may start now: the idle ones, then where one is scored, then where one trains."""
+        """Where a run may start now: the idle ones, then where one is scored, then where one trains."""
         found = [
             (len(self.at(worker)) + self.is_training(worker), worker)
             for worker in self._workers
@@ -92,7 +92,7 @@ class LocalExecutor:
         return [worker for _, worker in sorted(found, key=lambda each: each[0])]
 
     def at(self, worker: Worker) -> list[Job]:
-        """Whose trials are there: a further one starts held."""
+        """Whose runs are there: a further one starts held."""
         return [job for job in self.running if job.worker is worker]
 
     def runs_of(self, main: str) -> list[Job]:
@@ -100,7 +100,7 @@ class LocalExecutor:
         return [job for job in self.running if job.experiment is None and job.order.commit == main]
 
     def is_training(self, worker: Worker) -> bool:
-        """Whether a trial there is not over with its training."""
+        """Whether a run there is not over with its training."""
         return not all(job.handle.trained.is_set() for job in self.at(worker))
 
     def _may_start(self, worker: Worker) -> bool:
@@ -147,14 +147,14 @@ class LocalExecutor:
                 self.running.remove(job)
                 yield job
 
-    def learn(self, job: Job, trial: RunRecord) -> None:
+    def learn(self, job: Job, run: RunRecord) -> None:
         """How much memory a training took."""
-        if (seen := trial.training.conditions) is not None:
+        if (seen := run.training.conditions) is not None:
             device = job.setup.device
             job.worker.has_room = device.has_room and seen.peak_memory_mb < ROOM * device.memory_mb
 
     def next_to_train(self) -> list[Job]:
-        """Those that wait for their first batch where no other trial is."""
+        """Those that wait for their first batch where no other run is."""
         return [
             job
             for job in self.running

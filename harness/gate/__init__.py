@@ -8,16 +8,16 @@ from harness.store.records import OK, RunRecord
 
 
 def decide(
-    trial: RunRecord, earlier: Sequence[float], parent: str, standing: Standing, shorter: bool = False
+    run: RunRecord, earlier: Sequence[float], parent: str, standing: Standing, shorter: bool = False
 ) -> Decision:
     """What becomes of an experiment, or that it is to be run again.
 
     Args:
-        trial: its last one; if that failed, so did the experiment.
-        earlier: scores of its earlier trials, in the same setting.
+        run: its last one; if that failed, so did the experiment.
+        earlier: scores of its earlier runs, in the same setting.
         parent: the commit that it is a change of.
         shorter: whether its train.py has fewer lines than that.
     """
-    if trial.status != OK or trial.val_bpb is None:
-        return Decision(trial.status, trial.detail, standing.incumbent)
-    return standing.decide(parent, [*earlier, trial.val_bpb], shorter)
+    if run.status != OK or run.val_bpb is None:
+        return Decision(run.status, run.detail, standing.incumbent)
+    return standing.decide(parent, [*earlier, run.val_bpb], shorter)

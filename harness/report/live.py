@@ -1,4 +1,4 @@
-"""Live progress of one trial, on stderr: a steady line on a terminal, plain lines elsewhere."""
+"""Live progress of one run, on stderr: a steady line on a terminal, plain lines elsewhere."""
 
 import sys
 import time

@@ -22,7 +22,7 @@ CURVE_POINTS = 400
 
 
 class SessionPanel:
-    """A context manager; `tell` takes events, `show` progress of the running trial.
+    """A context manager; `tell` takes events, `show` progress of what runs.
 
     Args:
         as_json: events as objects on stdout, one a line, and nothing else.

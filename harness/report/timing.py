@@ -1,11 +1,11 @@
-"""Where the wall time of trials went, from their records. In those, odd figures count as none."""
+"""Where the wall time of runs went, from their records. In those, odd figures count as none."""
 
 from collections.abc import Sequence
 
 from harness.store.records import RunRecord
 
 LONGEST_SECONDS = 1e9
-LAST = 50  # trials that a share is taken over
+LAST = 50  # runs that a share is taken over
 
 
 def phases(run: RunRecord) -> dict[str, float]:

@@ -1,10 +1,10 @@
-"""The compile cache: what one trial compiled, neither the next one nor its own model servers need to.
+"""The compile cache: what one run compiled, neither the next one nor its own model servers need to.
 
 A train.py may write anything there, so the cache must not become a way past the budget, the weights of
-one trial handed to the next. Taken over is only what was there before the trial got its first training
+one run handed to the next. Taken over is only what was there before the run got its first training
 token: nothing in it can have been learned from data. What is there is never replaced, it has bounds, no
 file may lie where the compilers make folders, and the scorer itself doesn't use it. Not covered: a file
-that a hostile trial puts where a later one looks for a kernel.
+that a hostile run puts where a later one looks for a kernel.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ import tempfile
 import threading
 from pathlib import Path
 
-MOST_BYTES = 256 * 2**20  # of one trial
+MOST_BYTES = 256 * 2**20  # of one run
 ALL_BYTES = 2**30
-MOST_FILES = 5_000  # of one trial; one that compiles everything has some hundreds
+MOST_FILES = 5_000  # of one run; one that compiles everything has some hundreds
 ALL_FILES = 50_000
 LEAST_PARTS = {"inductor": 3, "triton": 3, "inductor/fxgraph": 5, "inductor/aotautograd": 5}
 MOST_PARTS = 8
@@ -80,7 +80,7 @@ def _place() -> Path:
 
 
 def take(descriptor: int, folder: Path) -> int:
-    """Add what a trial packed to the cache in `folder`; returns the number of files. Never raises for
+    """Add what a run packed to the cache in `folder`; returns the number of files. Never raises for
     what it reads: a hostile archive is one that has nothing in it."""
     size = min(os.fstat(descriptor).st_size, MOST_BYTES)
     added = 0
@@ -117,7 +117,7 @@ def evict(folder: Path, most_bytes: int, most_files: int) -> None:
 
 
 def _mark_used(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """By the word of a trial: it decides what is removed last, and nothing else."""
+    """By the word of a run: it decides what is removed last, and nothing else."""
     content = tar.extractfile(member) if member.size <= USED_BYTES else None
     for name in content.read().decode().split("\n")[:ALL_FILES] if content is not None else ():
         path = folder / name
@@ -143,7 +143,7 @@ def _put(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> bool:
     if content is None:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `write_atomically`: a cold trial has hundreds of files, and none is worth waiting for the disk.
+    # Not `write_atomically`: a cold run has hundreds of files, and none is worth waiting for the disk.
     temporary = path.with_name(f".{threading.get_native_id()}.tmp")
     temporary.write_bytes(content.read(member.size))
     temporary.replace(path)

@@ -4,7 +4,7 @@ With bubblewrap: a new root of only what Python and the driver need, read-only; 
 directory and a /tmp of bounded size, in memory; no network; its own process, IPC and user
 namespaces; an allow-list of environment variables. Home, data, `.git` and the directories that hold
 validation text are not in it. Without bubblewrap ("none") only the environment, the limits and the
-process group are held: that keeps an honest trial in order, and stops nobody.
+process group are held: that keeps an honest run in order, and stops nobody.
 
 System calls that could carry a note between processes are answered without being carried out, see `syscalls`.
 Not covered: the kernel's own attack surface, and side channels of time.
@@ -61,7 +61,7 @@ def choose(setting: str, hide: tuple[Path, ...] = ()) -> Isolation:
     """What a config's `sandbox` means on this machine.
 
     Args:
-        hide: the repository, its data, and whatever else a trial must not see.
+        hide: the repository, its data, and whatever else a run must not see.
 
     Raises:
         HarnessError: it says `require` and bubblewrap does not work here.

@@ -20,7 +20,7 @@ def apply() -> None:
     """Read HARNESS_LIMITS and set them: hard, so that nothing later can raise them.
 
     `memory_bytes` bounds private memory (RLIMIT_DATA: it leaves CUDA's reservations alone). `cores` are
-    where it begins; an honest one stays there, so that trials beside each other don't disturb. The kernel is
+    where it begins; an honest one stays there, so that runs beside each other don't disturb. The kernel is
     also told to end this process first when the machine runs out of memory.
     """
     limits = json.loads(os.environ.get("HARNESS_LIMITS", "{}"))
@@ -44,6 +44,6 @@ def die_with_parent() -> None:
 
 
 def _leave_the_session_keyring() -> None:
-    """Take an empty one: an inherited keyring holds a person's keys, and notes for the next trial."""
+    """Take an empty one: an inherited keyring holds a person's keys, and notes for the next run."""
     if (number := KEYCTL.get(platform.machine())) is not None:
         ctypes.CDLL(None).syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)

@@ -1,7 +1,7 @@
 """A descriptor that can't be turned into a writable one.
 
 A process that runs under our own user id could reopen `/proc/self/fd/N` for writing, or chmod the
-file, and so alter the training data of every later trial. The kernel refuses both on a read-only
+file, and so alter the training data of every later run. The kernel refuses both on a read-only
 mount, so a helper opens the file on one, inside a sandbox, and passes the descriptor out.
 """
 

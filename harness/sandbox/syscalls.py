@@ -1,9 +1,9 @@
 """System calls that a sandboxed process does without: those that see or alter what all processes share.
 
-What a trial sees is read-only, but the kernel keeps state beside it: which pages of those files are in
+What a run sees is read-only, but the kernel keeps state beside it: which pages of those files are in
 memory, who holds locks on them, who watches them, hints on how long they will live, keys of the user's; and
 the nodes below /dev are the host's own. One program can leave a note there that another reads. Advice is
-taken and not followed, locks are granted and not held (nothing else of a trial's is shared), modes, owners,
+taken and not followed, locks are granted and not held (nothing else of a run's is shared), modes, owners,
 times and attributes seem to be set, questions get an error. Of sockets there are only those that connect
 processes of one sandbox, and none that looks up a name for each message.
 

@@ -1,9 +1,9 @@
 """Checkpoints: which are held on to, what they score on the holdout, which no decision sees, and whether a
 second look at them gives the same score.
 
-They stay in their trial's run folder, marked: scored from the same place, under the same path, a program
+They stay in their run's run folder, marked: scored from the same place, under the same path, a program
 can't tell the holdout by it. On a GPU with room nothing waits for the holdout's processes: they start while
-the next trial trains, and score between two trainings. Elsewhere they would be in that trial's way, and are
+the next run trains, and score between two trainings. Elsewhere they would be in that run's way, and are
 waited for. Whatever goes wrong here is said aloud and stops nothing.
 """
 
@@ -52,10 +52,10 @@ class Checkpoints:
         self._tried: set[tuple[str, Setting]] = set()
         self._opinions: dict[tuple[str, Setting], str] = {}
 
-    def keep(self, folder: Path, trial: RunRecord) -> None:
-        """Hold on to a trial's checkpoint: `main` may move to its commit. One of a commit is enough."""
+    def keep(self, folder: Path, run: RunRecord) -> None:
+        """Hold on to a run's checkpoint: `main` may move to its commit. One of a commit is enough."""
         for other, record in self._marked():
-            if record is not None and record.commit == trial.commit and not self._is_owed(other):
+            if record is not None and record.commit == run.commit and not self._is_owed(other):
                 self.forget(other)
         try:
             self._paths.mark(folder).touch()
@@ -64,13 +64,13 @@ class Checkpoints:
         self.drop(CHECKPOINTS)
 
     def forget(self, folder: Path) -> None:
-        """Remove a trial's checkpoint."""
+        """Remove a run's checkpoint."""
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         with suppress(OSError):
             self._paths.mark(folder).unlink()
 
     def sweep(self) -> None:
-        """Remove checkpoints that a killed loop left in the folders of finished trials."""
+        """Remove checkpoints that a killed loop left in the folders of finished runs."""
         for record in self._paths.runs.glob("*/trial.json"):
             if not self._paths.mark(record.parent).exists():
                 self.forget(record.parent)
@@ -127,7 +127,7 @@ class Checkpoints:
 
         def show(progress: Progress) -> None:
             handle.check()
-            if not worker.is_shared:  # else the trial that is on it is shown
+            if not worker.is_shared:  # else the run that is on it is shown
                 self._show(progress, of)
 
         def work() -> Holdout | Failure:

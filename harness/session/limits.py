@@ -47,7 +47,7 @@ class Summary:
     measured: int
     seconds: float
     own_seconds: float
-    """In which this process was at work, and didn't only wait for a trial or an agent."""
+    """In which this process was at work, and didn't only wait for a run or an agent."""
     usd: float
     disturbed: int
     """Trials that waited for a processor for much of their time."""

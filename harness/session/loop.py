@@ -4,7 +4,7 @@ Guarantees: an experiment is a commit on its own branch before it costs GPU time
 in git before anything else happens; `main` moves only by fast-forward to a kept commit, when the gate
 is sure of it. Killed anywhere, the next start finishes what was begun: an experiment without a status
 is measured, runs that it had already count, and `main` moves if it had not got there. The posterior
-is rebuilt from git. The next proposal is made while a trial trains, the next trial starts beside it, and
+is rebuilt from git. The next proposal is made while a run trains, the next run starts beside it, and
 with several GPUs none waits for another: one thread asks what is to be measured next (`_next`), hands it to
 a worker that is free, and takes in what comes back (`_take`).
 """
@@ -63,10 +63,10 @@ class Loop:
         self._research = Research(self._runner, self._baseline, again, tell)
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
-        self._disturbed = 0  # trials
+        self._disturbed = 0  # runs
 
     def stop(self, why: str) -> None:
-        """End after the running trials."""
+        """End after the running runs."""
         self._stopping = self._stopping or why
 
     def run(self) -> Summary:
@@ -138,7 +138,7 @@ class Loop:
     # ── what is to be measured next ───────────────────────────────────────────────────────────
 
     def _fill(self) -> None:
-        """Hand out trials while there are workers for them."""
+        """Hand out runs while there are workers for them."""
         for waits in self._executor.in_the_way():
             self._put_back(waits)
         for worker in self._executor.free():
@@ -194,7 +194,7 @@ class Loop:
         return Job(order, setup, experiment)
 
     def _has_next(self, worker: Worker) -> bool:
-        """Whether a trial could begin at once, with nothing else to be done before."""
+        """Whether a run could begin at once, with nothing else to be done before."""
         ready = bool(self._again or self._waiting or self._proposals.is_ready)
         if not ready and (self._research.standing is not None or not self._baseline.is_due):
             return False
@@ -212,7 +212,7 @@ class Loop:
         return len(self._again) + sum(job.experiment is not None for job in self._executor.running)
 
     def _ask_ahead(self) -> None:
-        """Have proposals made for when the running trials are over."""
+        """Have proposals made for when the running runs are over."""
         busy = self._executor.running if self._failure is None else []
         if not busy or self._waiting or self._enough(self._undecided, self._proposals.paid_usd):
             return
@@ -224,24 +224,24 @@ class Loop:
     # ── what came back ────────────────────────────────────────────────────────────────────────
 
     def _take(self, job: Job) -> None:
-        """Take in what a trial gave."""
+        """Take in what a run gave."""
         try:
-            trial, folder = job.future.result()
+            run, folder = job.future.result()
         except Cancelled:
             return
-        trial = replace(trial, propose_seconds=job.propose_seconds)
-        self._disturbed += bool(trial.delay)
-        self._executor.learn(job, trial)
+        run = replace(run, propose_seconds=job.propose_seconds)
+        self._disturbed += bool(run.delay)
+        self._executor.learn(job, run)
         if job.experiment is None:
-            others = any(not each.is_held for each in self._executor.runs_of(trial.commit))
-            mended = trial.commit != self._experiments.main  # by a person, meanwhile
-            self._runner.noted(trial, folder, job.setup, others or mended)
-            score = trial.detail if trial.val_bpb is None else f"{trial.val_bpb:.4f}"
+            others = any(not each.is_held for each in self._executor.runs_of(run.commit))
+            mended = run.commit != self._experiments.main  # by a person, meanwhile
+            self._runner.noted(run, folder, job.setup, others or mended)
+            score = run.detail if run.val_bpb is None else f"{run.val_bpb:.4f}"
             self._tell(MEASURED, f"     baseline: {score}", order=job.order)
-            self._runner.kept.score_holdout(trial.commit, job.setup, job.worker)
+            self._runner.kept.score_holdout(run.commit, job.setup, job.worker)
             self._research.read_again(self._setup(job.worker), job.worker)
         else:
-            self._decide(job, job.experiment, trial, folder)
+            self._decide(job, job.experiment, run, folder)
 
     def _let_train(self) -> None:
         """Whoever waits on a worker for its first batch, and for nothing else, gets it."""
@@ -274,24 +274,24 @@ class Loop:
             begun_before = self._experiments.runs(job.order.commit)
             (self._again if begun_before else self._waiting).append(job.experiment)
 
-    def _decide(self, job: Job, experiment: Experiment, trial: RunRecord, folder: Path) -> None:
+    def _decide(self, job: Job, experiment: Experiment, run: RunRecord, folder: Path) -> None:
         """Run it again, or record what it is; `main` may move, and what meets a winner is applied on it."""
         setup, parent = job.setup, experiment.parent
         try:
             standing = self._research.standing_for(parent, setup)
         except HarnessError:
-            self._experiments.add_run(experiment.commit, trial)  # what was measured is not to be lost
+            self._experiments.add_run(experiment.commit, run)  # what was measured is not to be lost
             raise
         if standing is None:
-            return self._run_again(experiment, trial, folder, "it waits for main's score in this setting")
+            return self._run_again(experiment, run, folder, "it waits for main's score in this setting")
         shorter = program.is_shorter(*map(self._experiments.source, (experiment.commit, parent)))
         earlier = self._experiments.scores(experiment.commit, setup.setting)
-        decision = gate.decide(trial, earlier, parent, standing, shorter)
+        decision = gate.decide(run, earlier, parent, standing, shorter)
         if decision.status == AGAIN:
-            return self._run_again(experiment, trial, folder, decision.reason)
+            return self._run_again(experiment, run, folder, decision.reason)
         if decision.status == KEEP:
-            self._runner.kept.keep(folder, trial)  # first: a killed loop's unmarked ones are swept
-        done = self._record(experiment, trial, decision, job)
+            self._runner.kept.keep(folder, run)  # first: a killed loop's unmarked ones are swept
+        done = self._record(experiment, run, decision, job)
         if done is None or done.status != KEEP:
             self._runner.kept.forget(folder)
         if done is None or done.val_bpb is None:
@@ -312,10 +312,10 @@ class Loop:
             self._waiting += self._proposals.meet(done, standing, now)  # first: moving main may take a while
         self._research.advance(now, setup, job.worker)
 
-    def _run_again(self, experiment: Experiment, trial: RunRecord, folder: Path, why: str) -> None:
-        """Note what was measured; it is decided after one more trial."""
+    def _run_again(self, experiment: Experiment, run: RunRecord, folder: Path, why: str) -> None:
+        """Note what was measured; it is decided after one more run."""
         self._runner.kept.forget(folder)
-        self._experiments.add_run(experiment.commit, trial)
+        self._experiments.add_run(experiment.commit, run)
         self._tell("note", f"     {why}")
         self._again.append(experiment)
 
@@ -330,11 +330,11 @@ class Loop:
             self._waiting.insert(0, moved)
 
     def _record(
-        self, experiment: Experiment, trial: RunRecord, decision: Decision, job: Job
+        self, experiment: Experiment, run: RunRecord, decision: Decision, job: Job
     ) -> Experiment | None:
         """Into git; None if a person moved the branch, which says that this one is theirs."""
         try:
-            done = self._experiments.complete(experiment, trial, decision)
+            done = self._experiments.complete(experiment, run, decision)
         except Moved as moved:
             self._tell("trouble", f"     not recorded: {moved}")
             return None
@@ -344,5 +344,5 @@ class Loop:
         which = done.name.digits if self._executor.running else "    "
         word = CANDIDATE if decision.status == KEEP else decision.status
         self._tell(MEASURED, f"{which} {word}: {decision.reason}", done, job.order)
-        self._proposals.learn(done, trial, job.setup)
+        self._proposals.learn(done, run, job.setup)
         return done

@@ -1,7 +1,7 @@
 """From an agent's answer to an experiment: asked for ahead, checked, committed on a branch of its own.
 
 Guarantees: what is committed parses, was not tried before, and is a change of the incumbent; the next
-proposal is made while the current trial trains. What an answer cost is counted, used or not.
+proposal is made while the current run trains. What an answer cost is counted, used or not.
 """
 
 import dataclasses
@@ -253,12 +253,12 @@ class Proposals:
             commit = below[commit]
         return commit
 
-    def learn(self, done: Experiment, trial: RunRecord, setup: Setup) -> None:
+    def learn(self, done: Experiment, run: RunRecord, setup: Setup) -> None:
         """What the agent may mend: a crash, but not the crash of the mending for ever."""
         crashed = done.status == CRASH
         self._crashes = self._crashes + 1 if crashed else 0
         mendable = crashed and self._crashes <= REPAIRS
-        self._to_mend = (self._as_tried(done, setup), trial.training.log) if mendable else None
+        self._to_mend = (self._as_tried(done, setup), run.training.log) if mendable else None
 
     def _ask(
         self, base: Base, setup: Setup, results: Sequence[Experiment], trouble: str = "",

@@ -1,4 +1,4 @@
-"""Where trials of commits are run, and where their scores go: into notes, into the gate, to `main`.
+"""Where commits are run, and where their scores go: into notes, into the gate, to `main`.
 
 What the loop and `harness calibrate` share. Guarantees: what was measured is noted before anything
 else happens; `main` is measured, and the noise known, before anything is decided; the holdout's score is
@@ -35,7 +35,7 @@ from harness.worker.worker import RunHandle, Worker
 
 REPEATS_OF_ERROR = 2
 TICK_SECONDS = 0.1
-FREE_MB = 1024  # beyond what a trial may write
+FREE_MB = 1024  # beyond what a run may write
 LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
 
 
@@ -47,7 +47,7 @@ class Runner:
     ) -> None:
         self._repository, self._tell, self._show = repository, tell, show
         self.experiments = Experiments(repository)
-        self.seconds = 0.0  # in trials, or waiting for somebody else: see `away`
+        self.seconds = 0.0  # in runs, or waiting for somebody else: see `away`
         self._last_config: configs.Config | None = None
         self._last: tuple[tuple[int, ...], Setup] | None = None  # what the config was, and the setup by it
         self._said: set[str] = set()
@@ -83,7 +83,7 @@ class Runner:
         wanted = setup.config.trial.disk_mb + FREE_MB
         if (free := shutil.disk_usage(paths.home).free // 2**20) < wanted:
             raise HarnessError(
-                f"only {free} MB are free at {paths.home}, a trial may need {wanted}",
+                f"only {free} MB are free at {paths.home}, a run may need {wanted}",
                 "harness clean, or free some space",
             )
         return setup
@@ -106,16 +106,16 @@ class Runner:
         self._last_config = config
         return setup
 
-    # ── trials ────────────────────────────────────────────────────────────────────────────────
+    # ── runs ────────────────────────────────────────────────────────────────────────────────
 
     def order(
         self, commit: str, name: str, running: Iterable[int] = (), standing: Standing | None = None
     ) -> Order:
-        """The next trial of a commit, with a seed that it didn't have.
+        """The next run of a commit, with a seed that it didn't have.
 
         Args:
             name: see `Order`.
-            running: seeds of trials of it that are not over.
+            running: seeds of its runs that are not over.
             standing: what its score will be held against, where that is known.
         """
         used = [*running, *(run.seed for run in self.experiments.runs(commit))]
@@ -125,7 +125,7 @@ class Runner:
         return Order(commit, self.experiments.source(commit), seed, name, suspect_below)
 
     def run(self, order: Order, setup: Setup, worker: Worker, handle: RunHandle) -> tuple[RunRecord, Path]:
-        """One trial, and its folder; what others contaminated is repeated. Any thread may call it, since it
+        """One run, and its folder; what others contaminated is repeated. Any thread may call it, since it
         doesn't touch git."""
 
         of = Run(order.name, order.commit, order.seed, worker.place)
@@ -142,65 +142,65 @@ class Runner:
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
             alone, handle.was_joined = handle.may_train.is_set(), False
             handle.trained.clear()
-            trial = measure(
+            run = measure(
                 order.source, order.commit, order.seed, setup, folder, show, self._note, True, worker, handle,
                 order.suspect_below,
             )  # fmt: skip
-            attempts.append(trial)
-            if not alone and trial.training.startup_seconds is None:
+            attempts.append(run)
+            if not alone and run.training.startup_seconds is None:
                 while not handle.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
                     handle.check()
-            elif trial.status == ERROR:
-                self._tell("trouble", f"     error, not the experiment's fault: {trial.detail}")
+            elif run.status == ERROR:
+                self._tell("trouble", f"     error, not the experiment's fault: {run.detail}")
                 if attempt == REPEATS_OF_ERROR:
                     break
                 attempt += 1
-            elif not attempt and _deserves_another(trial, handle.was_joined):
-                self._tell("trouble", f"     run again: {trial.detail or trial.warning}")
+            elif not attempt and _deserves_another(run, handle.was_joined):
+                self._tell("trouble", f"     run again: {run.detail or run.warning}")
                 attempt += 1
-                if trial.kind == Kind.MEMORY:
+                if run.kind == Kind.MEMORY:
                     handle.wants_room.set()
                     while worker.is_used:
                         handle.check()
                         time.sleep(TICK_SECONDS)
-                if trial.warning:
-                    first = trial, folder
+                if run.warning:
+                    first = run, folder
                     continue
             else:
                 break
             self.kept.forget(folder)
         if first is not None:
             # The worse of two counts: else a train.py that ends early when it is unlucky draws twice.
-            both = first, (trial, folder)
-            (_, unused), (trial, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
+            both = first, (run, folder)
+            (_, unused), (run, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
             self.kept.forget(unused)
-        for odd in filter(None, (trial.warning, trial.delay)):
+        for odd in filter(None, (run.warning, run.delay)):
             self._tell("trouble", f"     WARNING: {odd}")
-        instead_of = tuple(_attempt(each) for each in attempts if each is not trial)
-        return replace(trial, instead_of=instead_of), folder
+        instead_of = tuple(_attempt(each) for each in attempts if each is not run)
+        return replace(run, instead_of=instead_of), folder
 
-    def noted(self, trial: RunRecord, folder: Path, setup: Setup, others: bool = False) -> None:
-        """One more trial of a commit that stays as it is; `others`: more of it are running.
+    def noted(self, run: RunRecord, folder: Path, setup: Setup, others: bool = False) -> None:
+        """One more run of a commit that stays as it is; `others`: more of it are running.
 
         Raises:
             HarnessError: it gave no score, and none did before.
         """
-        commit = trial.commit
-        if trial.status == OK:
-            self.kept.keep(folder, trial)
-        self.experiments.add_run(commit, trial)
-        if trial.status != OK and not (others or self.experiments.scores(commit, setup.setting)):
+        commit = run.commit
+        if run.status == OK:
+            self.kept.keep(folder, run)
+        self.experiments.add_run(commit, run)
+        if run.status != OK and not (others or self.experiments.scores(commit, setup.setting)):
             mend = "mend it on main, commit, harness loop"
             raise HarnessError(
-                f"train.py of {commit[:7]} gives no score: {trial.status}: {trial.detail}",
-                "harness loop, with less beside it" if trial.kind == Kind.LATE else mend,
+                f"train.py of {commit[:7]} gives no score: {run.status}: {run.detail}",
+                "harness loop, with less beside it" if run.kind == Kind.LATE else mend,
             )
 
     def again(self, commit: str, setup: Setup, worker: Worker) -> RunRecord:
-        """One more trial of a commit, here and now."""
-        trial, folder = self.run(self.order(commit, "again"), setup, worker, RunHandle.alone())
-        self.noted(trial, folder, setup)
-        return trial
+        """One more run of a commit, here and now."""
+        run, folder = self.run(self.order(commit, "again"), setup, worker, RunHandle.alone())
+        self.noted(run, folder, setup)
+        return run
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
 
@@ -269,12 +269,12 @@ def _identity(file: Path) -> tuple[int, ...]:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def _deserves_another(trial: RunRecord, was_joined: bool) -> bool:
+def _deserves_another(run: RunRecord, was_joined: bool) -> bool:
     """Whether the machine, or what ran beside it, may be why it ended as it did."""
-    return bool(trial.warning) or trial.kind == Kind.LATE or (was_joined and trial.kind == Kind.MEMORY)
+    return bool(run.warning) or run.kind == Kind.LATE or (was_joined and run.kind == Kind.MEMORY)
 
 
-def _attempt(trial: RunRecord) -> str:
+def _attempt(run: RunRecord) -> str:
     """One that doesn't count, in a line."""
-    score = "" if trial.val_bpb is None else f" {trial.val_bpb:.6f}"
-    return f"{trial.status}{score}: {trial.detail or trial.warning}"
+    score = "" if run.val_bpb is None else f" {run.val_bpb:.6f}"
+    return f"{run.status}{score}: {run.detail or run.warning}"

@@ -1,6 +1,6 @@
 """Experiments in git: begun as a branch, completed with their trailers.
 
-An experiment is committed before its trial: killed in between, it is simply measured again. Completing
+An experiment is committed before its run: killed in between, it is simply measured again. Completing
 it writes the note first, then moves the branch, then `main`, so that every kill leaves a state that the
 next start can finish.
 """
@@ -104,21 +104,21 @@ class Experiments(History):
         return experiment
 
     @patiently
-    def complete(self, experiment: Experiment, trial: RunRecord, decision: Decision) -> Experiment:
+    def complete(self, experiment: Experiment, last: RunRecord, decision: Decision) -> Experiment:
         """Put what was measured into the commit's message and its note, and move the branch to it.
 
         Args:
-            trial: the last one; earlier runs are noted already.
+            run: the last one; earlier runs are noted already.
         """
         old = self._git[experiment.commit]
         assert isinstance(old, pygit2.Commit)
         known = experiment.message
         figure = f"{known.title} ({messages.verdict(decision)})"
         kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
-        note = self.note(experiment.commit).with_run(trial)
-        counted = [run for run in note.runs if run.setting == trial.setting and run.status != ERROR]
+        note = self.note(experiment.commit).with_run(last)
+        counted = [run for run in note.runs if run.setting == last.setting and run.status != ERROR]
         text = Message(
-            figure, known.hypothesis, {**kept, **messages.measured(trial, counted or [trial], decision)}
+            figure, known.hypothesis, {**kept, **messages.measured(last, counted or [last], decision)}
         ).text()
         made = self._git.create_commit(
             None, old.author, self._repository.signature, text, old.tree_id, old.parent_ids

@@ -20,7 +20,7 @@ MEASURED = (
     "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
     "Evaluator", "Runtime", "Isolation",
 )  # fmt: skip
-PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a trial
+PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a run
 TRAILERS = (*MEASURED, *PROPOSED)
 KNOWN = frozenset(TRAILERS)
 BETWEEN = re.compile(r"\n\s*\n")

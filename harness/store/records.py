@@ -1,4 +1,4 @@
-"""The values that flow forward: what a trial was, what training gave, what the score is.
+"""The values that flow forward: what a run was, what training gave, what the score is.
 
 All frozen. A figure nobody measured is None, never 0. `Reported` is what train.py said of itself:
 shown, never decided on.
@@ -16,7 +16,7 @@ DECIMALS = {
     "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
 }  # fmt: skip
 
-# A trial's status is `ok` or one of the last three; an experiment's is any but `ok`.
+# A run's status is `ok` or one of the last three; an experiment's is any but `ok`.
 OK = "ok"
 KEEP = "keep"
 DISCARD = "discard"
@@ -59,7 +59,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a GPU was like while a trial trained, by its driver."""
+    """What a GPU was like while a run trained, by its driver."""
 
     samples: int
     clock_mhz: int
@@ -112,7 +112,7 @@ class Training:
         return (self.training_seconds or 0.0) < min(0.9 * budget_seconds, budget_seconds - 1.0)
 
 
-DELAYED_SHARE = 0.2  # of the training, above which a trial is said to be disturbed
+DELAYED_SHARE = 0.2  # of the training, above which a run is said to be disturbed
 HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
 
 

@@ -1,4 +1,4 @@
-"""The first process of a trial: says that the sandbox stands, waits for a train.py, becomes its `__main__`.
+"""The first process of a run: says that the sandbox stands, waits for a train.py, becomes its `__main__`.
 
 What takes time and is the same for every train.py is done before: libraries, the compile cache. The last
 thing before it is to have its calls to the kernel answered outside, see `seal`.

@@ -1,4 +1,4 @@
-"""What the trials run on, found without torch: kind, name, peak FLOPs, and its exclusive lock.
+"""Devices, found without torch: kind, name, peak FLOPs, and its exclusive lock.
 
 The name goes into a score's setting, so it comes from the driver and the kernel, never from
 train.py.
@@ -43,7 +43,7 @@ class Device:
     uuid: str = ""
     """Of an NVIDIA GPU."""
     node: str | None = None
-    """The file in /dev of the only GPU that a trial on it gets to see: empty for all, None for no GPU."""
+    """The file in /dev of the only GPU that a run on it gets to see: empty for all, None for no GPU."""
     memory_mb: int = 0
     """Of an NVIDIA GPU."""
     place: int = 0
@@ -53,7 +53,7 @@ class Device:
 
     @property
     def has_room(self) -> bool:
-        """Whether a few GPU contexts more, at half a GB each, take nothing from a trial."""
+        """Whether a few GPU contexts more, at half a GB each, take nothing from a run."""
         return self.memory_mb >= ROOMY_MB
 
     @property
@@ -71,7 +71,7 @@ class Device:
 
     @property
     def core_count(self) -> int:
-        """Cores that a trial on it may use, or as many as a container's time is worth."""
+        """Cores that a run on it may use, or as many as a container's time is worth."""
         every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         return max(1, int(min(len(self.cores or every), quota_cores() / self.places)))
 
@@ -232,7 +232,7 @@ def _cpu_name() -> str:
 
 @contextmanager
 def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold the device for one trial; a second one waits, after saying so through `on_wait`.
+    """Hold the device for one run; a second one waits, after saying so through `on_wait`.
 
     The lock is the kernel's: it goes with the process that holds it, however that ends.
     """

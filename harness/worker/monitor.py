@@ -1,6 +1,6 @@
-"""Fair conditions: who else uses a GPU, its clocks, temperature and memory, while a trial trains.
+"""Fair conditions: who else uses a GPU, its clocks, temperature and memory, while a run trains.
 
-Read through NVML by our own process, never from train.py. A trial beside somebody
+Read through NVML by our own process, never from train.py. A run beside somebody
 else's work, or on a chip that is too hot to hold its clocks, says nothing of an idea: it is an `error` and
 is repeated. That a chip is at its power limit is how it works under full load, and is no contamination.
 """
@@ -18,11 +18,11 @@ from harness.worker.device import Device
 
 EVERY_SECONDS = 2.0
 EVERY_AHEAD_SECONDS = 1.0
-AHEAD_GPU_SECONDS = 5.0  # the most that a start may take from another trial that trains
+AHEAD_GPU_SECONDS = 5.0  # the most that a start may take from another run that trains
 AHEAD_MEMORY = 0.4  # of the GPU's
 AHEAD_CPU_SECONDS = 60.0  # when it has started, and only waits
 START_CPU_SECONDS = 15.0  # of every core, until then: a cold start of the model here takes 60 s in all
-THROTTLED_SHARE = 0.05  # of the samples, above which a trial doesn't count
+THROTTLED_SHARE = 0.05  # of the samples, above which a run doesn't count
 FOREIGN_SAMPLES = 2  # in which somebody else was at work
 SLOWED = ("HwSlowdown", "HwThermalSlowdown", "SwThermalSlowdown", "HwPowerBrakeSlowdown")
 
@@ -79,7 +79,7 @@ class Monitor:
         return ""
 
     def strain(self, waits: bool) -> str:
-        """What the watched processes, which only start, took from another trial that trains, if that is too
+        """What the watched processes, which only start, took from another run that trains, if that is too
         much; to be called a few times a second.
 
         Args:
@@ -176,7 +176,7 @@ class Monitor:
 
 
 def contaminated(seen: Conditions | None) -> str:
-    """Why a trial under these conditions doesn't count; empty if it does."""
+    """Why a run under these conditions doesn't count; empty if it does."""
     if seen is None:
         return ""
     if len(seen.foreign) >= FOREIGN_SAMPLES:

@@ -1,6 +1,6 @@
 """A prestarted process: a sandboxed Python that waits to be told which train.py to run.
 
-On a GPU the next one is made while a trial trains: its libraries are in memory and the compile cache
+On a GPU the next one is made while a run trains: its libraries are in memory and the compile cache
 is in place when its time comes. Nothing untrusted is in it before `go`, and till then it leaves the
 GPU alone.
 """
@@ -30,7 +30,7 @@ class Prestarted:
     def __init__(
         self, config: RunConfig, isolation: Isolation, device: Device, compiled: Path | None = None
     ) -> None:
-        """`compiled`: what earlier trials compiled, if that is kept."""
+        """`compiled`: what earlier runs compiled, if that is kept."""
         self.device, self.isolation, self.compiled = device, isolation, compiled
         self.channel, theirs = pair()
         self.reading, writing = os.pipe()

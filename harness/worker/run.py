@@ -1,9 +1,9 @@
-"""One trial from end to end: hold the device, train, score, put it into a record.
+"""One run from end to end: hold the device, train, score, put it into a record.
 
 On a GPU the scorer and the process of the next run are started while this one trains, so that imports
-cost no GPU time; on a processor they would be in the way. So is the next trial, where there is room.
+cost no GPU time; on a processor they would be in the way. So is the next run, where there is room.
 
-The run folder keeps the exported train.py, the log and the record. Whoever asked for the trial takes
+The run folder keeps the exported train.py, the log and the record. Whoever asked for the run takes
 the checkpoint or has it removed, because many of them fill a disk.
 """
 
@@ -40,18 +40,18 @@ ROW_NATS = "row_nats.npy"  # beside the checkpoint: what each row of val cost
 
 @dataclass(frozen=True)
 class Setup:
-    """What all trials of one setting share."""
+    """What all runs of one setting share."""
 
     config: Config
     corpus: Corpus
     device: Device
     isolation: Isolation
     compiled: Path | None = None
-    """Where what was compiled is kept between trials."""
+    """Where what was compiled is kept between runs."""
 
     @property
     def setting(self) -> Setting:
-        """What every trial here carries, known before the first one."""
+        """What every run here carries, known before the first one."""
         return Setting(
             self.device.name, self.corpus.id, versions.evaluator(), self.config.trial.budget_seconds,
             versions.runtime(),
@@ -112,7 +112,7 @@ def measure(
 
     Args:
         source: the commit's blob, not a working copy.
-        folder: made for this trial; must not exist.
+        folder: made for this run; must not exist.
         observe: told of progress a few times a second.
         on_wait: told once if somebody else uses the device.
         keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
@@ -200,7 +200,7 @@ def measure(
                 scored = result
         if not keep_checkpoint or scored is None:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        trial = RunRecord(
+        run = RunRecord(
             commit=commit, seed=seed, status=status, detail=detail, kind=kind,
             val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
             total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
@@ -208,8 +208,8 @@ def measure(
             evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation=setup.isolation.kind,
             budget_seconds=setup.config.trial.budget_seconds,
         )  # fmt: skip
-    write_atomically(folder / "trial.json", write_run(trial))
-    return trial
+    write_atomically(folder / "trial.json", write_run(run))
+    return run
 
 
 def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str], None]) -> None:
@@ -230,10 +230,10 @@ def measure_holdout(
 ) -> Holdout | Failure:  # fmt: skip
     """Score a checkpoint that was kept on the tokens that no decision uses.
 
-    Its processes start at once; while a trial has the device, they wait.
+    Its processes start at once; while a run has the device, they wait.
 
     Args:
-        folder: of the trial.
+        folder: of the run.
         val_bpb: of the same checkpoint.
         handle: by which it may be cancelled.
     """
@@ -300,7 +300,7 @@ def _result(begun: scoring.Scoring, observe: Observer) -> Score | Failure:
 
 @contextmanager
 def _whole_or_gone(folder: Path) -> Iterator[None]:
-    """An interrupted trial leaves no folder: there is no record that it would belong to."""
+    """An interrupted run leaves no folder: there is no record that it would belong to."""
     try:
         yield
     except BaseException:

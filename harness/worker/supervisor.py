@@ -3,7 +3,7 @@
 It hands out the training tokens' descriptor when they are asked for, and that instant starts the
 clock. It reads progress and output without trusting them, takes the checkpoint as descriptors, and
 kills everything the moment it has them or a cap is passed. Nothing that train.py does can lengthen
-its time. One thread, no polling of the trial's files.
+its time. One thread, no polling of the run's files.
 """
 
 import os
@@ -84,7 +84,7 @@ class Supervisor:
             prestarted: the process that it runs in; closed in the end.
             on_training: called once, when the clock has begun.
             may_train: whether the tokens may be handed out; until then it waits with what it compiled.
-            other_trains: whether another trial has the device meanwhile, which it may hardly disturb.
+            other_trains: whether another run has the device meanwhile, which it may hardly disturb.
         """
         self.source, self.checkpoint_dir = source, checkpoint_dir
         self.spec, self.tokens = spec, tokens
@@ -185,7 +185,7 @@ class Supervisor:
         """At the GPU; and begin what else is to be ready when it has trained."""
         if state.first_batch_at is None:
             if self.other_trains() and (took := self.watch.strain(waits=state.asked_at is not None)):
-                state.failure = Failure(CRASH, f"took {took} beside another trial")
+                state.failure = Failure(CRASH, f"took {took} beside another run")
             return
         if not state.told:
             state.told = True

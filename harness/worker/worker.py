@@ -1,6 +1,6 @@
 """A worker: one device, the threads that do its runs, and the prestarted process for the next one.
 
-One trial trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
+One run trains or is scored; on a GPU with room for it another may start meanwhile: imports, compiles,
 and then waits for its first batch until it may train. A holdout's scorer may wait there too. Processes
 are started in the worker's own threads, which live as long as they may: the kernel kills a child when the
 thread that made it ends.
@@ -24,12 +24,12 @@ CLOSING_SECONDS = 10.0
 
 
 class Cancelled(BaseException):
-    """Raised where progress is shown, in a trial that nobody waits for any more."""
+    """Raised where progress is shown, in a run that nobody waits for any more."""
 
 
 @dataclass(eq=False)
 class RunHandle:
-    """What one trial and whoever started it tell each other."""
+    """What one run and whoever started it tell each other."""
 
     on_trained: Callable[[], None] = lambda: None
     """Called when it doesn't train any more: another one may start."""
@@ -54,7 +54,7 @@ class RunHandle:
         self.on_trained()
 
     def check(self) -> None:
-        """To be called wherever a trial shows progress.
+        """To be called wherever a run shows progress.
 
         Raises:
             Cancelled: nobody waits for it any more.
@@ -69,7 +69,7 @@ class Worker:
     Attributes:
         trains: the handle of the run that has the device for its training now.
         trained_at: when the last training here ended, by the monotonic clock.
-        has_room: whether something else may start there beside a trial, by what the last one took.
+        has_room: whether something else may start there beside a run, by what the last one took.
     """
 
     def __init__(self, place: int = 0) -> None:
@@ -88,7 +88,7 @@ class Worker:
 
     @property
     def is_shared(self) -> bool:
-        """Whether two trials are on it now, or a trial and the score of a holdout."""
+        """Whether two runs are on it now, or a run and the score of a holdout."""
         return self._holders > 1
 
     @property
@@ -137,7 +137,7 @@ class Worker:
         return Prestarted(config, isolation, device, compiled)
 
     def prepare(self, config: RunConfig, isolation: Isolation, device: Device, compiled: Any) -> None:
-        """Make the next one, if there is none, while a trial on a GPU trains or waits to; on a processor it
+        """Make the next one, if there is none, while a run on a GPU trains or waits to; on a processor it
         would be in the way."""
         with self._lock:
             if device.kind == "cuda" and self._spare is None:
@@ -172,7 +172,7 @@ class Worker:
             future.set_exception(error) if error is not None else future.set_result(result)
 
     def close(self) -> None:
-        """End the threads, whose trials were cancelled, and the spare process."""
+        """End the threads, whose runs were cancelled, and the spare process."""
         for _, lane in self._threads:
             lane.put(None)
         with self._lock:

@@ -37,7 +37,7 @@ class Source(Protocol):
 
 # ── the embedded default ──────────────────────────────────────────────────────────────────────
 
-# Directories that no trial needs. The sandbox hides them, and only they are held out: a train.py
+# Directories that no run needs. The sandbox hides them, and only they are held out: a train.py
 # could otherwise read the validation text, these being files of the Python that runs it.
 HIDDEN_STDLIB = (
     "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "unittest/test", "ctypes/test",

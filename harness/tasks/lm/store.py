@@ -56,7 +56,7 @@ class Corpus:
 
 
 def open_corpus(folder: Path, prepare: str = "harness prepare") -> Corpus:
-    """Verify a prepared corpus and return what trials need to know of it.
+    """Verify a prepared corpus and return what runs need to know of it.
 
     Raises:
         HarnessError: it is missing, incomplete, or a file's digest differs from its manifest's.
