@@ -30,7 +30,6 @@ from harness.worker import scoring, versions
 from harness.worker.device import Device, resolve
 from harness.worker.monitor import Monitor, contaminated
 from harness.worker.progress import Observer, Progress
-from harness.worker.second_opinion import ask
 from harness.worker.supervisor import Supervisor
 from harness.worker.worker import RunHandle, Worker
 
@@ -257,6 +256,8 @@ def second_opinion(
     """Of a checkpoint that was kept, with the device to itself; None where too little was kept for it."""
     if not (folder / ROW_NATS).exists():
         return None
+    from harness.worker.second_opinion import ask  # it takes torch along, which whoever only looks needs not
+
     request = scoring.request_for(
         folder / "train.py", folder / "checkpoint", setup.corpus, "val", setup.config, setup.device,
         setup.isolation, folder / "server.txt", setup.compiled,
