@@ -294,3 +294,9 @@ def test_clean_removes_run_folders_and_keeps_the_record(few):
     assert "disk     the compile cache has 2 MB" in harness("status", cwd=folder).stdout
     assert "removed the compile cache, 2.0 MB" in harness("clean", "--compiled", cwd=folder).stdout
     assert not kernel.exists()
+
+
+def test_a_look_at_what_runs_loads_no_torch():
+    code = "import sys, harness.cli.status; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
