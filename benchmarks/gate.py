@@ -31,7 +31,6 @@ from harness.store.records import AGAIN, KEEP
 
 TRIALS = 126
 SD = 0.0009
-SPOILT = 20.0
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,8 +47,6 @@ class World:
     """What an earlier calibration said; None: the truth."""
     freedom: float | None = None
     """Of Student's t, for the noise; None: Gaussian."""
-    spoilt_share: float = 0.0
-    """Of runs that are worse by `SPOILT` sd, as on a machine that was busy or a chip that was hot."""
 
     def effect(self, chooser: np.random.Generator) -> float:
         kind, size = chooser.random(), chooser.exponential()
@@ -59,9 +56,6 @@ class World:
 
     def noise(self, chooser: np.random.Generator) -> float:
         return self.sd * (chooser.normal() if self.freedom is None else chooser.standard_t(self.freedom))
-
-    def spoilt(self, chooser: np.random.Generator) -> float:
-        return SPOILT * self.sd if chooser.random() < self.spoilt_share else 0.0
 
 
 WORLDS = {
@@ -73,7 +67,6 @@ WORLDS = {
     "believed noise x 1/2": World(assumed_sd=SD / 2),
     "believed noise x 2": World(assumed_sd=2 * SD),
     "Student's t (3)": World(freedom=3.0),
-    "one of twenty spoilt": World(spoilt_share=0.05),
 }
 
 
@@ -84,7 +77,6 @@ class Campaign:
         # Streams of their own: a policy that measures twice still meets the same hypotheses.
         self._effects = np.random.default_rng([seed, 0])
         self._noise = np.random.default_rng([seed, 1])
-        self._accidents = np.random.default_rng([seed, 2])
         self.world, self.spent = world, 0
         self.main = 0.0
         self.moves = self.true_moves = 0
@@ -101,7 +93,7 @@ class Campaign:
     def measure(self, value: float) -> float:
         self.spent += 1
         self.history.append(self.main)
-        return value + self.world.noise(self._noise) + self.world.spoilt(self._accidents)
+        return value + self.world.noise(self._noise)
 
     def move_main(self, value: float) -> None:
         self.moves += 1
@@ -145,12 +137,11 @@ def until_sure(campaign: Campaign) -> float:
 
 
 def ours(campaign: Campaign, calibrate: int = 0) -> float:
-    """The gate. With `calibrate`, that many first runs of the baseline are all it knows of the noise; else
-    there are two, as after a person's commit."""
+    """The gate. With `calibrate`, that many first runs of the baseline are all it knows of the noise."""
     truth = {"main": campaign.main}
-    scores = tuple(campaign.measure(campaign.main) for _ in range(calibrate or 2))
+    scores = tuple(campaign.measure(campaign.main) for _ in range(max(1, calibrate)))
     known = Noise(campaign.world.assumed_sd or campaign.world.sd, 7)
-    noise = pooled([scores]) if calibrate else None
+    noise = pooled([scores])
     baseline = Measured("main", "", scores, kept=True)
     posterior = (
         posterior_of("main", [baseline], noise.sd)
