@@ -8,7 +8,7 @@ from stubs import BASELINE, SD, Changing, begin, known
 
 from harness.executors.local import Order
 from harness.lock import held
-from harness.session.events import BEGUN, MEASURED, Journal, Watcher, read
+from harness.session.events import BEGUN, MEASURED, Journal, Run, Watcher, read
 from harness.session.limits import Limits
 from harness.store.opening import open_repository
 from harness.worker.progress import Progress
@@ -47,6 +47,15 @@ def test_a_run_is_where_its_last_progress_says(journal, tmp_path):
     assert len(lines) == 4, "of one phase at most one line in five seconds"
     (found,) = read(tmp_path / "events.jsonl").running
     assert (found.title, found.phase, found.step, found.loss) == ("0007 Halve the rate", "scoring", 9, None)
+
+
+def test_what_never_ends_by_an_event_is_not_said_to_run(journal, tmp_path):
+    """The holdout is scored beside: no event ends that, and it would be shown to the session's end."""
+    journal.show(Progress("scoring", 1.0, 0.0), Run("holdout", "c" * 40, 0))
+    journal.tell(BEGUN, "0007 Halve the rate", order=order("0007", 1))
+    journal.tell(MEASURED, "0007 discard", order=order("0007", 1))
+    journal.show(Progress("scoring", 1.0, 0.0), Run("0007", "c" * 40, 1))
+    assert read(tmp_path / "events.jsonl").running == ()
 
 
 def test_lines_of_somebody_else_and_a_cut_one_are_left_out(journal, tmp_path):

@@ -10,7 +10,7 @@ import math
 import pytest
 from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit
 
-from harness.store.records import CRASH, INVALID, Failure, Score
+from harness.store.records import CRASH, INVALID, Failure, Kind, Score
 from harness.worker.overtime import overtime_seconds
 
 # ── what the audit is for ─────────────────────────────────────────────────────────────────────
@@ -23,7 +23,9 @@ def test_looking_one_token_ahead_is_invalid(scored):
             "        x = self.table(torch.roll(tokens, -1, 1))\n        return x @ self.table.weight.T\n",
         )
     )
-    assert_refused(scored(ahead), INVALID, "audit", "later tokens")
+    refused = scored(ahead)
+    assert_refused(refused, INVALID, "audit", "later tokens")
+    assert refused.kind == Kind.AUDIT
 
 
 def test_looking_ahead_in_a_few_rows_only_is_invalid(scored):

@@ -15,6 +15,7 @@ from stubs import begin, known
 
 import harness.session.checkpoints as kept
 import harness.session.runner as runner
+from harness.store.note import Note
 from harness.store.records import Setting
 from harness.worker.run import Setup
 
@@ -61,6 +62,13 @@ def test_its_records_are_read_whole(stored):
     assert sum(run.score is not None for run in runs) == 8
     of_main = every.note(every.main)
     assert of_main.has_reached and of_main.proven.new == every.main and of_main.decision.status == "keep"
+
+
+def test_a_kind_of_failure_that_a_later_version_knows_hides_no_record(stored):
+    every = known(stored)
+    run = every.note(every.find("2").commit).stored["trials"][0]
+    (read,) = Note({"trials": [{**run, "kind": "of tomorrow", "more": 1}]}).runs
+    assert read.kind == "other" and read.status == "crash"
 
 
 def test_a_loop_measures_what_was_cut_short_and_nothing_again(stored, repository, monkeypatch):

@@ -69,8 +69,9 @@ def _running(process: int | None, session: Session | None) -> Iterator[str]:
     if session is None:
         yield "running  nothing (harness loop)"
         return
-    for label, running in zip(("running", *[""] * 99), session.running, strict=False):
-        yield f"{label:<9}{running.title} ({_progress(running, len(session.running) > 1)})"
+    for place, running in enumerate(session.running):
+        about = _progress(running, len(session.running) > 1)
+        yield f"{'' if place else 'running':<9}{running.title} ({about})"
     if not session.running:
         yield "running  between two runs"
     yield f"session  for {table.age(time.time() - session.began)}, process {process}; {_limits(session)}"
@@ -129,9 +130,9 @@ def _tried(now: Snapshot) -> Iterator[str]:
         by_now = now.frontier.scores(now.frontier.head)
         if len(by_now) > max(1, len(head.runs)) and now.frontier.head != now.main:
             yield f"         run again since: by now {explain.mean(by_now)}"
-    for label, each in zip(("last", *[""] * len(now.last)), now.last, strict=False):
+    for place, each in enumerate(now.last):
         other = each.setting not in (None, now.setting)
-        yield f"{label:<9}{table.styled(each, states[each.commit], width, other)}"
+        yield f"{'' if place else 'last':<9}{table.styled(each, states[each.commit], width, other)}"
 
 
 def _setting(now: Snapshot) -> Setting | None:

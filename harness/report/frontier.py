@@ -46,10 +46,9 @@ class Frontier:
     @cached_property
     def standing(self) -> "Standing | None":
         """None while nothing is known of `main`."""
-        from harness.gate.standing import rebuilt
+        from harness.session.frontier import standing_on
 
-        known = self.policy and self.setting
-        return rebuilt(self.known.main, self.measured, self.policy) if known else None
+        return standing_on(self.known, self.setting, self.policy) if self.policy and self.setting else None
 
     @cached_property
     def chain(self) -> tuple[str, ...]:
@@ -67,7 +66,7 @@ class Frontier:
 
     def scores(self, commit: str) -> tuple[float, ...]:
         """All that the gate knows of a commit."""
-        return next((each.scores for each in self.measured if each.commit == commit), ())
+        return self.known.counted(commit, self.setting) if self.setting else ()
 
     @property
     def main_estimate(self) -> float | None:

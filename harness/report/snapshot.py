@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from harness.report import timing
 from harness.report.frontier import Frontier
 from harness.store.decisions import CANDIDATE, CONFIRMED, DROPPED, Holdout
 from harness.store.experiment import Experiment, comparable
@@ -95,13 +96,13 @@ class Snapshot:
 
     @cached_property
     def last_runs(self) -> tuple[RunRecord, ...]:
-        """Of the last experiments."""
-        return tuple(run for each in self.last for run in self.note(each).runs)
+        """Of the last experiments, more than a status shows."""
+        return tuple(run for each in self.experiments[-timing.LAST :] for run in self.note(each).runs)
 
     @cached_property
     def disturbed(self) -> tuple[int, int]:
         """Of the last runs, `main`'s too: how many waited long for a processor, and how many there are."""
-        of_main = self.main not in {each.commit for each in self.last}
+        of_main = self.main not in {each.commit for each in self.experiments[-timing.LAST :]}
         runs = self.last_runs + (self.known.runs(self.main) if of_main else ())
         return sum(1 for run in runs if run.delay), len(runs)
 

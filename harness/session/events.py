@@ -160,8 +160,7 @@ def read(path: Path) -> Session:
         run = Run(line.run, line.commit, line.seed, line.gpu)
         if line.kind == "session":
             session, running = Session(line.time, line.limits), {}
-        elif line.kind == "progress":
-            known = running.get(run.key) or Running(run, run.name, line.time)
+        elif line.kind == "progress" and (known := running.get(run.key)) is not None:
             running[run.key] = replace(known, run=run, phase=line.phase, step=line.step, loss=line.loss)
         elif line.kind == BEGUN:
             running[run.key] = Running(run, line.text, line.time)

@@ -6,9 +6,10 @@ from harness.store.repo import Repository
 
 
 class Hooks:
+    """Attributes: `own`, where git looks while `core.hooksPath` is not set."""
+
     def __init__(self, repository: Repository) -> None:
         self._config, self.own = repository.git.config, repository.common / "hooks"
-        """`own`: where git looks while `core.hooksPath` is not set."""
 
     @property
     def path(self) -> str | None:

@@ -36,6 +36,10 @@ class Kind(StrEnum):
     DIVERGED = "diverged"  # no figure comes of its logits
     CONTAMINATED = "contaminated"  # by other processes on its GPU, or by heat
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Kind":
+        return cls.OTHER  # of a later version, whose records are read all the same
+
 
 @dataclass(frozen=True)
 class Point:
@@ -150,7 +154,7 @@ class Score:
     """What scoring those rows took beyond the waiting: copies, cross-entropy, sums."""
     audit_seconds: float
     audit: Audit
-    warm_seconds: float = 0.0
+    warm_seconds: float | None = None
     """Answering one batch that doesn't count; after it the server can only compute."""
     overtime_seconds: float | None = None
     """What the server worked in loading and in batches far slower than the usual one; on a processor, of all
@@ -185,11 +189,9 @@ class Setting:
     """Version of what a train.py trains on and of torch; release 0.1.0 had it in the evaluator."""
 
     def __post_init__(self) -> None:
-        evaluator, runtime = self.evaluator, self.runtime
-        if not runtime and evaluator in FINGERPRINTS:
-            evaluator, runtime = "1", f"1 torch {TORCH}"
-        object.__setattr__(self, "evaluator", evaluator)
-        object.__setattr__(self, "runtime", runtime)
+        if not self.runtime and self.evaluator in FINGERPRINTS:
+            object.__setattr__(self, "evaluator", "1")
+            object.__setattr__(self, "runtime", f"1 torch {TORCH}")
 
 
 @dataclass(frozen=True)
