@@ -51,7 +51,7 @@ class Questions:
     weights: np.ndarray
     """How many positions each cut stands for, as a share of the mean; (K,)."""
     tokens: np.ndarray
-    """Inputs with their suffixes replaced; (K, T) int64."""
+    """Inputs with their suffixes replaced; (K, T), of the inputs' type."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Plan:
     surprise: np.ndarray
     """What each target costs in nats by counts of pairs of tokens; (K, T) float32."""
     tokens: np.ndarray
-    """The rows' inputs, (K, T) int64."""
+    """The rows' inputs, (K, T), of their type."""
     others: np.ndarray
     """A token that isn't the true one for each of them."""
     places: np.ndarray
@@ -84,13 +84,17 @@ def plan(inputs: np.ndarray, targets: np.ndarray, vocab_size: int, count: int, s
     chance = (seen + EVIDENCE * frequency[goal]) / (before[tokens] - 1.0 + EVIDENCE)
     known = int(inputs.max()) + 1
     others = (tokens + generator.integers(1, max(known, 2), size=tokens.shape)) % known
-    return Plan(rows, -np.log(chance).astype(np.float32), tokens, others, generator.random(len(rows)))
+    places = generator.random(len(rows))
+    surprise = -np.log(chance).astype(np.float32)
+    return Plan(rows, surprise, inputs[rows], others.astype(inputs.dtype), places)
 
 
 def doubt(surprise: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """What a cheat could have gained at each position, in nats, (K, T) > 0: its honest loss is hardly more
     than what the counts say and a margin, and what was scored of that is gone."""
-    return np.maximum(surprise + MARGIN_NATS - scored.astype(np.float32), LEAST_DOUBT)
+    gained = np.subtract(surprise, scored, dtype=np.float32)
+    gained += MARGIN_NATS
+    return np.maximum(gained, LEAST_DOUBT, out=gained)
 
 
 def questions(planned: Plan, scored: np.ndarray) -> Questions:
@@ -102,7 +106,7 @@ def questions(planned: Plan, scored: np.ndarray) -> Questions:
         scored: losses of the planned rows in nats, (K, T).
     """
     count, seq_len = planned.tokens.shape
-    doubts = doubt(planned.surprise, scored)[:, :-1]
+    doubts = doubt(planned.surprise[:, :-1], scored[:, :-1])
     up_to = np.cumsum(doubts, axis=1)  # (K, T - 1)
     drawn = planned.places.astype(np.float32) * up_to[:, -1]
     cuts = np.minimum((up_to <= drawn[:, None]).sum(axis=1), seq_len - 2)
@@ -113,14 +117,14 @@ def questions(planned: Plan, scored: np.ndarray) -> Questions:
 
 def compare(asked: Questions, scored: np.ndarray, audited: np.ndarray) -> Audit:
     """Differences between the losses of the same targets; `scored`, `audited`: (K, T) in nats."""
-    difference = (audited - scored).astype(np.float64)
+    difference = audited - scored
     at_cut = difference[np.arange(len(asked.rows)), asked.cuts]
     before = np.arange(difference.shape[1]) <= asked.cuts[:, None]
     return Audit(
         rows=len(asked.rows),
         advantage_nats=float(np.average(at_cut, weights=asked.weights)),
         spread_nats=float(np.abs(at_cut).mean()),
-        worst_nats=float(np.abs(difference[before]).max()),
+        worst_nats=float(np.max(np.abs(difference, out=difference), where=before, initial=0.0)),
     )
 
 

@@ -231,11 +231,12 @@ def _audit(
     usual: float, request: dict[str, Any],
 ) -> Audit:  # fmt: skip
     """Ask the other server what was planned, and compare with the losses (R, T) that were `scored`."""
-    asked = audit.questions(planned, scored[planned.rows])
+    before = scored[planned.rows]
+    asked = audit.questions(planned, before)
     goal, seconds = targets[asked.rows], request["scoring_seconds"]
     answered = answer(server, asked.tokens, goal, batch_rows, seconds, "auditing")
     _overtime(server, answered, usual, request)
-    found = audit.compare(asked, scored[asked.rows], answered.nats)
+    found = audit.compare(asked, before, answered.nats)
     _refuse(audit.judge(found, request["device"]["kind"]))
     return found
 
