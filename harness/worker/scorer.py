@@ -216,11 +216,9 @@ def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
     load_seconds = first.end_load()
     second.end_load()
     touched: set[tuple[int, int]] = set()
-    for server in (first, second) if first.is_on_gpu else ():
-        server.begin_warm_up(noise)  # what the first one's wait for leaves to the other
     for server in (first, second):
-        if not first.is_on_gpu:
-            server.begin_warm_up(noise)
+        server.begin_warm_up(noise)
+    for server in (first, second):
         server.end_warm_up(touched)
     second.pause()
     return load_seconds
