@@ -1,7 +1,6 @@
 """Real git, a real sandbox, a real corpus, in temporary folders; no home, no network, no global config."""
 
 import dataclasses
-import importlib.util
 import math
 import os
 import random
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 from harness import config as configs
 from harness.sandbox.isolation import choose
 from harness.store.records import Failure, RunRecord, Training
+from harness.tasks.lm import fit
 from harness.tasks.lm.prepare import prepare
 from harness.worker import device, scoring
 from harness.worker.prestart import Prestarted
@@ -27,6 +28,7 @@ from harness.worker.supervisor import Supervisor
 
 pytest_plugins = ("sessions", "stubs")
 ROOT = Path(__file__).parent.parent
+STARTER = fit.fitted((ROOT / "train.py").read_text(), fit.constants(fit.Machine("cpu")))
 
 # A small honest experiment; a test replaces parts of it by what it is about.
 HONEST = """
@@ -316,11 +318,10 @@ def assert_refused(result, status, *words):
 
 @pytest.fixture(scope="module")
 def starter():
-    """This repository's train.py, as a module."""
-    spec = importlib.util.spec_from_file_location("starter", ROOT / "train.py")
-    module = importlib.util.module_from_spec(spec)
+    """This repository's train.py, fitted to a processor, as a module."""
+    module = types.ModuleType("starter")
     sys.modules["starter"] = module
-    spec.loader.exec_module(module)
+    exec(STARTER, module.__dict__)
     return module
 
 

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import STARTER
 from safetensors.torch import save_model
 
 from harness import config as configs
@@ -65,7 +65,7 @@ def test_scoring_costs_less_than_a_fifth_beyond_the_forward_pass(cpu_bench, star
     rows = len(np.load(corpus.rows_file("val"), mmap_mode="r"))
     calls = -(-rows * corpus.seq_len // BATCH_TOKENS)
     script, log = tmp_path / "train.py", tmp_path / "server.txt"
-    script.write_text((ROOT / "train.py").read_text() + TIMED.replace("CALLS", str(calls)))
+    script.write_text(STARTER + TIMED.replace("CALLS", str(calls)))
     # A long budget: passes that nobody asks for count as work beyond answering.
     trial = dataclasses.replace(cpu_bench.config.trial, audit_rows=16, budget_seconds=600.0)
     config = dataclasses.replace(cpu_bench.config, trial=trial)
@@ -91,7 +91,7 @@ def test_scoring_costs_less_than_a_fifth_beyond_the_forward_pass(cpu_bench, star
 def test_the_first_step_comes_within_eight_seconds(cpu_bench, tmp_path):
     config = configs.with_budget(cpu_bench.config, 2.0)
     quick = dataclasses.replace(cpu_bench, config=config)
-    source = (ROOT / "train.py").read_bytes()
+    source = STARTER.encode()
     trial = measure(source, "0" * 40, 1, quick, tmp_path / "run", lambda _: None, lambda _: None)
     assert trial.status == OK, (trial.detail, trial.training.log)
     assert trial.training.startup_seconds < 8

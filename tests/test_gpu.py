@@ -212,67 +212,6 @@ def test_a_holdout_is_scored_when_the_training_beside_it_is_over(gpu_setup, tmp_
     assert order.index("holdout") > max(i for i, phase in enumerate(order) if phase == "scoring")
 
 
-def plain_norm_rotary(qk, cos, sin):
-    def one(part):
-        heads = part.unflatten(-1, (-1, cos.size(-1)))
-        normed = heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + 1e-6)
-        swapped = normed.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-        return (normed * cos + swapped * sin).flatten(-2)
-
-    return tuple(map(one, qk.chunk(2, -1)))
-
-
-def plain_mlp(x, up, down):
-    hidden = (x @ up.T).relu().square().view(len(down), -1, len(up))
-    return ((hidden @ down.mT).flatten(0, 1),)
-
-
-def plain_cross_entropy(x, weight, targets):
-    logits = 15 * torch.tanh(x @ weight.T / 15)
-    return (torch.nn.functional.cross_entropy(logits, targets, reduction="none"),)
-
-
-@pytest.mark.parametrize("name", ["norm_rotary", "mlp", "thin_mlp", "cross_entropy"])
-def test_a_fused_operator_of_train_py_and_its_gradients_are_those_of_its_plain_twin(starter, name):
-    if not starter.HAS_KERNELS:
-        pytest.skip("needs a Hopper GPU")
-    rows, width, wide = 512, 256, 1024
-    draw = torch.Generator("cuda").manual_seed(0)
-
-    def normal(*shape, scale=1.0):
-        drawn = torch.randn(shape, generator=draw, device="cuda") * scale
-        return drawn.bfloat16().requires_grad_()
-
-    if name == "norm_rotary":
-        rotary = starter.Rotary(128, rows, 10000.0).cuda()
-        inputs, fixed = [normal(3, rows, 2 * width)], [rotary.cos, rotary.sin]
-        fused, plain = starter.fused_norm_rotary, plain_norm_rotary
-    elif name == "mlp":
-        inputs = [normal(rows, width), normal(wide, width, scale=0.06), normal(1, width, wide, scale=0.03)]
-        fixed, plain = [], plain_mlp
-        fused = lambda *given: starter.fused_mlp(*given)[:1]  # noqa: E731
-    elif name == "thin_mlp":  # for each quarter of the rows a matrix of its own, with fewer outputs
-        inputs = [normal(rows, width), normal(wide, width, scale=0.06), normal(4, 104, wide, scale=0.03)]
-        fixed, plain = [], plain_mlp
-        fused = lambda *given: starter.fused_mlp(*given)[:1]  # noqa: E731
-    else:
-        wide = 1000  # so that a row of logits doesn't fill its block
-        inputs = [normal(rows, width), normal(wide, width, scale=0.3)]
-        fixed, plain = [torch.randint(wide, (rows,), generator=draw, device="cuda")], plain_cross_entropy
-        fused = lambda *given: starter.fused_cross_entropy(*given, 15.0)[:1]  # noqa: E731
-    exact = [x.detach().double().requires_grad_() for x in inputs]
-    wanted = plain(*exact, *[f.double() if f.is_floating_point() else f for f in fixed])
-    got = fused(*inputs, *fixed)
-    along = [normal(*out.shape).detach() for out in wanted]
-    found = [
-        *got,
-        *torch.autograd.grad(got, inputs, [a.to(g.dtype) for a, g in zip(along, got, strict=True)]),
-    ]
-    right = [*wanted, *torch.autograd.grad(wanted, exact, [a.double() for a in along])]
-    for one, other in zip(found, right, strict=True):
-        assert torch.linalg.norm(one.double() - other) < 1e-2 * torch.linalg.norm(other)
-
-
 @pytest.mark.parametrize("width", [300, 8192, 16384])
 def test_every_loss_of_the_kernel_is_right_to_a_ten_thousandth_of_a_nat_whatever_the_logits(width):
     """Against float64: random logits, and those that a hostile model would try."""

@@ -1,7 +1,7 @@
 """Nothing is trained twice: what makes two train.py the same program; and their constants."""
 
 import pytest
-from conftest import ROOT
+from conftest import STARTER
 
 from harness.agents.program import constants, digest, with_values
 
@@ -74,7 +74,7 @@ def test_a_changed_constant_changes_nothing_else():
 
 
 def test_the_starter_has_constants_to_search_on_either_device():
-    source = (ROOT / "train.py").read_bytes()
+    source = STARTER.encode()
     for on_gpu in (False, True):
         names = {c.name for c in constants(source, on_gpu)}
-        assert {"DEPTH", "WIDTH", "MATRIX_LR", "ADAM_BETAS[1]", "WARMDOWN"} <= names
+        assert {"DEPTH", "WIDTH", "MATRIX_LR", "ADAM_BETAS[1]", "WARMDOWN_RATIO"} <= names

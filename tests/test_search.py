@@ -4,13 +4,13 @@ import ast
 import dataclasses
 
 import pytest
-from conftest import ROOT
+from conftest import STARTER
 
 from harness.agents import Context, NoProposal, Tried, program
 from harness.agents.catalogue import CATALOGUE
 from harness.agents.search import Search, _coordinate, _value
 
-SOURCE = (ROOT / "train.py").read_bytes()
+SOURCE = STARTER.encode()
 
 
 def context(history=(), source=SOURCE, seed=0):

@@ -21,26 +21,7 @@ class Edit:
         return source
 
 
-# What a kernel does for one way of computing goes with it.
-FUSED_MLP = (
-    "        fits = kept is None or x.size(1) % 128 == 0  # a kernel's tile is of one row of the batch\n"
-    "        if HAS_KERNELS and fits and x.dtype == torch.bfloat16 and not is_scoring(x.device):\n"
-    "            up, down = self.up.weight.to(x.dtype), self.down.weight.to(x.dtype)\n"
-    "            down = down[None] if kept is None else narrow(down, *kept)\n"
-    "            y = fused_mlp(x.flatten(0, -2), up, down)[0].view(*x.shape[:2], -1)\n"
-    "            return y if kept is None else widen(y, *kept)\n"
-)
-FUSED_RELU = (
-    "        if is_scoring(x.device):  # the ReLU inside the product, with a bias of nothing\n"
-    "            up = self.up.weight.to(x.dtype)\n"
-    "            return torch._addmm_activation(up.new_zeros(len(up)), x.flatten(0, 1), up.T).square_()\n"
-)
-FUSED_LOSS = (
-    "        if targets is not None and HAS_KERNELS and x.dtype == torch.bfloat16:\n"
-    "            weight = self.head.weight.to(x.dtype)\n"
-    "            return fused_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), cap)[0].mean()\n"
-)
-FUSED_CAP = "        if HAS_KERNELS and is_scoring(x.device):\n            return capped(self.head(x), cap)\n"
+MLP = "ops.relu_squared_mlp(x, self.up.weight, self.down.weight)"
 
 CATALOGUE = (
     Edit(
@@ -67,20 +48,22 @@ CATALOGUE = (
         "Leave the soft cap of the logits out",
         "The cap is for stability; a short run may not need it, and it costs a pass over the logits.",
         (
-            (FUSED_LOSS, ""),
-            (FUSED_CAP, ""),
-            ("logits = cap * torch.tanh(self.head(x).float() / cap)", "logits = self.head(x).float()"),
+            ("ops.softcap(self.head(x), self.config.softcap)", "self.head(x).float()"),
+            (
+                "ops.softcapped_cross_entropy(rows, self.head.weight, goal, self.config.softcap).mean()",
+                "F.cross_entropy(self.head(rows).float(), goal)",
+            ),
         ),
     ),
     Edit(
         "Use GELU in place of squared ReLU",
         "A smooth activation passes a gradient everywhere.",
-        ((FUSED_MLP, ""), (FUSED_RELU, ""), ("F.relu(self.up(x)).square()", "F.gelu(self.up(x))")),
+        ((MLP, "self.down(F.gelu(self.up(x)))"),),
     ),
     Edit(
         "Use SiLU in place of squared ReLU",
         "A smooth activation passes a gradient everywhere, and its outputs have a smaller range.",
-        ((FUSED_MLP, ""), (FUSED_RELU, ""), ("F.relu(self.up(x)).square()", "F.silu(self.up(x))")),
+        ((MLP, "self.down(F.silu(self.up(x)))"),),
     ),
     Edit(
         "Do not normalise the first embedding",
@@ -97,9 +80,9 @@ CATALOGUE = (
         "A cosine spends more time at middle rates than a trapezoid's straight end.",
         (
             (
-                "    return min(1.0, rise, FINAL_LR + (1 - FINAL_LR) * fall)\n",
+                "    return min(1.0, rise, FINAL_LR_FRAC + (1 - FINAL_LR_FRAC) * fall)\n",
                 "    left = 1 - math.cos(math.pi * min(1.0, fall))\n"
-                "    return min(rise, FINAL_LR + (1 - FINAL_LR) * left / 2)\n",
+                "    return min(rise, FINAL_LR_FRAC + (1 - FINAL_LR_FRAC) * left / 2)\n",
             ),
             ("import json\n", "import json\nimport math\n"),
         ),

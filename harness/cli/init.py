@@ -8,9 +8,13 @@ import click
 from harness import config as configs
 from harness.errors import HarnessError
 from harness.paths import HOOKS, Paths, starter
+from harness.store.checkout import Checkout
 from harness.store.hooks import Hooks
 from harness.store.opening import create_repository
+from harness.store.repo import Repository
+from harness.tasks.lm import fit
 from harness.worker import device
+from harness.worker.probe import probe
 
 IGNORED = (
     "/.autoresearch/runs/",
@@ -33,7 +37,8 @@ def init(directory: Path | None, profile: str | None) -> None:
     """Make DIRECTORY (default: here) a research repository.
 
     Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
-    run folders and points git at the hooks. What exists is left as it is.
+    run folders and points git at the hooks. What exists is left as it is, but for a train.py that is still
+    the starter: its sizes are fitted to this machine.
     """
     folder = (directory or Path.cwd()).absolute()
     if folder == Path.home() and not (folder / ".git").exists():
@@ -43,10 +48,12 @@ def init(directory: Path | None, profile: str | None) -> None:
     chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)
     hooks = Hooks(repository)
+    fits = not paths.train.exists() or (not paths.config.exists() and _is_starter(repository))
+    machine = _machine(chosen) if fits or not paths.config.exists() else fit.Machine("cpu")
     made = [
-        _copy(starter("train.py"), paths.train),
+        _fit(paths.train, machine) if fits else None,
         _copy(starter("program.md"), paths.program),
-        _write(paths.config, configs.dump(configs.PROFILES[chosen])),
+        _write(paths.config, configs.dump(fit.eval_tokens(configs.PROFILES[chosen], machine))),
         *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
         *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in hooks.earlier),
         _ignore(paths),
@@ -67,6 +74,39 @@ def init(directory: Path | None, profile: str | None) -> None:
         click.echo(
             f"Next: {there}git add -A && git commit -m baseline, harness prepare, harness loop", err=True
         )
+
+
+def _is_starter(repository: Repository) -> bool:
+    """Whether the sizes in its train.py are nobody's choice yet."""
+    text = repository.paths.train.read_text(encoding="utf-8", errors="replace")
+    return fit.is_starter(text) and not Checkout(repository).train_is_dirty
+
+
+def _machine(profile: str) -> fit.Machine:
+    """What is to be fitted to: the GPU here, if the profile is for one."""
+    if profile == "cpu":
+        return fit.Machine("cpu")
+    found = device.resolve("auto")
+    if found.kind != "cuda":
+        return fit.Machine("cuda")
+    click.echo(f"measuring {found.name} ...", err=True)
+    seen = probe("cuda")
+    if seen.trouble:
+        click.echo(f"torch can't use {found.name}: {seen.trouble} (harness doctor)", err=True)
+    return fit.Machine("cuda", found.memory_mb, seen.tflops)
+
+
+def _fit(train: Path, machine: fit.Machine) -> Path | None:
+    """The starter with the machine's sizes; None if they are there already."""
+    old = train.read_text(encoding="utf-8") if train.exists() else ""
+    values = fit.constants(machine)
+    text = fit.fitted(old or starter("train.py").read_text(encoding="utf-8"), values)
+    if text == old:
+        return None
+    train.write_text(text, encoding="utf-8")
+    sizes = ", ".join(f"{name} {value}" for name, value in values.items())
+    click.echo(f"fitted train.py to this machine: {sizes}")
+    return train
 
 
 def _copy(source: Path, target: Path) -> Path | None:

@@ -59,6 +59,8 @@ class Reported:
     num_params: int | None = None
     flops_per_token: float | None = None
     peak_vram_mb: float | None = None
+    device_batch_size: int | None = None
+    """Rows of a forward and backward pass that fitted."""
 
 
 @dataclass(frozen=True)

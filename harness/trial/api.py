@@ -5,6 +5,7 @@ What it does is to make the honest thing the easy one: batches that end with the
 without waiting for the GPU, a checkpoint handed over in one call.
 """
 
+import gc
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import socket
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,6 +84,7 @@ class Run:
     Attributes:
         seed: initialisation and data order should depend on it alone.
         device: torch.device to train on.
+        dtype: what it multiplies fastest, as a name: "bfloat16" on GPUs that have it, else "float32".
         budget_seconds: from the first batch to the end of the last step.
         vocab_size, seq_len, bos: of the tokenizer and the rows.
         train_tokens: in all documents; what is trained on beyond that was seen before.
@@ -93,6 +95,8 @@ class Run:
         self.seed: int = spec["seed"]
         self._order_seed = self.seed  # a train.py that sets another one gets no other order of the data
         self.device = torch.device(spec["device"])
+        halves = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.dtype = "bfloat16" if halves else "float32"
         self.budget_seconds: float = spec["budget_seconds"]
         self.vocab_size: int = spec["vocab_size"]
         self.seq_len: int = spec["seq_len"]
@@ -122,6 +126,35 @@ class Run:
         shape = (batch_size, self.seq_len)
         tokens = torch.randint(self.vocab_size, shape, device=self.device)
         return tokens, tokens.roll(-1, dims=1)
+
+    def fit_rows(self, most: int, step: Callable[[int], object]) -> int:
+        """How many rows of a forward and backward pass the device's memory takes: `most`, a half of it, ...
+
+        Args:
+            most: what is tried first.
+            step: a whole optimizer step, so many rows at a time; it compiles and warms up, too.
+
+        Raises:
+            torch.OutOfMemoryError: one row doesn't fit.
+        """
+        rows = most
+        while not self._fits(step, rows):
+            rows //= 2
+        self._reported["device_batch_size"] = rows
+        return rows
+
+    @staticmethod
+    def _fits(step: Callable[[int], object], rows: int) -> bool:
+        try:
+            step(rows)
+            return True
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+        gc.collect()  # out here: the exception held on to what didn't fit
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return False
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (inputs, targets), (B, T) int64 each, until no further step fits into the budget.

@@ -14,7 +14,8 @@ EVALUATOR_SOURCES = (
 )  # fmt: skip
 RUNTIME_SOURCES = (
     "trial/api.py", "trial/loader.py", "tasks/lm/packing.py", "sandbox/isolation.py", "worker/boot.py",
-    "worker/prestart.py", "worker/supervisor.py",
+    "worker/prestart.py", "worker/supervisor.py", "ops/__init__.py", "ops/plain.py", "ops/attention.py",
+    "ops/loss.py", "ops/mlp.py", "ops/rope.py",
 )  # fmt: skip
 
 

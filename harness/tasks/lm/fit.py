@@ -1,0 +1,78 @@
+"""The starter's sizes, by a machine's memory and by how fast it multiplies.
+
+Plain constants of train.py and of a config, which a person sees and may change. What a run finds too large
+for its memory it halves, see `trial.Run.fit_rows`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.config import Config
+
+STARTER: dict[str, int | float] = {
+    "DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128, "TOTAL_BATCH_SIZE": 2**19, "DEVICE_BATCH_SIZE": 128,
+    "DROPOUT": 0.5,
+}  # fmt: skip
+SMALL: dict[str, int | float] = {
+    "DEPTH": 3, "WIDTH": 64, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**11, "DEVICE_BATCH_SIZE": 8,
+    "DROPOUT": 0.0,
+}  # fmt: skip
+# Of the starter with 8 layers of 512 channels: MB a row of 2048 tokens, and for all else. On an H200 it was
+# 307 a row without dropout, and the plain twin of a kernel keeps more.
+ROW_MB, REST_MB = 310, 1500
+SHARE = 0.92  # of the memory; a context and a desktop take some
+FAST_TFLOPS = 300  # bfloat16 products as an A100 or H100 does them; below that 300 s are few steps
+ROWS = 128
+EVAL_SECONDS = (
+    12  # of scoring without the audit, at about the starter's FLOPs a token and a third of the peak
+)
+EVAL_FLOPS_A_TOKEN = 3 * 60e6
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What runs train on; see `harness.worker.probe`."""
+
+    kind: str
+    """`cuda`; or `cpu`, also for Apple's."""
+    memory_mb: int = 0
+    """Of a GPU; 0 where there is none, and the starter stays as large as it is."""
+    tflops: float = 0.0
+    """Of a large product of bfloat16 matrices, or of float32 where that is faster; 0 where not measured."""
+
+
+def constants(machine: Machine) -> dict[str, int | float]:
+    """Values of train.py's first constants."""
+    if machine.kind == "cpu":
+        return SMALL
+    batch = 2**17 if 0 < machine.tflops < FAST_TFLOPS else 2**19
+    rows = min(ROWS, batch // 2048)
+    while machine.memory_mb and rows > 1 and rows * ROW_MB + REST_MB > SHARE * machine.memory_mb:
+        rows //= 2
+    return STARTER | {"TOTAL_BATCH_SIZE": batch, "DEVICE_BATCH_SIZE": rows}
+
+
+def is_starter(source: str) -> bool:
+    """Whether its sizes are still those that it was given out with."""
+    return fitted(source, STARTER) == source and all(f"\n{name} = " in source for name in STARTER)
+
+
+def fitted(source: str, values: Mapping[str, int | float]) -> str:
+    """A train.py with these constants; one that it doesn't have is left out."""
+    for name, value in values.items():
+        source = re.sub(
+            rf"^{name} = [^#\n]*?(?=  #|$)", f"{name} = {value}", source, count=1, flags=re.MULTILINE
+        )
+    return source
+
+
+def eval_tokens(config: Config, machine: Machine) -> Config:
+    """With fewer validation tokens where scoring all of them would take long."""
+    if machine.kind != "cuda" or not machine.tflops:
+        return config
+    most = EVAL_SECONDS * machine.tflops * 1e12 / EVAL_FLOPS_A_TOKEN
+    tokens = config.data.eval_tokens
+    while tokens > most:
+        tokens //= 2
+    return replace(config, data=replace(config.data, eval_tokens=tokens))
