@@ -27,13 +27,15 @@ Examples:
   harness init                     # here; touches nothing that is there
   harness init ~/research          # a new repository
   harness init --profile gpu       # not what the device suggests
+  harness init --gpu-memory-gb 20  # the rest is for others
 """
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("directory", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--profile", type=click.Choice(["cpu", "gpu"]), help="Default: what the device suggests.")
-def init(directory: Path | None, profile: str | None) -> None:
+@click.option("--gpu-memory-gb", type=click.FloatRange(1), help="What runs may use of it. Default: all.")
+def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | None) -> None:
     """Make DIRECTORY (default: here) a research repository.
 
     Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
@@ -49,11 +51,15 @@ def init(directory: Path | None, profile: str | None) -> None:
     paths.home.mkdir(exist_ok=True)
     hooks = Hooks(repository)
     fits = not paths.train.exists() or (not paths.config.exists() and _is_starter(repository))
-    machine = _machine(chosen) if fits or not paths.config.exists() else fit.Machine("cpu")
+    machine = (
+        _machine(chosen, gpu_memory_gb or 0.0) if fits or not paths.config.exists() else fit.Machine("cpu")
+    )
     made = [
         _fit(paths.train, machine) if fits else None,
         _copy(starter("program.md"), paths.program),
-        _write(paths.config, configs.dump(fit.eval_tokens(configs.PROFILES[chosen], machine))),
+        _write(
+            paths.config, configs.dump(fit.config(configs.PROFILES[chosen], machine, gpu_memory_gb or 0.0))
+        ),
         *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
         *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in hooks.earlier),
         _ignore(paths),
@@ -82,18 +88,18 @@ def _is_starter(repository: Repository) -> bool:
     return fit.is_starter(text) and not Checkout(repository).train_is_dirty
 
 
-def _machine(profile: str) -> fit.Machine:
+def _machine(profile: str, gpu_memory_gb: float) -> fit.Machine:
     """What is to be fitted to: the GPU here, if the profile is for one."""
     if profile == "cpu":
         return fit.Machine("cpu")
-    found = device.resolve("auto")
+    found = device.resolve("auto", gpu_memory_gb)
     if found.kind != "cuda":
         return fit.Machine("cuda")
     click.echo(f"measuring {found.name} ...", err=True)
     seen = probe("cuda")
     if seen.trouble:
         click.echo(f"torch can't use {found.name}: {seen.trouble} (harness doctor)", err=True)
-    return fit.Machine("cuda", found.memory_mb, seen.tflops)
+    return fit.Machine("cuda", min(found.memory_mb, seen.memory_mb or found.memory_mb), seen.tflops)
 
 
 def _fit(train: Path, machine: fit.Machine) -> Path | None:

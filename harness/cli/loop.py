@@ -115,7 +115,8 @@ def loop(
 
     devices = None
     if gpus is not None:
-        devices = chosen(resolve(configs.load(repository.paths.config).trial.device), gpus)
+        asked = configs.load(repository.paths.config).trial
+        devices = chosen(resolve(asked.device, asked.gpu_memory_gb), gpus)
     stand_in = Search() if agent != "search" else None
     return _session(repository, make, limits, seed, as_json, devices, stand_in)
 

@@ -26,6 +26,7 @@ from harness.sandbox.wire import DESCRIPTORS, Channel
 from harness.trial.loader import Loader
 
 WAIT_SECONDS = 24 * 3600.0
+CONTEXT_MB = 800  # of a GPU's memory that a process takes beside its tensors
 
 
 class Host(Protocol):
@@ -110,6 +111,9 @@ class Run:
         self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            if most := spec.get("gpu_memory_mb"):  # more is a crash: here it can still be found too much
+                total = torch.cuda.mem_get_info()[1] / 2**20
+                torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, most - CONTEXT_MB) / total))
 
     @property
     def elapsed_seconds(self) -> float:
@@ -143,8 +147,7 @@ class Run:
         self._reported["device_batch_size"] = rows
         return rows
 
-    @staticmethod
-    def _fits(step: Callable[[int], object], rows: int) -> bool:
+    def _fits(self, step: Callable[[int], object], rows: int) -> bool:
         try:
             step(rows)
             return True
@@ -152,8 +155,9 @@ class Run:
             if rows == 1:
                 raise
         gc.collect()  # out here: the exception held on to what didn't fit
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         return False
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

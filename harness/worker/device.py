@@ -45,7 +45,7 @@ class Device:
     node: str | None = None
     """The file in /dev of the only GPU that a run on it gets to see: empty for all, None for no GPU."""
     memory_mb: int = 0
-    """Of an NVIDIA GPU."""
+    """Of an NVIDIA GPU, what may be used."""
     place: int = 0
     """Its number among those that this loop uses."""
     places: int = 1
@@ -55,6 +55,10 @@ class Device:
     def has_room(self) -> bool:
         """Whether a few GPU contexts more, at half a GB each, take nothing from a run."""
         return self.memory_mb >= ROOMY_MB
+
+    def with_at_most(self, memory_mb: int) -> "Device":
+        """The same of which no more memory is used."""
+        return dataclasses.replace(self, memory_mb=min(self.memory_mb, memory_mb))
 
     @property
     def variables(self) -> dict[str, str]:
@@ -86,8 +90,11 @@ class Device:
         return {"memory_bytes": int(memory), "cores": self.cores}
 
 
-def resolve(setting: str) -> Device:
+def resolve(setting: str, gpu_memory_gb: float = 0.0) -> Device:
     """The device that a config's `device` means on this machine.
+
+    Args:
+        gpu_memory_gb: a config's, how much of a GPU's memory it is for; 0 means all of it.
 
     Raises:
         HarnessError: a GPU is asked for and there is none that the installed torch can use.
@@ -97,7 +104,7 @@ def resolve(setting: str) -> Device:
         raise HarnessError("device is cuda, but no NVIDIA GPU is in sight", 'device = "auto" in the config')
     if gpus and setting in ("auto", "cuda"):
         if not torch_is_cpu_build():
-            return gpus[0]
+            return gpus[0].with_at_most(int(1024 * gpu_memory_gb) or gpus[0].memory_mb)
         if setting == "cuda":
             raise HarnessError("device is cuda, but the installed torch is a CPU build")
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
@@ -133,7 +140,8 @@ def chosen(device: Device, gpus: str) -> list[Device]:
         names = ", ".join(sorted({each.name for each in found}))
         raise HarnessError(f"--gpus {gpus} are of different kinds ({names}): their scores don't compare")
     places = len(found)
-    return [dataclasses.replace(each, place=n, places=places) for n, each in enumerate(found)]
+    every = (each.with_at_most(device.memory_mb) for each in found)
+    return [dataclasses.replace(each, place=n, places=places) for n, each in enumerate(every)]
 
 
 def torch_is_cpu_build() -> bool:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 SIZE = {"cuda": 8192, "mps": 2048, "cpu": 1024}
 SECONDS = 0.3
+CONTEXT_MB = 500
 LIMIT_SECONDS = 120.0
 
 
@@ -27,6 +28,7 @@ class Probe:
     dtype: str = ""
     """What was multiplied."""
     memory_mb: int = 0
+    """Of a GPU, what others left."""
     tflops: float = 0.0
     trouble: str = ""
     """Why there is no figure; one line."""
@@ -56,8 +58,9 @@ def measured(kind: str) -> Probe:
         dtype = torch.float32
         if kind == "cuda":
             about = torch.cuda.get_device_properties(0)
-            capability, memory_mb = f"{about.major}.{about.minor}", about.total_memory // 2**20
-            said = replace(said, name=about.name, capability=capability, memory_mb=memory_mb)
+            free = torch.cuda.mem_get_info()[0] // 2**20  # its own context, too, is in the others' part
+            capability = f"{about.major}.{about.minor}"
+            said = replace(said, name=about.name, capability=capability, memory_mb=free + CONTEXT_MB)
             if torch.cuda.is_bf16_supported(including_emulation=False):
                 dtype = torch.bfloat16
         torch.set_float32_matmul_precision("high")

@@ -66,6 +66,7 @@ class Setup:
             "seq_len": self.corpus.seq_len,
             "bos": self.corpus.bos,
             "train_tokens": self.corpus.train_tokens,
+            "gpu_memory_mb": int(1024 * self.config.trial.gpu_memory_gb),
         }
 
 
@@ -78,7 +79,7 @@ def open_setup(config: Config, repository: Path) -> Setup:
     hide = [repository]
     if (source := Path(config.data.source).expanduser()).exists():
         hide.append(source if source.is_dir() else source.parent)
-    device = resolve(config.trial.device)
+    device = resolve(config.trial.device, config.trial.gpu_memory_gb)
     isolation = choose(config.trial.sandbox, tuple(hide))
     return Setup(
         config, open_prepared(config.data), device, isolation,
