@@ -60,6 +60,8 @@ class RunConfig:
     """Memory a process of the run may take; 0 means four fifths of the machine or container."""
     gpu_memory_gb: float
     """GPU memory that may be in use while it trains; 0 means all of it."""
+    desktop_percent: float
+    """What graphics, a desktop or a browser, may take of the GPU's time; beside more a run doesn't count."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ GPU = Config(
     trial=RunConfig(
         device="auto", budget_seconds=300.0, startup_seconds=300.0, save_seconds=5.0,
         load_seconds=60.0, scoring_seconds=120.0, audit_rows=3328, sandbox="auto",
-        disk_mb=8192, memory_gb=0.0, gpu_memory_gb=0.0,
+        disk_mb=8192, memory_gb=0.0, gpu_memory_gb=0.0, desktop_percent=5.0,
     ),
 )  # fmt: skip
 CPU = Config(
@@ -93,7 +95,7 @@ CPU = Config(
     trial=RunConfig(
         device="auto", budget_seconds=20.0, startup_seconds=30.0, save_seconds=5.0,
         load_seconds=30.0, scoring_seconds=30.0, audit_rows=256, sandbox="auto",
-        disk_mb=1024, memory_gb=0.0, gpu_memory_gb=0.0,
+        disk_mb=1024, memory_gb=0.0, gpu_memory_gb=0.0, desktop_percent=5.0,
     ),
 )  # fmt: skip
 PROFILES = {"gpu": GPU, "cpu": CPU}
@@ -103,7 +105,7 @@ CHOICES = {
     "policy": ("belief", "greedy"),
 }  # fmt: skip
 MOST = {int: 10**12, float: 1e6}  # a million seconds are a week and a half; more is a slip of the finger
-MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds"}
+MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds", "desktop_percent"}
 T = TypeVar("T", DataConfig, RunConfig, GateConfig)
 SECTIONS = {"data": DataConfig, "trial": RunConfig, "gate": GateConfig}
 HEADER = """\

@@ -21,7 +21,7 @@ from harness.store.opening import open_repository
 from harness.store.records import CRASH, ERROR, OK, RunRecord, Training
 from harness.worker import monitor, supervisor
 from harness.worker.device import Device
-from harness.worker.monitor import Monitor
+from harness.worker.monitor import Monitor, contaminated
 from harness.worker.prestart import Prestarted
 from harness.worker.run import measure
 from harness.worker.worker import Cancelled, RunHandle, Worker
@@ -280,8 +280,8 @@ class Driver:
 
     NVML_CLOCK_SM = NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self, pid, share=0, memory=0, lists=True):
-        self.pid, self.share, self.memory, self.lists = pid, share, memory, lists
+    def __init__(self, pid, share=0, memory=0, lists=True, graphics=()):
+        self.pid, self.share, self.memory, self.lists, self.graphics = pid, share, memory, lists, graphics
 
     def nvmlDeviceGetProcessUtilization(self, handle, since):
         return [SimpleNamespace(pid=self.pid, smUtil=self.share, timeStamp=1)]
@@ -290,6 +290,12 @@ class Driver:
         if not self.lists:
             raise self.NVMLError
         return [SimpleNamespace(pid=self.pid, usedGpuMemory=self.memory)]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle):
+        return [SimpleNamespace(pid=pid) for pid in self.graphics]
+
+    def nvmlSystemGetProcessName(self, pid):
+        return "/usr/bin/program"
 
     def nvmlDeviceGetMemoryInfo(self, handle):
         return SimpleNamespace(total=100 * 2**30, used=7 * 2**30)
@@ -322,6 +328,26 @@ def test_without_such_a_list_conditions_are_those_of_the_whole_device(driver):
     watch.look()
     seen = watch.conditions()
     assert (seen.told_apart, seen.peak_memory_mb, seen.clock_mhz) == (False, 7 * 1024, 1700)
+
+
+@pytest.mark.parametrize("share", [3, 30])
+@pytest.mark.parametrize("kind", ["desktop", "compute", "both"])
+def test_a_desktop_is_no_stranger_until_it_takes_more_than_is_tolerated(kind, share):
+    other = Driver(1, share=share, graphics=() if kind == "compute" else (1,))
+    if kind == "desktop":
+        other.nvmlDeviceGetComputeRunningProcesses = lambda handle: []
+    watch = watching(other, os.getpid())
+    for _ in range(2):
+        watch._next = 0.0
+        watch.look()
+    assert bool(watch.foreign()) == (kind != "desktop"), "only who computes is waited for"
+    seen = watch.conditions()
+    why = contaminated(seen, 5.0)
+    if kind == "desktop":
+        assert seen.desktop_share == share / 100 and not seen.foreign
+        assert ("a desktop took 30%" in why) == (share > 5) and bool(why) == (share > 5)
+    else:
+        assert "shared with program (1)" in why
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,14 @@ def test_a_stop_leaves_what_only_started_for_the_next_night(fresh, told, gpu):
 
 def test_conditions_that_spoil_a_trial_are_named():
     fine = Conditions(100, 1700, 70, 0.01, 40_000)
-    assert contaminated(None) == contaminated(fine) == ""
-    assert contaminated(dataclasses.replace(fine, foreign=("python (7)",))) == "", "one sample is no work"
-    assert "shared with python (7)" in contaminated(dataclasses.replace(fine, foreign=("python (7)",) * 2))
-    assert "slowed down" in contaminated(dataclasses.replace(fine, slowed_share=0.2))
+    assert contaminated(None, 5.0) == contaminated(fine, 5.0) == ""
+    assert contaminated(dataclasses.replace(fine, foreign=("python (7)",)), 5.0) == "", (
+        "one sample is no work"
+    )
+    assert "shared with python (7)" in contaminated(
+        dataclasses.replace(fine, foreign=("python (7)",) * 2), 5.0
+    )
+    assert "slowed down" in contaminated(dataclasses.replace(fine, slowed_share=0.2), 5.0)
 
 
 def test_gpus_are_refused_in_one_line_where_there_are_none(repository):

@@ -82,6 +82,8 @@ class Conditions:
     """Of the GPU."""
     told_apart: bool = False
     """Whether the driver told its processes' memory and work from those of others."""
+    desktop_share: float = 0.0
+    """Of its time: what went to processes that only draw, a desktop or a browser."""
 
 
 @dataclass(frozen=True)

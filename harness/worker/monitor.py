@@ -36,6 +36,8 @@ class Sample:
     told_apart: bool
     foreign: str
     """Who else computes, `name (process)`; empty for nobody."""
+    desktop_share: float
+    """Of the GPU's time since the sample before: what only draws, a desktop or a browser."""
 
 
 class Monitor:
@@ -71,11 +73,11 @@ class Monitor:
             self._samples.append(self._sample())
 
     def foreign(self) -> str:
-        """Who else computes on it now; empty for nobody."""
+        """Who else computes on it now; empty for nobody, and for what only draws."""
         if self._handle is None:
             return ""
         with suppress(Exception):
-            return self._foreign()
+            return self._foreign()[0]
         return ""
 
     def strain(self, waits: bool) -> str:
@@ -110,7 +112,7 @@ class Monitor:
         nvml, handle = self._nvml, self._handle
         reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
         slowed = sum(getattr(nvml, f"nvmlClocksThrottleReason{name}", 0) for name in SLOWED)
-        foreign = self._foreign()
+        foreign, desktop_share = self._foreign()
         memory = self._own_memory()
         return Sample(
             nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
@@ -119,6 +121,7 @@ class Monitor:
             (nvml.nvmlDeviceGetMemoryInfo(handle).used if memory is None else memory) // 2**20,
             memory is not None and self._worked,
             foreign,
+            desktop_share,
         )
 
     def _own_memory(self) -> int | None:
@@ -130,12 +133,25 @@ class Monitor:
         own = [each.usedGpuMemory for each in running if descends(each.pid, self._process)]
         return sum(own) if own and None not in own else None
 
-    def _foreign(self) -> str:
-        """By what the driver says of the last seconds; a process that only holds memory disturbs nobody."""
-        working = [pid for pid, share in self._at_work() if share > 0]
-        self._worked = self._worked or any(descends(pid, self._process) for pid in working)
-        others = sorted({pid for pid in working if descends(pid, os.getpid()) is False})
-        return ", ".join(f"{_name(self._nvml, pid)} ({pid})" for pid in others)
+    def _foreign(self) -> tuple[str, float]:
+        """Who computes beside us, and what of the GPU's time went to what only draws. By what the driver says
+        of the last seconds; a process that only holds memory disturbs nobody."""
+        working = [(pid, share) for pid, share in self._at_work() if share > 0]
+        self._worked = self._worked or any(descends(pid, self._process) for pid, _ in working)
+        others = [(pid, share) for pid, share in working if descends(pid, os.getpid()) is False]
+        drawing = self._drawing() if others else set()
+        strangers = sorted({pid for pid, _ in others} - drawing)
+        names = ", ".join(f"{_name(self._nvml, pid)} ({pid})" for pid in strangers)
+        return names, min(1.0, sum(share for pid, share in others if pid in drawing))
+
+    def _drawing(self) -> set[int]:
+        """Processes that have a graphics context and none for computing; a game is one of them, too."""
+        nvml = self._nvml
+        try:
+            graphics = {each.pid for each in nvml.nvmlDeviceGetGraphicsRunningProcesses(self._handle)}
+            return graphics - {each.pid for each in nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)}
+        except nvml.NVMLError:
+            return set()
 
     def _at_work(self) -> list[tuple[int, float]]:
         """Processes, and the part of the time since the last call that each had the GPU."""
@@ -172,15 +188,21 @@ class Monitor:
             foreign=tuple(sample.foreign for sample in samples if sample.foreign),
             uuid=self._uuid,
             told_apart=apart,
+            desktop_share=sum(sample.desktop_share for sample in samples) / len(samples),
         )
 
 
-def contaminated(seen: Conditions | None) -> str:
-    """Why a run under these conditions doesn't count; empty if it does."""
+def contaminated(seen: Conditions | None, desktop_percent: float) -> str:
+    """Why a run under these conditions doesn't count; empty if it does. `desktop_percent`: a config's."""
     if seen is None:
         return ""
     if len(seen.foreign) >= FOREIGN_SAMPLES:
         return f"the GPU was shared with {seen.foreign[-1]}"
+    if 100 * seen.desktop_share > desktop_percent:
+        return (
+            f"a desktop took {seen.desktop_share:.0%} of the GPU's time, over desktop_percent "
+            f"({desktop_percent:g})"
+        )
     if seen.slowed_share > THROTTLED_SHARE:
         return f"the GPU was slowed down by heat or power {seen.slowed_share:.0%} of the time"
     return ""

@@ -185,7 +185,7 @@ def measure(
             training, idle = Training(ERROR, f"the machine failed: {failed}"), None
         log.write_text(training.log, encoding="utf-8")
         status, detail, kind = training.status, training.detail, training.kind
-        if why := contaminated(training.conditions):
+        if why := contaminated(training.conditions, setup.config.trial.desktop_percent):
             status, detail, kind = ERROR, why, Kind.CONTAMINATED
         if status == OK:
             if not training.is_short(setup.config.trial.budget_seconds):  # that one is trained once more

@@ -18,7 +18,7 @@ SMALL: dict[str, int | float] = {
     "DEPTH": 3, "WIDTH": 64, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**11, "DEVICE_BATCH_SIZE": 8,
     "DROPOUT": 0.0,
 }  # fmt: skip
-# Of the starter with 8 layers of 512 channels, by an H200's driver: MB a row of 2048 tokens, and for all else.
+# Of the starter with 8 layers of 512 channels, by an H200's driver: MB a row of 2048 tokens, and the rest.
 # Where a plain formula stands for a kernel it is more, which `fit_rows` finds.
 ROW_MB, REST_MB = 295, 1700
 SHARE = 0.92  # of the memory; a context and a desktop take some
