@@ -310,7 +310,7 @@ def main() -> None:
         run.log(step, train_step(model, optimizers, tokens, targets, rows, lr_scale(progress)))
 
     (run.checkpoint_dir / "config.json").write_text(json.dumps(asdict(plain.config)))
-    run.submit(plain, flops_per_token=plain.flops_per_token())
+    run.submit(plain, flops_per_token=plain.flops_per_token(), loss=plain)
 
 
 if __name__ == "__main__":

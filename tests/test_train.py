@@ -107,6 +107,23 @@ def test_two_runs_with_one_seed_are_the_same_to_the_bit(try_out):
     assert [step for step, _ in curves[0]] == list(range(12))
 
 
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_load_that_gives_another_function_than_was_trained_is_said(try_out, planted):
+    source = SOURCE.replace("MAX_STEPS = None", "MAX_STEPS = 12")
+    if planted:
+        source = source.replace("goal, self.config.softcap)", "goal, 0.5 * self.config.softcap)")
+        source = source.replace(
+            'name == "embedding.weight" else 0.001', 'name == "embedding.weight" else 1.0'
+        )
+    assert (source.count("0.5 * self") == 1) == planted
+    trial = try_out(source, budget_seconds=60.0, startup_seconds=60.0)
+    assert trial.status == OK, (trial.detail, trial.training.log)
+    assert trial.score.trained_nats is not None
+    assert trial.training.reported.trained_nats is not None
+    assert bool(trial.mismatch) == planted
+    assert ("load gives another function" in trial.mismatch) == planted
+
+
 def test_it_learns_within_its_budget(try_out):
     trial = try_out(SOURCE, budget_seconds=6.0, startup_seconds=60.0)
     assert trial.status == OK, (trial.detail, trial.training.log)

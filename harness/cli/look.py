@@ -124,8 +124,8 @@ def show(experiment: str, as_json: bool) -> int:
             click.echo(f"time {timing.line(run)}\n")
         if how := explain.checked(run):
             click.echo(f"{how}\n")
-        if run.delay:
-            click.echo(f"WARNING: {run.delay}\n")
+        for odd in filter(None, (run.mismatch, run.delay)):
+            click.echo(f"WARNING: {odd}\n")
         for attempt in run.instead_of:
             click.echo(f"an attempt that doesn't count: {attempt}\n")
         if run.detail:

@@ -54,7 +54,7 @@ def run(rev: str, seed: int, budget: float | None, as_json: bool) -> int:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         place = repository.paths.runs / f"{stamp}-{commit.id[:7]}-s{seed}-{time.monotonic_ns() % 1000:03d}"
         record = measure(commit.source, commit.id, seed, setup, place, view.show, view.say)
-        for odd in filter(None, (record.warning, record.delay)):
+        for odd in filter(None, (record.warning, record.mismatch, record.delay)):
             view.say(f"WARNING: {odd}")
     summary = record.summary()
     if as_json:

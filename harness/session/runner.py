@@ -174,7 +174,7 @@ class Runner:
             both = first, (run, folder)
             (_, unused), (run, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
             self.kept.forget(unused)
-        for odd in filter(None, (run.warning, run.delay)):
+        for odd in filter(None, (run.warning, run.mismatch, run.delay)):
             self._tell("trouble", f"     WARNING: {odd}")
         instead_of = tuple(_attempt(each) for each in attempts if each is not run)
         return replace(run, instead_of=instead_of), folder

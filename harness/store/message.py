@@ -90,7 +90,7 @@ def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> 
     scores = [run.val_bpb for run in runs if run.val_bpb is not None]
     figures = {
         "Status": decision.status,
-        "Reason": decision.reason if decision.val_bpb is None else None,
+        "Reason": decision.reason if decision.val_bpb is None else last.mismatch or None,
         "Val-Bpb": _text(decision.val_bpb, 6),
         "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
         "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",

@@ -61,6 +61,8 @@ class Reported:
     peak_vram_mb: float | None = None
     device_batch_size: int | None = None
     """Rows of a forward and backward pass that fitted."""
+    trained_nats: float | None = None
+    """What a token cost in the first rows of training text, by the function that was trained."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Training:
 
 
 DELAYED_SHARE = 0.2  # of the training, above which a run is said to be disturbed
+APART_NATS = 0.02  # a token: between training and scoring, more is no rounding
 HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
 
 
@@ -169,6 +172,8 @@ class Score:
     """Whether both servers could only compute from the first row on; see `harness.sandbox.seal`."""
     refused_calls: int | None = None
     """What they asked the kernel for then, in vain."""
+    trained_nats: float | None = None
+    """What a token cost in the first rows of training text; see `Reported.trained_nats`."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +260,18 @@ class RunRecord:
             return ""
         share = waited / trained
         return f"other processes took {share:.0%} of the CPU during this run: its score is not comparable"
+
+    @property
+    def mismatch(self) -> str:
+        """That what was scored isn't the function that was trained; empty mostly, and where it isn't known."""
+        trained = self.training.reported.trained_nats
+        loaded = self.score.trained_nats if self.score else None
+        if trained is None or loaded is None or abs(loaded - trained) <= APART_NATS:
+            return ""
+        return (
+            f"load gives another function than was trained: on rows of training text it loses {loaded:.3f} "
+            f"nats a token, in training it was {trained:.3f}"
+        )
 
     @property
     def mfu_percent(self) -> float | None:

@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import statistics
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,14 +19,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from harness.sandbox import compile_cache
 from harness.sandbox.wire import DESCRIPTORS, Channel
+from harness.tasks.lm.store import first_rows
 from harness.trial.loader import Loader
 
 WAIT_SECONDS = 24 * 3600.0
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 CONTEXT_MB = 800  # of a GPU's memory that a process takes beside its tensors
 
 
@@ -107,6 +111,7 @@ class Run:
         checkpoint_dir.mkdir(exist_ok=True)
         self._host = host
         self._started_at: float | None = None
+        self._tokens: np.ndarray | None = None
         self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
         self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
         if self.device.type == "cuda":
@@ -171,6 +176,7 @@ class Run:
         descriptor = self._host.training_tokens()
         self._started_at = time.monotonic()
         loader = Loader(descriptor, batch_size, self.seq_len, self._order_seed, self.device)
+        self._tokens = loader.tokens
         ends: deque[float] = deque([time.monotonic()], maxlen=17)
         queued: deque[Any] = deque()
         while True:
@@ -227,7 +233,9 @@ class Run:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
-    def submit(self, model: nn.Module, flops_per_token: float | None = None) -> None:
+    def submit(
+        self, model: nn.Module, flops_per_token: float | None = None, loss: Loss | None = None
+    ) -> None:
         """Save the weights as `model.safetensors` and hand the checkpoint folder over.
 
         Under the harness the process ends here: what stands after it does not run.
@@ -235,6 +243,8 @@ class Run:
         Args:
             model: its state is saved under the names of the module that was compiled, if it was.
             flops_per_token: of training, forward and backward; for the summary's MFU.
+            loss: what was trained, (inputs, targets) -> mean loss. It is asked for a few rows of training
+                text; where `load` gives a model with another loss there, the record says so.
         """
         from safetensors.torch import save_model
 
@@ -243,6 +253,7 @@ class Run:
         self._send_losses()
         plain = getattr(model, "_orig_mod", model)
         save_model(plain, str(self.checkpoint_dir / "model.safetensors"))
+        self._reported["trained_nats"] = self._trained_nats(plain, loss) if loss else None
         peak = None
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20
@@ -252,6 +263,17 @@ class Run:
             "peak_vram_mb": peak,
         }
         self._host.submit(self.checkpoint_dir, self._reported)
+
+    def _trained_nats(self, model: nn.Module, loss: Loss) -> float | None:
+        """Of the function as it is trained, with gradients, but without dropout."""
+        assert self._tokens is not None
+        rows = torch.from_numpy(first_rows(self._tokens, self.seq_len).astype(np.int64)).to(self.device)
+        model.eval()
+        try:
+            return float(loss(rows[:, :-1], rows[:, 1:]).detach())
+        except Exception as error:  # noqa: BLE001 - it is asked for nothing else, and decides nothing
+            sys.stderr.write(f"submit's loss failed: {error}\n")
+            return None
 
 
 def supervised() -> Run:

@@ -25,6 +25,8 @@ class Loader:
         self, descriptor: int, batch_size: int, seq_len: int, seed: int, device: torch.device
     ) -> None:
         tokens, offsets = map_tokens(descriptor)
+        self.tokens = tokens
+        """Of all training text, (N,) uint16."""
         order = shuffled_forever(len(offsets) - 1, seed)
         self._rows = pack(tokens, offsets, order, seq_len + 1)
         self._batch_size, self._device = batch_size, device

@@ -25,6 +25,7 @@ import torch
 
 from harness.sandbox import limits
 from harness.store.records import CRASH, INVALID, Audit, Failure, Kind, Score, is_score
+from harness.tasks.lm.store import first_rows
 from harness.worker import audit
 from harness.worker.device import Device
 from harness.worker.losses import FARTHEST, losses
@@ -54,8 +55,6 @@ class Answers:
 
     nats: np.ndarray
     """Losses of all targets, (R, T) float64."""
-    better_nats: float
-    """By how much the first rows' losses were lower in the end, a token; 0 where they weren't asked again."""
     waited_seconds: float
     """For the model, in all."""
     first_seconds: float
@@ -64,31 +63,28 @@ class Answers:
     """Of each batch, see `WorkClock`."""
 
 
-def answer(
-    server: Server,
-    tokens: np.ndarray,
-    targets: np.ndarray,
-    batch_rows: int,
-    seconds: float,
-    say: str,
-    once_more: bool = False,
-) -> Answers:
-    """Ask for all rows.
+def filled(rows: np.ndarray, batch_rows: int, last: np.ndarray) -> np.ndarray:
+    """Whole batches, another shape could mean other kernels: the (R, ...) `rows`, then the first of them once
+    more, at least one, and the few `last` ones."""
+    batches = -(-(len(rows) + 1 + len(last)) // batch_rows)
+    again = np.arange(batches * batch_rows - len(rows) - len(last)) % len(rows)
+    return np.concatenate([rows, rows[again], last])
 
-    Every batch has `batch_rows` rows, another shape could mean other kernels: the last one is filled up
-    with the first rows. `once_more`: those get one of their own where no room is left.
-    """
+
+def answer(
+    server: Server, tokens: np.ndarray, targets: np.ndarray, batch_rows: int, seconds: float, say: str
+) -> Answers:
+    """Ask for all rows, (R, T) of each, R in whole batches."""
     total, seq_len = tokens.shape
-    end = total + once_more
     result = np.empty((total, seq_len), np.float64)
     deadline = time.monotonic() + seconds
-    waited = first = told = better = 0.0
-    device, spent = "cpu", []
+    waited = first = told = 0.0
+    spent = []
     server.clock.stop()  # what it did until here is no answer
     clock = server.clock.now()
-    server.ask(tokens[np.arange(batch_rows) % total])
-    for at in range(0, end, batch_rows):
-        picked = np.arange(at, at + batch_rows) % total
+    server.ask(tokens[:batch_rows])
+    for at in range(0, total, batch_rows):
+        end = at + batch_rows
         began = time.monotonic()
         logits = server.logits(deadline)
         waited += time.monotonic() - began
@@ -96,14 +92,12 @@ def answer(
         now = server.clock.now()
         spent.append(now - clock)
         clock = now
-        if at + batch_rows < end:  # it works on the next ones while these are read
-            server.ask(tokens[(picked + batch_rows) % total])
-        device = logits.device.type
-        goal = torch.from_numpy(targets[picked].astype(np.int64)).to(device)
+        if end < total:  # it works on the next ones while these are read
+            server.ask(tokens[end : end + batch_rows])
+        goal = torch.from_numpy(targets[at:end].astype(np.int64)).to(logits.device)
         found, near = losses(logits.view(-1, logits.shape[-1]), goal.view(-1))
         nats = found.numpy().reshape(batch_rows, seq_len)
-        count = min(batch_rows, total - at)
-        result[at : at + count] = nats[:count]
+        result[at:end] = nats
         if not np.isfinite(nats).all():
             raise Refused(INVALID, "the model gave logits with NaN or infinite loss", Kind.DIVERGED)
         if not near:
@@ -112,13 +106,10 @@ def answer(
                 f"the model gave logits beyond {FARTHEST:g}: float32 can't tell probabilities apart there "
                 "(-inf excludes a token)",
             )
-        if count < batch_rows:
-            again = picked[count:]
-            better = float((result[again] - nats[count:]).mean())
         if began - told > PROGRESS_SECONDS:
             told = began
-            emit({"progress": say, "done": at + count, "of": total})
-    return Answers(result, better, waited, first, tuple(spent))
+            emit({"progress": say, "done": end, "of": total})
+    return Answers(result, waited, first, tuple(spent))
 
 
 def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Score], None]) -> None:
@@ -140,6 +131,8 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     batch_rows = min(-(-len(inputs) // LEAST_BATCHES), most_rows)
     shape = (batch_rows, seq_len, vocab_size)
     seed = request["audit_seed"]
+    trained = first_rows(Path(request["train"]), seq_len)
+    asked = (filled(inputs, batch_rows, trained[:, :-1]), filled(targets, batch_rows, trained[:, 1:]))
     counted = byte_lengths[targets]  # (R, T)
     text_bytes, counted = int(counted.sum(dtype=np.int64)), counted > 0
     servers = first, second = Server(request, shape), Server(request, shape)
@@ -158,14 +151,16 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
             server.warm()
         load_seconds = _seal(first, second, _noise(shape))
         scoring_started = time.monotonic()
-        scored = answer(first, inputs, targets, batch_rows, request["scoring_seconds"], "scoring", True)
+        scored = answer(first, *asked, batch_rows, request["scoring_seconds"], "scoring")
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
         usual = statistics.median_low(scored.spent_seconds)
         overtime = _overtime(first, scored, usual, request)
-        _refuse(audit.improved(scored.better_nats, device))
+        row_nats, again, trained_nats = np.split(scored.nats, [len(inputs), len(scored.nats) - len(trained)])
+        better = float((row_nats[np.arange(len(again)) % len(row_nats)] - again).mean())
+        _refuse(audit.improved(better, device))
         refused_calls = first.refused_calls
         first.end(wait=not early)
-        nats = float(np.sum(scored.nats, where=counted, dtype=np.float64))
+        nats = float(np.sum(row_nats, where=counted, dtype=np.float64))
         val_bpb = nats / (math.log(2) * text_bytes)
         if not is_score(val_bpb):
             raise Refused(CRASH, f"the model has diverged: {val_bpb:.3g} bits for a byte", Kind.DIVERGED)
@@ -173,9 +168,9 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         second.resume()
         if val_bpb < request["suspect_below"]:
             planned = audit.plan(inputs, targets, vocab_size, SUSPECTED * request["audit_rows"], seed)
-        found = _audit(second, planned, scored.nats, targets, batch_rows, usual, request)
+        found = _audit(second, planned, row_nats, targets, batch_rows, usual, request)
         if request["row_nats"]:
-            np.save(request["row_nats"], np.sum(scored.nats, axis=1, where=counted))
+            np.save(request["row_nats"], np.sum(row_nats, axis=1, where=counted))
         tell(
             Score(
                 val_bpb=val_bpb,
@@ -190,7 +185,8 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
                 audit_seconds=time.monotonic() - audit_started,
                 audit=found,
                 overtime_seconds=overtime,
-                better_nats=scored.better_nats,
+                better_nats=better,
+                trained_nats=float(trained_nats.mean()) if len(trained) else None,
                 is_sealed=first.is_sealed and second.is_sealed,
                 refused_calls=refused_calls + second.refused_calls,
             )
@@ -231,10 +227,11 @@ def _audit(
     """Ask the other server what was planned, and compare with the losses (R, T) that were `scored`."""
     before = scored[planned.rows]
     asked = audit.questions(planned, before)
-    goal, seconds = targets[asked.rows], request["scoring_seconds"]
-    answered = answer(server, asked.tokens, goal, batch_rows, seconds, "auditing")
+    none, seconds = asked.tokens[:0], request["scoring_seconds"]
+    rows, goal = filled(asked.tokens, batch_rows, none), filled(targets[asked.rows], batch_rows, none)
+    answered = answer(server, rows, goal, batch_rows, seconds, "auditing")
     _overtime(server, answered, usual, request)
-    found = audit.compare(asked, before, answered.nats)
+    found = audit.compare(asked, before, answered.nats[: len(asked.rows)])
     _refuse(audit.judge(found, request["device"]["kind"]))
     return found
 

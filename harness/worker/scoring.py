@@ -40,7 +40,8 @@ def request_for(
     caps = config.trial
     return {
         "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
-        "rows": str(corpus.rows_file(split)), "token_bytes": str(corpus.folder / "token_bytes.npy"),
+        "rows": str(corpus.rows_file(split)), "train": str(corpus.train_file),
+        "token_bytes": str(corpus.folder / "token_bytes.npy"),
         "device": asdict(device), "isolation": isolation.kind,
         "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
         "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,

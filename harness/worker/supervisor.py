@@ -267,6 +267,7 @@ class Supervisor:
                 num_params=_count(message.get("num_params")),
                 flops_per_token=_figure(message.get("flops_per_token")),
                 peak_vram_mb=_figure(message.get("peak_vram_mb")),
+                trained_nats=_figure(message.get("trained_nats")),
                 device_batch_size=_count(message.get("device_batch_size")),
             )
 

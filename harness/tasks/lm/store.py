@@ -26,6 +26,7 @@ from harness.paths import write_atomically
 
 MAGIC = b"harness1"
 HEADER_BYTES = 24
+FIRST_ROWS = 4
 FILES = ("tokenizer.json", "token_bytes.npy", "train.tokens", "val.npy", "holdout.npy")
 
 
@@ -111,6 +112,16 @@ def sha256(path: Path) -> str:
 
 def token_file_header(documents: int, tokens: int) -> bytes:
     return MAGIC + documents.to_bytes(8, "little") + tokens.to_bytes(8, "little")
+
+
+def first_rows(tokens: np.ndarray | Path, seq_len: int) -> np.ndarray:
+    """The first few rows of training text, (R, T + 1), R from 0 to FIRST_ROWS: what a model that was trained
+    is asked for by who trained it, and by who scores it."""
+    if isinstance(tokens, Path):
+        with tokens.open("rb") as file:
+            tokens = map_tokens(file.fileno())[0]
+    count = min(FIRST_ROWS, len(tokens) // (seq_len + 1))
+    return tokens[: count * (seq_len + 1)].reshape(count, seq_len + 1)
 
 
 def map_tokens(descriptor: int) -> tuple[np.ndarray, np.ndarray]:
