@@ -263,7 +263,7 @@ class RunRecord:
 
     @property
     def mismatch(self) -> str:
-        """That what was scored isn't the function that was trained; empty mostly, and where it isn't known."""
+        """That what was scored isn't the function that was trained; empty mostly, and if that isn't known."""
         trained = self.training.reported.trained_nats
         loaded = self.score.trained_nats if self.score else None
         if trained is None or loaded is None or abs(loaded - trained) <= APART_NATS:
