@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,21 +10,20 @@ from pathlib import Path
 import click
 
 from harness import config as configs
+from harness.agents.program import constants
 from harness.errors import DONE, FAILED, HarnessError
 from harness.paths import HOOKS, cache_dir
-from harness.sandbox.isolation import choose
+from harness.sandbox.isolation import Isolation, choose
 from harness.store.checkout import Checkout
 from harness.store.history import History
 from harness.store.hooks import Hooks
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
+from harness.tasks.lm import fit
 from harness.tasks.lm.prepare import open_prepared
-from harness.worker import device
+from harness.worker import device, probe
+from harness.worker.probe import probe_inside
 
-PROBE = (
-    "import torch; print(torch.__version__, torch.cuda.is_available() and "
-    "torch.cuda.get_device_name(0) or 'no CUDA')"
-)
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY")
 LOW_DISK_GB = 10.0
 BUSY = 0.5  # of all cores
@@ -76,7 +73,7 @@ def _findings() -> Iterator[Finding]:
             yield Finding("config", "fail", error.message, error.fix)
         yield _hooks(repository)
     yield _guarded("device", lambda: _device(config))
-    yield _torch()
+    yield from _torch(config, repository)
     yield _guarded("sandbox", lambda: _sandbox(config))
     if readable:
         yield _guarded("data", lambda: Finding("data", "ok", open_prepared(config.data).id))
@@ -126,8 +123,14 @@ def _hooks(repository: Repository) -> Finding:
 
 
 def _device(config: configs.Config) -> Finding:
-    found = device.resolve(config.trial.device)
-    detail = f"{found.kind}: {found.name}"
+    found = device.resolve(config.trial.device, config.trial.gpu_memory_gb)
+    detail = f"{found.kind}: {found.name}" + (f", {found.memory_mb / 1024:.0f} GB" if found.memory_mb else "")
+    unused = device.nvidia() if found.kind == "cpu" and config.trial.device == "auto" else []
+    if unused:  # a GPU is there, and nobody asked for anything else
+        about = f"{unused[0].name} is here, but the installed torch is a CPU build"
+        return Finding(
+            "device", "fail", about, "pip install --force-reinstall torch (pytorch.org says which)"
+        )
     if found.kind != "cuda" and config.profile == "gpu":
         return Finding(
             "device",
@@ -138,11 +141,47 @@ def _device(config: configs.Config) -> Finding:
     return Finding("device", "ok", detail)
 
 
-def _torch() -> Finding:
-    tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
-    if tried.returncode:
-        return Finding("torch", "fail", "torch does not import", "pip install -e .")
-    return Finding("torch", "ok", tried.stdout.strip())
+def _torch(config: configs.Config, repository: Repository | None) -> Iterator[Finding]:
+    """Torch is tried where runs are: in the sandbox, on the device."""
+    try:
+        where, isolation = (
+            device.resolve(config.trial.device, config.trial.gpu_memory_gb),
+            choose(config.trial.sandbox),
+        )
+    except HarnessError:
+        where, isolation = device.resolve("cpu"), Isolation("none", "")  # the trouble has a line of its own
+    tried = probe_inside(isolation, where, config.trial)
+    about = f"{tried.torch or 'torch'}" + (f" for CUDA {tried.cuda}" if tried.cuda else "")
+    if driver := device.driver() if where.kind == "cuda" else "":
+        about += f", driver {driver}"
+    if tried.trouble:
+        mend = (
+            "pip install -e ." if not tried.torch else "nvidia-smi; a driver for that CUDA, or another torch"
+        )
+        yield Finding("torch", "fail", f"{about}, tried in the sandbox: {tried.trouble}", mend)
+        return
+    size = probe.SIZE[where.kind]
+    rate = f"{tried.tflops:.3g} TFLOP/s in {tried.dtype} ({size} x {size})"
+    yield Finding("torch", "ok", f"{about}, tried in the sandbox: {rate}")
+    if where.kind == "cuda" and repository is not None:
+        yield _fit(config, repository, fit.Machine("cuda", where.memory_mb, tried.tflops))
+
+
+def _fit(config: configs.Config, repository: Repository, machine: fit.Machine) -> Finding:
+    """What the starter takes of the card, where train.py still has its sizes."""
+    source = repository.paths.train.read_bytes() if repository.paths.train.exists() else b""
+    now = {each.name: each.value for each in constants(source, True)}
+    wanted = fit.constants(machine)
+    seconds = fit.scoring_seconds(config, machine)
+    score = f"a score takes about {seconds:.0f} s" if seconds else ""
+    if any(now.get(name) != wanted[name] for name in ("DEPTH", "WIDTH")):
+        return Finding("fit", "ok", score or "train.py has sizes of its own")
+    takes = fit.memory_mb(int(now.get("DEVICE_BATCH_SIZE", 0)))
+    about = f"train.py takes about {takes / 1024:.0f} of {machine.memory_mb / 1024:.0f} GB; {score}"
+    if takes > machine.memory_mb:
+        mend = f"DEVICE_BATCH_SIZE = {wanted['DEVICE_BATCH_SIZE']} in train.py"
+        return Finding("fit", "warn", f"{about}; each halving compiles once more", mend)
+    return Finding("fit", "ok", about)
 
 
 def _sandbox(config: configs.Config) -> Finding:

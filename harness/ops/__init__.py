@@ -29,8 +29,12 @@ else:
 __all__ = ["causal_attention", "norm_rope", "relu_squared_mlp", "softcap", "softcapped_cross_entropy"]
 
 HALVES = torch.bfloat16, torch.float16
-# Tensor descriptors and tiles that were chosen on an H200; a chip of another generation has another way.
-IS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+# Tensor descriptors and tiles that were chosen on an H200. AMD numbers its chips by other generations.
+IS_HOPPER = (
+    torch.version.cuda is not None
+    and torch.cuda.is_available()
+    and torch.cuda.get_device_capability()[0] == 9
+)
 
 
 def relu_squared_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -129,12 +129,14 @@ def _bwrap(
 
 
 def _gpu_files(gpu: str | None, folder: Path = Path("/dev")) -> list[Path]:
-    """Of NVIDIA's driver, what a process is to see: one GPU, all of them if it is empty, none if None."""
+    """Of NVIDIA's driver, what a process is to see: one GPU, all of them if it is empty, none if None. Under
+    WSL2 there is one file for all."""
     if gpu is None:
         return []
     only = Path(gpu) if gpu and Path(gpu).exists() else None  # a container may have given it another number
     every = sorted(folder.glob("nvidia*"))
-    return [file for file in every if only in (None, file) or not file.name.removeprefix("nvidia").isdigit()]
+    kept = [file for file in every if only in (None, file) or not file.name.removeprefix("nvidia").isdigit()]
+    return kept + [file for file in (folder / "dxg",) if file.exists()]
 
 
 def _view(hide: tuple[Path, ...]) -> list[str]:

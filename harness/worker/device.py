@@ -191,6 +191,19 @@ def _gpu(nvml: Any, number: int) -> Device:
     return Device("cuda", name, peak * 1e12 if peak else None, uuid, node, memory)
 
 
+def driver() -> str:
+    """NVIDIA's driver's version; empty without one."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        said = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+    except Exception:  # noqa: BLE001 - no driver, no library
+        return ""
+    return said if isinstance(said, str) else said.decode()
+
+
 def quota_cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
     """How many cores' time we may take, of those that we see; infinite without such a limit."""
     least = math.inf

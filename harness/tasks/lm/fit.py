@@ -24,8 +24,9 @@ ROW_MB, REST_MB = 295, 1700
 SHARE = 0.92  # of the memory; a context and a desktop take some
 FAST_TFLOPS = 300  # bfloat16 products as an A100 or H100 does them; below that 300 s are few steps
 ROWS = 128
-EVAL_SECONDS = 12  # of scoring without its audit
-EVAL_FLOPS_A_TOKEN = 3 * 60e6  # the starter's, at a third of the peak
+SCORING_SECONDS = 20
+LEAST_TOKENS = 2**20  # of validation text: the fewer, the more of a difference is which ones
+SCORING_FLOPS_A_TOKEN = 185e6  # three times the starter's: on an H200 8.1 s at 650 TFLOP/s
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,14 @@ def constants(machine: Machine) -> dict[str, int | float]:
         return SMALL
     batch = 2**17 if 0 < machine.tflops < FAST_TFLOPS else 2**19
     rows = min(ROWS, batch // 2048)
-    while machine.memory_mb and rows > 1 and rows * ROW_MB + REST_MB > SHARE * machine.memory_mb:
+    while machine.memory_mb and rows > 1 and memory_mb(rows) > SHARE * machine.memory_mb:
         rows //= 2
     return STARTER | {"TOTAL_BATCH_SIZE": batch, "DEVICE_BATCH_SIZE": rows}
+
+
+def memory_mb(rows: int) -> int:
+    """What the starter takes of a GPU with so many rows in a forward and backward pass."""
+    return rows * ROW_MB + REST_MB
 
 
 def is_starter(source: str) -> bool:
@@ -67,12 +73,17 @@ def fitted(source: str, values: Mapping[str, int | float]) -> str:
 
 def config(profile: Config, machine: Machine, gpu_memory_gb: float) -> Config:
     """With fewer validation tokens where scoring all of them would take long."""
-    tokens = profile.data.eval_tokens
-    if machine.tflops:
-        while tokens > EVAL_SECONDS * machine.tflops * 1e12 / EVAL_FLOPS_A_TOKEN:
-            tokens //= 2
-    return replace(
-        profile,
-        data=replace(profile.data, eval_tokens=tokens),
-        trial=replace(profile.trial, gpu_memory_gb=gpu_memory_gb),
-    )
+    trial = replace(profile.trial, gpu_memory_gb=gpu_memory_gb)
+    found = replace(profile, trial=trial)
+    while scoring_seconds(found, machine) > SCORING_SECONDS and found.data.eval_tokens > LEAST_TOKENS:
+        data = replace(found.data, eval_tokens=found.data.eval_tokens // 2)
+        found = replace(found, data=data)
+    return found
+
+
+def scoring_seconds(config: Config, machine: Machine) -> float:
+    """About what a score of the starter takes, its audit too; 0 where the machine wasn't measured."""
+    if not machine.tflops:
+        return 0.0
+    audited = min(config.trial.audit_rows * config.data.seq_len, config.data.eval_tokens)
+    return SCORING_FLOPS_A_TOKEN * (config.data.eval_tokens + audited) / (machine.tflops * 1e12)
