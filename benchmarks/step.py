@@ -101,7 +101,7 @@ def step(name: str, options: argparse.Namespace) -> dict[str, Any]:
         script.write_text(source(name))
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(script), json.dumps(spec)], capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": f"{os.getcwd()}:{os.environ.get('PYTHONPATH', '')}"},
+            env={**os.environ, "PYTHONPATH": f"{Path.cwd()}:{os.environ.get('PYTHONPATH', '')}"},
         )  # fmt: skip
     found = [line for line in done.stdout.splitlines() if line.startswith("STEP ")]
     if not found:
