@@ -63,12 +63,13 @@ CASES = {
     "attention, the whole row": (attention, {"window": 150}),
     "attention, heads of no power of two": (attention, {"size": 24}),
     "cross-entropy": (cross_entropy, {}),
-    "cross-entropy, one row": (cross_entropy, {"tokens": 1}),
+    "cross-entropy, three rows": (cross_entropy, {"tokens": 3}),
     "cross-entropy, a wide vocabulary": (cross_entropy, {"vocab_size": 33000}),
 }
 
 
 def check(case, dtype, device, wrapped=lambda f: f):
+    torch.manual_seed(0)
     make, sizes = CASES[case]
     fast, formula, inputs, fixed = make(dtype, device, **sizes)
     exact = [x.detach().double().requires_grad_() for x in inputs]
