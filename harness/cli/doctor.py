@@ -164,7 +164,9 @@ def _torch(config: configs.Config, repository: Repository | None) -> Iterator[Fi
     rate = f"{tried.tflops:.3g} TFLOP/s in {tried.dtype} ({size} x {size})"
     yield Finding("torch", "ok", f"{about}, tried in the sandbox: {rate}")
     if where.kind == "cuda" and repository is not None:
-        yield _fit(config, repository, fit.Machine("cuda", where.memory_mb, tried.tflops))
+        yield _fit(
+            config, repository, fit.Machine("cuda", where.memory_mb, tried.tflops, tried.dtype != "float32")
+        )
 
 
 def _fit(config: configs.Config, repository: Repository, machine: fit.Machine) -> Finding:
@@ -176,7 +178,7 @@ def _fit(config: configs.Config, repository: Repository, machine: fit.Machine) -
     score = f"a score takes about {seconds:.0f} s" if seconds else ""
     if any(now.get(name) != wanted[name] for name in ("DEPTH", "WIDTH")):
         return Finding("fit", "ok", score or "train.py has sizes of its own")
-    takes = fit.memory_mb(int(now.get("DEVICE_BATCH_SIZE", 0)))
+    takes = fit.memory_mb(int(now.get("DEVICE_BATCH_SIZE", 0)), machine.has_bfloat16)
     about = f"train.py takes about {takes / 1024:.0f} of {machine.memory_mb / 1024:.0f} GB; {score}"
     if takes > machine.memory_mb:
         mend = f"DEVICE_BATCH_SIZE = {wanted['DEVICE_BATCH_SIZE']} in train.py"

@@ -99,7 +99,8 @@ def _machine(profile: str, gpu_memory_gb: float) -> fit.Machine:
     seen = probe("cuda")
     if seen.trouble:
         click.echo(f"torch can't use {found.name}: {seen.trouble} (harness doctor)", err=True)
-    return fit.Machine("cuda", min(found.memory_mb, seen.memory_mb or found.memory_mb), seen.tflops)
+    free = min(found.memory_mb, seen.memory_mb or found.memory_mb)
+    return fit.Machine("cuda", free, seen.tflops, seen.dtype != "float32")
 
 
 def _fit(train: Path, machine: fit.Machine) -> Path | None:

@@ -21,6 +21,9 @@ SMALL: dict[str, int | float] = {
 # Of the starter with 8 layers of 512 channels, by an H200's driver: MB a row of 2048 tokens, and the rest.
 # Where a plain formula stands for a kernel it is more, which `fit_rows` finds.
 ROW_MB, REST_MB = 295, 1700
+FLOAT32_ROW_MB = (
+    800  # without bfloat16, as on Turing: twice as wide, and logits that no kernel takes; reckoned
+)
 SHARE = 0.92  # of the memory; a context and a desktop take some
 FAST_TFLOPS = 300  # bfloat16 products as an A100 or H100 does them; below that 300 s are few steps
 ROWS = 128
@@ -38,7 +41,8 @@ class Machine:
     memory_mb: int = 0
     """Of a GPU; 0 where there is none, and the starter stays as large as it is."""
     tflops: float = 0.0
-    """Of a large product of bfloat16 matrices, or of float32 where that is faster; 0 where not measured."""
+    """Of a large product of bfloat16 matrices, or of float32 without that; 0 where not measured."""
+    has_bfloat16: bool = True
 
 
 def constants(machine: Machine) -> dict[str, int | float]:
@@ -47,14 +51,16 @@ def constants(machine: Machine) -> dict[str, int | float]:
         return SMALL
     batch = 2**17 if 0 < machine.tflops < FAST_TFLOPS else 2**19
     rows = min(ROWS, batch // 2048)
-    while machine.memory_mb and rows > 1 and memory_mb(rows) > SHARE * machine.memory_mb:
+    while (
+        machine.memory_mb and rows > 1 and memory_mb(rows, machine.has_bfloat16) > SHARE * machine.memory_mb
+    ):
         rows //= 2
     return STARTER | {"TOTAL_BATCH_SIZE": batch, "DEVICE_BATCH_SIZE": rows}
 
 
-def memory_mb(rows: int) -> int:
+def memory_mb(rows: int, has_bfloat16: bool = True) -> int:
     """What the starter takes of a GPU with so many rows in a forward and backward pass."""
-    return rows * ROW_MB + REST_MB
+    return rows * (ROW_MB if has_bfloat16 else FLOAT32_ROW_MB) + REST_MB
 
 
 def is_starter(source: str) -> bool:
