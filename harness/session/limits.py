@@ -31,7 +31,8 @@ class Limits:
         if self.patience is not None and since_kept >= self.patience:
             return f"{since_kept} experiments in a row were not kept"
         if (failed := failed_in_a_row(done)) >= FAILURES_TO_STOP:
-            return f"{failed} experiments in a row gave no score, the last: {done[-1].message.subject}"
+            last = done[-1].message.subject
+            return f"{failed} experiments in a row gave no score (harness log --crash), the last: {last}"
         return ""
 
 

@@ -190,7 +190,7 @@ class Runner:
             self.kept.keep(folder, run)
         self.experiments.add_run(commit, run)
         if run.status != OK and not (others or self.experiments.scores(commit, setup.setting)):
-            mend = "mend it on main, commit, harness loop"
+            mend = "mend it on main and commit, or what the config allows it; harness loop"
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {run.status}: {run.detail}",
                 "harness loop, with less beside it" if run.kind == Kind.LATE else mend,
