@@ -31,6 +31,7 @@ from harness.store.records import AGAIN, KEEP
 
 TRIALS = 126
 SD = 0.0009
+SPOILT = 20.0
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -47,6 +48,8 @@ class World:
     """What an earlier calibration said; None: the truth."""
     freedom: float | None = None
     """Of Student's t, for the noise; None: Gaussian."""
+    spoilt_share: float = 0.0
+    """Of runs that are worse by `SPOILT` sd, as on a machine that was busy or a chip that was hot."""
 
     def effect(self, chooser: np.random.Generator) -> float:
         kind, size = chooser.random(), chooser.exponential()
@@ -56,6 +59,9 @@ class World:
 
     def noise(self, chooser: np.random.Generator) -> float:
         return self.sd * (chooser.normal() if self.freedom is None else chooser.standard_t(self.freedom))
+
+    def spoilt(self, chooser: np.random.Generator) -> float:
+        return SPOILT * self.sd if chooser.random() < self.spoilt_share else 0.0
 
 
 WORLDS = {
@@ -67,6 +73,7 @@ WORLDS = {
     "believed noise x 1/2": World(assumed_sd=SD / 2),
     "believed noise x 2": World(assumed_sd=2 * SD),
     "Student's t (3)": World(freedom=3.0),
+    "one of twenty spoilt": World(spoilt_share=0.05),
 }
 
 
@@ -77,6 +84,7 @@ class Campaign:
         # Streams of their own: a policy that measures twice still meets the same hypotheses.
         self._effects = np.random.default_rng([seed, 0])
         self._noise = np.random.default_rng([seed, 1])
+        self._accidents = np.random.default_rng([seed, 2])
         self.world, self.spent = world, 0
         self.main = 0.0
         self.moves = self.true_moves = 0
@@ -93,7 +101,7 @@ class Campaign:
     def measure(self, value: float) -> float:
         self.spent += 1
         self.history.append(self.main)
-        return value + self.world.noise(self._noise)
+        return value + self.world.noise(self._noise) + self.world.spoilt(self._accidents)
 
     def move_main(self, value: float) -> None:
         self.moves += 1
@@ -137,11 +145,12 @@ def until_sure(campaign: Campaign) -> float:
 
 
 def ours(campaign: Campaign, calibrate: int = 0) -> float:
-    """The gate. With `calibrate`, that many first runs of the baseline are all it knows of the noise."""
+    """The gate. With `calibrate`, that many first runs of the baseline are all it knows of the noise; else
+    there are two, as after a person's commit."""
     truth = {"main": campaign.main}
-    scores = tuple(campaign.measure(campaign.main) for _ in range(max(1, calibrate)))
+    scores = tuple(campaign.measure(campaign.main) for _ in range(calibrate or 2))
     known = Noise(campaign.world.assumed_sd or campaign.world.sd, 7)
-    noise = pooled([scores])
+    noise = pooled([scores]) if calibrate else None
     baseline = Measured("main", "", scores, kept=True)
     posterior = (
         posterior_of("main", [baseline], noise.sd)

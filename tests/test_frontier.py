@@ -269,7 +269,7 @@ def test_show_says_why_in_words(fresh, told):
     bit, bad, much = (harness("show", str(n), cwd=fresh.folder).stdout for n in (1, 2, 3))
     assert "The noise of one run has an sd of 0.0" in bit
     assert "by itself it was not proven better" in bit and "on average it gains: a candidate" in bit
-    assert "this is far more than luck" in bad and "not enough to build on" in bad
+    assert "the change's doing, or an accident of the run" in bad and "not enough to build on" in bad
     assert "it is better than" in much and "main is there" in much
     about = json.loads(harness("show", "3", "--json", cwd=fresh.folder).stdout)
     assert about["decision"]["confidence"] > 0.9 and about["proven"]["new"] == about["commit"]

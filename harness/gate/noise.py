@@ -8,6 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from harness.gate.prior import ANYTHING, SPOILT_SHARE, Array
+
 QUARTILE_TO_SD = 2.22  # of the differences of two Gaussian scores
 ACCIDENTS = 4.0  # how far above that the pooled sd may be without being called wrong
 ENOUGH_PAIRS = 6  # to call it so: of four Gaussian scores 1% look like that
@@ -43,22 +45,46 @@ class Noise:
         return self.sd * math.sqrt(1 / runs + 1 / of_incumbent) * (normal.inv_cdf(0.95) + normal.inv_cdf(0.8))
 
 
+def _likeliest(repeated: Sequence[Sequence[float]], freedom: int) -> float:
+    """The sd; without spoilt runs it is the root of the mean square."""
+    plain = math.sqrt(sum(_squares(scores) for scores in repeated) / freedom)
+    sds = plain * np.geomspace(1.0, 1e-3, 1000)
+    log = np.zeros_like(sds)
+    for scores in repeated:
+        *rest, highest = scores
+        above = (highest - math.fsum(rest) / len(rest)) / (ANYTHING * sds)
+        usual = _log_likelihood(scores, sds) + len(scores) * math.log1p(-SPOILT_SHARE)
+        spoilt = _log_likelihood(rest, sds) + math.log(SPOILT_SHARE / ANYTHING) - np.log(sds) - above
+        log += np.logaddexp(usual, spoilt)
+    likeliest = float(sds[log.argmax()])
+    return likeliest if likeliest < plain / 2 else plain
+
+
+def _log_likelihood(scores: Sequence[float], sds: Array) -> Array:
+    """Of each sd, whatever the mean of the scores is."""
+    count = len(scores)
+    scale = 0.5 * math.log(count) + (count - 1) / 2 * math.log(2 * math.pi)
+    return -(count - 1) * np.log(sds) - _squares(scores) / (2 * sds**2) - scale
+
+
+def _squares(scores: Sequence[float]) -> float:
+    mean = math.fsum(scores) / len(scores)
+    return math.fsum((score - mean) ** 2 for score in scores)
+
+
 def pooled(groups: Iterable[Sequence[float]]) -> Noise | None:
     """The noise that repeats show, one group of scores a program; None if nothing was repeated.
 
-    A single accident must not pass for the noise: where the pooled sd is far above what most pairs of
-    repeats differ by (their first quartile, as in P. Rousseeuw and C. Croux, 1993), that counts.
+    A single accident must not pass for the noise. The highest score of a program may be one that the machine
+    spoilt: what is likeliest counts. And where that is far above what most pairs of repeats differ by (their
+    first quartile, as in P. Rousseeuw and C. Croux, 1993), that counts.
     """
-    squares, freedom, apart = 0.0, 0, []
-    for scores in groups:
-        if len(scores) > 1:
-            mean = math.fsum(scores) / len(scores)
-            squares += math.fsum((score - mean) ** 2 for score in scores)
-            freedom += len(scores) - 1
-            apart += [abs(one - other) for one, other in combinations(scores, 2)]
-    if squares <= 0:
+    repeated = [sorted(scores) for scores in groups if len(scores) > 1]
+    apart = sorted(abs(one - other) for scores in repeated for one, other in combinations(scores, 2))
+    if not apart or apart[-1] <= 0:
         return None
-    usual = QUARTILE_TO_SD * sorted(apart)[len(apart) // 4]
-    sd = math.sqrt(squares / freedom)
+    freedom = sum(len(scores) - 1 for scores in repeated)
+    usual = QUARTILE_TO_SD * apart[len(apart) // 4]
+    sd = _likeliest(repeated, freedom)
     accident = len(apart) >= ENOUGH_PAIRS and 0 < usual < sd / ACCIDENTS
     return Noise(usual if accident else sd, freedom)

@@ -20,7 +20,7 @@ def verdict(judgement: Judgement, noise: float, runs: int, shorter: bool = False
         runs: how many the experiment has had.
         shorter: whether its train.py has fewer lines: ties go to the simpler program.
     """
-    if judgement.jump and runs == 1:
+    if judgement.jump and runs < MOST_RUNS:
         return AGAIN
     if runs < MOST_RUNS and judgement.worth_of_a_run > PRICE * noise:
         return AGAIN

@@ -59,7 +59,7 @@ class Judgement:
     worth_of_a_run: float
     """By how much one more run would better the decision, on average, in val_bpb."""
     jump: bool = False
-    """Whether it looks so much better that an accident would explain it as well."""
+    """Whether a single score looks so much better that an accident would explain it as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ class Posterior:
         best = min(
             (self._judge(parent, each) for each in (scores, *capped)), key=lambda found: found.effect.mean
         )
-        return replace(best, jump=float(np.mean(scores)) < value - FAR * self.unit)
+        return replace(best, jump=sum(score < value - FAR * self.unit for score in scores) == 1)
 
     def _judge(self, parent: str, scores: Sequence[float]) -> Judgement:
         """The suppositions are weighed as before these scores: else the very score that one of them
@@ -214,7 +214,7 @@ class Posterior:
         """Of a grid for these scores of a child of `parent`."""
         places = [min(max(place, -FARTHEST), FARTHEST) for place in self._places(sorted(scores))]
         start = self.nodes[parent].center if parent in self.nodes else 0
-        off = places[len(places) // 2] - start
+        off = places[(len(places) - 1) // 2] - start  # of two the lower: a machine makes scores only worse
         # Where scores are too far apart for one grid, one is an accident: the parent's decides which.
         apart = places[-1] - places[0] > POINTS - 2 * EDGE
         return start if apart or abs(off) <= NEAR else start + round(off)

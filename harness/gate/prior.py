@@ -44,6 +44,8 @@ SUPPOSED = (
     (Effects(0.10, 5.0, 0.40, 6.0), 0.1),
     (Effects(0.01, 1.3, 0.94, 2.0), 0.15),
 )
+SPOILT_SHARE = 0.05  # of runs that the machine makes worse, by anything: it was busy, or hot
+LUCKY_SHARE = 0.005  # of runs better by anything: rarer, but likelier than two that are spoilt
 BROKEN_SHARE = 0.05  # of changes that may cost anything: how bad they are says nothing of their parent
 JUMP_SHARE = 0.0005  # of changes that mend something broken, and may gain anything
 ANYTHING = 30.0  # units, the mean of such an effect
@@ -77,7 +79,10 @@ def transitions(away: int) -> Array:
 def log_density(off: Array) -> Array:
     """(..., S, POINTS) of scores that are `off` by so many units, given as (..., 1, POINTS)."""
     freedom, spread = FREEDOM[:, None], SPREADS[:, None]
-    return _log_scale()[:, None] - (freedom + 1) / 2 * np.log1p((off / spread) ** 2 / freedom)
+    usual = _log_scale()[:, None] - (freedom + 1) / 2 * np.log1p((off / spread) ** 2 / freedom)
+    share = np.where(off > 0, SPOILT_SHARE, LUCKY_SHARE)
+    accident = np.log(share * math.sqrt(2 * math.pi) / ANYTHING) - np.abs(off) / ANYTHING
+    return np.logaddexp(usual + math.log1p(-SPOILT_SHARE - LUCKY_SHARE), accident)
 
 
 @functools.cache
