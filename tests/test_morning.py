@@ -43,6 +43,12 @@ def test_a_kept_one_that_a_person_took_as_it_is_is_not_said_to_be_left_behind(fr
     assert "Dropped from the frontier" not in shown and "main has not followed" not in shown
 
 
+def test_a_branch_without_a_commit_of_its_own_is_not_what_is_best(fresh, told):
+    session(fresh.folder, told, ("Worse", 5, WORSE))
+    fresh("branch", "exp/0007-oops", "main")
+    assert "best " not in said(fresh, "status")
+
+
 def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fresh, told):
     session(fresh.folder, told, ("Small", 1, SMALL))
     (small,) = known(fresh)

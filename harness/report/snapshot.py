@@ -85,8 +85,9 @@ class Snapshot:
 
     @cached_property
     def head_experiment(self) -> Experiment | None:
-        """The frontier's head, or `main`; None where a person made it."""
-        return next((each for each in self.experiments if each.commit == self.frontier.head), None)
+        """The frontier's head, or `main`; None where a person made it, though a branch may have its name."""
+        heads = (each for each in self.experiments if each.commit == self.frontier.head)
+        return next((each for each in heads if each.state != "by hand"), None)
 
     # ── how it goes ───────────────────────────────────────────────────────────────────────────
 
