@@ -18,6 +18,13 @@ LOG2_E = 1.4426950408889634
 
 
 @triton.jit
+def _place(seq_len, heads, D: tl.constexpr, OWN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of a program: its first token, its head of all, how far apart tokens are, and where the head begins."""
+    head = tl.program_id(1).to(tl.int64)
+    return tl.program_id(0) * OWN, head, heads * D, (head // heads * seq_len * heads + head % heads) * D
+
+
+@triton.jit
 def _load(x, at, seq_len, stride, D: tl.constexpr):  # type: ignore[no-untyped-def]
     """Rows `at` of one head, (N, D)."""
     places = at.to(tl.int64)[:, None] * stride + tl.arange(0, D)[None, :]
@@ -35,9 +42,7 @@ def _forward(  # type: ignore[no-untyped-def]
     q, k, v, out, sums, seq_len, heads, window, scale, log2_e,
     D: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    start, head = tl.program_id(0) * OWN, tl.program_id(1).to(tl.int64)
-    stride = heads * D
-    base = (head // heads * seq_len * heads + head % heads) * D
+    start, head, stride, base = _place(seq_len, heads, D, OWN)
     query = start + tl.arange(0, OWN)
     own = _load(q + base, query, seq_len, stride, D)
     top = tl.full((OWN,), -1e30, tl.float32)
@@ -67,9 +72,7 @@ def _backward_of_queries(  # type: ignore[no-untyped-def]
     q, k, v, out, sums, grad, to_q, deltas, seq_len, heads, window, scale, log2_e,
     D: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    start, head = tl.program_id(0) * OWN, tl.program_id(1).to(tl.int64)
-    stride = heads * D
-    base = (head // heads * seq_len * heads + head % heads) * D
+    start, head, stride, base = _place(seq_len, heads, D, OWN)
     query = start + tl.arange(0, OWN)
     inside = query < seq_len
     own = _load(q + base, query, seq_len, stride, D)
@@ -98,9 +101,7 @@ def _backward_of_keys(  # type: ignore[no-untyped-def]
     q, k, v, sums, grad, deltas, to_k, to_v, seq_len, heads, window, scale, log2_e,
     D: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
 ):  # fmt: skip
-    start, head = tl.program_id(0) * OWN, tl.program_id(1).to(tl.int64)
-    stride = heads * D
-    base = (head // heads * seq_len * heads + head % heads) * D
+    start, head, stride, base = _place(seq_len, heads, D, OWN)
     key = start + tl.arange(0, OWN)
     keys = _load(k + base, key, seq_len, stride, D)
     values = _load(v + base, key, seq_len, stride, D)
