@@ -19,8 +19,8 @@ STALE := $(shell test ! -e .venv/.installed || $(BIN)/harness --version >/dev/nu
 loop:
 	@git var GIT_COMMITTER_IDENT >/dev/null  # what is kept is committed; ask before the long part
 	@$(MAKE) -s --no-print-directory .venv/.installed
-	@git diff --quiet HEAD -- train.py && clean=yes; $(BIN)/harness init && test -z "$$clean" || \
-	  git diff --quiet HEAD -- train.py || git commit -qm 'Fit train.py to this machine' -- train.py
+	@git diff --quiet HEAD -- train.py && clean=yes; $(BIN)/harness init || exit 1; \
+	  [ -z "$$clean" ] || git diff --quiet HEAD -- train.py || git commit -qm 'Fit train.py to this machine' -- train.py
 	@$(BIN)/harness prepare
 	@$(BIN)/harness loop --experiments $(EXPERIMENTS)
 	@echo 'Next: source .venv/bin/activate, then harness --help'

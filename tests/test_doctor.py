@@ -1,9 +1,18 @@
 """`harness doctor`: what a trial needs, and the command that mends it."""
 
+import dataclasses
 import json
 import subprocess
 
-from conftest import harness, without_bwrap
+import pytest
+from conftest import ROOT, harness, without_bwrap
+
+from harness import config as configs
+from harness.cli import doctor
+from harness.sandbox import isolation
+from harness.store.opening import open_repository
+from harness.tasks.lm import fit
+from harness.worker import device
 
 
 def test_doctor_names_what_is_wrong_and_what_mends_it(repository, tmp_path):
@@ -38,3 +47,29 @@ def test_doctor_names_hooks_that_do_not_run_and_says_nothing_of_data_without_a_c
     assert findings["config"]["level"] == "fail" and "data" not in findings
     subprocess.run(["git", "config", "--unset", "core.hooksPath"], cwd=tmp_path, check=True)
     assert found()["hooks"]["fix"] == "harness init"
+
+
+def test_a_gpu_that_the_installed_torch_cannot_use_is_a_failure_where_the_device_is_left_to_us(monkeypatch):
+    gpu = device.Device("cuda", "NVIDIA GeForce RTX 4090", None, "GPU-0", "/dev/nvidia0", 24_564)
+    monkeypatch.setattr(device, "nvidia", lambda: [gpu])
+    monkeypatch.setattr(device, "torch_is_cpu_build", lambda: True)
+    found = doctor._device(configs.CPU)
+    assert found.level == "fail" and "RTX 4090 is here" in found.detail and found.fix
+    chosen = dataclasses.replace(configs.CPU, trial=dataclasses.replace(configs.CPU.trial, device="cpu"))
+    assert doctor._device(chosen).level == "ok"
+
+
+@pytest.mark.parametrize("rows", [64, 128])
+def test_it_says_what_train_py_takes_of_the_card_and_what_a_score_will(git, rows):
+    text = fit.fitted((ROOT / "train.py").read_text(), {"DEVICE_BATCH_SIZE": rows})
+    (git.folder / "train.py").write_text(text)
+    found = doctor._fit(configs.GPU, open_repository(git.folder), fit.Machine("cuda", 24_000, 150.0))
+    assert found.level == ("ok" if rows == 64 else "warn")
+    assert "of 23 GB" in found.detail and "a score takes about 34 s" in found.detail
+
+
+def test_under_wsl_a_run_sees_the_file_that_stands_for_all_gpus(tmp_path):
+    for name in ("dxg", "nvidia0", "null"):
+        (tmp_path / name).touch()
+    assert isolation._gpu_files("", tmp_path) == [tmp_path / "nvidia0", tmp_path / "dxg"]
+    assert isolation._gpu_files(None, tmp_path) == []

@@ -51,7 +51,7 @@ def card(monkeypatch):
         gpu = device.Device("cuda", name, None, "GPU-0", "/dev/nvidia0", memory_mb)
         monkeypatch.setattr(device, "nvidia", lambda: [gpu])
         monkeypatch.setattr(device, "torch_is_cpu_build", lambda: False)
-        found = probe.Probe("2.13", "13.0", name, "8.9", "bfloat16", memory_mb - 700, tflops)
+        found = probe.Probe("2.13", "13.0", "8.9", "bfloat16", memory_mb - 700, tflops)
         monkeypatch.setattr("harness.cli.init.probe", lambda kind: found)
 
     return fake
@@ -81,6 +81,7 @@ def test_init_leaves_room_that_it_is_told_to_leave(card, tmp_path):
     text, config, _ = init(tmp_path / "here", "--gpu-memory-gb", "22")
     assert "\nDEVICE_BATCH_SIZE = 64 " in text
     assert config.trial.gpu_memory_gb == 22
+    assert "set gpu_memory_gb in it" in init(tmp_path / "here", "--gpu-memory-gb", "20")[2].output
 
 
 def test_a_clone_s_starter_is_fitted_once_and_a_changed_one_never(git, tmp_path):

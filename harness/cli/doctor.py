@@ -162,6 +162,7 @@ def _torch(config: configs.Config, repository: Repository | None) -> Iterator[Fi
         return
     size = probe.SIZE[where.kind]
     rate = f"{tried.tflops:.3g} TFLOP/s in {tried.dtype} ({size} x {size})"
+    about += f", compute capability {tried.capability}" if tried.capability else ""
     yield Finding("torch", "ok", f"{about}, tried in the sandbox: {rate}")
     if where.kind == "cuda" and repository is not None:
         yield _fit(

@@ -73,6 +73,8 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         click.echo(f"core.hooksPath is {hooks.path}: call `harness hook NAME` from there", err=True)
     if profile and paths.config not in made and configs.load(paths.config).profile != profile:
         click.echo(f"{paths.config} is there with another profile: rm it, then the same command", err=True)
+    if gpu_memory_gb and paths.config not in made:
+        click.echo(f"{paths.config} is there: set gpu_memory_gb in it", err=True)
     if not any(made):
         click.echo("nothing was missing")
     elif paths.train in made:

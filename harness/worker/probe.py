@@ -30,7 +30,6 @@ class Probe:
     """Its version; empty if it can't be imported."""
     cuda: str = ""
     """The CUDA or ROCm that it was built for."""
-    name: str = ""
     capability: str = ""
     """Of a GPU, as 8.9."""
     dtype: str = ""
@@ -95,7 +94,7 @@ def measured(kind: str) -> Probe:
             about = torch.cuda.get_device_properties(0)
             free = torch.cuda.mem_get_info()[0] // 2**20  # its own context, too, is in the others' part
             capability = f"{about.major}.{about.minor}"
-            said = replace(said, name=about.name, capability=capability, memory_mb=free + CONTEXT_MB)
+            said = replace(said, capability=capability, memory_mb=free + CONTEXT_MB)
             if torch.cuda.is_bf16_supported(including_emulation=False):
                 dtype = torch.bfloat16
         torch.set_float32_matmul_precision("high")

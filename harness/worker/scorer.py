@@ -63,10 +63,10 @@ class Answers:
     """Of each batch, see `WorkClock`."""
 
 
-def filled(rows: np.ndarray, batch_rows: int, last: np.ndarray) -> np.ndarray:
+def filled(rows: np.ndarray, batch_rows: int, last: np.ndarray, least: int) -> np.ndarray:
     """Whole batches, another shape could mean other kernels: the (R, ...) `rows`, then the first of them once
-    more, at least one, and the few `last` ones."""
-    batches = -(-(len(rows) + 1 + len(last)) // batch_rows)
+    more, at `least` so many, and the few `last` ones."""
+    batches = -(-(len(rows) + least + len(last)) // batch_rows)
     again = np.arange(batches * batch_rows - len(rows) - len(last)) % len(rows)
     return np.concatenate([rows, rows[again], last])
 
@@ -132,7 +132,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     shape = (batch_rows, seq_len, vocab_size)
     seed = request["audit_seed"]
     trained = first_rows(Path(request["train"]), seq_len)
-    asked = (filled(inputs, batch_rows, trained[:, :-1]), filled(targets, batch_rows, trained[:, 1:]))
+    asked = (filled(inputs, batch_rows, trained[:, :-1], 1), filled(targets, batch_rows, trained[:, 1:], 1))
     counted = byte_lengths[targets]  # (R, T)
     text_bytes, counted = int(counted.sum(dtype=np.int64)), counted > 0
     servers = first, second = Server(request, shape), Server(request, shape)
@@ -228,7 +228,7 @@ def _audit(
     before = scored[planned.rows]
     asked = audit.questions(planned, before)
     none, seconds = asked.tokens[:0], request["scoring_seconds"]
-    rows, goal = filled(asked.tokens, batch_rows, none), filled(targets[asked.rows], batch_rows, none)
+    rows, goal = (filled(of, batch_rows, none, 0) for of in (asked.tokens, targets[asked.rows]))
     answered = answer(server, rows, goal, batch_rows, seconds, "auditing")
     _overtime(server, answered, usual, request)
     found = audit.compare(asked, before, answered.nats[: len(asked.rows)])
