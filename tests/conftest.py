@@ -28,7 +28,7 @@ from harness.worker.supervisor import Supervisor
 
 pytest_plugins = ("sessions", "stubs")
 ROOT = Path(__file__).parent.parent
-STARTER = fit.fitted((ROOT / "train.py").read_text(), fit.constants(fit.Machine("cpu")))
+STARTER = fit.fitted((ROOT / "train.py").read_text(), fit.SMALL)
 
 # A small honest experiment; a test replaces parts of it by what it is about.
 HONEST = """

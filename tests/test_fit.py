@@ -19,7 +19,7 @@ CARDS = {  # MB and measured TFLOP/s, roughly; faked: none but the first was tri
 @pytest.mark.parametrize("card", CARDS)
 def test_what_the_starter_takes_is_less_than_the_card_has(card):
     memory_mb, tflops = CARDS[card]
-    values = fit.constants(fit.Machine("cuda", memory_mb, tflops))
+    values = fit.constants(fit.Machine("cuda", memory_mb, tflops), 300.0)
     assert values["DEVICE_BATCH_SIZE"] * fit.ROW_MB + fit.REST_MB < memory_mb
     assert values["TOTAL_BATCH_SIZE"] % (2048 * values["DEVICE_BATCH_SIZE"]) == 0
     assert values["WIDTH"] % values["HEAD_DIM"] == 0
@@ -29,11 +29,18 @@ def test_a_slower_card_is_scored_on_fewer_tokens_and_makes_smaller_steps():
     fast, slow = fit.Machine("cuda", 80_000, 600), fit.Machine("cuda", 24_000, 100)
     assert fit.config(configs.GPU, fast, 0.0) == configs.GPU
     assert fit.config(configs.GPU, slow, 0.0).data.eval_tokens < configs.GPU.data.eval_tokens
-    assert fit.constants(slow)["TOTAL_BATCH_SIZE"] < fit.constants(fast)["TOTAL_BATCH_SIZE"]
+    assert fit.constants(slow, 300.0)["TOTAL_BATCH_SIZE"] < fit.constants(fast, 300.0)["TOTAL_BATCH_SIZE"]
+
+
+def test_a_short_budget_has_smaller_steps_and_not_fewer_of_them():
+    h200 = fit.Machine("cuda", 22_000, 650)
+    assert fit.constants(h200, 300.0)["TOTAL_BATCH_SIZE"] == 2**19
+    assert fit.constants(h200, 62.0)["TOTAL_BATCH_SIZE"] == 2**17
+    assert fit.constants(fit.Machine("cuda", 22_000, 0.0), 62.0)["TOTAL_BATCH_SIZE"] == 2**19, "not measured"
 
 
 def test_sizes_are_plain_constants_and_nothing_else_changes():
-    values = fit.constants(fit.Machine("cuda", 24_000, 150))
+    values = fit.constants(fit.Machine("cuda", 24_000, 150), 300.0)
     made = fit.fitted(TEXT, values)
     before, after = TEXT.splitlines(), made.splitlines()
     changed = [line for old, line in zip(before, after, strict=True) if old != line]
@@ -71,7 +78,7 @@ def init(folder, *options):
 def test_init_writes_the_starter_of_the_card_that_is_there(card, tmp_path, name):
     card(name)
     text, config, _ = init(tmp_path / "here")
-    values = fit.constants(fit.Machine("cuda", CARDS[name][0] - 700, CARDS[name][1]))
+    values = fit.constants(fit.Machine("cuda", CARDS[name][0] - 700, CARDS[name][1]), 300.0)
     assert text == fit.fitted(TEXT, values)
     assert config.profile == "gpu"
 

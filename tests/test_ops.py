@@ -154,6 +154,7 @@ def test_on_a_gpu_each_gives_its_formula_whatever_the_shape(case, dtype):
 @on_a_gpu
 @pytest.mark.parametrize("case", CASES)
 def test_compiled_there_is_no_graph_break_and_the_same_result(case):
+    torch._dynamo.reset()  # the cases are one function to it
     check(
         case, torch.bfloat16, torch.device("cuda"), lambda f: torch.compile(f, fullgraph=True, dynamic=False)
     )

@@ -174,7 +174,7 @@ def _fit(config: configs.Config, repository: Repository, machine: fit.Machine) -
     """What the starter takes of the card, where train.py still has its sizes."""
     source = repository.paths.train.read_bytes() if repository.paths.train.exists() else b""
     now = {each.name: each.value for each in constants(source, True)}
-    wanted = fit.constants(machine)
+    wanted = fit.constants(machine, config.trial.budget_seconds)
     seconds = fit.scoring_seconds(config, machine)
     score = f"a score takes about {seconds:.0f} s" if seconds else ""
     if any(now.get(name) != wanted[name] for name in ("DEPTH", "WIDTH")):

@@ -1,6 +1,7 @@
 """`harness init`: a research repository, or what is missing in one."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -54,12 +55,12 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
     machine = (
         _machine(chosen, gpu_memory_gb or 0.0) if fits or not paths.config.exists() else fit.Machine("cpu")
     )
+    config = fit.config(configs.PROFILES[chosen], machine, gpu_memory_gb or 0.0)
+    budget_seconds = (configs.load(paths.config) if paths.config.exists() else config).trial.budget_seconds
     made = [
-        _fit(paths.train, machine) if fits else None,
+        _fit(paths.train, fit.constants(machine, budget_seconds)) if fits else None,
         _copy(starter("program.md"), paths.program),
-        _write(
-            paths.config, configs.dump(fit.config(configs.PROFILES[chosen], machine, gpu_memory_gb or 0.0))
-        ),
+        _write(paths.config, configs.dump(config)),
         *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
         *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in hooks.earlier),
         _ignore(paths),
@@ -105,10 +106,9 @@ def _machine(profile: str, gpu_memory_gb: float) -> fit.Machine:
     return fit.Machine("cuda", free, seen.tflops, seen.dtype != "float32")
 
 
-def _fit(train: Path, machine: fit.Machine) -> Path | None:
-    """The starter with the machine's sizes; None if they are there already."""
+def _fit(train: Path, values: Mapping[str, int | float]) -> Path | None:
+    """The starter with these sizes; None if they are there already."""
     old = train.read_text(encoding="utf-8") if train.exists() else ""
-    values = fit.constants(machine)
     text = fit.fitted(old or starter("train.py").read_text(encoding="utf-8"), values)
     if text == old:
         return None

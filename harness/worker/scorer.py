@@ -92,10 +92,13 @@ def answer(
         now = server.clock.now()
         spent.append(now - clock)
         clock = now
-        if end < total:  # it works on the next ones while these are read
-            server.ask(tokens[end : end + batch_rows])
+        following = tokens[end : end + batch_rows]
+        if len(following) and not server.is_on_gpu:  # it works on the next ones while these are read
+            server.ask(following)
         goal = torch.from_numpy(targets[at:end].astype(np.int64)).to(logits.device)
         found, near = losses(logits.view(-1, logits.shape[-1]), goal.view(-1))
+        if len(following) and server.is_on_gpu:  # two processes on a GPU only get in each other's way
+            server.ask(following)
         nats = found.numpy().reshape(batch_rows, seq_len)
         result[at:end] = nats
         if not np.isfinite(nats).all():
