@@ -28,7 +28,7 @@ FLOAT32_ROW_MB = (
 SHARE = 0.92  # of the memory; a context and a desktop take some
 ROWS = 128
 # In 62 s of an H200, batches of 2**19, 2**17 (with 6 layers) and 2**16 tokens gave 0.487, 0.445 and 0.446
-# bits per byte of Python code, in 241, 1219 and 1829 steps: it is steps that count, as long as they aren't noise.
+# bits per byte of Python code, in 241, 1219 and 1829 steps: steps count, as long as they are not noise.
 STEPS = 900
 MOST_TOKENS, LEAST_BATCH_TOKENS = 2**19, 2**14
 TRAINING_FLOPS_A_TOKEN = 315e6  # the starter's: on an H200 2.07 M tokens/s at 650 TFLOP/s
