@@ -39,6 +39,7 @@ Examples:
   harness loop --experiments 5          # five, then a summary
   harness loop --hours 8 --patience 40
   harness loop --gpus all               # a run on each
+  harness loop --workers 1              # the other cores are for you
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
   harness loop --agent command --command 'claude -p --permission-mode acceptEdits'
@@ -69,6 +70,9 @@ Examples:
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many in a row not kept.")
 @click.option("--seed", default=0, show_default=True, help="Of the agent's own choices.")
 @click.option("--gpus", help="`all`, or numbers from 0: one run at a time on each.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Runs at a time on a processor. Default: all cores."
+)
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def loop(
     agent: str,
@@ -82,6 +86,7 @@ def loop(
     patience: int | None,
     seed: int,
     gpus: str | None,
+    workers: int | None,
     as_json: bool,
 ) -> int:
     """Propose, train, score, decide, record; again and again.
@@ -113,12 +118,17 @@ def loop(
             return Command(command, repository, say, minutes, writable)
         return Search()
 
-    devices = None
+    asked = configs.load(repository.paths.config).trial
+    device, devices = resolve(asked.device, asked.gpu_memory_gb), None
     if gpus is not None:
-        asked = configs.load(repository.paths.config).trial
-        devices = chosen(resolve(asked.device, asked.gpu_memory_gb), gpus)
+        devices = chosen(device, gpus)
+    if workers and not device.is_processor:
+        raise HarnessError(
+            f"--workers is for a processor, and this config trains on {device.name}", "--gpus all"
+        )
     stand_in = Search() if agent != "search" else None
-    return _session(repository, make, limits, seed, as_json, devices, stand_in)
+    places = workers or device.most_at_a_time
+    return _session(repository, make, limits, seed, as_json, devices, stand_in, places)
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
@@ -151,7 +161,8 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
             raise HarnessError(f"{name} is the program of {head[:7]}, the frontier's head", "harness status")
     proposals = [known.proposal(experiment) for experiment in chosen]
     limits = Limits(experiments=len(chosen) + sum(e.is_due for e in known))
-    return _session(repository, lambda _: Again(proposals), limits, 0, as_json)
+    device = resolve(config.trial.device, config.trial.gpu_memory_gb)
+    return _session(repository, lambda _: Again(proposals), limits, 0, as_json, places=device.most_at_a_time)
 
 
 def _session(
@@ -162,10 +173,11 @@ def _session(
     as_json: bool,
     devices: list[Device] | None = None,
     stand_in: Agent | None = None,
+    places: int = 1,
 ) -> int:
     with SessionPanel(as_json, last_kept(list(Experiments(repository)))) as view:
         watcher = Watcher(view.tell, view.show)
-        session = Loop(repository, agent(view.say), limits, seed, watcher, devices, stand_in=stand_in)
+        session = Loop(repository, agent(view.say), limits, seed, watcher, devices, places, stand_in)
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):

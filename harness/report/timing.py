@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from harness.store.records import RunRecord
+from harness.store.records import RunRecord, Training
 
 LONGEST_SECONDS = 1e9
 LAST = 50  # runs that a share is taken over
@@ -24,7 +24,7 @@ def phases(run: RunRecord) -> dict[str, float]:
         "start": opened,
         "compile": max(0.0, start - opened),
         "held": _seconds(training.held_seconds),
-        "train": _seconds(training.training_seconds),
+        "train": _passed(training),
         "save": _seconds(training.save_seconds),
         "load": load,
         "score": max(0.0, (_seconds(score.total_seconds) if score else 0.0) - load - audit),
@@ -44,14 +44,17 @@ def training_share(runs: Sequence[RunRecord]) -> tuple[float, float, int] | None
     """The part of the device's time that was training, the mean seconds between two trainings, and the
     number of runs: of the last ones that followed another in the same loop."""
     known = [
-        (_seconds(run.training.training_seconds), idle)
-        for run in runs[-LAST:]
-        if (idle := _seconds(run.idle_seconds)) > 0
+        (_passed(run.training), idle) for run in runs[-LAST:] if (idle := _seconds(run.idle_seconds)) > 0
     ]
     trained, idle = sum(train for train, _ in known), sum(between for _, between in known)
     if not known or trained <= 0:
         return None
     return trained / (trained + idle), idle / len(known), len(known)
+
+
+def _passed(training: Training) -> float:
+    own = training.passed_seconds
+    return _seconds(training.training_seconds if own is None else own)
 
 
 def _seconds(value: float | None) -> float:

@@ -20,8 +20,8 @@ def apply() -> None:
     """Read HARNESS_LIMITS and set them: hard, so that nothing later can raise them.
 
     `memory_bytes` bounds private memory (RLIMIT_DATA: it leaves CUDA's reservations alone). `cores` are
-    where it begins; an honest one stays there, so that runs beside each other don't disturb. The kernel is
-    also told to end this process first when the machine runs out of memory.
+    where it stays, so that runs beside each other don't disturb. The kernel is also told to end this
+    process first when the machine runs out of memory.
     """
     limits = json.loads(os.environ.get("HARNESS_LIMITS", "{}"))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

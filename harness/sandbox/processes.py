@@ -1,6 +1,7 @@
 """Processes and those below them, by the kernel's word in `/proc` and never by their own."""
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -64,20 +65,37 @@ def stand_still(processes: Iterable[int]) -> bool:
 
 def cpu_seconds(ancestor: int) -> float:
     """Of all processes below it, and of those of them that ended."""
-    return _cpu_seconds(_below(ancestor).values())
+    return sum(cpu_seconds_below(ancestor).values())
 
 
-def cpu_seconds_of(processes: Iterable[int]) -> float:
-    """Of these, which start no more, and of what they started that ended."""
-    found = []
+def cpu_seconds_below(ancestor: int) -> dict[int, float]:
+    """Of a process and all that descend from it, by its number; with what it waited for the end of."""
+    return {process: _cpu_seconds(fields) for process, fields in _below(ancestor).items()}
+
+
+def cpu_seconds_of(processes: Iterable[int]) -> dict[int, float]:
+    """The same of these, without those that are gone."""
+    found = {}
     for process in processes:
         with suppress(OSError):
-            found.append(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split())
-    return _cpu_seconds(found)
+            stat = Path(f"/proc/{process}/stat").read_text()
+            found[process] = _cpu_seconds(stat.rpartition(")")[2].split())
+    return found
 
 
-def _cpu_seconds(stats: Iterable[Sequence[str]]) -> float:
-    return sum(int(tick) for fields in stats for tick in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+def own_cpu_seconds() -> float:
+    """Of this process and what it started."""
+    ended = os.times()
+    found = time.process_time() + ended.children_user + ended.children_system
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found += sum(map(cpu_seconds, map(int, children.read_text().split())))
+    return found
+
+
+def _cpu_seconds(fields: Sequence[str]) -> float:
+    """`fields`: of a stat file, behind the name."""
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def out_of_memory_kills() -> int:

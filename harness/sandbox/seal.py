@@ -103,6 +103,8 @@ def install(gpu: bool, alone: bool = False) -> int | None:
     Args:
         gpu: whether a GPU's driver is talked to (`ioctl`).
         alone: it starts threads but no process: one that ended could have worked uncounted.
+
+    On a processor what is started is known for a thread or a process: `Seal.starts` counts the latter.
     """
     machine = platform.machine()
     if sys.platform != "linux" or machine not in FREE:
@@ -121,12 +123,13 @@ def _program(machine: str, gpu: bool, alone: bool) -> bytes:
     free = [*FREE[machine].values()]
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, MACHINES[machine].audit_name), (RETURN, 0, 0, KILL)]
     steps += [(LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, X32), (RETURN, 0, 0, UNKNOWN)]
+    clone, clone3, *others = STARTS[machine]
+    if not gpu:  # without clone3, whose flags can't be read, glibc takes clone
+        steps += [(EQUAL, 0, 1, clone3), (RETURN, 0, 0, UNKNOWN)]
     if alone:
-        clone, clone3, *others = STARTS[machine]
         flags = (LOAD, 0, 0, ARGUMENTS)
         steps += [(EQUAL, 0, 4, clone), flags, (ANY_BIT, 1, 0, A_THREAD), (RETURN, 0, 0, FORBIDDEN)]
-        # Without clone3, whose flags can't be read here, glibc takes clone.
-        steps += [(RETURN, 0, 0, NOTIFY), (EQUAL, 0, 1, clone3), (RETURN, 0, 0, UNKNOWN)]
+        steps += [(RETURN, 0, 0, NOTIFY)]
         for number in others:
             steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, FORBIDDEN)]
     steps += [(EQUAL, 0, 4, FUTEX[machine]), _argument(ITS_OPERATION), (ANY_BIT, 0, 1, PRIVATE)]
@@ -154,6 +157,7 @@ class Seal:
 
     Attributes:
         refused: how many calls were refused, by number.
+        starts: how many processes were started, where there is no clone3.
     """
 
     def __init__(self, listener: int) -> None:
@@ -162,6 +166,8 @@ class Seal:
         self._left: int | None = None
         self._asked = bytearray(NOTIFICATION.size)
         self.refused: dict[int, int] = {}
+        self.starts = 0
+        self._starting = STARTS[platform.machine()]
         with contextlib.suppress(OSError):
             fcntl.ioctl(listener, _request(1, 4, 8), WAKE_ON_THE_SAME_CORE)
         _answering().add(listener, self)
@@ -182,7 +188,9 @@ class Seal:
         """The next call, which waits for it."""
         self._asked[:] = bytes(len(self._asked))  # the kernel insists
         fcntl.ioctl(self._listener, RECEIVE, self._asked)
-        which, _, _, number, *_ = NOTIFICATION.unpack(self._asked)
+        which, _, _, number, _, _, flags, *_ = NOTIFICATION.unpack(self._asked)
+        if number in self._starting and not (number == self._starting[0] and flags & A_THREAD):
+            self.starts += 1
         fcntl.ioctl(self._listener, SEND, ANSWER.pack(which, 0, *self._verdict(number)))
 
     def _verdict(self, number: int) -> tuple[int, int]:

@@ -43,7 +43,8 @@ class Loop:
         self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
         devices: list[Device] | None = None, places: int = 1, stand_in: Agent | None = None,
     ) -> None:  # fmt: skip
-        """`devices`: a worker each; None: so many `places` on the one that the config means. `stand_in`
+        """`devices`: a worker each; None: so many `places` on the one that the config means, as on a
+        processor with several cores. `stand_in`
         proposes when `agent` has nothing usable again and again."""
         self._repository, self._limits = repository, limits
         self._journal = Journal(repository.events, limits, watcher, lambda: self._proposals.spent_usd)

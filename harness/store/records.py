@@ -98,7 +98,7 @@ class Training:
     startup_seconds: float | None = None
     """Being told to run to first batch."""
     training_seconds: float | None = None
-    """First batch to the call of `submit`."""
+    """First batch to the call of `submit`; on a processor what its own processes had of one."""
     save_seconds: float | None = None
     """The call of `submit` to the checkpoint in our hands."""
     curve: tuple[Point, ...] = ()
@@ -116,6 +116,8 @@ class Training:
     """None where there is no NVIDIA GPU to ask."""
     kind: Kind = Kind.OTHER
     """Of its failure."""
+    passed_seconds: float | None = None
+    """Between the same, by the wall's clock, where `training_seconds` are a processor's."""
 
     def is_short(self, budget_seconds: float) -> bool:
         """Whether it left a part of its budget unused, as on a machine that was busy otherwise."""
@@ -256,7 +258,8 @@ class RunRecord:
         """That other work on the machine took much of its time; mostly empty. A train.py could make it so
         itself when it is unlucky, so nothing is repeated for it."""
         waited, trained = self.training.delayed_seconds, self.training.training_seconds
-        if not waited or not trained or waited < DELAYED_SHARE * trained:
+        has_own_time = self.training.passed_seconds is not None
+        if not waited or not trained or has_own_time or waited < DELAYED_SHARE * trained:
             return ""
         share = waited / trained
         return f"other processes took {share:.0%} of the CPU during this run: its score is not comparable"

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from harness.sandbox import compile_cache
+from harness.sandbox.processes import own_cpu_seconds
 from harness.sandbox.wire import DESCRIPTORS, Channel
 from harness.tasks.lm.store import first_rows
 from harness.trial.loader import Loader
@@ -90,7 +91,8 @@ class Run:
         seed: initialisation and data order should depend on it alone.
         device: torch.device to train on.
         dtype: what it multiplies fastest, as a name: "bfloat16" on GPUs that have it, else "float32".
-        budget_seconds: from the first batch to the end of the last step.
+        budget_seconds: from the first batch to the end of the last step; on a processor its time, not what
+            passes: of this process and of those that it started.
         vocab_size, seq_len, bos: of the tokenizer and the rows.
         train_tokens: in all documents; what is trained on beyond that was seen before.
         checkpoint_dir: a folder for whatever `load` will need; at most 32 files, no folders.
@@ -110,6 +112,7 @@ class Run:
         self.checkpoint_dir = checkpoint_dir
         checkpoint_dir.mkdir(exist_ok=True)
         self._host = host
+        self._now = own_cpu_seconds if spec.get("by_processor") else time.monotonic
         self._started_at: float | None = None
         self._tokens: np.ndarray | None = None
         self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
@@ -122,8 +125,8 @@ class Run:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Since the first batch; 0 before it."""
-        return time.monotonic() - self._started_at if self._started_at is not None else 0.0
+        """Of the budget, since the first batch; 0 before it."""
+        return self._now() - self._started_at if self._started_at is not None else 0.0
 
     @property
     def progress(self) -> float:
@@ -174,10 +177,10 @@ class Run:
         if self._started_at is not None:
             raise RuntimeError("batches() can be asked for once")
         descriptor = self._host.training_tokens()
-        self._started_at = time.monotonic()
+        self._started_at = self._now()
         loader = Loader(descriptor, batch_size, self.seq_len, self._order_seed, self.device)
         self._tokens = loader.tokens
-        ends: deque[float] = deque([time.monotonic()], maxlen=17)
+        ends: deque[float] = deque([self._now()], maxlen=17)
         queued: deque[Any] = deque()
         while True:
             steps = [later - earlier for earlier, later in pairwise(ends)]
@@ -198,7 +201,7 @@ class Run:
                     queued.popleft().synchronize()
             elif self.device.type == "mps":
                 torch.mps.synchronize()
-            ends.append(time.monotonic())
+            ends.append(self._now())
             self._send_losses()
         self._synchronize()
 

@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch._functorch.config
 
 from harness import config as configs
 from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.paths import Paths
+from harness.sandbox.processes import own_cpu_seconds
 from harness.store.records import OK, Failure, Reported, RunRecord, Training
 from harness.trial.api import Run
 from harness.worker import scoring
@@ -36,8 +38,9 @@ class ByHand:
 
     def __init__(self, setup: Setup, seed: int, source: Path, folder: Path) -> None:
         self._setup, self._seed, self._source, self._folder = setup, seed, source, folder
-        self._started_at = time.monotonic()
-        self._first_batch_at: float | None = None
+        self._now = own_cpu_seconds if setup.device.is_processor else time.monotonic
+        self._began, self._started_at = time.monotonic(), self._now()
+        self._first_batch_at: float | None = None  # by the clock of the budget, as the next one
         self._ended_at: float | None = None
         self._echoed_at = 0.0
         self._interrupted = False
@@ -56,19 +59,20 @@ class ByHand:
             sys.stderr.write("harness: it ended without a score: run.submit(model) was not called\n")
 
     def training_tokens(self) -> int:
-        self._first_batch_at = time.monotonic()
+        self._first_batch_at = self._now()
         return os.open(self._setup.corpus.train_file, os.O_RDONLY)
 
     def log(self, message: dict[str, Any]) -> None:
         now = time.monotonic()
         if now - self._echoed_at >= ECHO_SECONDS:
             self._echoed_at = now
-            left = self._setup.config.trial.budget_seconds - (now - (self._first_batch_at or now))
+            spent = self._now() - (self._first_batch_at or 0.0)
+            left = self._setup.config.trial.budget_seconds - spent
             line = f"step {message['step']:>6}  loss {message['loss']:.4f}  {max(0.0, left):.0f} s left\n"
             sys.stderr.write(line)
 
     def training_ended(self) -> None:
-        self._ended_at = time.monotonic()
+        self._ended_at = self._now()
 
     def submit(self, folder: Path, reported: dict[str, Any]) -> None:
         setup, first, ended = self._setup, self._first_batch_at, self._ended_at
@@ -88,7 +92,7 @@ class ByHand:
             detail=failure.detail if failure else "",
             val_bpb=None if isinstance(scored, Failure) else scored.val_bpb, training=training,
             score=None if isinstance(scored, Failure) else scored,
-            total_seconds=time.monotonic() - self._started_at, device=setup.device.name,
+            total_seconds=time.monotonic() - self._began, device=setup.device.name,
             peak_flops=setup.device.peak_flops, data=setup.corpus.id,
             evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation="by hand",
             budget_seconds=setup.config.trial.budget_seconds,
@@ -108,6 +112,8 @@ def open_run() -> Run:
         setup = open_setup(config, source.parent)
         with contextlib.suppress(OSError):  # where there is no such file to be had: in an agent's sandbox
             ALONE.enter_context(exclusive(setup.device, _say))
+    if setup.device.is_processor:
+        torch.set_num_threads(1)  # as in a run
     folder = Path(tempfile.mkdtemp(prefix="harness-byhand-"))
     return Run(ByHand(setup, seed, source, folder), setup.spec(seed), folder / "checkpoint")
 

@@ -22,13 +22,14 @@ JITTER_NS = 100_000_000  # files are dated by a clock of coarse ticks
 
 @dataclass(frozen=True)
 class Handed:
-    """What was handed over, and when; seconds of one clock, None for what never happened."""
+    """What was handed over, and when; None for what never happened."""
 
     names: Sequence[str]
     descriptors: Sequence[int]
-    first_batch_at: float | None
-    saving_at: float | None
-    submitted_at: float | None
+    trained_seconds: float | None
+    """From the first batch, by the training's clock, as the next one."""
+    spent_seconds: float | None
+    """To the end of saving."""
     first_batch_ns: int = 0
     """Of the clock that files are dated by."""
     tokens: int = -1
@@ -44,10 +45,10 @@ def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Fa
     Raises:
         OSError: our disk failed.
     """
-    first, saving, submitted = handed.first_batch_at, handed.saving_at, handed.submitted_at
-    if first is None or submitted is None or saving is None:
+    trained, spent = handed.trained_seconds, handed.spent_seconds
+    if trained is None or spent is None:
         return Failure(INVALID, "submitted without training: it never asked for a batch")
-    if (late := saving - first - config.budget_seconds) > LATE_SECONDS:
+    if (late := trained - config.budget_seconds) > LATE_SECONDS:
         why = f"trained {late:.1f} s past its budget (on a busy machine, run it again)"
         return Failure(INVALID, why, Kind.LATE)
     if not handed.descriptors:
@@ -74,7 +75,7 @@ def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Fa
         return Failure(INVALID, "a checkpoint with holes: its files are larger than what was written")
     rate = SAVE_BYTES_PER_SECOND["memory" if in_memory else "disk"]
     excused = min(config.save_seconds, LATE_SECONDS + saved / rate)
-    if (late := submitted - first - config.budget_seconds) > excused:
+    if (late := spent - config.budget_seconds) > excused:
         return Failure(
             INVALID,
             f"handed {saved / 2**20:.1f} MB over {late:.1f} s after its budget, {excused:.1f} s would do",

@@ -29,6 +29,7 @@ PEAK_TFLOPS = (
 )  # fmt: skip
 
 ROOMY_MB = 40_000
+RUN_BYTES = 2 * 2**30  # of the machine's memory, for each run on a processor: torch in three processes
 
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -74,20 +75,44 @@ class Device:
         return every[self.place :: self.places]
 
     @property
+    def is_processor(self) -> bool:
+        """Whether a budget is a processor's time, which no other program shortens, on one core."""
+        return self.kind == "cpu" and sys.platform == "linux"
+
+    @property
+    def training_cores(self) -> list[int]:
+        """Of a training: on a processor one, since threads that wait for each other work for nothing."""
+        if not self.is_processor:
+            return self.cores
+        return (self.cores or sorted(os.sched_getaffinity(0)))[-1:]
+
+    @property
+    def most_at_a_time(self) -> int:
+        """How many runs: on a processor one for each core, if memory has room for them."""
+        if not self.is_processor:
+            return 1
+        return max(1, min(self.core_count, int(_memory_bytes() / RUN_BYTES)))
+
+    @property
     def core_count(self) -> int:
         """Cores that a run on it may use, or as many as a container's time is worth."""
         every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         return max(1, int(min(len(self.cores or every), quota_cores() / self.places)))
 
-    def limits(self, memory_gb: float) -> dict[str, Any]:
+    def limits(self, memory_gb: float, training: bool = False) -> dict[str, Any]:
         """Of a process on it, for `harness.sandbox.limits`.
 
         Args:
+            training: whether it has the cores of one.
             memory_gb: a config's; 0 means four fifths of the machine or container, shared by all places.
         """
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        memory = memory_gb * 2**30 or 0.8 * min(machine, quota_bytes()) / self.places
-        return {"memory_bytes": int(memory), "cores": self.cores}
+        memory = memory_gb * 2**30 or 0.8 * _memory_bytes() / self.places
+        return {"memory_bytes": int(memory), "cores": self.training_cores if training else self.cores}
+
+
+def _memory_bytes() -> float:
+    """Of the machine or the container."""
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), quota_bytes())
 
 
 def resolve(setting: str, gpu_memory_gb: float = 0.0) -> Device:

@@ -41,7 +41,7 @@ class Prestarted:
                 BOOT,
                 files={COMPILED: compiled} if compiled else {},
                 descriptors={"HARNESS_SOCKET": theirs.fileno()},
-                limits=device.limits(config.memory_gb),
+                limits=device.limits(config.memory_gb, training=True),
                 variables={**device.variables, **({"HARNESS_PRELOAD": "1"} if device.kind == "cuda" else {})},
                 disk_mb=config.disk_mb,
                 output=writing,

@@ -53,7 +53,7 @@ class Setup:
         """What every run here carries, known before the first one."""
         return Setting(
             self.device.name, self.corpus.id, versions.evaluator(), self.config.trial.budget_seconds,
-            versions.runtime(),
+            versions.runtime(self.device),
         )  # fmt: skip
 
     def spec(self, seed: int) -> dict[str, Any]:
@@ -66,6 +66,7 @@ class Setup:
             "seq_len": self.corpus.seq_len,
             "bos": self.corpus.bos,
             "train_tokens": self.corpus.train_tokens,
+            "by_processor": self.device.is_processor,
             "gpu_memory_mb": int(1024 * self.config.trial.gpu_memory_gb),
         }
 

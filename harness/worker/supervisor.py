@@ -23,6 +23,7 @@ from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import Channel, ProtocolError, close_all
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Kind, Point, Reported, Training
 from harness.worker import checkpoint
+from harness.worker.clock import Clock
 from harness.worker.curve import Curve
 from harness.worker.monitor import Monitor
 from harness.worker.prestart import Prestarted
@@ -31,6 +32,7 @@ from harness.worker.progress import Observer, Progress
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
 SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
+WAITED_SHARE = 0.5  # of the time that it didn't compute: less is its own doing
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
@@ -43,6 +45,9 @@ class _State:
     first_batch_ns: int = 0  # of the clock that files are dated by
     saving_at: float | None = None
     submitted_at: float | None = None
+    trained_seconds: float | None = None  # by the clock of the budget, as the next one
+    spent_seconds: float | None = None
+    passed_seconds: float | None = None
     failure: Failure | None = None
     curve: Curve = field(default_factory=Curve)
     last_step: int | None = None
@@ -97,6 +102,8 @@ class Supervisor:
         self.may_train, self.other_trains = may_train, other_trains
         self.watch = Monitor(prestarted.device, prestarted.process.pid)
         self._seal: Seal | None = None
+        is_processor = prestarted.device.is_processor
+        self._clock = Clock(prestarted.process.pid, is_processor, self._starts)
         self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
         self.ended_at: float | None = None
 
@@ -123,8 +130,8 @@ class Supervisor:
                 )
             if state.failure is None:
                 handed = checkpoint.Handed(
-                    state.names, state.checkpoint, state.first_batch_at, state.saving_at,
-                    state.submitted_at, state.first_batch_ns, tokens,
+                    state.names, state.checkpoint, state.trained_seconds, state.spent_seconds,
+                    state.first_batch_ns, tokens,
                 )  # fmt: skip
                 in_memory = prestarted.isolation.kind == "bwrap"
                 state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
@@ -138,6 +145,9 @@ class Supervisor:
             close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
         return self._outcome(state, tail)
 
+    def _starts(self) -> int | None:
+        return self._seal.starts if self._seal is not None else None
+
     # ── while it runs ─────────────────────────────────────────────────────────────────────────
 
     def _watch(self, tail: Tail, state: _State, tokens: int) -> int | None:
@@ -149,6 +159,7 @@ class Supervisor:
             while True:
                 if state.asked_at is not None and state.first_batch_at is None and self.may_train():
                     state.first_batch_at, state.first_batch_ns = time.monotonic(), time.time_ns()
+                    self._clock.begin()
                     if self._seal is not None:
                         self._seal.limit(MOST_CALLS)
                     channel.offer({"ok": True}, [tokens])
@@ -156,8 +167,8 @@ class Supervisor:
                 now = time.monotonic()
                 if state.first_batch_at is not None:
                     state.away_seconds = max(state.away_seconds, now - passed_at)
-                passed_at, deadline = now, self._deadline(state, now)
-                if now >= deadline:
+                passed_at = now
+                if (left := self._seconds_left(state, now)) <= 0:
                     state.failure = self._overran(state)
                     return None
                 if now - shown_at >= 0.25:
@@ -166,7 +177,7 @@ class Supervisor:
                     self._look(state)
                 waits = state.asked_at is not None and state.first_batch_at is None
                 soon = waits and not self.other_trains()
-                for key, _ in selector.select(0.01 if soon else min(deadline - now, 0.25)):
+                for key, _ in selector.select(0.01 if soon else min(left, 0.25)):
                     if key.fd == reading:
                         if not self._read(reading, tail):
                             selector.unregister(reading)
@@ -196,17 +207,25 @@ class Supervisor:
                 CRASH, f"used {self.watch.peak_memory_mb} MB of GPU memory, over gpu_memory_gb ({most:g})"
             )
 
-    def _deadline(self, state: _State, now: float) -> float:
+    def _seconds_left(self, state: _State, now: float) -> float:
+        """At least so many until it is killed."""
         if state.first_batch_at is None:
             if state.asked_at is not None:
-                return now + WAIT_SECONDS  # it did its part
-            return state.started_at + self.config.startup_seconds
-        return state.first_batch_at + self.config.budget_seconds + self.config.save_seconds
+                return WAIT_SECONDS  # it did its part
+            return state.started_at + self.config.startup_seconds - now
+        return self._clock.seconds_left(self.config.budget_seconds + self.config.save_seconds)
 
     def _overran(self, state: _State) -> Failure:
-        caps = self.config
+        caps, clock = self.config, self._clock
         if state.first_batch_at is None:
             return Failure(CRASH, f"no batch asked for within startup_seconds ({caps.startup_seconds:g} s)")
+        if clock.by_processor and clock.spent_seconds < caps.budget_seconds + caps.save_seconds:
+            had = f"{clock.spent_seconds:.1f} of {caps.budget_seconds:g} s of a processor"
+            passed = f"in {clock.passed_seconds:.0f} s"
+            waited = state.delayed_seconds + delayed_seconds(self.prestarted.process.pid)
+            if waited > WAITED_SHARE * (clock.passed_seconds - clock.spent_seconds):
+                return Failure(ERROR, f"the machine was too busy: it had {had} {passed}")
+            return Failure(CRASH, f"it used {had} {passed}: it waits for something that doesn't come")
         doing = "training" if state.saving_at is None else "saving"
         return Failure(
             INVALID,
@@ -255,10 +274,12 @@ class Supervisor:
             self._note(message, state, now)
         elif ask == "saving" and state.saving_at is None and state.first_batch_at is not None:
             state.saving_at = now
+            state.trained_seconds, state.passed_seconds = self._clock.look(), self._clock.passed_seconds
             state.delayed_seconds += delayed_seconds(self.prestarted.process.pid)
         elif ask == "submit":
             state.checkpoint += sent
             state.submitted_at = now
+            state.spent_seconds = self._clock.look() if state.trained_seconds is not None else None
             names = message.get("names")
             state.names = [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
             state.reported = Reported(
@@ -277,7 +298,7 @@ class Supervisor:
             return
         state.last_step, state.last_loss = step, loss
         state.last_tokens = _count(message.get("tokens"))
-        state.curve.add(Point(round(now - state.first_batch_at, 3), step, loss))
+        state.curve.add(Point(round(self._clock.look(), 3), step, loss))
 
     def _progress(self, state: _State, now: float) -> Progress:
         if state.asked_at is not None and state.first_batch_at is None:
@@ -285,9 +306,8 @@ class Supervisor:
         if state.first_batch_at is None:
             return Progress("starting", now - state.started_at, self.config.startup_seconds)
         phase = "training" if state.saving_at is None else "saving"
-        elapsed = now - state.first_batch_at
         return Progress(
-            phase, elapsed, self.config.budget_seconds,
+            phase, self._clock.look(), self.config.budget_seconds,
             state.last_step, state.last_loss, state.last_tokens,
         )  # fmt: skip
 
@@ -312,7 +332,8 @@ class Supervisor:
             startup_seconds=(state.asked_at or first) - state.started_at if first is not None else None,
             delayed_seconds=max(0.0, state.delayed_seconds) if saving is not None else None,
             held_seconds=first - state.asked_at if first is not None and state.asked_at is not None else 0.0,
-            training_seconds=saving - first if first is not None and saving is not None else None,
+            training_seconds=state.trained_seconds,
+            passed_seconds=state.passed_seconds if self._clock.by_processor else None,
             save_seconds=submitted - saving if submitted is not None and saving is not None else None,
             open_seconds=state.opened_at - state.started_at if state.opened_at is not None else None,
             curve=tuple(state.curve.points),

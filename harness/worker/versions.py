@@ -6,16 +6,18 @@ digests in tests/versions.toml, so that no change is made without thinking of it
 
 from importlib import metadata
 
+from harness.worker.device import Device
+
 EVALUATOR_VERSION = 1
-RUNTIME_VERSION = 1
+RUNTIME_VERSION, PROCESSOR_RUNTIME_VERSION = 1, 2  # the latter where a budget is a processor's time
 EVALUATOR_SOURCES = (
     "worker/scorer.py", "worker/model_client.py", "worker/model_server.py", "worker/audit.py",
     "worker/buffers.py", "worker/losses.py", "worker/overtime.py",
 )  # fmt: skip
 RUNTIME_SOURCES = (
     "trial/api.py", "trial/loader.py", "tasks/lm/packing.py", "sandbox/isolation.py", "worker/boot.py",
-    "worker/prestart.py", "worker/supervisor.py", "ops/__init__.py", "ops/plain.py", "ops/attention.py",
-    "ops/loss.py", "ops/mlp.py", "ops/rope.py",
+    "worker/prestart.py", "worker/supervisor.py", "worker/clock.py", "ops/__init__.py", "ops/plain.py",
+    "ops/attention.py", "ops/loss.py", "ops/mlp.py", "ops/rope.py",
 )  # fmt: skip
 
 
@@ -24,6 +26,7 @@ def evaluator() -> str:
     return str(EVALUATOR_VERSION)
 
 
-def runtime() -> str:
+def runtime(device: Device) -> str:
     """What a score's `Runtime` trailer says; with torch, which decides how fast a train.py is."""
-    return f"{RUNTIME_VERSION} torch {metadata.version('torch').partition('+')[0]}"
+    version = PROCESSOR_RUNTIME_VERSION if device.is_processor else RUNTIME_VERSION
+    return f"{version} torch {metadata.version('torch').partition('+')[0]}"
