@@ -38,6 +38,10 @@ from torch import nn
 from safetensors.torch import load_model
 from harness import trial
 
+def spin(seconds):
+    until = time.process_time() + seconds  # a budget on a processor is its time
+    while time.process_time() < until: pass
+
 class Model(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
@@ -63,7 +67,7 @@ def main():
         optimizer.step()
         optimizer.zero_grad()
         run.log(step, loss)
-        time.sleep(0.01)
+        spin(0.01)
     (run.checkpoint_dir / "vocab_size").write_text(str(run.vocab_size))
     run.submit(model)
 

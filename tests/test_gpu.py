@@ -97,7 +97,7 @@ def test_memory_without_end_is_a_crash(scored):
 
 def test_a_whole_trial_on_the_gpu_whose_first_step_takes_a_third_of_it(gpu_setup, tmp_path):
     longer = with_caps(gpu_setup, {"budget_seconds": 4.0})
-    slow = edit(("        time.sleep(0.01)\n", "        time.sleep(0.01 if step else 1.4)\n"), source=ON_GPU)
+    slow = edit(("        spin(0.01)\n", "        time.sleep(0.01 if step else 1.4)\n"), source=ON_GPU)
     trial = measure(slow.encode(), "0" * 40, 1, longer, tmp_path / "run", lambda _: None, lambda _: None)
     assert trial.status == OK, (trial.detail, trial.training.log)
     assert abs(trial.training.training_seconds - 4.0) < 0.5

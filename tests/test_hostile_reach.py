@@ -13,7 +13,7 @@ from conftest import assert_failed, edit
 from harness.sandbox import isolation, readonly
 from harness.store.records import CRASH, ERROR, INVALID, OK
 
-LOOP_END = "        time.sleep(0.01)\n"
+LOOP_END = "        spin(0.01)\n"
 MAIN = "    run = trial.open()\n"
 SUBMIT = "    run.submit(model)\n"
 

@@ -16,9 +16,9 @@ EDIT = """Title: Sleep less
 Hypothesis: more steps in the same time.
 
 <<<<<<< SEARCH
-        time.sleep(0.01)
+        spin(0.01)
 =======
-        time.sleep(0.001)
+        spin(0.001)
 >>>>>>> REPLACE
 """
 
@@ -88,13 +88,13 @@ def llm(*models, said=None, call_seconds=20.0):
 
 def test_an_edit_becomes_a_proposal_with_its_cost(server):
     made = llm().propose(context())
-    assert made.source.decode() == HONEST.replace("sleep(0.01)", "sleep(0.001)")
+    assert made.source.decode() == HONEST.replace("spin(0.01)", "spin(0.001)")
     assert (made.title, made.hypothesis) == ("Sleep less", "more steps in the same time.")
     assert made.agent == "llm/openai/gpt-4o-mini"
     assert made.cost_usd == pytest.approx(1000 * 0.15e-6 + 100 * 0.6e-6)
     (asked,) = server.asked
     assert "be bold" in asked["messages"][0]["content"]
-    assert "time.sleep(0.01)" in asked["messages"][1]["content"]
+    assert "spin(0.01)" in asked["messages"][1]["content"]
 
 
 def test_a_model_without_a_known_price_has_no_cost_and_not_a_cost_of_zero(server):
@@ -114,8 +114,8 @@ def test_a_whole_file_is_taken_as_it_is(server):
         ("I would rather talk about it.", "Title"),
         ("Title: x\nno reason", "Hypothesis"),
         ("Title: x\nHypothesis: y\nand nothing more", "neither"),
-        (EDIT.replace("sleep(0.01)", "sleep(77)"), "occurs 0 times"),
-        (EDIT.replace("        time.sleep(0.01)", "import"), "occurs"),
+        (EDIT.replace("spin(0.01)", "spin(77)"), "occurs 0 times"),
+        (EDIT.replace("        spin(0.01)", "import"), "occurs"),
         ("Title: x\nHypothesis: y\n" + "z" * 1_000_000, "too long"),
         ((EDIT, "length"), "cut off"),
         ("Title: x\nHypothesis: y\n```python\ndef load(): '\ud800'\n```\n", "half a character"),
@@ -260,7 +260,7 @@ Hypothesis: luck.
     torch.manual_seed(run.seed + 7)
 >>>>>>> REPLACE
 """
-CRASH = EDIT.replace("Sleep less", "Break it").replace("time.sleep(0.001)", "raise ValueError('oops')")
+CRASH = EDIT.replace("Sleep less", "Break it").replace("spin(0.001)", "raise ValueError('oops')")
 
 
 @pytest.mark.slow

@@ -270,7 +270,7 @@ def test_adopting_what_does_not_apply_says_so_once(research):
 
 def test_adopting_applies_an_old_change_to_main_and_measures_it(research):
     session(research, ("Import nothing", BROKEN))
-    (research.folder / "train.py").write_text(HONEST.replace("sleep(0.01)", "sleep(0.02)"))
+    (research.folder / "train.py").write_text(HONEST.replace("spin(0.01)", "spin(0.02)"))
     research("commit", "-qam", "by hand")
     known = Experiments(open_repository(research.folder))
     loop_in(research.folder, Again([known.proposal(known.find("1"))]), experiments=1).run()
@@ -278,4 +278,4 @@ def test_adopting_applies_an_old_change_to_main_and_measures_it(research):
     assert again.parent == research("rev-parse", "main")
     assert again.message.title == first.message.title
     assert "not measured in this setting" not in harness("status", cwd=research.folder).stdout
-    assert known.source(again.commit).decode() == BROKEN.replace("sleep(0.01)", "sleep(0.02)")
+    assert known.source(again.commit).decode() == BROKEN.replace("spin(0.01)", "spin(0.02)")

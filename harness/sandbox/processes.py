@@ -115,3 +115,13 @@ def delayed_seconds(ancestor: int) -> float:
         with suppress(OSError, ValueError, IndexError):
             longest = max(longest, int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9)
     return longest
+
+
+def would_go_on(ancestor: int) -> bool:
+    """Whether a thread below it computes, or would if it had a processor, or its memory from disk."""
+    for process in _below(ancestor):
+        for thread in Path(f"/proc/{process}/task").glob("*/stat"):
+            with suppress(OSError):
+                if thread.read_text().rpartition(")")[2].split()[0] in "RD":
+                    return True
+    return False

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.config import RunConfig
 from harness.sandbox import compile_cache, readonly
-from harness.sandbox.processes import delayed_seconds, out_of_memory_kills
+from harness.sandbox.processes import delayed_seconds, out_of_memory_kills, would_go_on
 from harness.sandbox.seal import MOST_CALLS, Seal
 from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import Channel, ProtocolError, close_all
@@ -32,7 +32,6 @@ from harness.worker.progress import Observer, Progress
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
 SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
-WAITED_SHARE = 0.5  # of the time that it didn't compute: less is its own doing
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
@@ -59,6 +58,8 @@ class _State:
     away_seconds: float = 0.0
     """The longest that we ourselves did nothing while it trained: stopped, or asleep with the machine."""
     delayed_seconds: float = 0.0
+    would_go_on: list[bool] = field(default_factory=list)
+    """Whether it computed or would have, each time that we looked; where a processor's time counts."""
     sealed: bool = False
     booted: bool = False
     """It reached our own first line inside: whatever ends it before is not train.py's fault."""
@@ -201,6 +202,8 @@ class Supervisor:
         if not state.told:
             state.told = True
             self.on_training()
+        if self._clock.by_processor:
+            state.would_go_on.append(would_go_on(self.prestarted.process.pid))
         self.watch.look()
         if (most := self.config.gpu_memory_gb) and self.watch.peak_memory_mb > most * 1024:
             state.failure = Failure(
@@ -222,8 +225,7 @@ class Supervisor:
         if clock.by_processor and clock.spent_seconds < caps.budget_seconds + caps.save_seconds:
             had = f"{clock.spent_seconds:.1f} of {caps.budget_seconds:g} s of a processor"
             passed = f"in {clock.passed_seconds:.0f} s"
-            waited = state.delayed_seconds + delayed_seconds(self.prestarted.process.pid)
-            if waited > WAITED_SHARE * (clock.passed_seconds - clock.spent_seconds):
+            if 2 * sum(state.would_go_on) >= len(state.would_go_on):
                 return Failure(ERROR, f"the machine was too busy: it had {had} {passed}")
             return Failure(CRASH, f"it used {had} {passed}: it waits for something that doesn't come")
         doing = "training" if state.saving_at is None else "saving"
