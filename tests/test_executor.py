@@ -10,6 +10,7 @@ from stubs import SD, Changing, begin, known
 
 import harness.session.runner as runner
 from harness.store.records import Conditions
+from harness.worker import device
 from harness.worker.monitor import contaminated
 
 
@@ -120,6 +121,15 @@ def test_conditions_that_spoil_a_trial_are_named():
 
 def test_gpus_are_refused_in_one_line_where_there_are_none(repository):
     assert_mistake(harness("loop", "--gpus", "all", cwd=repository.folder), "--gpus is for NVIDIA GPUs")
+
+
+@pytest.mark.parametrize(("memory_gb", "cores", "runs"), [(16, 4, 4), (5, 4, 2), (1, 8, 1)])
+def test_a_processor_takes_a_run_for_each_core_that_memory_is_left_for(monkeypatch, memory_gb, cores, runs):
+    monkeypatch.setattr(device, "quota_bytes", lambda: memory_gb * 2.0**30)
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(device, "quota_cores", lambda: float("inf"))
+    assert device.Device("cpu", "a processor", None).most_at_a_time == runs
+    assert device.Device("cuda", "a GPU", None).most_at_a_time == 1
 
 
 @pytest.mark.slow
