@@ -41,7 +41,7 @@ class RunConfig:
     device: str
     """`auto`, `cuda`, `mps` or `cpu`."""
     budget_seconds: float
-    """Training time, from the first batch."""
+    """Training time, from the first batch; on a processor what a run's own processes have of it."""
     startup_seconds: float
     """From process start to the first batch: imports, compilation, warm-up."""
     save_seconds: float

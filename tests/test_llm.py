@@ -267,8 +267,8 @@ CRASH = EDIT.replace("Sleep less", "Break it").replace("spin(0.001)", "raise Val
 def test_a_night_with_a_model_has_costs_on_its_commits_and_shows_it_its_crashes(server, research):
     server.script = ["no idea", CRASH, EDIT, SEED]
     done = harness(
-        "loop", "--agent", "llm", "--model", "openai/gpt-4o-mini", "--experiments", "3", "--workers", "1", "--json",
-        cwd=research.folder,
+        "loop", "--agent", "llm", "--model", "openai/gpt-4o-mini", "--experiments", "3", "--workers", "1",
+        "--json", cwd=research.folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
