@@ -109,21 +109,7 @@ def _isolated(tmp_path_factory):
 
 def make_text(documents: int, seed: int = 0) -> list[str]:
     """Documents of words that follow each other with some regularity."""
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "und",
-        "lief",
-        "fort",
-        "über",
-        "def",
-        "return",
-        "x = 1",
-    ]
+    words = ["the", "cat", "sat", "on", "a", "mat", "und", "lief", "fort", "über", "def", "return", "x = 1"]
     chooser = random.Random(seed)
     return [
         f"{number}: " + " ".join(chooser.choice(words) for _ in range(chooser.randint(5, 60)))

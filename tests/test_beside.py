@@ -27,11 +27,7 @@ from harness.worker.run import measure
 from harness.worker.worker import Cancelled, RunHandle, Worker
 
 
-def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(
-    fresh,
-    told,
-    beside,
-):
+def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apart(fresh, told, beside):
     answers = [(f"Number {n}", n, [2.0 + 5 * SD] * 3) for n in range(1, 4)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     beside.trains_until_start_of = {"Number 1": "Number 2", "Number 2": "Number 3"}
@@ -44,11 +40,7 @@ def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apar
     assert [e.status for e in known(fresh)] == ["discard"] * 3
 
 
-def test_what_started_early_is_left_for_another_night_when_a_limit_is_met_meanwhile(
-    fresh,
-    told,
-    beside,
-):
+def test_what_started_early_is_left_for_another_night_when_a_limit_is_met_meanwhile(fresh, told, beside):
     answers = [("One", 1, [2.0 + 5 * SD] * 3), ("Two", 2, [2.0 + 6 * SD] * 3)]
     told.scores |= {title: list(scores) for title, _, scores in answers}
     beside.trains_until_start_of = {"One": "Two"}
@@ -222,10 +214,7 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
     assert found == dataclasses.replace(outcomes[-1], instead_of=said) and not left
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "counts"),
-    [(2.1, 2.0, 2.1), (2.0, 2.1, 2.1), (2.0, None, None)],
-)
+@pytest.mark.parametrize(("first", "second", "counts"), [(2.1, 2.0, 2.1), (2.0, 2.1, 2.1), (2.0, None, None)])
 def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
     repository, monkeypatch, first, second, counts
 ):

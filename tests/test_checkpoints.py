@@ -199,14 +199,7 @@ def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(setup,
     source = tmp_path / "train.py"
     source.write_text(HONEST)
     begun = Scoring(
-        source,
-        checkpoint,
-        setup.corpus,
-        "val",
-        setup.config,
-        setup.device,
-        setup.isolation,
-        tmp_path / "log",
+        source, checkpoint, setup.corpus, "val", setup.config, setup.device, setup.isolation, tmp_path / "log"
     )
     with contextlib.closing(begun):
         assert not begun.is_ready()

@@ -208,14 +208,7 @@ def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(set
     script = tmp_path / "train.py"
     script.write_text(edit((FORWARD, "        time.sleep(0.5)\n" + FORWARD)))
     begun = scoring.Scoring(
-        script,
-        checkpoint,
-        setup.corpus,
-        "val",
-        setup.config,
-        setup.device,
-        setup.isolation,
-        tmp_path / "log",
+        script, checkpoint, setup.corpus, "val", setup.config, setup.device, setup.isolation, tmp_path / "log"
     )
 
     def states() -> dict[int, str]:

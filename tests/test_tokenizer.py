@@ -7,10 +7,7 @@ from hypothesis import strategies as st
 
 from harness.tasks.lm import tokenizer
 
-TEXTS = [
-    "naïve café 你好 🙂 a1234 don't\n\n  def f(x):\n\treturn x",
-    "plain words again and again " * 20,
-]
+TEXTS = ["naïve café 你好 🙂 a1234 don't\n\n  def f(x):\n\treturn x", "plain words again and again " * 20]
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,7 @@ Examples:
   harness prepare ~/texts                # .txt, .jsonl or .parquet files
   harness prepare climbmix --shards 4    # from the hub, resumable
 """
-WORDS = {
-    "download": "download",
-    "tokenizer": "learn the tokenizer",
-    "encode": "encode",
-    "pack": "pack",
-}
+WORDS = {"download": "download", "tokenizer": "learn the tokenizer", "encode": "encode", "pack": "pack"}
 
 
 @click.command(epilog=EXAMPLES)

@@ -258,11 +258,7 @@ class Process:
                 copy = shutil.copytree if path.is_dir() else shutil.copyfile
                 copy(path, folder / name)
             home = str(Path(__file__).resolve().parent.parent.parent)
-            env |= {
-                "HOME": str(folder),
-                "TMPDIR": str(folder),
-                "PYTHONPATH": ":".join([home, *extra]),
-            }
+            env |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": ":".join([home, *extra])}
         self._namespace = Namespace(
             bwrap, python, environment=environment(env), descriptors=list(descriptors.values()),
             folder=folder, output=output,

@@ -34,14 +34,7 @@ def open_file(path: Path, isolation: Isolation) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     ours, theirs = pair()
     try:
-        python = [
-            str(Path(sys.executable).resolve()),
-            "-I",
-            "-S",
-            "-c",
-            HELPER,
-            str(theirs.fileno()),
-        ]
+        python = [str(Path(sys.executable).resolve()), "-I", "-S", "-c", HELPER, str(theirs.fileno())]
         view = [program, "--ro-bind", "/", "/", "--", *python, str(path)]
         subprocess.run(view, pass_fds=[theirs.fileno()], check=True, capture_output=True, timeout=30, env={})
         packet = ours.receive(timeout_seconds=1)

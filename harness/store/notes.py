@@ -24,12 +24,7 @@ def read(git: pygit2.Repository, commit: str) -> Note:
     return Note()
 
 
-def write(
-    git: pygit2.Repository,
-    commit: str,
-    note: Note | None,
-    signature: pygit2.Signature,
-) -> None:
+def write(git: pygit2.Repository, commit: str, note: Note | None, signature: pygit2.Signature) -> None:
     """Put a commit's record, replacing what was there; None removes it. One commit on the notes ref."""
     blob = git.create_blob(write_note(note)) if note is not None else None
     reference = git.references.get(NOTES)  # read once: the tree, the parent and what is compared below

@@ -200,8 +200,7 @@ class Repository:
         except (KeyError, ValueError, pygit2.GitError):
             if self.git.is_empty or self.git.head_is_unborn:
                 raise HarnessError(
-                    "this repository has no commit yet",
-                    "git add -A && git commit -m baseline",
+                    "this repository has no commit yet", "git add -A && git commit -m baseline"
                 ) from None
             raise HarnessError(f"no commit {revision!r} here", "git log --oneline --all") from None
         return Commit(

@@ -7,7 +7,6 @@ its time. One thread, no polling of the run's files.
 """
 
 import os
-import re
 import selectors
 import time
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from harness.config import RunConfig
 from harness.sandbox import compile_cache, readonly
 from harness.sandbox.processes import delayed_seconds, out_of_memory_kills, would_go_on
 from harness.sandbox.seal import MOST_CALLS, Seal
-from harness.sandbox.text import Tail, kind_of, one_line
+from harness.sandbox.text import Tail
 from harness.sandbox.wire import Channel, ProtocolError, close_all
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Kind, Point, Reported, Training
-from harness.worker import checkpoint
+from harness.worker import checkpoint, ended
 from harness.worker.clock import Clock
 from harness.worker.curve import Curve
 from harness.worker.monitor import Monitor
@@ -33,8 +32,6 @@ WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
 SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
-EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
-PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
 
 
 @dataclass
@@ -126,9 +123,7 @@ class Supervisor:
             for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
                 self._read(prestarted.reading, tail)
             if state.failure is None and state.submitted_at is None:
-                state.failure = _ended_without_checkpoint(
-                    code, tail, state.booted, out_of_memory_kills() > killed
-                )
+                state.failure = ended.by_itself(code, tail, state.booted, out_of_memory_kills() > killed)
             if state.failure is None:
                 handed = checkpoint.Handed(
                     state.names, state.checkpoint, state.trained_seconds, state.spent_seconds,
@@ -170,7 +165,7 @@ class Supervisor:
                     state.away_seconds = max(state.away_seconds, now - passed_at)
                 passed_at = now
                 if (left := self._seconds_left(state, now)) <= 0:
-                    state.failure = self._overran(state)
+                    state.failure = self._overrun(state)
                     return None
                 if now - shown_at >= 0.25:
                     shown_at = now
@@ -218,22 +213,12 @@ class Supervisor:
             return state.started_at + self.config.startup_seconds - now
         return self._clock.seconds_left(self.config.budget_seconds + self.config.save_seconds)
 
-    def _overran(self, state: _State) -> Failure:
-        caps, clock = self.config, self._clock
+    def _overrun(self, state: _State) -> Failure:
         if state.first_batch_at is None:
-            return Failure(CRASH, f"no batch asked for within startup_seconds ({caps.startup_seconds:g} s)")
-        if clock.by_processor and clock.spent_seconds < caps.budget_seconds + caps.save_seconds:
-            had = f"{clock.spent_seconds:.1f} of {caps.budget_seconds:g} s of a processor"
-            passed = f"in {clock.passed_seconds:.0f} s"
-            if 2 * sum(state.would_go_on) >= len(state.would_go_on):
-                return Failure(ERROR, f"the machine was too busy: it had {had} {passed}")
-            return Failure(CRASH, f"it used {had} {passed}: it waits for something that doesn't come")
+            return ended.without_a_batch(self.config)
         doing = "training" if state.saving_at is None else "saving"
-        return Failure(
-            INVALID,
-            f"still {doing} {caps.save_seconds:g} s after its {caps.budget_seconds:g} s were spent; killed "
-            "(leave the loop when run.batches() ends)",
-        )
+        most = 2 * sum(state.would_go_on) >= len(state.would_go_on)
+        return ended.by_the_clock(self._clock, self.config, doing, most)
 
     def _hear(self, channel: Channel, state: _State, tokens: int) -> bool:
         """Handle one packet, if there is one; False when there is none or the end was closed."""
@@ -343,23 +328,6 @@ class Supervisor:
             log=tail.text(),
             conditions=self.watch.conditions(),
         )
-
-
-def _ended_without_checkpoint(code: int | None, tail: Tail, booted: bool, killed: bool) -> Failure:
-    """`killed`: whether the kernel ended a process for want of memory meanwhile."""
-    lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
-    if not booted:
-        return Failure(ERROR, f"the sandbox did not start: {one_line(lines[-1])}")
-    if code == 0:
-        return Failure(CRASH, "exited without submitting a checkpoint (run.submit(model) does)")
-    if code is not None and code < 0:
-        hint = " (out of memory: the kernel ended it)" if code == -9 and killed else ""
-        kind = Kind.MEMORY if hint else Kind.OTHER
-        return Failure(CRASH, f"ended by signal {-code}, or exit {128 - code}{hint}", kind)
-    said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
-    places = [place for place in map(PLACE.match, lines) if place]
-    where = f" (train.py line {places[-1][1]})" if places else ""
-    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}", kind_of(said))
 
 
 def _count(value: Any) -> int | None:

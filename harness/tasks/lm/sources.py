@@ -192,8 +192,7 @@ def open_source(name: str, shards: int, seq_len: int, progress: hub.Progress) ->
     path = Path(name).expanduser()
     if not path.exists():
         raise HarnessError(
-            f"no data source {name!r}: not {', '.join(NAMED)}, and no such path",
-            "harness prepare python",
+            f"no data source {name!r}: not {', '.join(NAMED)}, and no such path", "harness prepare python"
         )
     files = [path] if path.is_file() else _files_in(path)
     if not files or any(file.suffix not in LOCAL_SUFFIXES for file in files):

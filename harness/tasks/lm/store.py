@@ -96,8 +96,7 @@ def _verify(folder: Path, files: dict[str, Any], prepare: str) -> None:
         mark = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, wanted]
         if seen.get(name) != mark and sha256(folder / name) != wanted:
             raise HarnessError(
-                f"{folder / name} was altered: its sha256 differs from the manifest's",
-                f"{prepare} --again",
+                f"{folder / name} was altered: its sha256 differs from the manifest's", f"{prepare} --again"
             )
         found[name] = mark
     if found != seen:
