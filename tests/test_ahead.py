@@ -10,7 +10,7 @@ from stubs import BASELINE, SD, Changing, begin, known
 import harness.executors.local as executor
 import harness.session.runner as runner
 from harness.errors import HarnessError
-from harness.store.records import CRASH
+from harness.store.records import CRASH, ERROR, Kind
 
 WORSE = [2.0 + 5 * SD] * 3
 
@@ -44,6 +44,25 @@ def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told,
     with pytest.raises(HarnessError, match="gives no score: crash: exit 1"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     assert beside.cancelled == ["baseline"] and len(told.ran) == 1
+
+
+def test_a_lost_gpu_ends_the_session_and_what_ran_on_it_is_measured_in_the_next(fresh, told, monkeypatch):
+    told.scores["One"] = [WORSE[0], *WORSE]
+
+    def lost(source, commit, *rest):
+        run = told.measure(source, commit, *rest)
+        gone = {"status": ERROR, "kind": Kind.LOST, "detail": "the GPU doesn't answer", "val_bpb": None}
+        is_one = fresh("log", "-1", "--format=%s", commit) == "One"
+        return dataclasses.replace(run, **gone) if is_one else run
+
+    monkeypatch.setattr(runner, "measure", lost)
+    with pytest.raises(HarnessError, match="the GPU doesn't answer"):
+        begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
+    (one,) = known(fresh)
+    assert one.status is None and len(told.scores["One"]) == len(WORSE)
+    monkeypatch.setattr(runner, "measure", told.measure)
+    begin(fresh, Changing([]), places=1, experiments=1).run()
+    assert known(fresh).find("1").status == "discard"
 
 
 def test_every_station_runs_main_while_its_noise_is_measured(fresh, told):

@@ -319,6 +319,18 @@ def test_without_such_a_list_conditions_are_those_of_the_whole_device(driver):
     assert (seen.told_apart, seen.peak_memory_mb, seen.clock_mhz) == (False, 7 * 1024, 1700)
 
 
+def test_a_gpu_that_was_lost_is_known_from_one_that_a_program_failed_on():
+    driver = Driver(os.getpid())
+    watch = watching(driver, os.getpid())
+    assert watch.lost() == ""
+
+    def lost(handle):
+        raise driver.NVMLError("GPU is lost")
+
+    driver.nvmlDeviceGetMemoryInfo = lost
+    assert watch.lost() == "the GPU doesn't answer any more (GPU is lost)"
+
+
 @pytest.mark.parametrize("share", [3, 30])
 @pytest.mark.parametrize("kind", ["desktop", "compute", "both"])
 def test_a_desktop_is_no_stranger_until_it_takes_more_than_is_tolerated(kind, share):

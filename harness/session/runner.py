@@ -150,6 +150,8 @@ class Runner:
             if not alone and run.training.startup_seconds is None:
                 while not handle.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
                     handle.check()
+            elif run.kind == Kind.LOST:  # all that follows would fail
+                raise HarnessError(run.detail, "nvidia-smi, or a restart of the machine; then harness loop")
             elif run.status == ERROR:
                 self._tell("trouble", f"     error, not the experiment's fault: {run.detail}")
                 if attempt == REPEATS_OF_ERROR:
@@ -190,7 +192,7 @@ class Runner:
             self.kept.keep(folder, run)
         self.experiments.add_run(commit, run)
         if run.status != OK and not (others or self.experiments.scores(commit, setup.setting)):
-            mend = "mend it on main and commit, or what the config allows it; harness loop"
+            mend = "harness doctor; mend it on main and commit, or what the config allows it; harness loop"
             raise HarnessError(
                 f"train.py of {commit[:7]} gives no score: {run.status}: {run.detail}",
                 "harness loop, with less beside it" if run.kind == Kind.LATE else mend,

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     AUDIT = "audit"  # its answers depend on what they must not
     DIVERGED = "diverged"  # no figure comes of its logits
     CONTAMINATED = "contaminated"  # by other processes on its GPU, or by heat
+    LOST = "lost"  # the GPU answers nobody any more
 
     @classmethod
     def _missing_(cls, value: object) -> "Kind":

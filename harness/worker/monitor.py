@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from harness.sandbox.processes import cpu_seconds, descends
+from harness.sandbox.text import one_line
 from harness.store.records import Conditions
 from harness.worker.device import Device
 
@@ -78,6 +79,16 @@ class Monitor:
             return ""
         with suppress(Exception):
             return self._foreign()[0]
+        return ""
+
+    def lost(self) -> str:
+        """What the driver says of a GPU that doesn't answer any more; empty if it does."""
+        if self._handle is None:
+            return ""
+        try:
+            self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+        except self._nvml.NVMLError as error:
+            return f"the GPU doesn't answer any more ({one_line(str(error))})"
         return ""
 
     def strain(self, waits: bool) -> str:

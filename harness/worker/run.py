@@ -138,7 +138,8 @@ def measure(
         stack.enter_context(place.hold(setup.device, on_wait))
         if (trains := place.trains) is not None:  # read once: its own thread ends it
             trains.was_joined = True
-        _wait_until_alone(setup.device, observe, on_wait)
+        watch = Monitor(setup.device)
+        _wait_until_alone(watch, setup.device, observe, on_wait)
         started = time.monotonic()
         scored: Score | None = None
         begun: list[scoring.Scoring] = []  # begun while it trains
@@ -199,6 +200,8 @@ def measure(
                 status, detail, kind = result.status, result.detail, result.kind
             else:
                 scored = result
+        if status != OK and (why := watch.lost()):
+            status, detail, kind = ERROR, why, Kind.LOST
         if not keep_checkpoint or scored is None:
             shutil.rmtree(checkpoint, ignore_errors=True)
         run = RunRecord(
@@ -213,10 +216,11 @@ def measure(
     return run
 
 
-def _wait_until_alone(device: Device, observe: Observer, on_wait: Callable[[str], None]) -> None:
+def _wait_until_alone(
+    watch: Monitor, device: Device, observe: Observer, on_wait: Callable[[str], None]
+) -> None:
     """Until nobody else is at work on the device."""
-    watch, began = Monitor(device), time.monotonic()
-    told = False
+    began, told = time.monotonic(), False
     while who := watch.foreign():
         if not told:
             told = True
