@@ -26,6 +26,7 @@ from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.posterior import posterior_of
 from harness.gate.standing import Bayes
+from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Measured
 from harness.store.records import AGAIN, KEEP
 
@@ -157,8 +158,8 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
         if noise
         else posterior_of("main", [baseline], known.sd, known)
     )
-    standing = Bayes(posterior)
-    first = standing.incumbent.val_bpb
+    standing = Bayes(posterior, VAL_BPB)
+    first = standing.incumbent.value
     while campaign.left:
         parent, name = standing.incumbent.commit, str(campaign.spent)
         truth[name] = campaign.hypothesis(truth[parent])

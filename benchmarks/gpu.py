@@ -116,7 +116,7 @@ def table(main: Trials, experiments: Trials, seconds: float, gpus: int) -> list[
         by_gpu.setdefault(training.conditions.uuid if training.conditions else "?", []).append(speed)
     all_trained = sum(part(every, "training", "training_seconds")) / gpus
     rows = {
-        "val_bpb of main, by seed": figure(part(main, "val_bpb"), 4),
+        "val_bpb of main, by seed": figure(part(main, "value"), 4),
         **{f"M tokens/s of {uuid[:12]}": figure(by_gpu[uuid], 3) for uuid in sorted(by_gpu)},
         "seconds between two trainings": figure(idle),
         "training's share of the time between trainings' ends, %": share(after),

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 from conftest import HONEST
 
+from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Decision, Incumbent
 from harness.store.history import BLOB_DIGITS
 from harness.store.message import BLOB, Message, measured, verdict
@@ -80,7 +81,7 @@ def fill(folder, count, seed=0, bare=False):
         trailers |= measured(runs[-1], runs, decision)
         if bare:
             trailers = {name: value for name, value in trailers.items() if name in BARE}
-        text = Message(f"{title} ({verdict(decision)})", "it may help", trailers).text()
+        text = Message(f"{title} ({verdict(decision, VAL_BPB)})", "it may help", trailers).text()
         commit = past.commit(f"refs/heads/exp/{number:04d}-change-matrix-lr", head, text, source)
         if status == KEEP:
             believed, head = believed + effect, commit

@@ -60,7 +60,7 @@ class Setup:
         keep_checkpoint,
         worker,
         handle,
-        suspect_below=0.0,
+        suspect_beyond=0.0,
     ):
         self.ran.append((commit, seed))
         title = self._git("log", "-1", "--format=%s", commit).split(" (val_bpb")[0]
@@ -80,11 +80,11 @@ class Setup:
         (folder / "trial.json").write_bytes(write_run(trial))
         return trial
 
-    def measure_holdout(self, folder, val_bpb, setup, observe, on_wait, worker, handle):
+    def measure_holdout(self, folder, value, setup, observe, on_wait, worker, handle):
         assert (folder / "checkpoint").is_dir() and (folder / "train.py").exists()
-        assert json.loads((folder / "trial.json").read_text())["val_bpb"] == val_bpb
-        self.held_out.append(val_bpb)
-        return Holdout(val_bpb, val_bpb + 0.5, setup.setting)
+        assert json.loads((folder / "trial.json").read_text())["value"] == value
+        self.held_out.append(value)
+        return Holdout(value, value + 0.5, setup.setting)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_a_run_of_main_and_the_first_experiment_start_while_a_run_of_main_trains
 
 def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told, beside, monkeypatch):
     beside.train = lambda title: beside.until_start_of("baseline", 2)
-    no_score = {"status": CRASH, "detail": "exit 1", "val_bpb": None}
+    no_score = {"status": CRASH, "detail": "exit 1", "value": None}
     monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
     with pytest.raises(HarnessError, match="gives no score: crash: exit 1"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
@@ -51,7 +51,7 @@ def test_a_lost_gpu_ends_the_session_and_what_ran_on_it_is_measured_in_the_next(
 
     def lost(source, commit, *rest):
         run = told.measure(source, commit, *rest)
-        gone = {"status": ERROR, "kind": Kind.LOST, "detail": "the GPU doesn't answer", "val_bpb": None}
+        gone = {"status": ERROR, "kind": Kind.LOST, "detail": "the GPU doesn't answer", "value": None}
         is_one = fresh("log", "-1", "--format=%s", commit) == "One"
         return dataclasses.replace(run, **gone) if is_one else run
 
@@ -176,7 +176,7 @@ def test_on_every_station_an_experiment_starts_beside_mains_runs_and_trains_when
     told.scores |= {title: list(scores) for title, _, scores in two_runs}
     agent = Changing(two_runs)
     first, knew, seen, real = [], [], [], agent.propose
-    agent.propose = lambda context: knew.append(context.val_bpb) or real(context)
+    agent.propose = lambda context: knew.append(context.value) or real(context)
 
     def train(title):
         if title != "baseline":
@@ -251,7 +251,7 @@ def test_what_was_begun_on_a_main_that_gives_no_score_is_measured_on_the_mended_
             beside.until_start_of("One")
             beside.until_start_of("Two")
 
-    beside.train, no_score = train, {"status": CRASH, "detail": "exit 1", "val_bpb": None}
+    beside.train, no_score = train, {"status": CRASH, "detail": "exit 1", "value": None}
     monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
     with pytest.raises(HarnessError, match="gives no score"):
         begin(fresh, Changing(two_runs), places=2, experiments=2).run()
@@ -310,7 +310,7 @@ def test_a_run_of_main_that_crashes_leaves_the_score_of_one_that_comes_back_with
     def measure(*args):
         trial = beside(*args)
         over.append(trial)
-        no_score = {"status": CRASH, "detail": "exit 1", "val_bpb": None}
+        no_score = {"status": CRASH, "detail": "exit 1", "value": None}
         return dataclasses.replace(trial, **no_score) if len(over) == 1 else trial
 
     monkeypatch.setattr(runner, "measure", measure)

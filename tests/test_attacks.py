@@ -60,7 +60,7 @@ def test_an_attack_gains_nothing(attempt, honest_bpb, name):
     if not honest_bpb:
         honest = attempt("")
         assert honest.status == "ok", honest.detail
-        honest_bpb.append(honest.val_bpb)
+        honest_bpb.append(honest.value)
     expected = tomllib.loads((ATTACKS / name / "expected.toml").read_text())
     before = nodes()
     trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
@@ -69,7 +69,7 @@ def test_an_attack_gains_nothing(attempt, honest_bpb, name):
     assert says(expected, trial.detail), told
     assert expected.get("never") is None or expected["never"] not in trial.detail, told
     assert "\n" not in trial.detail
-    assert trial.val_bpb is None or trial.val_bpb > honest_bpb[0] - BETTER, told
+    assert trial.value is None or trial.value > honest_bpb[0] - BETTER, told
     assert nodes() == before
 
 

@@ -33,7 +33,7 @@ def test_the_next_trial_starts_while_one_trains_where_the_driver_tells_them_apar
     beside.trains_until_start_of = {"Number 1": "Number 2", "Number 2": "Number 3"}
     agent = Changing(answers)
     knew, real = [], agent.propose
-    agent.propose = lambda context: knew.append([e.val_bpb for e in context.history]) or real(context)
+    agent.propose = lambda context: knew.append([e.value for e in context.history]) or real(context)
     assert begin(fresh, agent, places=1, experiments=3).run().measured == 3
     assert knew == [[], [None], [2.0 + 5 * SD, None]], "asked for before the last result was known"
     assert [alone for title, alone in beside.started if title in ("Number 2", "Number 3")] == [False, False]
@@ -175,10 +175,10 @@ def test_a_machine_that_fails_while_one_trains_costs_no_result(fresh, told, besi
     assert beside.cancelled in ([], ["Two"])
 
 
-def outcome(status, detail="", startup_seconds=1.0, warning="", val_bpb=None):
+def outcome(status, detail="", startup_seconds=1.0, warning="", value=None):
     training = Training(status, detail, startup_seconds, 1.0 if warning else 9.9)
     return RunRecord(
-        "0" * 40, 1, status, detail, val_bpb, training, None, 1.0, "cpu", None, "d", "e", "none", 10.0,
+        "0" * 40, 1, status, detail, value, training, None, 1.0, "cpu", None, "d", "e", "none", 10.0,
         kind=kind_of(detail),
     )  # fmt: skip
 
@@ -218,7 +218,7 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
 def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
     repository, monkeypatch, first, second, counts
 ):
-    left = [outcome(OK, warning="short", val_bpb=first), outcome(OK if second else CRASH, val_bpb=second)]
+    left = [outcome(OK, warning="short", value=first), outcome(OK if second else CRASH, value=second)]
     folders = []
 
     def stub(*args):
@@ -229,7 +229,7 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
     monkeypatch.setattr(runner, "measure", stub)
     made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
     found, folder = made.run(runner.Order("0" * 40, b"", 1, "baseline"), None, Worker(), RunHandle.alone())
-    assert found.val_bpb == counts and not left
+    assert found.value == counts and not left
     short = "only 1.0 of 10 s were used for training"
     assert found.instead_of == (f"ok {second:.6f}: " if counts == first else f"ok {first:.6f}: {short}",)
     assert [each for each in folders if (each / "checkpoint").exists()] == [folder]

@@ -81,7 +81,7 @@ def test_what_ran_out_of_memory_beside_another_one_is_run_again_with_nothing_bes
         waiting = [job for job in loop._executor.running if job.is_held and not job.handle.cancelled.is_set()]
         handle.was_joined = bool(waiting)
         tries.append(len(waiting))
-        no_memory = {"status": CRASH, "detail": "OutOfMemoryError", "kind": Kind.MEMORY, "val_bpb": None}
+        no_memory = {"status": CRASH, "detail": "OutOfMemoryError", "kind": Kind.MEMORY, "value": None}
         return dataclasses.replace(trial, **no_memory) if waiting else trial
 
     monkeypatch.setattr(runner, "measure", measure)
@@ -138,7 +138,7 @@ def test_a_main_that_a_person_mended_while_it_crashed_is_measured(fresh, told, m
         trial = told.measure(*args)
         if fresh("log", "-1", "--format=%s", args[1]) != "baseline":
             return trial
-        return dataclasses.replace(trial, status=CRASH, detail="exit 1", val_bpb=None)
+        return dataclasses.replace(trial, status=CRASH, detail="exit 1", value=None)
 
     told.scores |= {"baseline": [mend], "mended": list(BASELINE), "One": list(WORSE)}
     monkeypatch.setattr(runner, "measure", measure)

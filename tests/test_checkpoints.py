@@ -31,12 +31,12 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
     told.scores["One"] = list(WORSE)
     order, over = [], threading.Event()
 
-    def holdout(folder, val_bpb, setup, observe, on_wait, worker, handle):
+    def holdout(folder, value, setup, observe, on_wait, worker, handle):
         order.append("begun")
         (folder / "checkpoint" / "mark").touch()
         assert over.wait(20)
         assert (folder / "checkpoint" / "mark").exists(), "another run's took its place"
-        return Holdout(val_bpb, 3.0, setup.setting)
+        return Holdout(value, 3.0, setup.setting)
 
     def train(title):
         order.append(title)
@@ -48,7 +48,7 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
     assert begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run().measured == 1
     assert order.index("begun") < order.index("One")
     ((found),) = of_main(fresh)
-    assert (found.val_bpb, found.holdout_bpb) == (BASELINE[0], 3.0)
+    assert (found.value, found.holdout_value) == (BASELINE[0], 3.0)
 
 
 def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own_score(
@@ -56,8 +56,8 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
 ):
     told.scores["One"], begun = list(WORSE), []
 
-    def never(folder, val_bpb, setup, observe, on_wait, worker, handle):
-        begun.append((val_bpb, handle))
+    def never(folder, value, setup, observe, on_wait, worker, handle):
+        begun.append((value, handle))
         while True:
             time.sleep(0.01)
             handle.check()
@@ -78,7 +78,7 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
     assert handle.cancelled.is_set() and of_main(fresh) == ()
     for _ in range(2):
         begin(fresh, Changing([]), places=1, experiments=0).run()
-        assert [found.val_bpb for found in of_main(fresh)] == told.held_out, "once, whichever run's"
+        assert [found.value for found in of_main(fresh)] == told.held_out, "once, whichever run's"
     assert scored == BASELINE[0]
 
 
@@ -87,8 +87,8 @@ def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, g
     path, pairs = fresh.folder / ".autoresearch" / "config.toml", []
     ours = path.read_text()
 
-    def fails(folder, val_bpb, setup, *args):
-        pairs.append((val_bpb, setup.setting.budget_seconds))
+    def fails(folder, value, setup, *args):
+        pairs.append((value, setup.setting.budget_seconds))
         return Failure(ERROR, "no score")
 
     monkeypatch.setattr(kept, "measure_holdout", fails)
@@ -101,11 +101,11 @@ def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, g
 def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu, monkeypatch):
     told.scores["Much"] = list(MUCH_BETTER)
 
-    def slow(folder, val_bpb, setup, observe, on_wait, worker, handle):
+    def slow(folder, value, setup, observe, on_wait, worker, handle):
         time.sleep(0.5)
         handle.check()
         assert (folder / "checkpoint").is_dir(), "gone when main had moved"
-        return Holdout(val_bpb, 3.0, setup.setting)
+        return Holdout(value, 3.0, setup.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", slow)
     with pytest.raises(HarnessError, match="nothing usable"):
@@ -119,11 +119,11 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
     gpu.seen = dataclasses.replace(gpu.seen, peak_memory_mb=70_000)
     count = []
 
-    def holdout(folder, val_bpb, setup, observe, on_wait, worker, handle):
+    def holdout(folder, value, setup, observe, on_wait, worker, handle):
         count.append(len(gpu.started))
         time.sleep(0.5)
         assert len(gpu.started) == count[-1]
-        return Holdout(val_bpb, 3.0, setup.setting)
+        return Holdout(value, 3.0, setup.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", holdout)
     answers = [("Much", 1, MUCH_BETTER), ("One", 5, WORSE)]
@@ -132,12 +132,12 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
 
 
 def test_a_holdouts_progress_is_not_shown_in_between_that_of_a_trial(fresh, told, gpu, monkeypatch):
-    def holdout(folder, val_bpb, setup, observe, on_wait, worker, handle):
+    def holdout(folder, value, setup, observe, on_wait, worker, handle):
         with worker.hold(setup.device, print):
             with worker.hold(setup.device, print):
                 observe(Progress("scoring", 1.0, 120.0))
             observe(Progress("auditing", 2.0, 120.0))
-        return Holdout(val_bpb, 3.0, setup.setting)
+        return Holdout(value, 3.0, setup.setting)
 
     monkeypatch.setattr(kept, "measure_holdout", holdout)
     loop, shown = begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1), []
@@ -217,7 +217,7 @@ def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(setu
         beside = tmp_path / "beside"
         measure(b"raise MemoryError", "c0ffee", 1, setup, beside, *quiet, True, worker, handle)
     assert handle.was_joined, "it may have lacked what a holdout took"
-    holdout = tmp_path / "one", trial.val_bpb, setup, *quiet, worker
+    holdout = tmp_path / "one", trial.value, setup, *quiet, worker
     with ThreadPoolExecutor() as pool:
         assert worker.take()
         waits = pool.submit(measure_holdout, *holdout, RunHandle())
@@ -236,7 +236,7 @@ def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(setu
             assert time.monotonic() < deadline
             time.sleep(0.01)
         worker.leave()
-        assert waits.result(60).holdout_bpb == pytest.approx(trial.val_bpb, abs=0.5)
-        assert second.result(60).val_bpb is not None
+        assert waits.result(60).holdout_value == pytest.approx(trial.value, abs=0.5)
+        assert second.result(60).value is not None
     assert worker.take(), "who had it didn't leave it"
     worker.close()

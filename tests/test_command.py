@@ -12,6 +12,7 @@ from sessions import loop_in
 from harness.agents import Context, NoProposal
 from harness.agents.command import Command
 from harness.errors import HarnessError
+from harness.store.aliases import VAL_BPB
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 
@@ -24,7 +25,7 @@ SKIP = "--no-verify"
 @pytest.fixture
 def context(research):
     source = (research.folder / "train.py").read_bytes()
-    return Context("be bold", source, 2.0, research("rev-parse", "main"), (), False, 0, 0)
+    return Context("be bold", source, VAL_BPB, 2.0, research("rev-parse", "main"), (), False, 0, 0)
 
 
 @pytest.fixture
@@ -325,6 +326,6 @@ def test_loop_measures_what_a_program_commits(research):
     )
     assert done.returncode == 0, done.stderr
     (made,) = Experiments(open_repository(research.folder))
-    assert made.val_bpb is not None
+    assert made.value is not None
     assert made.author == "command/sed"
     assert not (research.folder / ".autoresearch" / "worktrees" / "draft").exists()

@@ -144,7 +144,7 @@ def test_real_trials_beside_each_other_are_all_recorded(research):
     summary = begin(research, Script(*answers), experiments=3, said=said).run()
     assert summary.measured == 3, said
     every = known(research)
-    measured = [e for e in every if e.val_bpb is not None]  # two that were kept are one more, only begun
+    measured = [e for e in every if e.value is not None]  # two that were kept are one more, only begun
     assert len(measured) == 3 and {e.message.title for e in every} <= {title for title, _ in answers}
     for experiment in measured:
         (trial,) = every.runs(experiment.commit)

@@ -14,6 +14,7 @@ from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
 from harness.report import explain
+from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Holdout
 from harness.store.opening import open_repository
 from harness.store.records import Setting
@@ -48,7 +49,7 @@ def test_what_seems_too_good_is_run_again_with_a_fresh_seed_and_what_is_clear_is
     one, two = known(fresh)
     assert len(one.runs) == len(set(one.message.trailers["Seeds"].split())) in (2, 3) and MOST_RUNS >= 3
     assert len(two.message.trailers["Seeds"].split()) == 1
-    assert one.val_bpb == pytest.approx(sum(one.runs) / len(one.runs), abs=1e-6)
+    assert one.value == pytest.approx(sum(one.runs) / len(one.runs), abs=1e-6)
     assert [run.seed for run in known(fresh).runs(one.commit)] == [
         int(seed) for seed in one.message.trailers["Seeds"].split()
     ]
@@ -92,7 +93,7 @@ def test_the_holdout_is_scored_when_main_moves_and_no_agent_hears_of_it(fresh, t
     assert fresh("rev-parse", "main") == kept.commit
     assert told.held_out == [BASELINE[0], kept.runs[-1]]
     note = known(fresh).note(kept.commit)
-    assert note.holdouts[0].holdout_bpb == pytest.approx(kept.runs[-1] + 0.5)
+    assert note.holdouts[0].holdout_value == pytest.approx(kept.runs[-1] + 0.5)
     assert note.proven.confidence >= 0.99
     assert "holdout" not in str(agent.contexts) and str(kept.runs[-1] + 0.5)[:6] not in str(agent.contexts)
     assert "holdout  2.3" in harness("status", cwd=fresh.folder).stdout
@@ -105,7 +106,7 @@ def test_a_run_that_was_interrupted_is_made_again_and_those_before_it_count(fres
         session(fresh, told, ("Much", 1, much))
     (begun,) = known(fresh)
     assert begun.status is None
-    assert [run.val_bpb for run in known(fresh).runs(begun.commit)] == much[:1]
+    assert [run.value for run in known(fresh).runs(begun.commit)] == much[:1]
     loop_in(fresh.folder, Script(), experiments=1).run()
     (done,) = known(fresh)
     assert done.runs[0] == much[0] and len(done.runs) >= 2
@@ -192,7 +193,7 @@ def test_notes_and_messages_of_others_end_in_no_traceback(fresh, told):
     session(fresh, told, ("A bit", 1, [2.0 - 2.5 * SD]), ("Bad", 2, [2.5]))
     kept, bad = known(fresh)
     base = fresh("rev-parse", "main")
-    forged = bad.message.text().replace(f"Val-Bpb: {bad.val_bpb:.6f}", "Val-Bpb: 1e308")
+    forged = bad.message.text().replace(f"Val-Bpb: {bad.value:.6f}", "Val-Bpb: 1e308")
     forged = forged.replace("Seeds:", "Peak-Vram-Mb: lots\nSeeds:")
     tree = f"{bad.commit}^{{tree}}"
     fresh("branch", "exp/0099-mine", fresh("commit-tree", tree, "-p", base, "-m", forged))
@@ -278,12 +279,14 @@ def test_show_says_why_in_words(fresh, told):
 def test_a_gain_that_the_holdout_does_not_show_is_said_aloud():
     setting = Setting("d", "c", "e", 1.0)
     start = Holdout(2.0, 2.1, setting)
-    (fine,) = explain.holdout([start, Holdout(1.9, 2.02, setting)], SD)
+    (fine,) = explain.holdout([start, Holdout(1.9, 2.02, setting)], SD, VAL_BPB)
     assert "-0.0800 since the first (-0.1000 on val)" in fine
-    _, warning = explain.holdout([start, Holdout(1.9, 2.08, setting)], SD)
+    _, warning = explain.holdout([start, Holdout(1.9, 2.08, setting)], SD, VAL_BPB)
     assert warning.startswith("WARNING") and "not seen on the holdout" in warning
-    assert len(explain.holdout([start, Holdout(1.99, 2.1, setting)], SD)) == 1, "a gain within the noise"
-    assert explain.holdout([], SD) == []
+    assert len(explain.holdout([start, Holdout(1.99, 2.1, setting)], SD, VAL_BPB)) == 1, (
+        "a gain within the noise"
+    )
+    assert explain.holdout([], SD, VAL_BPB) == []
 
 
 @pytest.mark.slow
@@ -294,7 +297,7 @@ def test_calibrate_adds_runs_to_the_incumbent_and_says_what_can_be_told_apart(re
     assert done.returncode == 0, done.stderr
     about = json.loads(done.stdout)
     runs = known(repository).runs(repository("rev-parse", "main"))
-    scores = [run.val_bpb for run in runs]
+    scores = [run.value for run in runs]
     assert len({run.seed for run in runs}) == 3 and about["runs"] == 3
     mean = sum(scores) / 3
     assert about["noise"]["sd"] == pytest.approx((sum((s - mean) ** 2 for s in scores) / 2) ** 0.5)
@@ -317,8 +320,8 @@ def test_a_real_gain_moves_main_and_its_real_checkpoint_is_scored_on_the_holdout
     assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit
     note = known(believing).note(kept.commit)
     (held,) = note.holdouts
-    assert held.val_bpb == note.runs[-1].val_bpb
-    assert held.holdout_bpb != held.val_bpb and abs(held.holdout_bpb - held.val_bpb) < 0.5
+    assert held.value == note.runs[-1].value
+    assert held.holdout_value != held.value and abs(held.holdout_value - held.value) < 0.5
     shown = subprocess.run(
         ["git", "log", "-1", "--format=%(trailers:key=Effect,valueonly,separator=)", "main"],
         cwd=believing.folder, capture_output=True, text=True, check=True,

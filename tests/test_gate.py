@@ -14,7 +14,9 @@ from harness.gate.policy import AGAIN, MOST_RUNS, verdict
 from harness.gate.posterior import posterior_of
 from harness.gate.standing import Bayes, Greedy, greedy, rebuilt
 from harness.report import explain
+from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Decision, Incumbent, Measured
+from harness.store.metric import Metric
 from harness.store.records import DISCARD, KEEP
 
 SD = 0.001
@@ -25,7 +27,9 @@ few = st.lists(st.floats(0.99, 1.01), max_size=5)
 def begun(*first, unit=SD):
     """Of a main that was calibrated, with these scores or four usual ones."""
     scores = first or (1.0 - SD, 1.0, 1.0, 1.0 + SD)
-    return Bayes(posterior_of("main", [Measured("main", "", tuple(scores), True)], unit, Noise(unit, 8)))
+    return Bayes(
+        posterior_of("main", [Measured("main", "", tuple(scores), True)], unit, Noise(unit, 8)), VAL_BPB
+    )
 
 
 def tried(standing, *scores, kept=None, shorter=False, name=None):
@@ -63,7 +67,7 @@ def test_a_lower_score_never_turns_keep_into_discard_under_heavy_tails_either():
     standing = begun(*(1 + SD * chooser.standard_t(3, size=8)))
     for _ in range(60):
         standing = tried(standing, 1 + 1.5 * SD + SD * chooser.standard_t(2), kept=False)
-    head = standing.incumbent.val_bpb
+    head = standing.incumbent.value
     for others in ([], [head + 0.5 * SD] * 2):
         effects = [judged(standing, head - depth * SD, *others).effect.mean for depth in range(40)]
         first = next((i for i, effect in enumerate(effects) if effect < 0), len(effects))
@@ -81,9 +85,9 @@ def test_what_is_believed_does_not_depend_on_the_order_of_experiments_nor_of_run
         dataclasses.replace(node.of, scores=tuple(chooser.sample(node.of.scores, len(node.of.scores))))
         for node in chooser.sample(nodes, len(nodes))
     ]
-    two = Bayes(posterior_of("main", shuffled, SD, Noise(SD, 8)))
+    two = Bayes(posterior_of("main", shuffled, SD, Noise(SD, 8)), VAL_BPB)
     assert two.chain == one.chain
-    assert two.incumbent.val_bpb == pytest.approx(one.incumbent.val_bpb, abs=1e-5 * SD)
+    assert two.incumbent.value == pytest.approx(one.incumbent.value, abs=1e-5 * SD)
     assert two.posterior.head_is_better == pytest.approx(one.posterior.head_is_better, abs=1e-4)
 
 
@@ -97,9 +101,9 @@ def test_a_night_that_is_read_from_git_again_believes_what_it_believed():
         if standing.move() is not None:
             standing = standing.moved()
     every = [node.of for node in standing.posterior.nodes.values()]
-    again = Bayes(posterior_of(standing.chain[0], every, SD, Noise(SD, 8)))
+    again = Bayes(posterior_of(standing.chain[0], every, SD, Noise(SD, 8)), VAL_BPB)
     assert len(every) > 60 and again.chain == standing.chain
-    assert again.incumbent.val_bpb == pytest.approx(standing.incumbent.val_bpb, abs=1e-6 * SD)
+    assert again.incumbent.value == pytest.approx(standing.incumbent.value, abs=1e-6 * SD)
 
 
 @settings(max_examples=15, deadline=None)
@@ -122,10 +126,10 @@ def test_a_lucky_run_is_believed_by_half_and_a_repeated_one_more():
 
 def test_what_was_tried_on_a_lucky_tip_shows_that_it_was_luck():
     lucky = begun(1.0 - 2 * SD)
-    before = lucky.incumbent.val_bpb
+    before = lucky.incumbent.value
     for _ in range(12):
         lucky = tried(lucky, 1.0 + 0.3 * SD, kept=False)
-    assert lucky.incumbent.val_bpb > before + 0.5 * SD
+    assert lucky.incumbent.value > before + 0.5 * SD
 
 
 def test_a_kept_one_that_later_scores_speak_against_is_the_tip_no_more_and_may_be_again():
@@ -161,7 +165,7 @@ def test_a_jump_is_run_again_before_it_is_believed_and_then_it_is():
     twice = standing.decide("main", [1.0 - 100 * SD, 1.0 - 101 * SD], False)
     assert twice.status == KEEP and twice.effect < -12 * SD
     kept = tried(standing, 1.0 - 100 * SD, 1.0 - 101 * SD, kept=True)
-    assert kept.incumbent.val_bpb == pytest.approx(1.0 - 100.5 * SD, abs=SD)
+    assert kept.incumbent.value == pytest.approx(1.0 - 100.5 * SD, abs=SD)
     assert kept.move() is not None
 
 
@@ -174,7 +178,7 @@ def test_scores_however_far_away_are_decided_by_which_side_they_are_on(units):
     worse = standing.decide("main", [high], False)
     assert worse.status == DISCARD and worse.effect > 7 * SD and worse.confidence < 0.05
     kept = tried(standing, low, low + SD, kept=True, name="low")
-    assert kept.move() is not None and kept.incumbent.val_bpb == pytest.approx(low, abs=SD, rel=1e-6)
+    assert kept.move() is not None and kept.incumbent.value == pytest.approx(low, abs=SD, rel=1e-6)
     assert tried(kept, low + 3 * SD, kept=False).chain == ("main", "low")
 
 
@@ -192,7 +196,7 @@ def test_of_two_runs_far_apart_neither_is_believed_and_a_third_decides():
 @pytest.mark.parametrize("units", [3, 6, 9, 11.9, 13, 60, 4000])
 def test_main_never_moves_for_a_single_score_and_does_for_two(freedom, units):
     main = Measured("main", "", tuple(1.0 + SD * x for x in (-1, -0.5, 0.5, 1)), kept=True)
-    standing = Bayes(posterior_of("main", [main], SD, Noise(SD, freedom)))
+    standing = Bayes(posterior_of("main", [main], SD, Noise(SD, freedom)), VAL_BPB)
     low = 1.0 - units * SD
     once = standing.decide("main", [low], False)
     assert once.status == AGAIN or tried(standing, low, kept=True).move() is None, "one accident moves main"
@@ -230,13 +234,15 @@ def test_experiments_that_do_not_hang_together_with_main_decide_nothing():
 
 
 def test_greedy_is_the_references_rule():
-    standing = greedy("main", [Measured("main", "", (1.0,), True), Measured("a", "main", (0.9,), True)])
-    assert standing == Greedy(("main", "a"), (1.0, 0.9))
+    standing = greedy(
+        "main", [Measured("main", "", (1.0,), True), Measured("a", "main", (0.9,), True)], VAL_BPB
+    )
+    assert standing == Greedy(("main", "a"), (1.0, 0.9), VAL_BPB)
     assert standing.decide("a", [0.8999], False).status == KEEP
     assert standing.decide("a", [0.9], True).status == DISCARD
     assert standing.move().new == "a" and standing.move().confidence is None
     worse = Measured("b", "main", (1.1,), True)  # kept by another rule
-    assert greedy("main", [Measured("main", "", (1.0,), True), worse]).chain == ("main",)
+    assert greedy("main", [Measured("main", "", (1.0,), True), worse], VAL_BPB).chain == ("main",)
 
 
 def test_noise_is_pooled_over_every_repeat_and_unknown_without_any():
@@ -276,7 +282,7 @@ def test_a_decision_takes_under_50_milliseconds_with_10_000_experiments_behind_i
         every.append(Measured(str(number), main, (score,), kept))
         main, value = (str(number), score) if kept else (main, value)
     began = time.perf_counter()
-    standing = Bayes(posterior_of(main, every, SD))
+    standing = Bayes(posterior_of(main, every, SD), VAL_BPB)
     assert time.perf_counter() - began < 5
     assert len(standing.posterior.nodes) > 9000
     took = []
@@ -292,16 +298,18 @@ def test_a_decision_takes_under_50_milliseconds_with_10_000_experiments_behind_i
 def test_words_call_a_score_far_off_an_accident_or_not_as_it_is_believed():
     made = Decision("keep", "", Incumbent("a", 2.297), 2.21, -0.087, confidence=0.31, noise_sd=0.027)
     doubtful = "\n".join(
-        explain.explain(dataclasses.replace(made, effect=-0.021, effect_sd=0.035), None, False)
+        explain.explain(dataclasses.replace(made, effect=-0.021, effect_sd=0.035), None, False, VAL_BPB)
     )
     assert "or an accident of the run" in doubtful and "far more than luck" not in doubtful
-    clear = "\n".join(explain.explain(dataclasses.replace(made, effect=-0.08, effect_sd=0.02), None, False))
+    clear = "\n".join(
+        explain.explain(dataclasses.replace(made, effect=-0.08, effect_sd=0.02), None, False, VAL_BPB)
+    )
     assert "far more than luck" in clear
 
 
 @pytest.mark.parametrize("scores", [(2.69, 2.06, 2.07, 2.12), (2.06, 2.07, 2.12, 2.69), (2.69, 2.07, 2.08)])
 def test_a_run_of_the_baseline_that_the_machine_spoilt_is_seen_through_at_once(scores):
-    standing = rebuilt("main", [Measured("main", "", scores, kept=True)], "belief")
+    standing = rebuilt("main", [Measured("main", "", scores, kept=True)], "belief", VAL_BPB)
     assert 2.06 < standing.estimate("main") < 2.1 and standing.posterior.noise < 0.05
     assert standing.decide("main", [2.6], False).status == DISCARD
     assert standing.decide("main", [2.0], False).status == KEEP
@@ -309,7 +317,9 @@ def test_a_run_of_the_baseline_that_the_machine_spoilt_is_seen_through_at_once(s
 
 def test_a_baseline_of_one_spoilt_run_is_got_over_in_two_more():
     known = Noise(0.03, 7)
-    standing = Bayes(posterior_of("main", [Measured("main", "", (2.4, 2.07), kept=True)], known.sd, known))
+    standing = Bayes(
+        posterior_of("main", [Measured("main", "", (2.4, 2.07), kept=True)], known.sd, known), VAL_BPB
+    )
     assert standing.estimate("main") < 2.12
     assert standing.decide("main", [2.4], False).status != KEEP
     assert standing.decide("main", [2.4, 2.41, 2.4], False).status == DISCARD
@@ -317,7 +327,7 @@ def test_a_baseline_of_one_spoilt_run_is_got_over_in_two_more():
 
 @pytest.mark.parametrize("bad", [4, 9, 20])
 def test_two_bad_runs_outweigh_a_lucky_one(bad):
-    standing = Bayes(posterior_of("main", [Measured("main", "", (1.0, 1.0 + SD), kept=True)], SD))
+    standing = Bayes(posterior_of("main", [Measured("main", "", (1.0, 1.0 + SD), kept=True)], SD), VAL_BPB)
     scores = [1.0 - 15 * SD, 1.0 + bad * SD, 1.0 + bad * SD]
     assert standing.decide("main", scores, False).status == DISCARD
 
@@ -325,3 +335,49 @@ def test_two_bad_runs_outweigh_a_lucky_one(bad):
 def test_the_noise_is_not_what_a_spoilt_run_differs_by():
     assert pooled([[2.06, 2.07, 2.12, 2.69]]).sd < 0.05
     assert pooled([[2.06, 2.07, 2.12, 2.15]]).sd == pytest.approx(statistics.stdev([2.06, 2.07, 2.12, 2.15]))
+
+
+RAISED = Metric("accuracy", "max")
+scores = st.lists(st.floats(0.95, 1.05), min_size=1, max_size=MOST_RUNS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(scores, st.booleans()), max_size=4), st.sampled_from(["belief", "greedy"]))
+def test_what_is_to_be_raised_is_decided_as_its_opposite_is_that_is_to_be_lowered(tried, policy):
+    baseline = [1.0, 1.0 + SD, 1.0 - SD]
+
+    def all_of(metric, sign):
+        nodes = [Measured("main", "", tuple(sign * score for score in baseline), kept=True)]
+        found = []
+        for number, (each, shorter) in enumerate(tried):
+            values = [sign * score for score in each]
+            standing = rebuilt("main", nodes, policy, metric)
+            parent = standing.incumbent.commit
+            made = standing.decide(parent, values, shorter)
+            signed = (made.value, made.delta, made.effect, standing.incumbent.value, standing.suspect_beyond)
+            move = standing.move()
+            found.append(
+                (made.status, made.confidence, [x if x is None else sign * x for x in signed],
+                 move and (move.new, sign * move.gain), standing.chain)
+            )  # fmt: skip
+            nodes.append(Measured(str(number), parent, tuple(values), made.status == KEEP, shorter))
+        return found
+
+    lowered, raised = all_of(VAL_BPB, 1), all_of(RAISED, -1)
+    assert [each[0] for each in lowered] == [each[0] for each in raised]
+    for one, other in zip(lowered, raised, strict=True):
+        assert one[1] == pytest.approx(other[1])
+        assert one[2] == pytest.approx(other[2])
+        assert one[3:] == other[3:] or one[3][1] == pytest.approx(other[3][1])
+
+
+def test_a_gain_of_what_is_to_be_raised_is_said_the_right_way_round():
+    nodes = [Measured("main", "", (0.90, 0.901, 0.899, 0.90), kept=True)]
+    better = rebuilt("main", nodes, "belief", RAISED).decide("main", [0.95, 0.951, 0.95], False)
+    assert better.status == KEEP and better.effect > 0 and better.delta > 0
+    assert "0.9503 over 3 runs vs 0.9000; estimated effect +0.0" in better.reason
+    said = "\n".join(explain.explain(better, None, False, RAISED))
+    assert "above the incumbent's" in said and "estimated to gain 0.0" in said
+    worse = rebuilt("main", nodes, "belief", RAISED).decide("main", [0.85], False)
+    assert worse.status == DISCARD and worse.effect < 0
+    assert "estimated to cost 0.0" in "\n".join(explain.explain(worse, None, False, RAISED))

@@ -77,7 +77,7 @@ def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told
         session(greedy.folder, told, ("Better", 1, [rename]))
     greedy("branch", "-m", "trunk", "main")
     (begun,) = known(greedy)
-    assert [trial.val_bpb for trial in known(greedy).runs(begun.commit)] == [1.5]
+    assert [trial.value for trial in known(greedy).runs(begun.commit)] == [1.5]
     told.scores["Better"] = [1.6]
     loop_in(greedy.folder, Script(), experiments=1).run()
     assert known(greedy).find("1").runs == [1.5, 1.6]
@@ -116,7 +116,7 @@ def test_notes_of_two_machines_are_one_record_and_a_commit_without_its_note_has_
     notes, main = "refs/notes/autoresearch", greedy("rev-parse", "main~")
     setting = known(greedy).setting
     shown = greedy("notes", "--ref", "autoresearch", "show", main)
-    other = shown.replace('"val_bpb":2.0', '"val_bpb":2.5')
+    other = shown.replace('"value":2.0', '"value":2.5')
     greedy("notes", "--ref", "autoresearch", "add", "-f", "-m", f"{shown}\n{other}", main)
     assert known(greedy).scores(main, setting) == (2.0, 2.5)
     greedy("update-ref", "-d", notes)

@@ -79,7 +79,7 @@ def test_a_bigram_table_scores_its_exact_cross_entropy_through_cuda_ipc(scored, 
     expected = nats[counted > 0].sum() / math.log(2) / counted.sum()
     result = scored("table[tokens]")
     assert isinstance(result, Score), result
-    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+    assert result.value == pytest.approx(expected, rel=1e-5)
 
 
 def test_looking_ahead_is_invalid(scored):
@@ -199,7 +199,7 @@ def test_a_holdout_is_scored_when_the_training_beside_it_is_over(gpu_setup, tmp_
         order.append(progress.phase)
         if progress.phase == "training" and not begun:
             begun.append(pool.submit(
-                measure_holdout, tmp_path / "first", one.val_bpb, longer,
+                measure_holdout, tmp_path / "first", one.value, longer,
                 lambda _: order.append("holdout"), quiet, worker, RunHandle(),
             ))  # fmt: skip
 
@@ -257,9 +257,9 @@ def test_an_attack_gains_nothing_on_a_gpu(gpu_setup, honest_on_gpu, tmp_path, na
     if not honest_on_gpu:
         honest = attempt("")
         assert honest.status == OK, honest.detail
-        honest_on_gpu.append(honest.val_bpb)
+        honest_on_gpu.append(honest.value)
     expected = tomllib.loads((ATTACKS / name / "expected.toml").read_text())
     trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
     told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
     assert trial.status == expected["status"] and says(expected, trial.detail), told
-    assert trial.val_bpb is None or trial.val_bpb > honest_on_gpu[0] - 1e-3, told
+    assert trial.value is None or trial.value > honest_on_gpu[0] - 1e-3, told

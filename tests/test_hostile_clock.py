@@ -24,7 +24,7 @@ def test_an_honest_one_ends_with_its_budget_and_is_scored(try_out):
     trial = try_out(HONEST)
     assert trial.status == OK, (trial.detail, trial.training.log)
     assert abs(trial.training.training_seconds - 1.0) < 0.5
-    assert 0 < trial.val_bpb < 8
+    assert 0 < trial.value < 8
     assert trial.isolation == "bwrap"
     assert trial.training.reported.num_steps > 5
     assert trial.training.curve[-1].loss < trial.training.curve[0].loss
@@ -258,7 +258,7 @@ def test_submitting_without_training_is_no_result(train_only):
 def test_a_printed_score_is_only_text(try_out):
     trial = try_out(edit((SUBMIT, "    print('val_bpb: 0.1', flush=True)\n" + SUBMIT)))
     assert trial.status == OK, trial.detail
-    assert trial.val_bpb > 1
+    assert trial.value > 1
     assert "val_bpb: 0.1" in trial.training.log
 
 
@@ -270,11 +270,11 @@ def test_a_patched_harness_patches_only_itself(try_out):
     nn.functional.cross_entropy = lambda *a, **k: torch.zeros((), requires_grad=True)
 """
     plain = edit((LOOP_END, LOOP_END + "        if step == 9: break\n"))
-    expected = try_out(plain).val_bpb
+    expected = try_out(plain).value
     patched = edit((SUBMIT, patch + SUBMIT), source=plain)
     trial = try_out(patched)
     assert trial.status == OK, trial.detail
-    assert trial.val_bpb == pytest.approx(expected, rel=1e-6)
+    assert trial.value == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_gigabyte_of_output_is_bounded_and_keeps_its_end(train_only):

@@ -233,7 +233,7 @@ def test_a_server_that_lies_on_its_socket_gains_nothing(scored, setup):
     uniform = bits_per_byte(setup.corpus, lambda *_: math.log(setup.corpus.vocab_size))
     result = scored(lie)
     refused = isinstance(result, Failure) and result.status in (INVALID, CRASH)
-    assert refused or result.val_bpb > uniform - 1e-3
+    assert refused or result.value > uniform - 1e-3
 
 
 def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):

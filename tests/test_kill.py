@@ -135,7 +135,7 @@ def test_a_loop_that_was_killed_is_finished_by_the_next(research, arrow):
     assert known.note(kept.commit).proven.old == base
     if arrow in ("before what is proven is noted", "before the holdout"):
         (held_out,) = known.note(kept.commit).holdouts
-        assert held_out.val_bpb == pytest.approx(kept.val_bpb, abs=1e-6)
+        assert held_out.value == pytest.approx(kept.value, abs=1e-6)
     assert (research.folder / "train.py").read_text() == FASTER
     nothing_is_left_of(research)
 

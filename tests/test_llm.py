@@ -11,6 +11,7 @@ from conftest import HONEST, assert_mistake, harness
 from harness.agents import Context, NoProposal, Tried, answer, prompt
 from harness.agents.llm import Llm
 from harness.errors import HarnessError
+from harness.store.aliases import VAL_BPB
 
 EDIT = """Title: Sleep less
 Hypothesis: more steps in the same time.
@@ -25,7 +26,7 @@ Hypothesis: more steps in the same time.
 
 def context(**changes):
     values = {
-        "program": "be bold", "source": HONEST.encode(), "val_bpb": 2.0, "commit": "0" * 40,
+        "program": "be bold", "source": HONEST.encode(), "metric": VAL_BPB, "value": 2.0, "commit": "0" * 40,
         "history": (), "on_gpu": False, "number": 0, "seed": 0,
     }  # fmt: skip
     return Context(**{**values, **changes})
@@ -210,7 +211,7 @@ def test_the_output_of_a_crash_is_fenced_by_a_word_it_can_not_know():
 
 
 def test_an_incumbent_that_has_no_score_yet_is_said_to_be_measured():
-    told = [prompt.messages(context(val_bpb=bpb), 100)[1]["content"] for bpb in (None, 2.0)]
+    told = [prompt.messages(context(value=bpb), 100)[1]["content"] for bpb in (None, 2.0)]
     assert [line.partition(" Its")[0] for line in told] == [
         "The incumbent is being measured on a CPU.",
         "The incumbent scores val_bpb 2.000000 on a CPU.",

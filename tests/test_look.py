@@ -1,6 +1,7 @@
 """Looking at 10,000 experiments is quick, and what is shown is what git has."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -16,14 +17,17 @@ from past import fill
 from harness.cli.status import status as shown
 from harness.report import table
 from harness.report.plot import built_on, draw
+from harness.store import message as messages
 from harness.store import notes, refs
+from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiment import Experiment, comparable
 from harness.store.experiments import Experiments
 from harness.store.message import Message
+from harness.store.metric import Metric
 from harness.store.opening import open_repository
 from harness.store.programs import Programs
-from harness.store.records import DISCARD, RunRecord, Training
+from harness.store.records import DISCARD, RunRecord, Setting, Training
 
 MANY = 10_000
 COMMANDS = ["log", "log --all", "log --near-miss", "status", "plot", "export"]
@@ -177,7 +181,7 @@ def test_a_title_that_would_be_a_formula_is_drawn_as_it_is(tmp_path):
     trailers = {"Status": "keep", "Val-Bpb": "1.9", "Incumbent": f"{'b' * 7} 2.0", "Effect": "-0.1 0.01"}
     message = Message(r"Scale $\frac{1}{\sqrt d$ of the head", "h", trailers)
     name = refs.parse("refs/heads/exp/0001-x")
-    draw([Experiment(name, "a" * 40, "b" * 40, 0, "a", message)], tmp_path / "a.svg")
+    draw([Experiment(name, "a" * 40, "b" * 40, 0, "a", message)], tmp_path / "a.svg", VAL_BPB)
     assert r"\frac" in (tmp_path / "a.svg").read_text()
 
 
@@ -185,7 +189,11 @@ def test_the_runs_that_a_score_is_the_mean_of_are_drawn(tmp_path):
     def picture(*runs):
         trailers = {"Status": "keep", "Val-Bpb": "1.9", "Val-Bpb-Runs": " ".join(runs)}
         name = refs.parse("refs/heads/exp/0001-x")
-        draw([Experiment(name, "a" * 40, "b" * 40, 0, "a", Message("x", "h", trailers))], tmp_path / "a.svg")
+        draw(
+            [Experiment(name, "a" * 40, "b" * 40, 0, "a", Message("x", "h", trailers))],
+            tmp_path / "a.svg",
+            VAL_BPB,
+        )
         return (tmp_path / "a.svg").read_text()
 
     assert len(picture("1.85", "1.95").split("<path")) > len(picture("1.9").split("<path"))
@@ -300,3 +308,27 @@ def test_a_look_at_what_runs_loads_no_torch():
     code = "import sys, harness.cli.status; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_metric_to_raise_is_raised_in_every_view_and_its_message_is_read_back(tmp_path):
+    accuracy = Metric("accuracy", "max")
+    setting = Setting("d", "c", "1", 60.0, "1 torch", accuracy)
+    training = Training("ok", "", 1.0, 60.0)
+    run = RunRecord(
+        "a" * 40, 1, "ok", "", 0.91, training, None, 70.0, setting.device, None, setting.data,
+        setting.evaluator, "bwrap", 60.0, runtime=setting.runtime, metric=accuracy,
+    )  # fmt: skip
+    better = Decision("keep", "", Incumbent("b" * 40, 0.9, 0.001), 0.91, 0.01, 0.008, 0.001, 0.99, 0.001)
+    subject = f"Widen it ({messages.verdict(better, accuracy)})"
+    assert subject == "Widen it (accuracy 0.9100, +0.0080)"
+    text = Message(subject, "h", messages.measured(run, [run], better)).text()
+    made = Experiment(refs.parse("refs/heads/exp/0001-x"), "a" * 40, "b" * 40, 0, "a", messages.parse(text))
+    assert (made.message.title, made.value, made.setting) == ("Widen it", 0.91, setting)
+    assert "  0.9100   +0.0080  Widen it" in table.row(made, "candidate")
+    assert table.record(made)["accuracy"] == 0.91
+    (row,) = table.exported([made], accuracy)
+    assert row["accuracy"] == "0.910000"
+    worse = dataclasses.replace(made, commit="c" * 40, message=messages.parse(text.replace("0.91", "0.88")))
+    draw([made, worse], tmp_path / "a.svg", accuracy)
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "accuracy, higher is better" in drawn and "estimated accuracy" in drawn

@@ -31,8 +31,8 @@ def test_every_hypothesis_is_a_branch_with_its_trailers_and_main_stays_for_what_
     ]
     worse, broken = all_of(research)
     assert (worse.status, broken.status) == ("discard", "crash")
-    assert worse.val_bpb > 0 and worse.delta > 0
-    assert broken.val_bpb is None
+    assert worse.value > 0 and worse.delta > 0
+    assert broken.value is None
     trailers = "%(trailers:key=Status,valueonly,separator=%x2C)|%(trailers:key=Val-Bpb,valueonly)|%an|%cn"
     assert research("log", "-1", f"--format={trailers}", broken.name.branch) == "crash||script/test|A Person"
     assert "no luck" in research("notes", "--ref", "autoresearch", "show", broken.commit)
@@ -52,8 +52,7 @@ def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research)
     assert research("log", "-1", "--format=%s", "main").startswith("Sleep less (val_bpb ")
     shown = harness("status", cwd=research.folder).stdout
     assert (
-        f"main     {kept.commit[:7]}  val_bpb {kept.val_bpb:.4f}, one run, estimated {kept.val_bpb:.4f}"
-        in shown
+        f"main     {kept.commit[:7]}  val_bpb {kept.value:.4f}, one run, estimated {kept.value:.4f}" in shown
     )
     assert_mistake(harness("adopt", "1", cwd=research.folder), "is part of main already")
 
@@ -180,7 +179,7 @@ def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(resea
     def failing(*args):
         trial = contaminated[0] if contaminated else real(*args)
         contaminated.append(trial)
-        return dataclasses.replace(trial, status="error", detail="the GPU fell off", val_bpb=None, score=None)
+        return dataclasses.replace(trial, status="error", detail="the GPU fell off", value=None, score=None)
 
     monkeypatch.setattr(module, "measure", failing)
     session(research, ("Make it worse", WORSE))
@@ -223,12 +222,7 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
 
 
 def test_a_main_that_was_only_late_is_not_called_wrong(fresh, told, monkeypatch):
-    late = {
-        "status": "invalid",
-        "detail": "trained 1.3 s past its budget",
-        "kind": Kind.LATE,
-        "val_bpb": None,
-    }
+    late = {"status": "invalid", "detail": "trained 1.3 s past its budget", "kind": Kind.LATE, "value": None}
     monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
     with pytest.raises(HarnessError, match=r"past its budget. Try: harness loop, with less beside it"):
         loop_in(fresh.folder, Script(), experiments=1).run()
@@ -247,7 +241,7 @@ def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot
     config = fresh.folder / ".autoresearch" / "config.toml"
     config.write_text(config.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
     (earlier,) = one("Break it", 2, 2.0 + 20 * SD)
-    assert earlier.status == "discard" and earlier.val_bpb is None and earlier.delta is None
+    assert earlier.status == "discard" and earlier.value is None and earlier.delta is None
     one("Sleep less", 3, 2.0 - 20 * SD)
     assert [e.message.title for e in comparable(all_of(fresh))] == ["Break it", "Sleep less"]
 

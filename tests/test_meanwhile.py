@@ -195,7 +195,7 @@ def test_what_main_jumped_over_is_taken_off_with_what_it_jumped_to(repository):
             begun.commit, 1, "ok", "", 2.0 - n / 10, Training("ok", ""), None,
             1.0, "cpu", None, "d", "e", "none", 1.0,
         )  # fmt: skip
-        decision = Decision(KEEP, "lower", Incumbent(head, 2.0), trial.val_bpb, -0.1)
+        decision = Decision(KEEP, "lower", Incumbent(head, 2.0), trial.value, -0.1)
         head = experiments.complete(begun, trial, decision).commit
     assert experiments.advance(base, head)
     assert [each.kept for each in experiments.measured(trial.setting)] == [True, True]

@@ -24,10 +24,10 @@ def test_what_a_person_commits_while_the_holdout_of_a_winner_is_scored_is_built_
     told.scores |= {"Much": MUCH_BETTER * 2, "By hand": list(BASELINE), "One": list(WORSE)}
     real = told.measure_holdout
 
-    def holdout(folder, val_bpb, *args):
-        if val_bpb < 1.9 and "By hand" not in fresh("log", "--format=%s", "main"):
+    def holdout(folder, value, *args):
+        if value < 1.9 and "By hand" not in fresh("log", "--format=%s", "main"):
             commit_by_hand(fresh)
-        return real(folder, val_bpb, *args)
+        return real(folder, value, *args)
 
     monkeypatch.setattr(kept, "measure_holdout", holdout)
     begin(fresh, Changing([("Much", 1, 0), ("One", 5, 0)]), places=1, experiments=2).run()
@@ -90,11 +90,11 @@ def test_a_winner_beside_another_is_applied_on_it_though_the_loop_was_killed_in_
         time.sleep({"Bit": 0.5, "Much": 1.5}.get(fresh("log", "-1", "--format=%s", commit), 0))
         return measure(source, commit, *args)
 
-    def holdout(folder, val_bpb, *args):
-        if val_bpb < 1.8 and not killed:
-            killed.append(val_bpb)
+    def holdout(folder, value, *args):
+        if value < 1.8 and not killed:
+            killed.append(value)
             raise KeyboardInterrupt
-        return told.measure_holdout(folder, val_bpb, *args)
+        return told.measure_holdout(folder, value, *args)
 
     monkeypatch.setattr(runner, "measure", slow)
     monkeypatch.setattr(kept, "measure_holdout", holdout)
@@ -140,9 +140,9 @@ def test_a_program_that_gives_no_score_on_the_holdout_leaves_a_trace_of_it(fresh
     told.scores["Much"] = list(MUCH_BETTER)
     real, calls = told.measure_holdout, []
 
-    def refused(folder, val_bpb, *args):
-        calls.append(val_bpb)
-        return real(folder, val_bpb, *args) if val_bpb > 1.9 else Failure(INVALID, "it looked ahead")
+    def refused(folder, value, *args):
+        calls.append(value)
+        return real(folder, value, *args) if value > 1.9 else Failure(INVALID, "it looked ahead")
 
     monkeypatch.setattr(kept, "measure_holdout", refused)
     for answers in ([("Much", 1, 0)], []):

@@ -55,10 +55,10 @@ def test_runs_since_the_decision_are_said_and_one_of_another_setting_is_named(fr
     assert small.status == "keep" and not any("un again since" in said(fresh, *c) for c in SHOWN)
     record = known(fresh).note(small.commit).stored
     (run,) = record["trials"]
-    since, other = {**run, "seed": 5, "val_bpb": run["val_bpb"] + 0.01}, {**run, "budget_seconds": 9.0}
+    since, other = {**run, "seed": 5, "value": run["value"] + 0.01}, {**run, "budget_seconds": 9.0}
     note = json.dumps({**record, "trials": [run, since, other]})
     fresh("notes", "--ref", "autoresearch", "add", "-f", "-m", note, small.commit)
-    by_now = f"un again since: by now {run['val_bpb'] + 0.005:.4f}, the mean of 2 runs"
+    by_now = f"un again since: by now {run['value'] + 0.005:.4f}, the mean of 2 runs"
     assert all(by_now in said(fresh, *command) for command in SHOWN)
     runs = [line for line in said(fresh, "show", "1").splitlines() if line.startswith("seed ")]
     assert ["(another setting)" in line for line in runs] == [False, False, True]

@@ -27,7 +27,7 @@ def test_an_honest_score_has_the_same_second_opinion(setup, scored_once):
     said = second_opinion(scored_once, setup, lambda _: None, Worker())
     assert isinstance(said, Opinion), said
     assert said.rows == len(np.load(setup.corpus.rows_file("val")))
-    assert abs(said.difference_bpb) < 1e-5
+    assert abs(said.difference) < 1e-5
 
 
 def test_a_score_that_the_fast_path_made_too_low_is_found(setup, scored_once):

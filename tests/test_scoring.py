@@ -29,7 +29,7 @@ def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, setup):
     result = scored(uniform)
     assert isinstance(result, Score), result
     expected = bits_per_byte(setup.corpus, lambda *_: math.log(setup.corpus.vocab_size))
-    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+    assert result.value == pytest.approx(expected, rel=1e-5)
 
 
 def test_scores_of_another_torch_are_of_another_runtime(setup, monkeypatch):
@@ -55,7 +55,7 @@ def test_a_bigram_table_scores_its_exact_cross_entropy(scored, setup, tmp_path):
     exact = table.astype(np.float64)
     log_probability = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
     expected = bits_per_byte(setup.corpus, lambda before, target: -log_probability[before, target])
-    assert result.val_bpb == pytest.approx(expected, rel=1e-5)
+    assert result.value == pytest.approx(expected, rel=1e-5)
     assert result.audit.worst_nats < 1e-5
 
 
@@ -113,7 +113,7 @@ def test_a_causal_model_passes_the_audit(scored):
 def test_constant_logits_are_only_a_bad_score(scored):
     result = scored(edit((FORWARD, "        return torch.zeros((*tokens.shape, 320)) + 9e3\n")))
     assert isinstance(result, Score), result
-    assert result.val_bpb > 2
+    assert result.value > 2
 
 
 @pytest.mark.parametrize("factor", ["1e5", "1e30"])
@@ -147,7 +147,7 @@ def test_shifted_logits_gain_nothing(scored):
     shifted = scored(edit((FORWARD, "        return self.head(self.table(tokens)) + 40.0\n")))
     assert isinstance(plain, Score)
     assert isinstance(shifted, Score)
-    assert shifted.val_bpb == pytest.approx(plain.val_bpb, rel=1e-5)
+    assert shifted.value == pytest.approx(plain.value, rel=1e-5)
 
 
 def test_the_holdout_is_scored_by_the_same_rule(setup, checkpoint, tmp_path):

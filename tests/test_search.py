@@ -9,16 +9,17 @@ from conftest import STARTER
 from harness.agents import Context, NoProposal, Tried, program
 from harness.agents.catalogue import CATALOGUE
 from harness.agents.search import Search, _coordinate, _value
+from harness.store.aliases import VAL_BPB
 
 SOURCE = STARTER.encode()
 
 
 def context(history=(), source=SOURCE, seed=0):
-    return Context("", source, 2.2, "0" * 40, tuple(history), False, len(history), seed)
+    return Context("", source, VAL_BPB, 2.2, "0" * 40, tuple(history), False, len(history), seed)
 
 
-def tried(proposal, val_bpb=2.3):
-    return Tried(proposal.title, proposal.hypothesis, proposal.source, "discard", val_bpb, 0.1, "")
+def tried(proposal, value=2.3):
+    return Tried(proposal.title, proposal.hypothesis, proposal.source, "discard", value, 0.1, "")
 
 
 @pytest.mark.parametrize("octaves", [-2.0, 0.0, 1.0, 2.0])

@@ -15,10 +15,15 @@ from stubs import begin, known
 
 import harness.session.checkpoints as kept
 import harness.session.runner as runner
+from harness.cli import status
+from harness.report.snapshot import Snapshot
+from harness.store.history import HistorySnapshot
 from harness.store.note import Note
+from harness.store.opening import open_repository
 from harness.store.records import Setting
 from harness.worker.run import Setup
 
+SETTING = Setting("Intel(R) Xeon(R) Processor x2", "python@09df624", "1", 1.0, "1 torch 2.13.0")
 BUNDLE = Path(__file__).parent / "stored" / "0.1.0.bundle"
 
 
@@ -46,9 +51,12 @@ def test_every_view_of_it_has_what_was_measured(stored):
     assert [done.returncode for done in said.values()] == [0] * len(said), said
     states = [line.split()[1] for line in said["log --all"].stdout.splitlines()]
     assert states == ["confirmed", "crash", *["discard"] * 2, "candidate", "dropped", "discard", "begun"]
-    assert "main     1a31793  val_bpb 3.9054, the mean of 2 runs, estimated 3.9117" in said["status"].stdout
-    assert "ahead    1 kept, up to 0005" in said["status"].stdout
-    assert "holdout  3.8476" in said["status"].stdout
+    repository = open_repository(stored.folder)
+    then = Snapshot(repository, HistorySnapshot(repository), SETTING)
+    lines = "\n".join([*status._main(then, None), *status._trouble(then, 0.0)])
+    assert "main     1a31793  val_bpb 3.9054, the mean of 2 runs, estimated 3.9117" in lines
+    assert "ahead    1 kept, up to 0005" in lines
+    assert "holdout  3.8476" in lines
     shown = said["show 6"].stdout
     assert "is 40.0%: on average it gains: a candidate." in shown and "loss 6.406 to 5.184" in shown
     assert "main is there" in said["show 1"].stdout
@@ -72,8 +80,7 @@ def test_a_kind_of_failure_that_a_later_version_knows_hides_no_record(stored):
 
 
 def test_a_loop_measures_what_was_cut_short_and_nothing_again(stored, repository, monkeypatch):
-    setting = Setting("Intel(R) Xeon(R) Processor x2", "python@09df624", "1", 1.0, "1 torch 2.13.0")
-    monkeypatch.setattr(Setup, "setting", property(lambda _: setting))
+    monkeypatch.setattr(Setup, "setting", property(lambda _: SETTING))
     config = Path(".autoresearch", "config.toml")
     (stored.folder / config).write_text((repository.folder / config).read_text())
     stub = Stub(stored)

@@ -101,7 +101,7 @@ def test_two_runs_with_one_seed_are_the_same_to_the_bit(try_out):
     assert source != SOURCE
     first, second = (try_out(source, budget_seconds=60.0, startup_seconds=60.0) for _ in range(2))
     assert first.status == second.status == OK, (first.detail, second.detail)
-    assert first.val_bpb == second.val_bpb
+    assert first.value == second.value
     curves = [[(p.step, p.loss) for p in t.training.curve] for t in (first, second)]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == list(range(12))

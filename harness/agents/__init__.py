@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.store.decisions import Proposal
+from harness.store.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Tried:
     source: bytes
     status: str | None
     """None while it is being measured."""
-    val_bpb: float | None
+    value: float | None
+    """Its score."""
     delta: float | None
     reason: str
 
@@ -28,8 +30,9 @@ class Context:
     """program.md: what the person wants."""
     source: bytes
     """The incumbent's train.py."""
-    val_bpb: float | None
-    """The incumbent's; None while it is measured for the first time."""
+    metric: Metric
+    value: float | None
+    """The incumbent's score; None while it is measured for the first time."""
     commit: str
     """The incumbent, 40 hex digits."""
     history: tuple[Tried, ...]

@@ -8,13 +8,14 @@ import secrets
 from collections.abc import Iterator
 
 from harness.agents import Context, Tried
+from harness.store.metric import MAX, Metric
 
 CHARS_PER_TOKEN = 3.5  # of code and English, on the safe side
 LOG_CHARS = 4000
 RULES = """You do machine-learning research by editing one file, train.py. Answer with exactly one experiment:
 
 Title: what is changed, in the imperative, at most 70 characters
-Hypothesis: one sentence on why it should lower val_bpb within the same wall time
+Hypothesis: one sentence on why it should {better} {metric} within the same wall time
 
 and then the change, as one or more blocks whose SEARCH text occurs exactly once in train.py:
 
@@ -33,7 +34,7 @@ own, {branch}. Edit train.py and nothing else, then commit once:
 
     what is changed, in the imperative, at most 70 characters
 
-    Hypothesis: one sentence on why it should lower val_bpb within the same wall time.
+    Hypothesis: one sentence on why it should {better} {metric} within the same wall time.
 
 Keep `load(checkpoint_dir, device)` and the `if __name__ == "__main__":` guard. Do not repeat what was tried:
 `git log --all` has every experiment. Do not train: there is no data and no GPU here, and your commit is
@@ -44,20 +45,31 @@ def messages(context: Context, history_tokens: int) -> list[dict[str, str]]:
     """The chat for one proposal; the digest of history fits into `history_tokens`."""
     source = f"Its train.py:\n\n```python\n{context.source.decode('utf-8', 'replace')}\n```"
     return [
-        {"role": "system", "content": f"{RULES}\n\n{context.program}".strip()},
+        {"role": "system", "content": f"{_said(RULES, context)}\n\n{context.program}".strip()},
         {"role": "user", "content": "\n\n".join([*_known(context, source, history_tokens)])},
     ]
 
 
 def task(context: Context, branch: str, minutes: float, history_tokens: int) -> str:
     """What a coding agent is told, which finds train.py itself."""
-    parts = [TASK.format(branch=branch, minutes=minutes), context.program.strip()]
+    about = _said(TASK, context).format(branch=branch, minutes=minutes)
+    parts = [about, context.program.strip()]
     return "\n\n".join(filter(None, [*parts, *_known(context, "", history_tokens)])) + "\n"
+
+
+def _said(text: str, context: Context) -> str:
+    """With what is to be made better."""
+    better = "raise" if context.metric.goal == MAX else "lower"
+    return text.replace("{better}", better).replace("{metric}", context.metric.name)
+
+
+def _scores(metric: Metric, value: float) -> str:
+    return f"scores {metric.name} {metric.exact(value)}"
 
 
 def _known(context: Context, source: str, history_tokens: int) -> Iterator[str]:
     device = "a GPU" if context.on_gpu else "a CPU"
-    known = "is being measured" if context.val_bpb is None else f"scores val_bpb {context.val_bpb:.6f}"
+    known = "is being measured" if context.value is None else _scores(context.metric, context.value)
     yield f"The incumbent {known} on {device}. {source}".strip()
     if lines := digest(context.history, history_tokens):
         yield "Tried so far, oldest first:\n" + "\n".join(lines)

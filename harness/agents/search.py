@@ -69,12 +69,14 @@ class Search:
         study = optuna.create_study(sampler=sampler)
         for earlier in context.history:
             values = {c.name: c.value for c in program.constants(earlier.source, context.on_gpu)}
-            if earlier.val_bpb is None or not set(now) <= set(values):
+            if earlier.value is None or not set(now) <= set(values):
                 continue
             params = {name: _coordinate(values[name], anchor[name]) for name in now}
             if all(_within(space[name], value) for name, value in params.items()):
                 study.add_trial(
-                    optuna.trial.create_trial(params=params, distributions=space, value=earlier.val_bpb)
+                    optuna.trial.create_trial(
+                        params=params, distributions=space, value=context.metric.sign * earlier.value
+                    )
                 )
         asked = study.ask(space).params
         changed = {now[name]: _value(asked[name], anchor[name]) for name in names}

@@ -51,7 +51,7 @@ def calibrate(count: int, as_json: bool) -> int:
         for number in range(count):
             view.say(f"{commit[:7]} {subject}: run {number + 1} of {count}")
             run = runner.again(commit, setup, worker)
-            view.say(f"     {run.status}: {run.detail}" if run.val_bpb is None else f"     {run.val_bpb:.4f}")
+            view.say(f"     {run.detail if run.value is None else run.metric.text(run.value)}")
         if (now := runner.known(setup)) is not None:
             for line in revised(known, now):
                 view.say(line)

@@ -94,14 +94,14 @@ def show(experiment: str, as_json: bool) -> int:
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
     taken = next((c for c, _ in known.history if known.are_one_program(c, found.commit)), "")
-    why = explain.explain(note.decision, note.proven, bool(taken))
+    why = explain.explain(note.decision, note.proven, bool(taken), found.metric)
     if taken and taken != found.commit:
         why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
         why += _given_up(replace(now, asked=found.setting), found, found.setting)
     scores = known.scores(found.commit, found.setting) if found.setting else ()
     if len(scores) > max(1, len(found.runs)):
-        why.append(f"Run again since: by now {explain.mean(scores)}, by which the gate goes.")
+        why.append(f"Run again since: by now {explain.mean(scores, found.metric)}, by which the gate goes.")
     if found.state == "begun":
         why.append("Begun, and not measured yet: a loop does that before anything new.")
     if found.state == "by hand":
@@ -117,7 +117,7 @@ def show(experiment: str, as_json: bool) -> int:
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
         if len(note.runs) > 1:
-            ended = f"{run.val_bpb:.6f}" if run.val_bpb is not None else run.status
+            ended = run.metric.exact(run.value) if run.value is not None else run.status
             where = " (another setting)" if found.setting not in (None, run.setting) else ""
             click.echo(f"seed {run.seed}: {ended}{where}")
         if run.total_seconds:
@@ -184,14 +184,14 @@ def plot(output: Path) -> int:
     from harness.report.plot import draw
 
     now = snapshot(open_repository())
-    if not any(each.val_bpb is not None for each in now.comparable):
+    if not any(each.value is not None for each in now.comparable):
         raise HarnessError("there is no scored experiment to plot", "harness loop")
     if others := len(now.experiments) - len(now.comparable):
         click.echo(
             f"left out: {others} scored in another setting (device, data, budget, evaluator)", err=True
         )
     try:
-        draw(list(now.comparable), output, now.frontier.chain or None)
+        draw(list(now.comparable), output, now.metric, now.frontier.chain or None)
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
     click.echo(f"wrote {output}", err=True)
@@ -208,18 +208,21 @@ Examples:
 @click.command(epilog=EXPORT_EXAMPLES)
 @click.option("--format", "kind", type=click.Choice(["tsv", "csv", "json"]), default="tsv", show_default=True)
 def export(kind: str) -> int:
-    """All experiments on stdout: commit, val_bpb, memory_gb, status, description.
+    """All experiments on stdout: commit, score, memory_gb, status, description.
 
     A figure that nobody measured is empty. JSON has everything that is on the commits.
     """
-    found = snapshot(open_repository()).experiments
+    now = snapshot(open_repository())
+    found = now.experiments
     if kind == "json":
         click.echo(json.dumps([table.record(e) for e in found], indent=1))
         return DONE
     text = io.StringIO()
     delimiter = "\t" if kind == "tsv" else ","
-    writer = csv.DictWriter(text, table.EXPORTED, delimiter=delimiter, lineterminator="\n")
+    metric = now.metric
+    columns = ("commit", metric.name, "memory_gb", "status", "description")
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.exported(found))
+    writer.writerows(table.exported(found, metric))
     click.echo(text.getvalue(), nl=False)
     return DONE

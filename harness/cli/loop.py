@@ -148,7 +148,7 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     chosen = [known.find(which) for which in experiments]
     setting, config = known.setting, configs.load(repository.paths.config)
     measured = known.measured(setting) if setting else []
-    standing = rebuilt(known.main, measured, config.gate.policy)
+    standing = rebuilt(known.main, measured, config.gate.policy, setting.metric) if setting else None
     for experiment in chosen:
         if standing is not None and experiment.commit in standing.chain[1:]:
             name = experiment.name.branch

@@ -90,8 +90,10 @@ def _main(now: Snapshot, process: int | None) -> Iterator[str]:
         yield f"config   WARNING: {frontier.config_trouble}"
     about = f"not measured in this setting: {which} loop begins with it"
     if scores := frontier.scores(now.main):
-        estimated = f", estimated {estimate:.4f}" if (estimate := frontier.main_estimate) is not None else ""
-        about = f"val_bpb {explain.mean(scores)}{estimated}"
+        estimated = ""
+        if (estimate := frontier.main_estimate) is not None:
+            estimated = f", estimated {now.metric.text(estimate)}"
+        about = f"{now.metric.name} {explain.mean(scores, now.metric)}{estimated}"
     yield f"main     {now.main[:7]}  {about}"
     if frontier.ahead:
         head = now.head_experiment.name.digits if now.head_experiment else frontier.head[:7]
@@ -106,7 +108,7 @@ def _main(now: Snapshot, process: int | None) -> Iterator[str]:
 def _trouble(now: Snapshot, cache_mb: float) -> Iterator[str]:
     if now.holdout_failed:
         yield f"holdout  WARNING: none for main: {now.holdout_failed}"
-    for line in explain.holdout(now.holdouts, now.frontier.noise_sd) if now.holdouts else ():
+    for line in explain.holdout(now.holdouts, now.frontier.noise_sd, now.metric) if now.holdouts else ():
         yield f"holdout  {line}"
     if share := timing.training_share(now.last_runs):
         yield (
@@ -129,7 +131,7 @@ def _tried(now: Snapshot) -> Iterator[str]:
         yield f"best     {table.styled(head, states[head.commit], width)}"
         by_now = now.frontier.scores(now.frontier.head)
         if len(by_now) > max(1, len(head.runs)) and now.frontier.head != now.main:
-            yield f"         run again since: by now {explain.mean(by_now)}"
+            yield f"         run again since: by now {explain.mean(by_now, now.metric)}"
     for place, each in enumerate(now.last):
         other = each.setting not in (None, now.setting)
         yield f"{'' if place else 'last':<9}{table.styled(each, states[each.commit], width, other)}"

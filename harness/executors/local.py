@@ -34,8 +34,8 @@ class Order:
     seed: int
     name: str
     """For a person: an experiment's number, or what `main` is run for."""
-    suspect_below: float = 0.0
-    """A val_bpb that is not taken without a larger audit."""
+    suspect_beyond: float | None = None
+    """What is better than that is not taken without a larger audit."""
 
 
 @dataclass(eq=False)

@@ -18,6 +18,6 @@ def decide(
         parent: the commit that it is a change of.
         shorter: whether its train.py has fewer lines than that.
     """
-    if run.status != OK or run.val_bpb is None:
+    if run.status != OK or run.value is None:
         return Decision(run.status, run.detail, standing.incumbent)
-    return standing.decide(parent, [*earlier, run.val_bpb], shorter)
+    return standing.decide(parent, [*earlier, run.value], shorter)

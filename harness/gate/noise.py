@@ -17,7 +17,7 @@ ENOUGH_PAIRS = 6  # to call it so: of four Gaussian scores 1% look like that
 
 @dataclass(frozen=True)
 class Noise:
-    """An estimate of the standard deviation of a score, in val_bpb."""
+    """An estimate of the standard deviation of a score, in the metric's units."""
 
     sd: float
     freedom: int
@@ -35,7 +35,7 @@ class Noise:
         return self.sd * float(ratios[low]), self.sd * float(ratios[min(high, len(ratios) - 1)])
 
     def least_gain(self, runs: int, of_incumbent: int) -> float:
-        """The smallest gain, in val_bpb, that four of five such comparisons show with 95% confidence.
+        """The smallest gain that four of five such comparisons show with 95% confidence.
 
         Args:
             runs: of the experiment.

@@ -16,7 +16,7 @@ def verdict(judgement: Judgement, noise: float, runs: int, shorter: bool = False
     """`keep`, `discard` or `again`.
 
     Args:
-        noise: sd of a score, in val_bpb.
+        noise: sd of a score, in the metric's units.
         runs: how many the experiment has had.
         shorter: whether its train.py has fewer lines: ties go to the simpler program.
     """

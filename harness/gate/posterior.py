@@ -1,6 +1,6 @@
 """What all scores so far say of every commit: probabilities on a grid, exact up to its step.
 
-Unknown is the true val_bpb of a commit, the mean over endless seeds; a score of it is off by the noise.
+Unknown is the true loss of a commit, the mean over endless seeds; a score of it is off by the noise.
 A commit's true value is its parent's plus the effect of its change. What effects there are (how many
 help, and by how much), and how large the noise is, is not known either: several suppositions of both
 stand side by side, and scores shift the weight between them. All the rest is Bayes' rule on the tree
@@ -12,8 +12,8 @@ of commits (belief propagation, exact on a tree: J. Pearl, 1982):
   later scores speak against it, the head is another commit by that alone;
 - `main` and the head are known *together*: what both have in common counts once.
 
-The order in which scores came doesn't matter. Lengths are in units of the estimated noise, so the
-numbers here hold for any setting.
+Scores are losses here: lower is better. The order in which they came doesn't matter. Lengths are in units of
+the estimated noise, so the numbers here hold for any setting.
 """
 
 import functools
@@ -53,11 +53,11 @@ class Judgement:
     """What the scores of one experiment say, before anything is decided."""
 
     effect: Estimate
-    """Of its change on its parent, in val_bpb; below 0 is better."""
+    """Of its change on its parent, in the metric's units; below 0 is better."""
     p_better: float
     """The probability that the effect is below 0."""
     worth_of_a_run: float
-    """By how much one more run would better the decision, on average, in val_bpb."""
+    """By how much one more run would better the decision, on average, in the metric's units."""
     jump: bool = False
     """Whether a single score looks so much better that an accident would explain it as well."""
 
@@ -80,9 +80,9 @@ class Posterior:
     """Of all commits of one setting, at one moment. Adding to it makes another one."""
 
     unit: float
-    """val_bpb of one unit: the estimated noise."""
+    """Loss of one unit: the estimated noise."""
     origin: float
-    """val_bpb that centers count from."""
+    """Loss that centers count from."""
     prior: Array
     """(S, H): logarithms of the suppositions' weights before anything was seen."""
     nodes: Mapping[str, Node]
@@ -110,12 +110,12 @@ class Posterior:
         return tuple(line)
 
     def estimate(self, commit: str) -> Estimate:
-        """A commit's true value, in val_bpb."""
+        """A commit's true value, in the metric's units."""
         return self._placed(self.nodes[commit].center, self._posterior(commit).sum((0, 1)))
 
     @functools.cached_property
     def noise(self) -> float:
-        """The sd of a score, in val_bpb, as it is estimated now."""
+        """The sd of a score, in the metric's units, as it is estimated now."""
         return float(self._weights.sum(1) @ SPREADS) * self.unit
 
     @functools.cached_property
@@ -284,7 +284,7 @@ def posterior_of(
         main: one of them.
         measured: of one setting, each commit once, oldest first. Those that don't hang together with
             `main` don't count.
-        unit: an estimate of the noise, in val_bpb; these scores may be part of it.
+        unit: an estimate of the noise, in the metric's units; these scores may be part of it.
         elsewhere: what repeats of programs that are not in this tree said of the noise.
     """
     every = {each.commit: each for each in measured}

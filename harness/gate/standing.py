@@ -2,18 +2,20 @@
 
 Two rules, one interface. `Bayes` is the gate: winners stack on the frontier, and `main` follows once its
 head is almost surely better. `Greedy` is the reference project's: what scored lower once is better.
-Both are rebuilt from what git has, in any order, and go on step by step from there.
+Both are rebuilt from what git has, in any order, and go on step by step from there. Values here are the
+metric's own; the posterior is asked in losses, of which lower is better.
 """
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import SURE, main_may_move, verdict
 from harness.gate.posterior import Posterior, posterior_of
 from harness.store.decisions import Decision, Incumbent, Measured, Move
+from harness.store.metric import Metric
 from harness.store.records import AGAIN, DISCARD, KEEP
 
 LEAST_NOISE = 1e-3  # of what is assumed else: below that, repeats were equal but for rounding
@@ -33,11 +35,11 @@ class Standing(Protocol):
         """The frontier's head: the commit to beat."""
 
     @property
-    def suspect_below(self) -> float:
-        """A val_bpb that is too good to be taken without a larger audit."""
+    def suspect_beyond(self) -> float:
+        """What is better is too good to be taken without a larger audit."""
 
     def estimate(self, commit: str) -> float:
-        """The true val_bpb of a commit of the chain, as it is estimated now."""
+        """The true value of a commit of the chain, as it is estimated now."""
 
     def knows(self, parent: str) -> bool:
         """Whether an experiment on this commit can be decided; else it is compared with the head."""
@@ -55,9 +57,14 @@ class Standing(Protocol):
         """`main` is where the head is."""
 
 
+def as_loss(measured: Measured, metric: Metric) -> Measured:
+    return replace(measured, scores=tuple(metric.sign * score for score in measured.scores))
+
+
 @dataclass(frozen=True)
 class Bayes:
     posterior: Posterior
+    metric: Metric
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -68,23 +75,24 @@ class Bayes:
         return self._incumbent(self.posterior.head)
 
     def _incumbent(self, commit: str) -> Incumbent:
-        value = self.posterior.estimate(commit)
-        return Incumbent(commit, value.mean, value.sd)
+        loss = self.posterior.estimate(commit)
+        return Incumbent(commit, self.metric.sign * loss.mean, loss.sd)
 
     @property
-    def suspect_below(self) -> float:
-        return self.incumbent.val_bpb - SUSPECT_JUMP * self.posterior.noise
+    def suspect_beyond(self) -> float:
+        return self.incumbent.value - self.metric.sign * SUSPECT_JUMP * self.posterior.noise
 
     def estimate(self, commit: str) -> float:
-        return self._incumbent(commit).val_bpb
+        return self._incumbent(commit).value
 
     def knows(self, parent: str) -> bool:
         return parent in self.posterior.nodes
 
     def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
         incumbent = self._incumbent(parent if self.knows(parent) else self.posterior.head)
-        judged, noise = self.posterior.judge(incumbent.commit, scores), self.posterior.noise
-        mean, effect = statistics.fmean(scores), judged.effect
+        metric, noise = self.metric, self.posterior.noise
+        judged = self.posterior.judge(incumbent.commit, [metric.sign * score for score in scores])
+        mean, change = statistics.fmean(scores), metric.sign * judged.effect.mean
         status = verdict(judged, noise, len(scores), shorter)
         if (
             status == KEEP
@@ -93,15 +101,16 @@ class Bayes:
             and self._would_move(parent, scores)
         ):
             status = AGAIN  # main never moves for one lucky score
-        tie = status == KEEP and effect.mean >= 0
+        tie = status == KEEP and judged.effect.mean >= 0
         runs = f" over {len(scores)} runs" if len(scores) > 1 else ""
         words = {AGAIN: "; one more run", DISCARD: "", KEEP: "; shorter at no cost" if tie else ""}
         reason = (
-            f"{mean:.4f}{runs} vs {incumbent.val_bpb:.4f}; estimated effect {effect.mean:+.4f} ± "
-            f"{effect.sd:.4f}, P(better) {judged.p_better:.0%}{words[status]}"
+            f"{metric.text(mean)}{runs} vs {metric.text(incumbent.value)}; estimated effect "
+            f"{metric.change(change)} ± {metric.text(judged.effect.sd)}, P(better) {judged.p_better:.0%}"
+            f"{words[status]}"
         )
         return Decision(
-            status, reason, incumbent, mean, mean - incumbent.val_bpb, effect.mean, effect.sd,
+            status, reason, incumbent, mean, mean - incumbent.value, change, judged.effect.sd,
             judged.p_better, noise, shorter,
         )  # fmt: skip
 
@@ -112,34 +121,35 @@ class Bayes:
         return self.after(Measured("it", parent, tuple(scores), kept=True)).move() is not None
 
     def after(self, experiment: Measured) -> "Bayes":
-        return Bayes(self.posterior.with_one(experiment))
+        return replace(self, posterior=self.posterior.with_one(as_loss(experiment, self.metric)))
 
     def move(self) -> Move | None:
         posterior = self.posterior
         if posterior.head == posterior.main or not main_may_move(posterior):
             return None
         gain = posterior.estimate(posterior.head).mean - posterior.estimate(posterior.main).mean
-        return Move(posterior.main, posterior.head, posterior.head_is_better, gain)
+        return Move(posterior.main, posterior.head, posterior.head_is_better, self.metric.sign * gain)
 
     def moved(self) -> "Bayes":
-        return Bayes(self.posterior.moved())
+        return replace(self, posterior=self.posterior.moved())
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """One run each, and what is lower is kept. Its claims are too good: the best of many is luck."""
+    """One run each, and what is better is kept. Its claims are too good: the best of many is luck."""
 
     chain: tuple[str, ...]
     scores: tuple[float, ...]
     """Of the chain's commits."""
+    metric: Metric
 
     @property
     def incumbent(self) -> Incumbent:
         return Incumbent(self.chain[-1], self.scores[-1])
 
     @property
-    def suspect_below(self) -> float:
-        return self.scores[-1] * (1 - SUSPECT_JUMP * UNKNOWN_NOISE)
+    def suspect_beyond(self) -> float:
+        return self.scores[-1] - self.metric.sign * SUSPECT_JUMP * _usual_noise(self.scores[-1])
 
     def estimate(self, commit: str) -> float:
         return self.scores[self.chain.index(commit)]
@@ -149,33 +159,33 @@ class Greedy:
 
     def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
         mean, incumbent = statistics.fmean(scores), self.incumbent
-        delta = mean - incumbent.val_bpb
-        word = "lower" if delta < 0 else "not lower"
-        reason = f"{mean:.4f} is {word} than {incumbent.val_bpb:.4f}"
-        return Decision(KEEP if delta < 0 else DISCARD, reason, incumbent, mean, delta, shorter=shorter)
+        is_better, text = self.metric.is_better(mean, incumbent.value), self.metric.text
+        reason = f"{text(mean)} is {'better' if is_better else 'not better'} than {text(incumbent.value)}"
+        status, delta = KEEP if is_better else DISCARD, mean - incumbent.value
+        return Decision(status, reason, incumbent, mean, delta, shorter=shorter)
 
     def after(self, experiment: Measured) -> "Greedy":
         if not experiment.kept:
             return self
         score = statistics.fmean(experiment.scores)
-        return Greedy((*self.chain, experiment.commit), (*self.scores, score))
+        return Greedy((*self.chain, experiment.commit), (*self.scores, score), self.metric)
 
     def move(self) -> Move | None:
         gain = self.scores[-1] - self.scores[0]
         return Move(self.chain[0], self.chain[-1], None, gain) if len(self.chain) > 1 else None
 
     def moved(self) -> "Greedy":
-        return Greedy(self.chain[-1:], self.scores[-1:])
+        return Greedy(self.chain[-1:], self.scores[-1:], self.metric)
 
 
-def greedy(main: str, measured: Iterable[Measured]) -> Greedy:
-    """What a repository's experiments say: the lowest of what was kept, link after link, while it falls."""
+def greedy(main: str, measured: Iterable[Measured], metric: Metric) -> Greedy:
+    """What a repository's experiments say: the best of what was kept, link after link."""
     nodes = {each.commit: each for each in measured}
-    found = Greedy((main,), (statistics.fmean(nodes[main].scores),))
+    found = Greedy((main,), (statistics.fmean(nodes[main].scores),), metric)
     while True:
         above = [node for node in nodes.values() if node.kept and node.parent == found.chain[-1]]
-        best = min(above, key=lambda node: statistics.fmean(node.scores), default=None)
-        if best is None or statistics.fmean(best.scores) >= found.scores[-1]:
+        best = min(above, key=lambda node: metric.sign * statistics.fmean(node.scores), default=None)
+        if best is None or not metric.is_better(statistics.fmean(best.scores), found.scores[-1]):
             return found
         found = found.after(best)
 
@@ -193,16 +203,26 @@ def revised(before: Standing | None, now: Standing) -> list[str]:
     ]
 
 
-def rebuilt(main: str, measured: list[Measured], policy: str) -> Standing | None:
+def rebuilt(main: str, measured: list[Measured], policy: str, metric: Metric) -> Standing | None:
     """From all that git has in a setting; None if `main` has no score there."""
     of_main = next((each for each in measured if each.commit == main), None)
     if of_main is None:
         return None
     if policy == "greedy":
-        return greedy(main, measured)
-    noise, usual = pooled(each.scores for each in measured), UNKNOWN_NOISE * of_main.scores[0]
+        return greedy(main, measured, metric)
+    losses, usual = [as_loss(each, metric) for each in measured], _usual_noise(of_main.scores[0])
+    noise = pooled(each.scores for each in losses)
     level = noise.sd if noise and noise.sd > LEAST_NOISE * usual else usual
-    return Bayes(posterior_of(main, measured, level, _elsewhere(main, measured)))
+    return Bayes(posterior_of(main, losses, level, _elsewhere(main, losses)), metric)
+
+
+def _usual_noise(score: float) -> float:
+    return UNKNOWN_NOISE * (abs(score) or 1.0)
+
+
+def noise_of(measured: Iterable[Measured], metric: Metric) -> Noise | None:
+    """Of a score, by all repeats; None where there are none."""
+    return pooled(as_loss(each, metric).scores for each in measured)
 
 
 def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:

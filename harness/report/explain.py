@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from harness.store.decisions import Decision, Holdout, Move, Opinion
+from harness.store.metric import Metric
 from harness.store.records import DISCARD, KEEP, Failure, RunRecord
 
 SURE = 0.99
@@ -12,7 +13,7 @@ GIVEN_UP = "Dropped from the frontier: later results make it look worse, or anot
 SEEN = 0.5  # of a gain on val that the holdout must show, or it is said aloud
 
 
-def explain(decision: Decision | None, proven: Move | None, on_main: bool) -> list[str]:
+def explain(decision: Decision | None, proven: Move | None, on_main: bool, metric: Metric) -> list[str]:
     """Why an experiment was kept or not, and whether `main` may follow.
 
     Args:
@@ -20,68 +21,71 @@ def explain(decision: Decision | None, proven: Move | None, on_main: bool) -> li
     """
     if decision is None:
         return []
-    lines = [*_decided(decision)]
+    lines = [*_decided(decision, metric)]
     if decision.status == KEEP:
-        lines += _moved(proven, on_main, decision.effect is None)
+        lines += _moved(proven, on_main, decision.effect is None, metric)
     return lines
 
 
-def _decided(decision: Decision) -> Iterator[str]:
-    status, mean, delta = decision.status, decision.val_bpb, decision.delta
+def _decided(decision: Decision, metric: Metric) -> Iterator[str]:
+    status, mean, delta = decision.status, decision.value, decision.delta
     if status not in (KEEP, DISCARD) or mean is None or delta is None:
         return
-    against = decision.incumbent.val_bpb
+    text, against = metric.text, decision.incumbent.value
+    is_better = metric.is_better(mean, against)
     effect, sd = decision.effect, decision.effect_sd
     p_better, noise = decision.confidence, decision.noise_sd
     if effect is None or sd is None or p_better is None or noise is None:
-        rule = "lower once is better, by the greedy rule: this may be luck" if delta < 0 else "not lower"
-        yield f"It scored {mean:.4f}, the incumbent {against:.4f}: {rule}."
+        rule = "better once is better, by the greedy rule: this may be luck" if is_better else "not better"
+        yield f"It scored {text(mean)}, the incumbent {text(against)}: {rule}."
         return
     side = "below" if delta < 0 else "above"
-    yield f"It scored {mean:.4f}, {abs(delta):.4f} {side} the incumbent's estimated {against:.4f}."
+    yield f"It scored {text(mean)}, {text(abs(delta))} {side} the incumbent's estimated {text(against)}."
     size = _size(delta, noise, clear=abs(effect) > 2 * sd)
     yield (
-        f"The noise of one run has an sd of {noise:.4f} here, so {size}; all in all "
-        f"the change is estimated to {_does(effect)} {abs(effect):.4f} ± {sd:.4f}."
+        f"The noise of one run has an sd of {text(noise)} here, so {size}; all in all "
+        f"the change is estimated to {_does(metric.sign * effect)} {text(abs(effect))} ± {text(sd)}."
     )
     odds = f"P(better), the probability that it truly helps, is {_percent(p_better)}"
     if status == DISCARD:
         yield f"{odds}: not enough to build on."
-    elif effect >= 0:
+    elif metric.sign * effect >= 0:
         yield f"{odds}. It was kept for being shorter, at no cost that shows."
     else:
         sure = "it is on the frontier" if p_better >= SURE else "on average it gains: a candidate"
         yield f"{odds}: {sure}."
 
 
-def _moved(proven: Move | None, on_main: bool, greedy: bool) -> Iterator[str]:
+def _moved(proven: Move | None, on_main: bool, greedy: bool, metric: Metric) -> Iterator[str]:
     where = "main is there" if on_main else "main has yet to move, or was taken elsewhere"
     if proven is not None and proven.confidence is not None:
         yield (
             f"With what stands below it, it is better than {proven.old[:7]} with "
-            f"{_percent(proven.confidence)}, by {abs(proven.gain):.4f} as estimated: {where}."
+            f"{_percent(proven.confidence)}, by {metric.text(abs(proven.gain))} as estimated: {where}."
         )
     elif not (greedy or proven):
         beyond = "It is on main's line" if on_main else "main has not followed"
         yield f"{beyond}: by itself it was not proven better, a later stack may be."
 
 
-def mean(scores: Sequence[float]) -> str:
+def mean(scores: Sequence[float], metric: Metric) -> str:
     """Of one run or several."""
     runs = "one run" if len(scores) == 1 else f"the mean of {len(scores)} runs"
-    return f"{statistics.fmean(scores):.4f}, {runs}"
+    return f"{metric.text(statistics.fmean(scores))}, {runs}"
 
 
-def holdout(found: Sequence[Holdout], noise_sd: float | None) -> list[str]:
+def holdout(found: Sequence[Holdout], noise_sd: float | None, metric: Metric) -> list[str]:
     """What `main` gained on the holdout since the first commit that was scored there; a warning where the
     gain on val isn't seen."""
     if not found:
         return []
     first, last = found[0], found[-1]
-    lines = [f"{last.holdout_bpb:.4f} ({last.val_bpb:.4f} on val)"]
+    lines = [f"{metric.text(last.holdout_value)} ({metric.text(last.value)} on val)"]
     if len(found) > 1:
-        val, seen = last.val_bpb - first.val_bpb, last.holdout_bpb - first.holdout_bpb
-        lines[0] += f", {seen:+.4f} since the first ({val:+.4f} on val), one run each"
+        val, seen = last.value - first.value, last.holdout_value - first.holdout_value
+        since = f"{metric.change(seen)} since the first ({metric.change(val)} on val)"
+        lines[0] += f", {since}, one run each"
+        val, seen = metric.sign * val, metric.sign * seen
         if val < -2 * (noise_sd or 0.0) and seen > SEEN * val:
             lines.append("WARNING: most of the gain on val is not seen on the holdout: it may fit val alone")
     return lines
@@ -121,5 +125,5 @@ def opinion(found: Opinion | Failure | None) -> str:
         return ""
     if isinstance(found, Failure):
         return f"Second opinion: {found.detail}."
-    apart = f"{found.difference_bpb:+.5f} bits per byte from its score, {found.spread_bpb:.5f} row by row"
+    apart = f"{found.difference:+.5f} from its score, {found.spread:.5f} row by row"
     return f"Second opinion, {found.rows:,} rows: {apart}."

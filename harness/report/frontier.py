@@ -70,7 +70,7 @@ class Frontier:
 
     @property
     def main_estimate(self) -> float | None:
-        """The true val_bpb of `main`; None while that has no score."""
+        """The true value of `main`; None while that has no score."""
         main = self.known.main
         return self.standing.estimate(main) if self.standing and self.scores(main) else None
 
@@ -83,7 +83,7 @@ class Frontier:
 
     @property
     def noise_sd(self) -> float | None:
-        from harness.gate.noise import pooled
+        from harness.gate.standing import noise_of
 
-        noise = pooled(each.scores for each in self.measured)
+        noise = noise_of(self.measured, self.setting.metric) if self.setting else None
         return noise.sd if noise else None

@@ -11,9 +11,11 @@ from functools import cached_property
 
 from harness.report import timing
 from harness.report.frontier import Frontier
+from harness.store.aliases import VAL_BPB
 from harness.store.decisions import CANDIDATE, CONFIRMED, DROPPED, Holdout
 from harness.store.experiment import Experiment, comparable
 from harness.store.history import HistorySnapshot
+from harness.store.metric import Metric
 from harness.store.note import Note
 from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, RunRecord, Setting
 from harness.store.repo import Repository
@@ -34,6 +36,10 @@ class Snapshot:
     def setting(self) -> Setting | None:
         """Scores of others don't count; None while nothing is measured."""
         return self.asked or self.known.setting
+
+    @property
+    def metric(self) -> Metric:
+        return self.setting.metric if self.setting else VAL_BPB
 
     @cached_property
     def experiments(self) -> tuple[Experiment, ...]:

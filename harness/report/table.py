@@ -11,13 +11,13 @@ import click
 
 from harness.store.decisions import CANDIDATE, CONFIRMED, DROPPED
 from harness.store.experiment import Experiment
+from harness.store.metric import Metric
 from harness.store.records import CRASH, DISCARD, ERROR, INVALID
 
 COLORS = {
     CONFIRMED: "bright_green", CANDIDATE: "green", DROPPED: "bright_black", DISCARD: "bright_black",
     CRASH: "red", INVALID: "magenta", ERROR: "yellow",
 }  # fmt: skip
-EXPORTED = ("commit", "val_bpb", "memory_gb", "status", "description")
 STEPS = "▁▂▃▄▅▆▇█"
 
 
@@ -29,8 +29,9 @@ def width() -> int:
 def row(experiment: Experiment, state: str, width: int = 100, other: bool = False, when: str = "") -> str:
     """One line: number, `state`, score, difference, title, how long ago or `when`. `other`: of another
     setting, which it says."""
-    score = f"{experiment.val_bpb:.4f}" if experiment.val_bpb is not None else "-"
-    delta = f"{experiment.delta:+.4f}" if experiment.delta is not None else "-"
+    metric = experiment.metric
+    score = metric.text(experiment.value) if experiment.value is not None else "-"
+    delta = metric.change(experiment.delta) if experiment.delta is not None else "-"
     head = f"{experiment.name.digits}  {state:<9}{score:>8}  {delta:>8}  "
     past = when or f"{age(time.time() - experiment.seconds)} ago"
     room = max(12, width - len(head) - len(past) - 2)
@@ -72,7 +73,7 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "commit": experiment.commit,
         "parent": experiment.parent,
         "status": experiment.status,
-        "val_bpb": experiment.val_bpb,
+        experiment.metric.name: experiment.value,
         "runs": experiment.runs,
         "effect": experiment.delta,
         "effect_sd": experiment.effect_sd,
@@ -85,16 +86,17 @@ def record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def exported(experiments: Iterable[Experiment]) -> list[dict[str, str]]:
-    """The five columns of the reference project's results.tsv; a figure nobody measured is empty."""
+def exported(experiments: Iterable[Experiment], metric: Metric) -> list[dict[str, str]]:
+    """The five columns of the reference project's results.tsv, the second one of this metric; a figure nobody
+    measured is empty."""
     rows = []
     for experiment in experiments:
         vram = experiment.message.trailers.get("Peak-Vram-Mb")
-        score = experiment.val_bpb
+        score = experiment.value if experiment.metric == metric else None
         rows.append(
             {
                 "commit": experiment.commit[:7],
-                "val_bpb": f"{score:.6f}" if score is not None else "",
+                metric.name: metric.exact(score) if score is not None else "",
                 "memory_gb": f"{float(vram) / 1024:.1f}" if vram and vram.isdecimal() else "",
                 "status": experiment.status or "",
                 "description": experiment.message.title.replace("\t", " "),

@@ -20,7 +20,7 @@ from harness.session.events import Run
 from harness.store.decisions import Holdout, HoldoutFailure
 from harness.store.experiments import Experiments
 from harness.store.note import Note, read_run
-from harness.store.records import ERROR, Failure, RunRecord, Setting, is_score
+from harness.store.records import ERROR, Failure, RunRecord, Setting
 from harness.worker.progress import Progress
 from harness.worker.run import Setup, measure_holdout, second_opinion
 from harness.worker.worker import RunHandle, Worker
@@ -123,7 +123,7 @@ class Checkpoints:
             return
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
-        (folder, val_bpb), handle, of = found, RunHandle(), Run("holdout", commit, 0, worker.place)
+        (folder, value), handle, of = found, RunHandle(), Run("holdout", commit, 0, worker.place)
 
         def show(progress: Progress) -> None:
             handle.check()
@@ -132,7 +132,7 @@ class Checkpoints:
 
         def work() -> Holdout | Failure:
             return measure_holdout(
-                folder, val_bpb, setup, show, lambda text: self._tell("note", text), worker, handle
+                folder, value, setup, show, lambda text: self._tell("note", text), worker, handle
             )
 
         self._owed[commit] = Owed(folder, setting, handle, worker.start(work))
@@ -145,8 +145,8 @@ class Checkpoints:
         for folder, record in self._marked():
             if record is None or _run(record) not in runs or record.setting != setting:
                 continue
-            if is_score(record.val_bpb) and (folder / "checkpoint").is_dir():
-                return folder, record.val_bpb
+            if record.metric.is_score(record.value) and (folder / "checkpoint").is_dir():
+                return folder, record.value
         return None
 
     def _runs(self, commit: str) -> list[tuple[str, int]]:

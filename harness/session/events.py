@@ -81,7 +81,7 @@ class Journal:
         about: dict[str, Any] = {"kind": kind, "text": text.strip()}
         if experiment is not None:
             self._measured += kind == MEASURED
-            about |= {"status": experiment.status, "val_bpb": experiment.val_bpb}
+            about |= {"status": experiment.status, experiment.metric.name: experiment.value}
         self._write(about | {"measured": self._measured, "spent_usd": self._spent_usd()} | _of(run))
         self._watcher.tell(Event(kind, text, experiment, run))
 

@@ -18,7 +18,7 @@ def standing_on(known: History, setting: Setting, policy: str, main: str = "") -
     if main != known.main:  # what a person put on top of it isn't a kept experiment
         numbered = {experiment.commit for experiment in known}
         measured = [each for each in measured if each.commit in numbered or each.commit == main]
-    return rebuilt(main, measured, policy)
+    return rebuilt(main, measured, policy, setting.metric)
 
 
 def passed_by(known: History, setting: Setting, policy: str) -> tuple[Experiment, str] | None:

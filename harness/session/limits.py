@@ -38,7 +38,7 @@ class Limits:
 
 def failed_in_a_row(done: Sequence[Experiment]) -> int:
     """The last experiments in a row that gave no score."""
-    return next((i for i, result in enumerate(reversed(done)) if result.val_bpb is not None), len(done))
+    return next((i for i, result in enumerate(reversed(done)) if result.value is not None), len(done))
 
 
 @dataclass(frozen=True)

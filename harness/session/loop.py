@@ -237,7 +237,7 @@ class Loop:
             others = any(not each.is_held for each in self._executor.runs_of(run.commit))
             mended = run.commit != self._experiments.main  # by a person, meanwhile
             self._runner.noted(run, folder, job.setup, others or mended)
-            score = run.detail if run.val_bpb is None else f"{run.val_bpb:.4f}"
+            score = run.detail if run.value is None else run.metric.text(run.value)
             self._tell(MEASURED, f"     baseline: {score}", order=job.order)
             self._runner.kept.score_holdout(run.commit, job.setup, job.worker)
             self._research.read_again(self._setup(job.worker), job.worker)
@@ -295,7 +295,7 @@ class Loop:
         done = self._record(experiment, run, decision, job)
         if done is None or done.status != KEEP:
             self._runner.kept.forget(folder)
-        if done is None or done.val_bpb is None:
+        if done is None or done.value is None:
             return
         is_known, moved = standing.knows(parent), self._research.key != self._baseline.key(setup)
         if moved or not is_known:

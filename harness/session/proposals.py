@@ -275,8 +275,8 @@ class Proposals:
         )
         mend, log = self._to_mend or (None, "")
         context = Context(
-            self._program_text(), self._experiments.source(base.commit), base.val_bpb,
-            base.commit, tried, setup.device.kind == "cuda", len(every) + len(ahead), self._seed,
+            self._program_text(), self._experiments.source(base.commit), setup.setting.metric,
+            base.value, base.commit, tried, setup.device.kind == "cuda", len(every) + len(ahead), self._seed,
             trouble, mend, log,
         )  # fmt: skip
         agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
@@ -288,7 +288,7 @@ class Proposals:
         comparable = experiment.setting in (None, setup.setting)
         return Tried(
             message.title, message.hypothesis, self._experiments.source_or_nothing(experiment.commit),
-            experiment.status, experiment.val_bpb if comparable else None,
+            experiment.status, experiment.value if comparable else None,
             experiment.delta if comparable else None, message.trailers.get("Reason", ""),
         )  # fmt: skip
 

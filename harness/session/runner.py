@@ -18,9 +18,9 @@ from pathlib import Path
 from harness import config as configs
 from harness.errors import HarnessError
 from harness.executors.local import Order
-from harness.gate.noise import Noise, pooled
+from harness.gate.noise import Noise
 from harness.gate.policy import CALIBRATION_RUNS
-from harness.gate.standing import Standing
+from harness.gate.standing import Standing, noise_of
 from harness.paths import Paths
 from harness.session.checkpoints import Checkpoints
 from harness.session.events import Run
@@ -121,8 +121,8 @@ class Runner:
         used = [*running, *(run.seed for run in self.experiments.runs(commit))]
         while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
             pass
-        suspect_below = standing.suspect_below if standing is not None else 0.0
-        return Order(commit, self.experiments.source(commit), seed, name, suspect_below)
+        suspect_beyond = standing.suspect_beyond if standing is not None else None
+        return Order(commit, self.experiments.source(commit), seed, name, suspect_beyond)
 
     def run(self, order: Order, setup: Setup, worker: Worker, handle: RunHandle) -> tuple[RunRecord, Path]:
         """One run, and its folder; what others contaminated is repeated. Any thread may call it, since it
@@ -144,7 +144,7 @@ class Runner:
             handle.trained.clear()
             run = measure(
                 order.source, order.commit, order.seed, setup, folder, show, self._note, True, worker, handle,
-                order.suspect_below,
+                order.suspect_beyond,
             )  # fmt: skip
             attempts.append(run)
             if not alone and run.training.startup_seconds is None:
@@ -174,7 +174,7 @@ class Runner:
         if first is not None:
             # The worse of two counts: else a train.py that ends early when it is unlucky draws twice.
             both = first, (run, folder)
-            (_, unused), (run, folder) = sorted(both, key=lambda each: each[0].val_bpb or math.inf)
+            (_, unused), (run, folder) = sorted(both, key=lambda each: _as_loss(each[0]))
             self.kept.forget(unused)
         for odd in filter(None, (run.warning, run.mismatch, run.delay)):
             self._tell("trouble", f"     WARNING: {odd}")
@@ -223,7 +223,7 @@ class Runner:
 
     def noise(self, setup: Setup) -> Noise | None:
         """Pooled over every repeat in this setting."""
-        return pooled(each.scores for each in self.experiments.measured(setup.setting))
+        return noise_of(self.experiments.measured(setup.setting), setup.setting.metric)
 
     def _freedom(self, setup: Setup) -> int:
         return sum(len(each.scores) - 1 for each in self.experiments.measured(setup.setting))
@@ -276,7 +276,11 @@ def _deserves_another(run: RunRecord, was_joined: bool) -> bool:
     return bool(run.warning) or run.kind == Kind.LATE or (was_joined and run.kind == Kind.MEMORY)
 
 
+def _as_loss(run: RunRecord) -> float:
+    return math.inf if run.value is None else run.metric.sign * run.value
+
+
 def _attempt(run: RunRecord) -> str:
     """One that doesn't count, in a line."""
-    score = "" if run.val_bpb is None else f" {run.val_bpb:.6f}"
+    score = "" if run.value is None else f" {run.metric.exact(run.value)}"
     return f"{run.status}{score}: {run.detail or run.warning}"

@@ -34,15 +34,15 @@ class Base:
 
     commit: str
     """40 hex digits."""
-    val_bpb: float | None
-    """None while the first run of it is made."""
+    value: float | None
+    """Of the metric, as all that follow; None while the first run of it is made."""
 
 
 @dataclass(frozen=True)
 class Incumbent(Base):
     """The commit to beat, and what is known of it in the current setting."""
 
-    val_bpb: float
+    value: float
     """The estimate of its true value; its score, where nothing but that is known."""
     sd: float | None = None
     """How sure that is; None under the greedy rule."""
@@ -70,10 +70,10 @@ class Decision:
     reason: str
     """One line for a person."""
     incumbent: Incumbent
-    val_bpb: float | None = None
+    value: float | None = None
     """Mean over the runs; None where there is no score."""
     delta: float | None = None
-    """`val_bpb` minus the incumbent's; below 0 is better."""
+    """`value` minus the incumbent's: better or worse, as the metric goes."""
     effect: float | None = None
     """The estimate of the change: smaller than `delta`, since the best of many is partly luck."""
     effect_sd: float | None = None
@@ -95,9 +95,9 @@ class Opinion:
     """A second, plain look at a score before `main` moves; see `harness.worker.second_opinion`."""
 
     rows: int
-    difference_bpb: float
+    difference: float
     """Of those rows: what this one says, less what was scored."""
-    spread_bpb: float
+    spread: float
     """Mean of the rows' absolute differences."""
     seconds: float
 
@@ -106,8 +106,8 @@ class Opinion:
 class Holdout:
     """One checkpoint on the tokens that no decision uses, beside its score on those that do."""
 
-    val_bpb: float
-    holdout_bpb: float
+    value: float
+    holdout_value: float
     setting: Setting
 
 
@@ -129,4 +129,4 @@ class Move:
     confidence: float | None
     """Probability that `new` is truly better than `old`; None under the greedy rule."""
     gain: float
-    """By how much, as estimated; below 0 is better."""
+    """The value's change, as estimated."""

@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from harness.store.aliases import VAL_BPB
 from harness.store.message import ORIGIN, Message
+from harness.store.metric import Metric, read_metric
 from harness.store.records import ERROR, KEEP, Setting
 from harness.store.refs import Name
 
@@ -37,13 +39,14 @@ class Experiment:
         return bool(self.program) and self.status in (None, ERROR)
 
     @property
-    def val_bpb(self) -> float | None:
-        return _figure(self.message.trailers.get("Val-Bpb"))
+    def value(self) -> float | None:
+        """Of its metric, the mean of its runs."""
+        return _figure(self.message.value)
 
     @property
     def runs(self) -> list[float]:
-        """The scores that `val_bpb` is the mean of, where there are several."""
-        figures = map(_figure, self.message.trailers.get("Val-Bpb-Runs", "").split())
+        """The scores that `value` is the mean of, where there are several."""
+        figures = map(_figure, self.message.values.split())
         return [figure for figure in figures if figure is not None]
 
     @property
@@ -60,13 +63,13 @@ class Experiment:
 
     @property
     def estimate(self) -> float | None:
-        """Its true val_bpb as estimated when it was decided; its score, where nothing else is known."""
+        """Its true value as estimated when it was decided; its score, where nothing else is known."""
         effect = _figure((self.message.trailers.get("Effect", "").split() or [""])[0])
-        return self.val_bpb if effect is None or self.incumbent is None else self.incumbent[1] + effect
+        return self.value if effect is None or self.incumbent is None else self.incumbent[1] + effect
 
     @cached_property
     def incumbent(self) -> tuple[str, float] | None:
-        """Beginning of the commit that it was judged against, and its val_bpb as it was estimated then."""
+        """Beginning of the commit that it was judged against, and its value as it was estimated then."""
         commit, _, said = self.message.trailers.get("Incumbent", "").partition(" ")
         figure = _figure(said)
         return None if figure is None else (commit, figure)
@@ -77,8 +80,12 @@ class Experiment:
         said, budget = self.message.trailers, _figure(self.message.trailers.get("Budget-Seconds"))
         if budget is None:
             return None
-        names = (said.get(name, "") for name in ("Device", "Data", "Evaluator", "Runtime"))
+        names = (said.get(name, "") for name in ("Device", "Data", "Evaluator", "Runtime", "Metric"))
         return _setting(budget, *names)
+
+    @property
+    def metric(self) -> Metric:
+        return self.setting.metric if self.setting else VAL_BPB
 
     @property
     def origin(self) -> str:
@@ -98,7 +105,7 @@ class Experiment:
 
 def comparable(experiments: list[Experiment]) -> list[Experiment]:
     """Those of the setting that the last scored one has, and those that say none."""
-    now = next((e.setting for e in reversed(experiments) if e.val_bpb is not None), None)
+    now = next((e.setting for e in reversed(experiments) if e.value is not None), None)
     return [e for e in experiments if e.setting in (None, now)]
 
 
@@ -108,9 +115,14 @@ def last_kept(experiments: list[Experiment]) -> Experiment | None:
 
 
 @cache
-def _setting(budget_seconds: float, device: str, data: str, evaluator: str, runtime: str) -> Setting:
+def _setting(
+    budget_seconds: float, device: str, data: str, evaluator: str, runtime: str, metric: str
+) -> Setting:
     """There are few, and thousands of experiments are compared by them."""
-    return Setting(device, data, evaluator, budget_seconds, runtime)
+    known = read_metric(metric)
+    return Setting(
+        device, data, evaluator, budget_seconds, runtime, VAL_BPB if known in (None, VAL_BPB) else known
+    )
 
 
 def _figure(text: str | None) -> float | None:

@@ -36,7 +36,7 @@ class Experiments(History):
             trailers[messages.ORIGIN] = proposal.origin
         if proposal.cost_usd is not None:
             trailers[messages.COST] = f"{proposal.cost_usd:.4f}"
-        title = proposal.title.replace("(val_bpb", "(")  # a figure there is the harness's to write
+        title = messages.unclaimed(proposal.title)
         title = title if title.strip() else "Untitled"
         text = Message(title, proposal.hypothesis, trailers).text()
         committer = self._repository.signature
@@ -113,7 +113,7 @@ class Experiments(History):
         old = self._git[experiment.commit]
         assert isinstance(old, pygit2.Commit)
         known = experiment.message
-        figure = f"{known.title} ({messages.verdict(decision)})"
+        figure = f"{known.title} ({messages.verdict(decision, last.metric)})"
         kept = {name: known.trailers[name] for name in messages.PROPOSED if name in known.trailers}
         note = self.note(experiment.commit).with_run(last)
         counted = [run for run in note.runs if run.setting == last.setting and run.status != ERROR]

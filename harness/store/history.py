@@ -17,7 +17,7 @@ from harness.store.experiment import Experiment
 from harness.store.message import Message
 from harness.store.note import Note
 from harness.store.programs import Programs, Runs, runs_of
-from harness.store.records import KEEP, OK, Setting, is_score
+from harness.store.records import KEEP, OK, Setting
 from harness.store.refs import Name
 from harness.store.repo import Change, Repository
 
@@ -151,8 +151,8 @@ class History(Commits):
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
         """The scores of its runs in this setting."""
         return runs_of(
-            (run.seed, run.val_bpb) for run in self.runs(commit)
-            if run.status == OK and is_score(run.val_bpb) and run.setting == setting
+            (run.seed, run.value) for run in self.runs(commit)
+            if run.status == OK and setting.metric.is_score(run.value) and run.setting == setting
         )  # fmt: skip
 
     def _all_runs(self, of: Experiment, setting: Setting, gone: set[str], line: Container[str]) -> Runs:
@@ -160,9 +160,9 @@ class History(Commits):
         kept = of.status == KEEP and of.commit not in gone
         # It may have been run again since, which its message can't say any more.
         runs = self._runs_of(of.commit, setting) if kept or of.commit in line else {}
-        if runs or of.setting != setting or of.val_bpb is None:
+        if runs or of.setting != setting or of.value is None:
             return runs
-        scores = [*filter(is_score, of.runs or [of.val_bpb])]
+        scores = [*filter(setting.metric.is_score, of.runs or [of.value])]
         seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if SEED.fullmatch(seed)]
         same = len(seeds) == len(scores)
         return runs_of(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
@@ -204,7 +204,7 @@ class History(Commits):
                 continue
             if isinstance(found, HoldoutFailure):
                 failed = f"{found.status}: {found.detail}"
-            elif is_score(found.val_bpb) and is_score(found.holdout_bpb):
+            elif all(map(setting.metric.is_score, (found.value, found.holdout_value))):
                 return found
         return failed
 

@@ -9,22 +9,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
+from harness.store.aliases import FORMER_FIGURE, VAL_BPB
 from harness.store.decisions import Decision
+from harness.store.metric import DIGITS, Metric
 from harness.store.records import RunRecord
 
 HYPOTHESIS = "Hypothesis"
 AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
 # Only the harness writes these, in this order.
 MEASURED = (
-    "Status", "Reason", "Val-Bpb", "Val-Bpb-Runs", "Incumbent", "Delta", "Effect", "Confidence",
-    "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data",
-    "Evaluator", "Runtime", "Isolation",
+    "Status", "Reason", "Metric", "Value", "Value-Runs", "Val-Bpb", "Val-Bpb-Runs", "Incumbent",
+    "Delta", "Effect", "Confidence", "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb",
+    "Budget-Seconds", "Device", "Data", "Evaluator", "Runtime", "Isolation",
 )  # fmt: skip
 PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a run
 TRAILERS = (*MEASURED, *PROPOSED)
 KNOWN = frozenset(TRAILERS)
 BETWEEN = re.compile(r"\n\s*\n")
-FIGURE = re.compile(r"(?: \((?:val_bpb [^()]*|crash|invalid|error|discard)\))+$")
+A_FIGURE = rf"[a-z]\w* -?\d[\d.]*, [+-]\d[\d.]*|{FORMER_FIGURE}"
+FIGURE = re.compile(rf"(?: \((?:{A_FIGURE}|crash|invalid|error|discard)\))+$")
+CLAIMED = re.compile(rf"\((?:{A_FIGURE})")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,16 @@ class Message:
     subject: str
     hypothesis: str = ""
     trailers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def value(self) -> str:
+        """Of the metric; empty where it has none."""
+        return self.trailers.get("Val-Bpb") or self.trailers.get("Value", "")
+
+    @property
+    def values(self) -> str:
+        """Of its runs, if there are several."""
+        return self.trailers.get("Val-Bpb-Runs") or self.trailers.get("Value-Runs", "")
 
     @property
     def title(self) -> str:
@@ -71,12 +85,18 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
-def verdict(decision: Decision) -> str:
+def unclaimed(title: str) -> str:
+    """Without figures such as only the harness writes."""
+    return CLAIMED.sub("(", title)
+
+
+def verdict(decision: Decision, metric: Metric) -> str:
     """What stands behind the title: the score and the estimated gain, or what went wrong."""
-    if decision.val_bpb is None or decision.claim is None:
+    if decision.value is None or decision.claim is None:
         return decision.status
-    score, claim = (float(f"{figure:.6f}") for figure in (decision.val_bpb, decision.claim))
-    return f"val_bpb {score:.4f}, {claim:+.4f}"  # rounded from what the trailers say: they must not differ
+    score, claim = (float(metric.exact(figure)) for figure in (decision.value, decision.claim))
+    # rounded from what the trailers say: they must not differ
+    return f"{metric.name} {metric.text(score)}, {metric.change(claim)}"
 
 
 def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> dict[str, str]:
@@ -87,13 +107,16 @@ def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> 
         runs: all that count, that one too.
     """
     training, said = last.training, last.training.reported
-    scores = [run.val_bpb for run in runs if run.val_bpb is not None]
+    scores, metric = [run.value for run in runs if run.value is not None], last.metric
+    # What reads the trailers of the language model finds its name, as ever.
+    value, values = ("Val-Bpb", "Val-Bpb-Runs") if metric == VAL_BPB else ("Value", "Value-Runs")
     figures = {
         "Status": decision.status,
-        "Reason": decision.reason if decision.val_bpb is None else last.mismatch or None,
-        "Val-Bpb": _text(decision.val_bpb, 6),
-        "Val-Bpb-Runs": " ".join(f"{score:.6f}" for score in scores) if len(scores) > 1 else None,
-        "Incumbent": f"{decision.incumbent.commit[:7]} {decision.incumbent.val_bpb:.6f}",
+        "Reason": decision.reason if decision.value is None else last.mismatch or None,
+        "Metric": metric.words,
+        value: _text(decision.value, DIGITS),
+        values: " ".join(map(metric.exact, scores)) if len(scores) > 1 else None,
+        "Incumbent": f"{decision.incumbent.commit[:7]} {metric.exact(decision.incumbent.value)}",
         "Delta": f"{decision.delta:+.6f}" if decision.delta is not None else None,
         "Effect": f"{decision.effect:+.6f} {decision.effect_sd or 0.0:.6f}"
         if decision.effect is not None

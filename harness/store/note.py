@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from harness.store.aliases import renamed
 from harness.store.decisions import Decision, Holdout, HoldoutFailure, Move, Opinion
 from harness.store.records import OK, Failure, RunRecord
 
@@ -131,6 +132,6 @@ def _list(found: Any) -> list[Any]:
 
 def _read(found: Any, kind: type[T]) -> T | None:
     try:
-        return msgspec.convert(found, kind)
+        return msgspec.convert(renamed(found), kind)
     except msgspec.ValidationError:
         return None

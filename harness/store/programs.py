@@ -12,7 +12,8 @@ from typing import Any
 
 from harness.store.decisions import Measured
 from harness.store.experiment import Experiment
-from harness.store.records import DECIMALS, KEEP
+from harness.store.metric import DIGITS
+from harness.store.records import KEEP
 
 Runs = dict[tuple[Any, float], float]
 """Scores, by what tells one run from another."""
@@ -20,8 +21,7 @@ Runs = dict[tuple[Any, float], float]
 
 def runs_of(scores: Iterable[tuple[Any, float]]) -> Runs:
     """Of pairs of seed and score, a run being known by both, as precise as a message has them."""
-    digits = DECIMALS["val_bpb"]
-    return {(seed if isinstance(seed, int) else None, round(score, digits)): score for seed, score in scores}
+    return {(seed if isinstance(seed, int) else None, round(score, DIGITS)): score for seed, score in scores}
 
 
 def reaches(commit: str, every: Mapping[str, Experiment], line: Container[str]) -> bool:

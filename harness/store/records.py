@@ -6,13 +6,14 @@ shown, never decided on.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeGuard
+from typing import Any
 
-from harness.store.aliases import FINGERPRINTS, TORCH
+from harness.store.aliases import FINGERPRINTS, TORCH, VAL_BPB
+from harness.store.metric import DIGITS, Metric
 
-VERSION = 2
+VERSION = 3
 DECIMALS = {
-    "val_bpb": 6, "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
+    "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
     "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
 }  # fmt: skip
 
@@ -127,12 +128,6 @@ class Training:
 
 DELAYED_SHARE = 0.2  # of the training, above which a run is said to be disturbed
 APART_NATS = 0.02  # a token: between training and scoring, more is no rounding
-HIGHEST_BPB = 1e4  # a model that needs more bits for a byte has diverged
-
-
-def is_score(value: Any) -> TypeGuard[float]:
-    """Whether it can be a val_bpb: notes, messages and models may be anybody's."""
-    return isinstance(value, float) and 0 < value < HIGHEST_BPB
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,8 @@ class Audit:
 
 @dataclass(frozen=True)
 class Score:
-    val_bpb: float
+    value: float
+    """Of the metric."""
     tokens: int
     text_bytes: int
     total_seconds: float
@@ -199,6 +195,7 @@ class Setting:
     budget_seconds: float
     runtime: str = ""
     """Version of what a train.py trains on and of torch; release 0.1.0 had it in the evaluator."""
+    metric: Metric = VAL_BPB
 
     def __post_init__(self) -> None:
         if not self.runtime and self.evaluator in FINGERPRINTS:
@@ -214,7 +211,8 @@ class RunRecord:
     seed: int
     status: str
     detail: str
-    val_bpb: float | None
+    value: float | None
+    """Of the metric; None where there is no score."""
     training: Training
     score: Score | None
     total_seconds: float
@@ -238,10 +236,11 @@ class RunRecord:
     version: int = VERSION
     kind: Kind = Kind.OTHER
     """Of its failure."""
+    metric: Metric = VAL_BPB
 
     @property
     def setting(self) -> "Setting":
-        return Setting(self.device, self.data, self.evaluator, self.budget_seconds, self.runtime)
+        return Setting(self.device, self.data, self.evaluator, self.budget_seconds, self.runtime, self.metric)
 
     @property
     def warning(self) -> str:
@@ -289,7 +288,7 @@ class RunRecord:
         """The summary block of the field, in its order."""
         said = self.training.reported
         return {
-            "val_bpb": self.val_bpb,
+            self.metric.name: self.value,
             "training_seconds": self.training.training_seconds,
             "total_seconds": self.total_seconds,
             "peak_vram_mb": said.peak_vram_mb,
@@ -309,6 +308,7 @@ class RunRecord:
         """The summary as text: `---` and a `name: value` a line, `-` for what nobody measured."""
         lines = ["---"]
         for name, value in self.summary().items():
-            text = "-" if value is None else f"{value:.{DECIMALS[name]}f}" if name in DECIMALS else str(value)
+            digits = DIGITS if name == self.metric.name else DECIMALS.get(name)
+            text = "-" if value is None else str(value) if digits is None else f"{value:.{digits}f}"
             lines.append(f"{name + ':':<18}{text}")
         return "\n".join(lines)

@@ -90,12 +90,12 @@ class ByHand:
         trial = RunRecord(
             commit="", seed=self._seed, status=failure.status if failure else OK,
             detail=failure.detail if failure else "",
-            val_bpb=None if isinstance(scored, Failure) else scored.val_bpb, training=training,
+            value=None if isinstance(scored, Failure) else scored.value, training=training,
             score=None if isinstance(scored, Failure) else scored,
             total_seconds=time.monotonic() - self._began, device=setup.device.name,
             peak_flops=setup.device.peak_flops, data=setup.corpus.id,
             evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation="by hand",
-            budget_seconds=setup.config.trial.budget_seconds,
+            budget_seconds=setup.config.trial.budget_seconds, metric=setup.setting.metric,
         )  # fmt: skip
         if failure:
             raise SystemExit(f"{failure.status}: {failure.detail}")

@@ -24,6 +24,7 @@ from harness.sandbox.isolation import Isolation, choose
 from harness.store.decisions import Holdout, Opinion
 from harness.store.note import write_run
 from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
+from harness.tasks.lm import METRIC
 from harness.tasks.lm.prepare import open_prepared
 from harness.tasks.lm.store import Corpus
 from harness.worker import scoring, versions
@@ -53,7 +54,7 @@ class Setup:
         """What every run here carries, known before the first one."""
         return Setting(
             self.device.name, self.corpus.id, versions.evaluator(), self.config.trial.budget_seconds,
-            versions.runtime(self.device),
+            versions.runtime(self.device), METRIC,
         )  # fmt: skip
 
     def spec(self, seed: int) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def measure(
     keep_checkpoint: bool = False,
     worker: Worker | None = None,
     handle: RunHandle | None = None,
-    suspect_below: float = 0.0,
+    suspect_beyond: float | None = None,
 ) -> RunRecord:
     """Train and score one train.py.
 
@@ -119,7 +120,7 @@ def measure(
         keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
         worker: where it runs, if runs follow each other there.
         handle: says when it may train, if another one is being scored there.
-        suspect_below: a val_bpb that is not taken without a larger audit.
+        suspect_beyond: what is better than that is not taken without a larger audit.
 
     Raises:
         KeyboardInterrupt, Cancelled: everything that was started is dead by then.
@@ -151,7 +152,7 @@ def measure(
             if (
                 setup.isolation.kind == "bwrap"
             ):  # else its servers get copies, of a checkpoint that isn't there
-                begun.append(_begin_scoring(folder, "val", setup, suspect_below))
+                begun.append(_begin_scoring(folder, "val", setup, suspect_beyond))
                 stack.callback(begun[0].close)
             place.prepare(*to_sit)
 
@@ -193,9 +194,9 @@ def measure(
             if not training.is_short(setup.config.trial.budget_seconds):  # that one is trained once more
                 handle.has_trained()
             if not begun:
-                begun.append(_begin_scoring(folder, "val", setup, suspect_below))
+                begun.append(_begin_scoring(folder, "val", setup, suspect_beyond))
                 stack.callback(begun[0].close)
-            result = _scored(begun[0], folder, "val", setup, place, observe, suspect_below)
+            result = _scored(begun[0], folder, "val", setup, place, observe, suspect_beyond)
             if isinstance(result, Failure):
                 status, detail, kind = result.status, result.detail, result.kind
             else:
@@ -206,11 +207,11 @@ def measure(
             shutil.rmtree(checkpoint, ignore_errors=True)
         run = RunRecord(
             commit=commit, seed=seed, status=status, detail=detail, kind=kind,
-            val_bpb=scored.val_bpb if scored else None, training=training, score=scored,
+            value=scored.value if scored else None, training=training, score=scored,
             total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
             device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.corpus.id,
             evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation=setup.isolation.kind,
-            budget_seconds=setup.config.trial.budget_seconds,
+            budget_seconds=setup.config.trial.budget_seconds, metric=METRIC,
         )  # fmt: skip
     write_atomically(folder / "trial.json", write_run(run))
     return run
@@ -230,7 +231,7 @@ def _wait_until_alone(
 
 
 def measure_holdout(
-    folder: Path, val_bpb: float, setup: Setup, observe: Observer, on_wait: Callable[[str], None],
+    folder: Path, value: float, setup: Setup, observe: Observer, on_wait: Callable[[str], None],
     worker: Worker, handle: RunHandle,
 ) -> Holdout | Failure:  # fmt: skip
     """Score a checkpoint that was kept on the tokens that no decision uses.
@@ -239,7 +240,7 @@ def measure_holdout(
 
     Args:
         folder: of the run.
-        val_bpb: of the same checkpoint.
+        value: of the same checkpoint on val.
         handle: by which it may be cancelled.
     """
     with worker.hold(setup.device, on_wait), contextlib.ExitStack() as stack:
@@ -253,7 +254,7 @@ def measure_holdout(
         result = _scored(begun, folder, "holdout", setup, worker, observe)
     if isinstance(result, Failure):
         return result
-    return Holdout(val_bpb, result.val_bpb, setup.setting)
+    return Holdout(value, result.value, setup.setting)
 
 
 def second_opinion(
@@ -275,22 +276,24 @@ def second_opinion(
         return ask(request, folder / ROW_NATS)
 
 
-def _begin_scoring(folder: Path, split: str, setup: Setup, suspect_below: float = 0.0) -> scoring.Scoring:
+def _begin_scoring(
+    folder: Path, split: str, setup: Setup, suspect_beyond: float | None = None
+) -> scoring.Scoring:
     return scoring.Scoring(
         folder / "train.py", folder / "checkpoint", setup.corpus, split, setup.config, setup.device,
-        setup.isolation, folder / "server.txt", setup.compiled, suspect_below,
+        setup.isolation, folder / "server.txt", setup.compiled, suspect_beyond,
         folder / ROW_NATS if split == "val" else None,
     )  # fmt: skip
 
 
 def _scored(
     begun: scoring.Scoring, folder: Path, split: str, setup: Setup, place: Worker, observe: Observer,
-    suspect_below: float = 0.0,
+    suspect_beyond: float | None = None,
 ) -> Score | Failure:  # fmt: skip
     result = _result(begun, observe)
     # It may be for want of what another one took; not a failed audit, which would be another draw.
     if isinstance(result, Failure) and result.status != INVALID and place.is_shared:
-        with contextlib.closing(_begin_scoring(folder, split, setup, suspect_below)) as once_more:
+        with contextlib.closing(_begin_scoring(folder, split, setup, suspect_beyond)) as once_more:
             return _result(once_more, observe)
     return result
 

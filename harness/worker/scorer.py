@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from harness.sandbox import limits
-from harness.store.records import CRASH, INVALID, Audit, Failure, Kind, Score, is_score
+from harness.store.records import CRASH, INVALID, Audit, Failure, Kind, Score
+from harness.tasks.lm import METRIC
 from harness.tasks.lm.store import first_rows
 from harness.worker import audit
 from harness.worker.device import Device
@@ -164,19 +165,20 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         refused_calls = first.refused_calls
         first.end(wait=not early)
         nats = float(np.sum(row_nats, where=counted, dtype=np.float64))
-        val_bpb = nats / (math.log(2) * text_bytes)
-        if not is_score(val_bpb):
-            raise Refused(CRASH, f"the model has diverged: {val_bpb:.3g} bits for a byte", Kind.DIVERGED)
+        value = nats / (math.log(2) * text_bytes)
+        if not METRIC.is_score(value):
+            raise Refused(CRASH, f"the model has diverged: {value:.3g} bits for a byte", Kind.DIVERGED)
         audit_started = time.monotonic()
         second.resume()
-        if val_bpb < request["suspect_below"]:
+        beyond = request["suspect_beyond"]
+        if beyond is not None and METRIC.is_better(value, beyond):
             planned = audit.plan(inputs, targets, vocab_size, SUSPECTED * request["audit_rows"], seed)
         found = _audit(second, planned, row_nats, targets, batch_rows, usual, request)
         if request["row_nats"]:
             np.save(request["row_nats"], np.sum(row_nats, axis=1, where=counted))
         tell(
             Score(
-                val_bpb=val_bpb,
+                value=value,
                 tokens=int(targets.size),
                 text_bytes=text_bytes,
                 total_seconds=time.monotonic() - started,

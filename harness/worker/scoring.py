@@ -56,19 +56,19 @@ class Scoring:
 
     def __init__(
         self, source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
-        isolation: Isolation, log: Path, compiled: Path | None = None, suspect_below: float = 0.0,
+        isolation: Isolation, log: Path, compiled: Path | None = None, suspect_beyond: float | None = None,
         row_nats: Path | None = None,
     ) -> None:  # fmt: skip
         """Of `checkpoint`, a folder that exists, with the train.py that wrote it, on `val` or `holdout`.
 
         Args:
             compiled: what trainings compiled, if that is kept.
-            suspect_below: a val_bpb that is not taken without a larger audit.
+            suspect_beyond: what is better than that is not taken without a larger audit.
             row_nats: where to write what each row cost, (R,) float64, for a second opinion.
         """
         caps = config.trial
         request = request_for(source, checkpoint, corpus, split, config, device, isolation, log, compiled)
-        request |= {"suspect_below": suspect_below, "row_nats": str(row_nats) if row_nats else ""}
+        request |= {"suspect_beyond": suspect_beyond, "row_nats": str(row_nats) if row_nats else ""}
         self._cap_seconds = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))

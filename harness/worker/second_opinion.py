@@ -63,12 +63,12 @@ def differs(opinion: Opinion, bytes_per_token: float, device_kind: str) -> Failu
     """None unless the rows differ by more than other kernels explain. Each row is compared with itself, so
     chance has no part in it: differences that cancel out are differences too."""
     allowed = TOLERANCES[device_kind].advantage_nats / math.log(2) / bytes_per_token
-    if opinion.spread_bpb <= allowed:  # so that a NaN fails
+    if opinion.spread <= allowed:  # so that a NaN fails
         return None
     return Failure(
         INVALID,
-        f"{opinion.rows} rows asked again, plainly: {opinion.difference_bpb:+.5f} bits per byte from the "
-        f"score, {opinion.spread_bpb:.5f} row by row; {allowed:.5f} would do",
+        f"{opinion.rows} rows asked again, plainly: {opinion.difference:+.5f} bits per byte from the "
+        f"score, {opinion.spread:.5f} row by row; {allowed:.5f} would do",
     )
 
 
@@ -109,7 +109,7 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
         server.close()
     bits = np.array(apart) / math.log(2) / np.mean(sizes)
     spread = float(np.abs(bits).mean())
-    figures = {"rows": len(bits), "difference_bpb": float(bits.mean()), "spread_bpb": spread}
+    figures = {"rows": len(bits), "difference": float(bits.mean()), "spread": spread}
     return figures, float(np.mean(sizes)) / seq_len
 
 
