@@ -66,6 +66,10 @@ class Config:  # everything that `load` needs to rebuild the model
     softcap: float = SOFTCAP
     rope_base: float = ROPE_BASE
 
+    @property
+    def heads(self) -> int:
+        return max(1, self.width // self.head_dim)
+
     def window(self, layer: int) -> int:
         short = self.window_pattern[layer % len(self.window_pattern)] == "S" and layer < self.depth - 1
         return min(self.short_window, self.seq_len) if short else self.seq_len
@@ -89,11 +93,12 @@ class Linear(nn.Linear):  # no bias; float32 weights, used in the type of the in
 class Attention(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.heads, self.window = config.width // config.head_dim, config.window(layer)
-        self.query = Linear(config.width, config.width)
-        self.key = Linear(config.width, config.width)
-        self.value = Linear(config.width, config.width)
-        self.out = Linear(config.width, config.width)
+        self.heads, self.window = config.heads, config.window(layer)
+        inner = config.heads * config.head_dim  # as a rule the width
+        self.query = Linear(config.width, inner)
+        self.key = Linear(config.width, inner)
+        self.value = Linear(config.width, inner)
+        self.out = Linear(inner, config.width)
         # How much of the value embedding each head mixes in, by what the token is about:
         # https://arxiv.org/abs/2410.17897 has the embedding, KellerJordan/modded-nanogpt the gate.
         self.gate = Linear(min(32, config.width), self.heads) if config.has_value_embedding(layer) else None
@@ -143,11 +148,13 @@ class GPT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        layers, table = range(config.depth), (config.vocab_size, config.width)
+        layers, inner = range(config.depth), config.heads * config.head_dim
         dtype = getattr(torch, config.dtype)
-        self.embedding = nn.Embedding(*table, dtype=dtype)
+        self.embedding = nn.Embedding(config.vocab_size, config.width, dtype=dtype)
         valued = [str(layer) for layer in layers if config.has_value_embedding(layer)]
-        self.value_embeddings = nn.ModuleDict({at: nn.Embedding(*table, dtype=dtype) for at in valued})
+        self.value_embeddings = nn.ModuleDict(
+            {layer: nn.Embedding(config.vocab_size, inner, dtype=dtype) for layer in valued}
+        )
         self.blocks = nn.ModuleList([Block(config, layer) for layer in layers])
         self.head = Linear(config.width, config.vocab_size)
         cos, sin = ops.rope_tables(config.seq_len, config.head_dim, config.rope_base)  # (T, D)

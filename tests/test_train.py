@@ -17,7 +17,8 @@ SOURCE = STARTER
 
 
 def small(starter, **changes):
-    config = starter.Config(64, 32, "float32", width=32, head_dim=16, short_window=8, **changes)
+    sizes = {"width": 32, "head_dim": 16, "short_window": 8, **changes}
+    config = starter.Config(64, 32, "float32", **sizes)
     model = starter.GPT(config)
     model.initialize()
     with torch.no_grad():
@@ -65,6 +66,14 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(starter):
     tokens, targets = torch.randint(64, (2, 32)), torch.randint(64, (2, 32))
     expected = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
     assert torch.allclose(model(tokens, targets), expected)
+
+
+@pytest.mark.parametrize(("width", "head_dim"), [(40, 16), (16, 32)])
+def test_sizes_that_do_not_divide_make_a_model_all_the_same(starter, width, head_dim):
+    model = small(starter, width=width, head_dim=head_dim)
+    tokens = torch.randint(64, (2, 32))
+    loss = starter.train_step(model, starter.make_optimizers(model), tokens, tokens.roll(-1, 1), 2, 0.1)
+    assert torch.isfinite(loss) and model(tokens).shape == (2, 32, 64)
 
 
 def test_micro_batches_make_the_same_step_as_one_batch(starter):
