@@ -1,7 +1,7 @@
 """One run from end to end: hold the device, train, score, put it into a record.
 
-On a GPU the scorer and the process of the next run are started while this one trains, so that imports
-cost no GPU time; on a processor they would be in the way. So is the next run, where there is room.
+The scorer and, on a GPU, the process of the next run are started while this one trains, so that imports
+cost no GPU time; a processor's clock leaves them out. So is the next run, where there is room.
 
 The run folder keeps the exported train.py, the log and the record. Whoever asked for the run takes
 the checkpoint or has it removed, because many of them fill a disk.
@@ -130,7 +130,6 @@ def measure(
     script.write_bytes(source)
     checkpoint.mkdir()
     place, handle = worker or Worker(), handle or RunHandle.alone()
-    on_gpu = setup.device.kind == "cuda"
     to_sit = setup.config.trial, setup.isolation, setup.device, setup.compiled
     with _whole_or_gone(folder), contextlib.ExitStack() as stack:
         if worker is None:
@@ -147,8 +146,8 @@ def measure(
 
         def begin() -> None:
             place.trains, handle.watch = handle, supervisor.watch
-            if not on_gpu:
-                return
+            if setup.device.kind != "cuda" and not setup.device.is_processor:
+                return  # there it would be in the way
             if (
                 setup.isolation.kind == "bwrap"
             ):  # else its servers get copies, of a checkpoint that isn't there
