@@ -46,7 +46,7 @@ def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
             folder / "train.py", folder / "checkpoint", setup.corpus, "val", setup.config, setup.device,
             setup.isolation, folder / "log",
         )  # fmt: skip
-        more = {"suspect_below": 0.0, "row_nats": "", "audit_rows": most_rows}
+        more = {"suspect_beyond": None, "row_nats": "", "audit_rows": most_rows}
         scorer.score(request | more, lambda: True, lambda _: None)
         audit.questions = real
     lengths = np.load(setup.corpus.folder / "token_bytes.npy")
