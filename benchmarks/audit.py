@@ -19,8 +19,10 @@ import numpy as np
 
 from harness import config as configs
 from harness.store.records import RunRecord
-from harness.worker import audit, scorer, scoring
+from harness.tasks.lm import audit
+from harness.worker import scorer, scoring
 from harness.worker.run import measure, open_setup
+from harness.worker.tolerance import judge
 
 RESULTS = Path(__file__).parent / "results"
 LEVELS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
@@ -38,7 +40,7 @@ def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
         kept: dict[str, np.ndarray] = {}
 
         def keep(planned: audit.Plan, scored: np.ndarray) -> Any:
-            kept.update(rows=rows[planned.rows], losses=scored.astype(np.float16))
+            kept.update(rows=rows[planned.items], losses=scored.astype(np.float16))
             return real(planned, scored)
 
         real, audit.questions = audit.questions, keep
@@ -108,7 +110,7 @@ def main() -> None:
     inputs, targets, vocab_size = rows[:, :-1], rows[:, 1:], int(found["vocab_size"])
     planned = audit.plan(inputs, targets, vocab_size, len(rows), 0)
     surprise = np.empty_like(honest, dtype=np.float32)
-    surprise[planned.rows] = planned.surprise
+    surprise[planned.items] = planned.surprise
     counts = np.bincount(targets.ravel(), minlength=vocab_size) + 1.0
     unigram = -np.log(counts / counts.sum())[targets]
     lines = [f"{len(rows)} rows of {honest.shape[1]} tokens, {honest.mean():.3f} nats a token", ""]
@@ -131,7 +133,7 @@ def main() -> None:
                     tokens = np.broadcast_to(np.int64(0), (count, honest.shape[1]))  # no matter here
                     plan = audit.Plan(drawn, surprise[drawn], tokens, tokens, generator.random(count))
                     asked = audit.questions(plan, scored[drawn])
-                    caught += audit.judge(_compare(asked, scored, honest), options.device) is not None
+                    caught += judge(_compare(asked, scored, honest), options.device) is not None
                 cells.append(f"{caught / options.draws:.1%} ({share:.2%})")
             lines.append(f"| {gain:g} | {count} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
@@ -142,9 +144,9 @@ def main() -> None:
 
 def _compare(asked: audit.Questions, scored: np.ndarray, honest: np.ndarray) -> Any:
     """As `audit.compare`: at a cut the target isn't in sight, before it the cheat's answers stay."""
-    first, last = scored[asked.rows], scored[asked.rows].copy()
-    at = np.arange(len(asked.rows)), asked.cuts
-    last[at] = honest[asked.rows, asked.cuts]
+    first, last = scored[asked.items], scored[asked.items].copy()
+    at = np.arange(len(asked.items)), asked.cuts
+    last[at] = honest[asked.items, asked.cuts]
     return audit.compare(asked, first, last)
 
 

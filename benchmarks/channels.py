@@ -134,14 +134,30 @@ def load(folder, device):
 """
 
 
+class Secrets:
+    """As much of an exam as a server needs: an order and so many bits, answered by two logits each."""
+
+    asked_type = "int64"
+
+    def __init__(self, bits: int) -> None:
+        self.inputs, self.reply_shape = np.zeros((1, 1 + bits), np.int64), (1 + bits, 2)
+        self.targets = self.inputs
+
+    def noise(self, count: int) -> np.ndarray:
+        return self.inputs[:count]
+
+    def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
+        return targets
+
+
 def sent(request: dict[str, Any], secret: np.ndarray) -> np.ndarray:
     """What each server reads of a secret, (N,) of 0 and 1, that the first one wrote: (2, N)."""
-    shape = (1, 1 + len(secret), 2)
-    first, second = Server(request, shape), Server(request, shape)
+    exam: Any = Secrets(len(secret))
+    first, second = Server(request, exam, 1), Server(request, exam, 1)
     try:
         for server in (first, second):
             server.warm()
-        scorer._seal(first, second, np.zeros(shape[:2], np.int64))
+        scorer._seal(first, second, exam.noise(1))
         ask(first, [WRITE, *secret])
         own = ask(first, [READ, *(0 * secret)])
         ask(first, [WRITE, *secret])
@@ -155,7 +171,7 @@ def sent(request: dict[str, Any], secret: np.ndarray) -> np.ndarray:
 
 def ask(server: Server, tokens: list[int]) -> np.ndarray:
     server.ask(np.array([tokens]))
-    return server.logits(time.monotonic() + 60.0)[0, 1:, 1].double().cpu().numpy()
+    return server.replies(time.monotonic() + 60.0)[0, 1:, 1].double().cpu().numpy()
 
 
 def carried(wrong: int, of: int) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.store.records import INVALID, Audit
-from harness.worker import audit
+from harness.tasks.lm import audit
+from harness.worker.tolerance import judge
 
 
 @given(st.integers(2, 40), st.integers(2, 30), st.integers(0, 2**32 - 1))
@@ -15,10 +16,10 @@ def test_everything_up_to_the_cut_stays_and_the_next_token_always_changes(rows, 
     inputs[0, :2] = 48, 49
     targets = np.roll(inputs, -1, 1)
     planned = audit.plan(inputs, targets, 50, 10, seed)
-    scored = np.random.default_rng(seed + 1).random((len(planned.rows), seq_len)) * 20 * (seed % 2)
+    scored = np.random.default_rng(seed + 1).random((len(planned.items), seq_len)) * 20 * (seed % 2)
     asked = audit.questions(planned, scored)
-    assert len(set(asked.rows.tolist())) == len(asked.rows) == min(10, rows)
-    for row, cut, tokens in zip(asked.rows, asked.cuts, asked.tokens, strict=True):
+    assert len(set(asked.items.tolist())) == len(asked.items) == min(10, rows)
+    for row, cut, tokens in zip(asked.items, asked.cuts, asked.inputs, strict=True):
         assert 0 <= cut < seq_len - 1
         assert np.array_equal(tokens[: cut + 1], inputs[row, : cut + 1])
         assert tokens[cut + 1] != inputs[row, cut + 1]
@@ -34,14 +35,14 @@ def asked_once(rows=20, seq_len=16):
 def test_equal_answers_pass():
     asked = asked_once()
     scored = np.random.default_rng(0).random((20, 16), np.float32)
-    assert audit.judge(audit.compare(asked, scored, scored.copy()), "cpu") is None
+    assert judge(audit.compare(asked, scored, scored.copy()), "cpu") is None
 
 
 def test_answers_behind_the_cut_may_differ():
     asked = asked_once()
     scored = np.zeros((20, 16), np.float32)
     behind = np.arange(16) > asked.cuts[:, None]
-    assert audit.judge(audit.compare(asked, scored, np.where(behind, 9.0, scored)), "cpu") is None
+    assert judge(audit.compare(asked, scored, np.where(behind, 9.0, scored)), "cpu") is None
 
 
 def test_one_position_that_moved_is_enough():
@@ -49,7 +50,7 @@ def test_one_position_that_moved_is_enough():
     scored = np.zeros((20, 16), np.float32)
     audited = scored.copy()
     audited[3, asked.cuts[3]] = 0.2
-    failure = audit.judge(audit.compare(asked, scored, audited), "cpu")
+    failure = judge(audit.compare(asked, scored, audited), "cpu")
     assert failure is not None
     assert failure.status == INVALID
 
@@ -57,11 +58,11 @@ def test_one_position_that_moved_is_enough():
 def test_a_small_steady_advantage_fails_on_a_gpu_too():
     asked = asked_once()
     scored = np.zeros((20, 16), np.float32)
-    assert audit.judge(audit.compare(asked, scored, scored + 0.002), "cuda") is not None
+    assert judge(audit.compare(asked, scored, scored + 0.002), "cuda") is not None
 
 
 def test_nan_fails():
-    assert audit.judge(Audit(1, float("nan"), 0.0, 0.0), "cpu") is not None
+    assert judge(Audit(1, float("nan"), 0.0, 0.0), "cpu") is not None
 
 
 def test_an_advantage_is_that_of_all_positions_wherever_the_cuts_went():
@@ -75,8 +76,8 @@ def test_an_advantage_is_that_of_all_positions_wherever_the_cuts_went():
     found = []
     for seed in range(60):
         planned = audit.plan(inputs, targets, 20, 400, seed)
-        asked = audit.questions(planned, scored[planned.rows])
-        found.append(audit.compare(asked, scored[asked.rows], honest[asked.rows]).advantage_nats)
+        asked = audit.questions(planned, scored[planned.items])
+        found.append(audit.compare(asked, scored[asked.items], honest[asked.items]).advantage_nats)
     gain = (honest - scored)[:, :-1].mean()
     assert abs(np.mean(found) - gain) < 3 * np.std(found) / 60**0.5
     assert np.std(found) < gain

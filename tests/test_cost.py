@@ -11,9 +11,9 @@ from safetensors.torch import save_model
 
 from harness import config as configs
 from harness.store.records import OK, Score
+from harness.tasks.lm.exam import BATCH_TOKENS
 from harness.worker import scoring
 from harness.worker.run import measure
-from harness.worker.scorer import BATCH_TOKENS
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

@@ -18,8 +18,8 @@ from test_attacks import ATTACKS, program, says
 
 from harness.store.decisions import Holdout
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Score
+from harness.tasks.lm.losses import losses
 from harness.worker import device, scoring
-from harness.worker.losses import losses
 from harness.worker.run import measure, measure_holdout
 from harness.worker.worker import RunHandle, Worker
 

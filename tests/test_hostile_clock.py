@@ -264,9 +264,9 @@ def test_a_printed_score_is_only_text(try_out):
 
 def test_a_patched_harness_patches_only_itself(try_out):
     patch = """
-    import harness.worker.scorer, harness.worker.audit
+    import harness.worker.scorer, harness.worker.tolerance
     harness.worker.scorer.score = lambda request: 0.1
-    harness.worker.audit.judge = lambda *a: None
+    harness.worker.tolerance.judge = lambda *a: None
     nn.functional.cross_entropy = lambda *a, **k: torch.zeros((), requires_grad=True)
 """
     plain = edit((LOOP_END, LOOP_END + "        if step == 9: break\n"))

@@ -57,10 +57,10 @@ def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine
 
 
 def test_differences_that_cancel_out_are_differences_too():
-    assert differs(Opinion(2000, 0.0, 0.0002, 1.0), 3.0, "cpu") is None
-    assert differs(Opinion(2000, 0.0, 0.001, 1.0), 3.0, "cpu") is not None
-    assert differs(Opinion(2000, 0.004, 0.001, 1.0), 3.0, "cpu") is not None
-    assert differs(Opinion(2000, float("nan"), 0.001, 1.0), 3.0, "cpu") is not None
+    assert differs(Opinion(2000, 0.0, 0.0002, 1.0), 0.00024) is None
+    assert differs(Opinion(2000, 0.0, 0.001, 1.0), 0.00024) is not None
+    assert differs(Opinion(2000, 0.004, 0.001, 1.0), 0.00024) is not None
+    assert differs(Opinion(2000, float("nan"), 0.001, 1.0), 0.00024) is not None
 
 
 A_RUN = RunRecord(

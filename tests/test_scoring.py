@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from harness.sandbox import processes
 from harness.store.records import ERROR, Score
+from harness.tasks.lm.exam import TextExam
+from harness.tasks.lm.losses import losses
 from harness.worker import scoring, versions
 from harness.worker.device import Device
-from harness.worker.losses import losses
-from harness.worker.scorer import rows_of_batch
+from harness.worker.scorer import items_of_batch
 
 
 def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, setup):
@@ -197,11 +198,16 @@ def test_shared_logits_are_copied_before_anything_is_looked_up_in_them():
 
 def test_a_batch_of_logits_takes_a_twentieth_of_a_gpus_memory_within_bounds():
     large, small = (Device("cuda", "GPU", None, memory_mb=memory) for memory in (143_771, 8_000))
-    rows = rows_of_batch(large, 2048, 8192)
-    assert rows > 64
-    assert 4 * rows * 2048 * 8192 <= large.memory_mb * 2**20 / 20
-    assert rows_of_batch(small, 4096, 200_000) == 1
-    assert rows_of_batch(large, 2048, 256) == 128
+
+    def rows(device, seq_len, vocab_size):
+        exam = object.__new__(TextExam)
+        exam.inputs, exam.reply_shape = np.empty((10_000, seq_len)), (seq_len, vocab_size)
+        return items_of_batch(exam, device)
+
+    assert rows(large, 2048, 8192) > 64
+    assert 4 * rows(large, 2048, 8192) * 2048 * 8192 <= large.memory_mb * 2**20 / 20
+    assert rows(small, 4096, 200_000) == 1
+    assert rows(large, 2048, 256) == 128
 
 
 def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(setup, checkpoint, tmp_path):
@@ -233,11 +239,9 @@ def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(set
 
 def test_what_a_server_is_warmed_up_with_says_nothing_of_what_the_audit_asks(setup):
     """Both were drawn from one seed of 32 bits, which a server could find by trying all of them."""
-    from harness.worker import scorer
-
-    shape = (2, 8, 320)
-    assert not np.array_equal(scorer._noise(shape), scorer._noise(shape))
     request = scoring.request_for(
         Path("x"), Path("x"), setup.corpus, "val", setup.config, setup.device, setup.isolation, Path("x")
     )
     assert request["audit_seed"] > 2**128
+    exam = TextExam(request)
+    assert not np.array_equal(exam.noise(2), exam.noise(2))

@@ -20,9 +20,9 @@ from harness.sandbox.seal import MOST_CALLS, Seal
 from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import ProtocolError, close_all, pair
 from harness.store.records import CRASH, INVALID, Failure, Kind
+from harness.tasks.contract import Exam
 from harness.worker.buffers import CudaBuffer, SharedArray
 from harness.worker.device import Device
-from harness.worker.losses import losses
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
@@ -71,12 +71,14 @@ class WorkClock:
 class Server:
     """A sandboxed model server, from our side. Attributes: `clock`, of what it worked."""
 
-    def __init__(self, request: dict[str, Any], shape: tuple[int, int, int]) -> None:
-        self._request, self._shape = request, shape
+    def __init__(self, request: dict[str, Any], exam: Exam, batch: int) -> None:
+        """`batch`: how many items it is asked at a time."""
+        self._request, self._exam = request, exam
+        self._asked_shape, self._shape = (batch, *exam.inputs.shape[1:]), (batch, *exam.reply_shape)
         self._device = Device(**request["device"])
         self._channel, theirs = pair()
-        self._logits: CudaBuffer | SharedArray | None = None
-        self._tokens: SharedArray | None = None
+        self._replies: CudaBuffer | SharedArray | None = None
+        self._inputs: SharedArray | None = None
         self._seal: Seal | None = None
         self._sealed_processes: list[int] = []  # none can follow them
         self._tail = Tail()
@@ -118,20 +120,21 @@ class Server:
         """The first half of it: something else can be done meanwhile."""
         self._hear(START_SECONDS, "ready", f"start within {START_SECONDS:g} s")
         self._own_processes = processes.tree(self._process.pid)  # nothing untrusted ran yet
-        rows, seq_len, _ = self._shape
-        self._tokens = SharedArray.create((rows, seq_len), "int64")
-        descriptors = [self._tokens.descriptor]
+        self._inputs = SharedArray.create(self._asked_shape, self._exam.asked_type)
+        descriptors = [self._inputs.descriptor]
         handle = ""
         if self.is_on_gpu:
-            self._logits = CudaBuffer(self._shape)
-            goal = torch.zeros(rows * seq_len, dtype=torch.int64, device="cuda")
-            losses(self._logits.tensor.view(len(goal), -1), goal)  # takes its memory before the model can
-            handle = self._logits.handle()
+            self._replies = CudaBuffer(self._shape)
+            zeros = np.zeros_like(self._exam.targets, shape=(self._shape[0], *self._exam.targets.shape[1:]))
+            self._exam.grade(self._replies.tensor, zeros)  # takes its memory before the model can
+            handle = self._replies.handle()
         else:
-            self._logits = SharedArray.create(self._shape, "float32")
-            descriptors.append(self._logits.descriptor)
+            self._replies = SharedArray.create(self._shape, "float32")
+            descriptors.append(self._replies.descriptor)
         order = {
-            "device": self._device.kind, "shape": self._shape, "handle": handle, "checkpoint": "checkpoint",
+            "device": self._device.kind, "asked_shape": self._asked_shape,
+            "asked_type": self._exam.asked_type, "shape": self._shape, "handle": handle,
+            "checkpoint": "checkpoint",
         }  # fmt: skip
         self._load_began = time.monotonic()
         self.clock.go_on()
@@ -150,11 +153,11 @@ class Server:
             self._seal = Seal(packet[1][0])
             self._seal.limit(MOST_CALLS)
 
-    def begin_warm_up(self, tokens: np.ndarray) -> None:
-        """Have it answer rows that don't count, (B, T): what it needs for the first time it may still fetch,
-        and it gives back the memory that it keeps for more."""
+    def begin_warm_up(self, inputs: np.ndarray) -> None:
+        """Have it answer items that don't count, (B, ...): what it needs for the first time it may still
+        fetch, and it gives back the memory that it keeps for more."""
         self._warm_began = time.monotonic()
-        self.ask(tokens, rest=True)
+        self.ask(inputs, rest=True)
 
     def end_warm_up(self, touched: set[tuple[int, int]]) -> None:
         """Wait for it, and seal the server.
@@ -162,7 +165,7 @@ class Server:
         Args:
             touched: files that are in memory already, see `holdings`; added to.
         """
-        self.logits(self._warm_began + self._request["scoring_seconds"])
+        self.replies(self._warm_began + self._request["scoring_seconds"])
         self.warm_seconds = time.monotonic() - self._warm_began
         if self._seal is None:
             return
@@ -224,21 +227,21 @@ class Server:
         self._hear(max(0.0, left), "loaded", within)
         return time.monotonic() - self._load_began
 
-    def ask(self, tokens: np.ndarray, rest: bool = False) -> None:
-        """Have it work on (B, T) token ids; it may not write yet. `rest`: another server's turn is next."""
-        assert self._tokens is not None
-        self._tokens.array[:] = tokens
+    def ask(self, inputs: np.ndarray, rest: bool = False) -> None:
+        """Have it work on items, (B, ...); it may not write yet. `rest`: another server's turn is next."""
+        assert self._inputs is not None
+        self._inputs.array[:] = inputs
         self._say({"forward": True, "rest": rest})
 
-    def logits(self, deadline: float) -> torch.Tensor:
-        """The (B, T, V) buffer, with the answer in it; for the caller until the next call."""
-        assert self._logits is not None
+    def replies(self, deadline: float) -> torch.Tensor:
+        """The (B, ...) buffer, with the answer in it; for the caller until the next call."""
+        assert self._replies is not None
         self._say({"write": True})
         spent = f"answer all rows within scoring_seconds ({self._request['scoring_seconds']:g} s)"
         self._hear(max(0.0, deadline - time.monotonic()), "done", spent)
-        if isinstance(self._logits, CudaBuffer):
-            return self._logits.tensor
-        return torch.from_numpy(self._logits.array)
+        if isinstance(self._replies, CudaBuffer):
+            return self._replies.tensor
+        return torch.from_numpy(self._replies.array)
 
     def _read_log(self, reading: int) -> None:
         with os.fdopen(reading, "rb", buffering=0) as log:
@@ -290,7 +293,7 @@ class Server:
             with Path(self._request["log"]).open("a", encoding="utf-8") as file:
                 file.write(self._tail.text())
             self._tail = Tail()
-        for buffer in (self._tokens, self._logits):
+        for buffer in (self._inputs, self._replies):
             if buffer is not None:
                 buffer.close()
-        self._tokens = self._logits = None
+        self._inputs = self._replies = None

@@ -38,24 +38,24 @@ def serve(channel: Channel) -> None:
         warm_up(device)
     else:
         return
-    rows, seq_len, _ = shape = tuple(order["shape"])
-    tokens = SharedArray.map(descriptors[0], (rows, seq_len), "int64")
+    shape = tuple(order["shape"])
+    inputs = SharedArray.map(descriptors[0], tuple(order["asked_shape"]), order["asked_type"])
     if order["handle"]:
-        logits_out = open_cuda(order["handle"], shape)
+        replies_out = open_cuda(order["handle"], shape)
     else:
-        logits_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
+        replies_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
     boot.hand_out_seal(channel, gpu=device.type == "cuda", alone=device.type != "cuda")
     # ── from here on untrusted code runs in this process, and what it asks of the kernel is decided outside
     model = _load(Path(order["checkpoint"]), device)
     channel.say({"loaded": True})
     while (asked := channel.receive(WAIT_SECONDS)) is not None:
         with torch.no_grad():
-            batch = torch.from_numpy(tokens.copy()).to(device)  # (B, T)
+            batch = torch.from_numpy(inputs.copy()).to(device)  # (B, ...)
             logits = model(batch)
             _check(logits, shape)
             if channel.receive(WAIT_SECONDS) is None:  # what is in the buffer was read
                 return
-            logits_out.copy_(logits)
+            replies_out.copy_(logits)
         del logits  # so that the next batch's take the same, cached memory
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -78,7 +78,7 @@ def warm_up(device: Any) -> None:
     import torch
     import torch.nn.functional as F
 
-    from harness.worker.losses import losses
+    from harness.tasks.lm.losses import losses
 
     with contextlib.suppress(Exception), torch.no_grad():  # whatever the model needs and can't have, it says
         x = torch.ones(256, 256, device=device, dtype=torch.bfloat16)

@@ -6,7 +6,6 @@ kernel, shows. It runs in a process of its own, which reads a request as JSON an
 """
 
 import json
-import math
 import os
 import secrets
 import subprocess
@@ -22,9 +21,10 @@ from harness.sandbox import limits
 from harness.sandbox.text import one_line
 from harness.store.decisions import Opinion
 from harness.store.records import ERROR, INVALID, Failure
-from harness.worker.audit import TOLERANCES
+from harness.tasks.lm.exam import TextExam
 from harness.worker.model_client import Refused, Server
 from harness.worker.overtime import in_time
+from harness.worker.tolerance import TOLERANCES
 
 ROWS = 2000
 MORE_SECONDS = 240.0  # to start
@@ -56,68 +56,56 @@ def ask(request: dict[str, Any], row_nats: Path) -> Opinion | Failure:
     if "failure" in found:
         return Failure(**found["failure"])
     opinion = Opinion(**found["opinion"], seconds=time.monotonic() - began)
-    return differs(opinion, found["bytes_per_token"], request["device"]["kind"]) or opinion
+    return differs(opinion, found["allowed"]) or opinion
 
 
-def differs(opinion: Opinion, bytes_per_token: float, device_kind: str) -> Failure | None:
-    """None unless the rows differ by more than other kernels explain. Each row is compared with itself, so
-    chance has no part in it: differences that cancel out are differences too."""
-    allowed = TOLERANCES[device_kind].advantage_nats / math.log(2) / bytes_per_token
+def differs(opinion: Opinion, allowed: float) -> Failure | None:
+    """None unless the rows differ by more than is `allowed`, what other kernels explain. Each row is compared
+    with itself, so chance has no part in it: differences that cancel out are differences too."""
     if opinion.spread <= allowed:  # so that a NaN fails
         return None
     return Failure(
         INVALID,
-        f"{opinion.rows} rows asked again, plainly: {opinion.difference:+.5f} bits per byte from the "
-        f"score, {opinion.spread:.5f} row by row; {allowed:.5f} would do",
+        f"{opinion.rows} rows asked again, plainly: {opinion.difference:+.5f} from the score, "
+        f"{opinion.spread:.5f} row by row; {allowed:.5f} would do",
     )
 
 
 def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
-    """The figures of an `Opinion`, and the bytes of a token."""
-    import torch
-
-    rows = np.load(request["rows"], mmap_mode="r")  # (R, T + 1)
-    lengths = np.load(request["token_bytes"])
-    scored = np.load(request["row_nats"])  # (R,)
+    """The figures of an `Opinion`, and what their spread may be."""
+    exam, scored = TextExam(request), np.load(request["row_nats"])  # (N,)
     generator = np.random.default_rng(secrets.randbits(64))
-    drawn = generator.choice(len(rows), size=min(ROWS, len(rows)), replace=False)
-    seq_len = rows.shape[1] - 1
-    server = Server(request, (1, seq_len, len(lengths)))
+    drawn = generator.choice(len(scored), size=min(ROWS, len(scored)), replace=False)
+    server, kind = Server(request, exam, 1), request["device"]["kind"]
     try:
         server.warm()
         server.begin_load()
         server.take_seal()
         server.end_load()
-        server.begin_warm_up(generator.integers(0, len(lengths), (1, seq_len)))
+        server.begin_warm_up(exam.noise(1))
         server.end_warm_up(set())
         server.clock.stop()
-        checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
+        checkpoint = Path(request["checkpoint"])
         if failure := in_time(server.clock.worked_seconds, request["budget_seconds"], checkpoint, kind):
             raise Refused(failure.status, failure.detail, failure.kind)
         deadline = time.monotonic() + request["scoring_seconds"]
-        apart, sizes = [], []
-        for number in drawn:
-            row = rows[number].astype(np.int64)
-            server.ask(row[None, :-1])
-            logits = server.logits(deadline)[0].double()  # (T, V)
-            goal = torch.from_numpy(row[1:]).to(logits.device)
-            nats = torch.nn.functional.cross_entropy(logits, goal, reduction="none").cpu().numpy()
-            counted = lengths[row[1:]]
-            apart.append(float(nats[counted > 0].sum()) - scored[number])
-            sizes.append(int(counted.sum()))
+        apart = []
+        for item in drawn:
+            server.ask(exam.inputs[item][None])
+            apart.append(exam.plain_sum(server.replies(deadline)[0], item) - scored[item])
     finally:
         server.close()
-    bits = np.array(apart) / math.log(2) / np.mean(sizes)
-    spread = float(np.abs(bits).mean())
-    figures = {"rows": len(bits), "difference": float(bits.mean()), "spread": spread}
-    return figures, float(np.mean(sizes)) / seq_len
+    values = exam.in_value(np.array(apart), drawn)
+    spread = float(np.abs(values).mean())
+    figures = {"rows": len(values), "difference": float(values.mean()), "spread": spread}
+    return figures, exam.as_value(TOLERANCES[kind].advantage_nats)
 
 
 def main() -> None:
     limits.die_with_parent()
     try:
-        opinion, bytes_per_token = _form(json.loads(sys.stdin.read()))
-        found: dict[str, Any] = {"opinion": opinion, "bytes_per_token": bytes_per_token}
+        opinion, allowed = _form(json.loads(sys.stdin.read()))
+        found: dict[str, Any] = {"opinion": opinion, "allowed": allowed}
     except Refused as refused:
         found = {"failure": asdict(refused.failure)}
     sys.stdout.write(json.dumps(found) + "\n")

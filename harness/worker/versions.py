@@ -11,8 +11,8 @@ from harness.worker.device import Device
 EVALUATOR_VERSION = 1
 RUNTIME_VERSION, PROCESSOR_RUNTIME_VERSION = 1, 2  # the latter where a budget is a processor's time
 EVALUATOR_SOURCES = (
-    "worker/scorer.py", "worker/model_client.py", "worker/model_server.py", "worker/audit.py",
-    "worker/buffers.py", "worker/losses.py", "worker/overtime.py",
+    "worker/scorer.py", "worker/model_client.py", "worker/model_server.py", "worker/tolerance.py",
+    "worker/buffers.py", "worker/overtime.py", "tasks/lm/exam.py", "tasks/lm/audit.py", "tasks/lm/losses.py",
 )  # fmt: skip
 RUNTIME_SOURCES = (
     "trial/api.py", "trial/loader.py", "tasks/lm/packing.py", "sandbox/isolation.py", "worker/boot.py",
