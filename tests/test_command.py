@@ -186,11 +186,11 @@ def test_data_home_sockets_and_the_gpu_are_out_of_its_reach_and_what_it_is_given
 
 def test_no_note_is_among_what_it_can_read(research, ask, as_it_was):
     blob = research("rev-parse", "refs/notes/autoresearch^{tree}")
-    assert "holdout_bpb" in research("grep", "-h", "holdout_bpb", "refs/notes/autoresearch")
+    assert "holdout_value" in research("grep", "-h", "holdout_value", "refs/notes/autoresearch")
     ask(
         ROOT + '[ -z "$(ls $root/.git)" ] || exit 1\n'
         f"git cat-file -e {blob} && exit 1\n"
-        "git cat-file --batch-all-objects --batch | grep -q holdout_bpb && exit 1\n"
+        "git cat-file --batch-all-objects --batch | grep -q holdout_value && exit 1\n"
         "git log --all --format=%s | grep -q baseline || exit 1\n" + EDIT + COMMIT
     )
 

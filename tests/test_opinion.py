@@ -9,6 +9,7 @@ from stubs import MUCH_BETTER, Changing, begin, known
 
 import harness.session.checkpoints as kept
 from harness.report import explain
+from harness.store.aliases import VAL_BPB
 from harness.store.records import ERROR, INVALID, OK, Audit, Failure, RunRecord, Score, Training
 from harness.worker.run import ROW_NATS, measure, second_opinion
 from harness.worker.second_opinion import Opinion, differs
@@ -77,6 +78,9 @@ def test_show_says_how_a_score_was_checked():
     assert checked(is_sealed=True, refused_calls=3) == said
     assert "WARNING" in checked(is_sealed=False)
     assert checked() == "", "of an earlier version"
-    assert "+0.00010 bits" in explain.opinion(Opinion(9, 1e-4, 2e-4, 1.0))
-    assert explain.opinion(Failure(ERROR, "no second opinion: x")) == "Second opinion: no second opinion: x."
-    assert explain.opinion(None) == ""
+    assert "+0.00010 bits" in explain.opinion(Opinion(9, 1e-4, 2e-4, 1.0), VAL_BPB)
+    assert (
+        explain.opinion(Failure(ERROR, "no second opinion: x"), VAL_BPB)
+        == "Second opinion: no second opinion: x."
+    )
+    assert explain.opinion(None, VAL_BPB) == ""

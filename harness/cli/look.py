@@ -108,7 +108,7 @@ def show(experiment: str, as_json: bool) -> int:
         made = next((e for e in known if e.origin == found.commit), None)
         after = f"measured as {made.name.digits}" if made else f"harness adopt {found.name.number} does"
         why.append(f"Made by hand; {after}." if made else f"Made by hand, and not measured: {after}.")
-    if said := explain.opinion(note.opinion):
+    if said := explain.opinion(note.opinion, found.metric):
         why.append(said)
     if why:
         click.echo("\n".join(why) + "\n")

@@ -119,11 +119,12 @@ def checked(run: RunRecord) -> str:
     return line + (f", {score.refused_calls:,} calls to the kernel refused" if score.refused_calls else "")
 
 
-def opinion(found: Opinion | Failure | None) -> str:
+def opinion(found: Opinion | Failure | None, metric: Metric) -> str:
     """Of the second look before `main` moved; empty without one."""
     if found is None:
         return ""
     if isinstance(found, Failure):
         return f"Second opinion: {found.detail}."
-    apart = f"{found.difference:+.5f} from its score, {found.spread:.5f} row by row"
+    unit = f" {metric.unit}" if metric.unit else ""
+    apart = f"{found.difference:+.5f}{unit} from its score, {found.spread:.5f} row by row"
     return f"Second opinion, {found.rows:,} rows: {apart}."
