@@ -6,7 +6,9 @@ real model servers under the real sandbox, and the real audit.
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit
 
@@ -263,7 +265,8 @@ def test_a_server_that_answers_without_listening_is_refused(scored, setup):
             "device": dataclasses.asdict(setup.device),
         "load_seconds": 10.0,
     }  # fmt: skip
-    server = Server(request, (1, 8, 320))
+    exam = SimpleNamespace(inputs=np.zeros((1, 8)), asked_type="int64", reply_shape=(8, 320))
+    server = Server(request, exam, 1)
     try:
         server.begin_load()
         server.take_seal()
