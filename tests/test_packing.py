@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.tasks.lm import packing, store
-from harness.trial.loader import Loader
+from harness.tasks.lm.loader import Loader
 
 
 def documents(lengths):

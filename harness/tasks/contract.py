@@ -32,6 +32,28 @@ class Again(Protocol):
         """What it is asked in their place, (K, ...)."""
 
 
+class Feed(Protocol):
+    """What a training gets of the task, inside its sandbox. Nothing here is trusted by anyone."""
+
+    def about(self) -> dict[str, Any]:
+        """Attributes of `trial.open()`, such as `vocab_size`."""
+
+    def dummy(self, count: int) -> tuple[Any, Any]:
+        """Inputs and targets of `count` items that mean nothing, to compile and warm up with."""
+
+    def open(self, descriptor: int, count: int, seed: int) -> None:
+        """Begin to deal batches of `count` items from what was handed over, in an order of the seed's."""
+
+    def next(self) -> tuple[Any, Any]:
+        """Inputs and targets of the next batch, on the device."""
+
+    def units(self, count: int) -> int:
+        """Of `count` items: what is counted and shown, tokens or items."""
+
+    def first(self) -> tuple[Any, Any]:
+        """Inputs and targets of a few items that are trained on: those of `Exam.trained`."""
+
+
 class Exam(Protocol):
     """Of one split. Items are asked in batches; a loss is lower the better the reply."""
 

@@ -19,15 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from harness.sandbox import compile_cache
 from harness.sandbox.processes import own_cpu_seconds
 from harness.sandbox.wire import DESCRIPTORS, Channel
-from harness.tasks.lm.store import first_rows
-from harness.trial.loader import Loader
+from harness.tasks.contract import Feed
+from harness.tasks.lm.feed import TextFeed
 
 WAIT_SECONDS = 24 * 3600.0
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -105,16 +104,14 @@ class Run:
         halves = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dtype = "bfloat16" if halves else "float32"
         self.budget_seconds: float = spec["budget_seconds"]
-        self.vocab_size: int = spec["vocab_size"]
-        self.seq_len: int = spec["seq_len"]
-        self.bos: int = spec["bos"]
-        self.train_tokens: int = spec["train_tokens"]
+        self._feed: Feed = TextFeed(spec, self.device)
+        for name, value in self._feed.about().items():
+            setattr(self, name, value)
         self.checkpoint_dir = checkpoint_dir
         checkpoint_dir.mkdir(exist_ok=True)
         self._host = host
         self._now = own_cpu_seconds if spec.get("by_processor") else time.monotonic
         self._started_at: float | None = None
-        self._tokens: np.ndarray | None = None
         self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
         self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
         if self.device.type == "cuda":
@@ -134,10 +131,8 @@ class Run:
         return min(1.0, self.elapsed_seconds / self.budget_seconds)
 
     def dummy_batch(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random inputs and targets, (B, T) int64: to compile and warm up before the clock starts."""
-        shape = (batch_size, self.seq_len)
-        tokens = torch.randint(self.vocab_size, shape, device=self.device)
-        return tokens, tokens.roll(-1, dims=1)
+        """Random inputs and targets like those of `batches`, to warm up before the clock starts."""
+        return self._feed.dummy(batch_size)
 
     def fit_rows(self, most: int, step: Callable[[int], object]) -> int:
         """How many rows of a forward and backward pass the device's memory takes: `most`, a half of it, ...
@@ -169,7 +164,7 @@ class Run:
         return False
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (inputs, targets), (B, T) int64 each, until no further step fits into the budget.
+        """Yield (inputs, targets) until no further step fits into the budget; of text (B, T) int64 each.
 
         The clock starts here. One optimizer step per batch is assumed, whatever it is split into.
         On a GPU at most one step is in flight when the next batch is asked for.
@@ -178,8 +173,7 @@ class Run:
             raise RuntimeError("batches() can be asked for once")
         descriptor = self._host.training_tokens()
         self._started_at = self._now()
-        loader = Loader(descriptor, batch_size, self.seq_len, self._order_seed, self.device)
-        self._tokens = loader.tokens
+        self._feed.open(descriptor, batch_size, self._order_seed)
         ends: deque[float] = deque([self._now()], maxlen=17)
         queued: deque[Any] = deque()
         while True:
@@ -190,9 +184,9 @@ class Run:
             ahead = 1 + len(queued) if len(steps) > 1 else 1
             if self.elapsed_seconds + step_seconds * ahead > self.budget_seconds:
                 break
-            yield loader.next()
+            yield self._feed.next()
             self._reported["num_steps"] += 1
-            self._reported["total_tokens"] += batch_size * self.seq_len
+            self._reported["total_tokens"] += self._feed.units(batch_size)
             if self.device.type == "cuda":
                 event = torch.cuda.Event()
                 event.record()
@@ -269,11 +263,10 @@ class Run:
 
     def _trained_nats(self, model: nn.Module, loss: Loss) -> float | None:
         """Of the function as it is trained, with gradients, but without dropout."""
-        assert self._tokens is not None
-        rows = torch.from_numpy(first_rows(self._tokens, self.seq_len).astype(np.int64)).to(self.device)
+        inputs, targets = self._feed.first()
         model.eval()
         try:
-            return float(loss(rows[:, :-1], rows[:, 1:]).detach())
+            return float(loss(inputs, targets).detach())
         except Exception as error:  # noqa: BLE001 - it is asked for nothing else, and decides nothing
             sys.stderr.write(f"submit's loss failed: {error}\n")
             return None

@@ -15,9 +15,10 @@ EVALUATOR_SOURCES = (
     "worker/buffers.py", "worker/overtime.py", "tasks/lm/exam.py", "tasks/lm/audit.py", "tasks/lm/losses.py",
 )  # fmt: skip
 RUNTIME_SOURCES = (
-    "trial/api.py", "trial/loader.py", "tasks/lm/packing.py", "sandbox/isolation.py", "worker/boot.py",
-    "worker/prestart.py", "worker/supervisor.py", "worker/clock.py", "ops/__init__.py", "ops/plain.py",
-    "ops/attention.py", "ops/loss.py", "ops/mlp.py", "ops/rope.py",
+    "trial/api.py", "tasks/lm/feed.py", "tasks/lm/loader.py", "tasks/lm/packing.py",
+    "sandbox/isolation.py", "worker/boot.py", "worker/prestart.py", "worker/supervisor.py",
+    "worker/clock.py", "ops/__init__.py", "ops/plain.py", "ops/attention.py", "ops/loss.py", "ops/mlp.py",
+    "ops/rope.py",
 )  # fmt: skip
 
 
