@@ -221,8 +221,9 @@ class Supervisor:
         if state.first_batch_at is None:
             return ended.without_a_batch(self.config)
         doing = "training" if state.saving_at is None else "saving"
-        most = 2 * sum(state.would_go_on) >= len(state.would_go_on)
-        return ended.by_the_clock(self._clock, self.config, doing, most)
+        # Who computes a quarter of the time spends a budget before it has passed five times, if it may.
+        would = 4 * sum(state.would_go_on) >= len(state.would_go_on)
+        return ended.by_the_clock(self._clock, self.config, doing, would)
 
     def _hear(self, channel: Channel, state: _State, tokens: int) -> bool:
         """Handle one packet, if there is one; False when there is none or the end was closed."""
