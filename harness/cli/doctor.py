@@ -211,5 +211,5 @@ def _load() -> Finding:
     if load <= BUSY * cores:
         return Finding("load", "ok", detail)
     return Finding(
-        "load", "warn", f"{detail}: beside them a run takes longer, and a tenth fewer steps", "top"
+        "load", "warn", f"{detail}: beside them a run takes longer", "top"
     )
