@@ -20,7 +20,8 @@ loop:
 	@git var GIT_COMMITTER_IDENT >/dev/null  # what is kept is committed; ask before the long part
 	@$(MAKE) -s --no-print-directory .venv/.installed
 	@git diff --quiet HEAD -- train.py && clean=yes; $(BIN)/harness init || exit 1; \
-	  [ -z "$$clean" ] || git diff --quiet HEAD -- train.py || git commit -qm 'Fit train.py to this machine' -- train.py
+	  [ -z "$$clean" ] || git diff --quiet HEAD -- train.py || { git add train.py .autoresearch/config.toml && \
+	    git commit -qm 'Fit train.py to this machine' -- train.py .autoresearch/config.toml; }
 	@$(BIN)/harness prepare
 	@$(BIN)/harness loop --experiments $(EXPERIMENTS)
 	@echo 'Next: source .venv/bin/activate, then harness --help'

@@ -39,7 +39,7 @@ class SessionPanel:
         self._curve: list[float] = []
         self._kept = kept
         self._counts: dict[str, int] = {}
-        self._printed_at, self._phase = 0.0, ""
+        self._printed: dict[int, tuple[str, float]] = {}  # phase and moment of a worker's last plain line
         self._began = time.monotonic()
 
     def __enter__(self) -> "SessionPanel":
@@ -95,11 +95,12 @@ class SessionPanel:
         if self._live is not None:
             self._live.update(self._panel())
             return
-        now = time.monotonic()
-        due = shown.phase != self._phase or now - self._printed_at >= PLAIN_EVERY_SECONDS
-        if due and not self._as_json:
-            self._phase, self._printed_at = shown.phase, now
-            self._console.print("     " + describe(shown), markup=False, highlight=False, soft_wrap=True)
+        now, (phase, printed_at) = time.monotonic(), self._printed.get(place, ("", 0.0))
+        if self._as_json or (shown.phase == phase and now - printed_at < PLAIN_EVERY_SECONDS):
+            return
+        self._printed[place] = shown.phase, now
+        of = run.name[:4] if len(self._shown) > 1 else ""  # one line may be another run's
+        self._console.print(f"{of:<4} {describe(shown)}", markup=False, highlight=False, soft_wrap=True)
 
     @property
     def _width(self) -> int:

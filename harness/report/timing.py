@@ -35,9 +35,10 @@ def phases(run: RunRecord) -> dict[str, float]:
 
 
 def line(run: RunRecord) -> str:
-    return (
-        ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases(run).items() if seconds >= 0.05) + " s"
-    )
+    found = {name: f"{name} {seconds:.1f}" for name, seconds in phases(run).items() if seconds >= 0.05}
+    if run.training.passed_seconds is not None and "train" in found:
+        found["train"] += f" ({_seconds(run.training.training_seconds):.1f} of a processor)"
+    return ", ".join(found.values()) + " s"
 
 
 def training_share(runs: Sequence[RunRecord]) -> tuple[float, float, int] | None:

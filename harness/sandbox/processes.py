@@ -2,9 +2,17 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+
+def _stat(path: Path) -> list[str] | None:
+    """What a `stat` file says behind the name, which may be any bytes; None if it is gone."""
+    try:
+        return path.read_text(errors="replace").rpartition(")")[2].split() or None
+    except OSError:
+        return None
 
 
 def descends(process: int, ancestor: int) -> bool | None:
@@ -12,24 +20,27 @@ def descends(process: int, ancestor: int) -> bool | None:
     while process > 0:
         if process == ancestor:
             return True
-        try:
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
+        if (fields := _stat(Path(f"/proc/{process}/stat"))) is None:
             return None
+        process = int(fields[1])
     return False
 
 
 def _below(ancestor: int) -> dict[int, list[str]]:
     """A process and all that descend from it: what `/proc/PID/stat` says behind the name, by number."""
-    found = {}
+    found, children = {}, dict[int, list[int]]()
     for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError):
-            if fields := entry.read_text().rpartition(")")[2].split():
-                found[int(entry.parent.name)] = fields
-    own = {ancestor}
-    while below := {pid for pid, fields in found.items() if int(fields[1]) in own} - own:
-        own |= below
-    return {pid: found[pid] for pid in own & found.keys()}
+        if (fields := _stat(entry)) is not None:
+            process = int(entry.parent.name)
+            found[process] = fields
+            children.setdefault(int(fields[1]), []).append(process)
+    below, left = {}, [ancestor]
+    while left:  # a chain of ten thousand is walked once
+        process = left.pop()
+        left += children.get(process, ())
+        if process in found:
+            below[process] = found[process]
+    return below
 
 
 def tree(ancestor: int) -> list[int]:
@@ -37,13 +48,16 @@ def tree(ancestor: int) -> list[int]:
     return [*_below(ancestor)]
 
 
+def _states(process: int) -> Iterator[str]:
+    """Of its threads, a letter each."""
+    for thread in Path(f"/proc/{process}/task").glob("*/stat"):
+        if (fields := _stat(thread)) is not None:
+            yield fields[0]
+
+
 def is_alive(process: int) -> bool:
     """Whether a thread of it is left: one whose first thread ended looks like a dead one."""
-    for thread in Path(f"/proc/{process}/task").glob("*/stat"):
-        with suppress(OSError):
-            if thread.read_text().rpartition(")")[2].split()[0] not in "ZX":
-                return True
-    return False
+    return any(state not in "ZX" for state in _states(process))
 
 
 def is_filtered(process: int) -> bool:
@@ -55,42 +69,55 @@ def is_filtered(process: int) -> bool:
 
 def stand_still(processes: Iterable[int]) -> bool:
     """Whether all threads of these are stopped, or gone."""
-    for process in processes:
-        for thread in Path(f"/proc/{process}/task").glob("*/stat"):
-            with suppress(OSError):
-                if thread.read_text().rpartition(")")[2].split()[0] not in "TtZX":
-                    return False
-    return True
+    return all(state in "TtZX" for process in processes for state in _states(process))
+
+
+def would_compute(processes: Iterable[int]) -> bool:
+    """Whether a thread of these computes, or would if it had a processor."""
+    return any(state == "R" for process in processes for state in _states(process))
 
 
 def cpu_seconds(ancestor: int) -> float:
     """Of all processes below it, and of those of them that ended."""
-    return sum(cpu_seconds_below(ancestor).values())
+    return sum(map(_cpu_seconds, _below(ancestor).values()))
 
 
-def cpu_seconds_below(ancestor: int) -> dict[int, float]:
-    """Of a process and all that descend from it, by its number; with what it waited for the end of."""
-    return {process: _cpu_seconds(fields) for process, fields in _below(ancestor).items()}
+def cpu_seconds_of(processes: Iterable[int]) -> float:
+    """Of these, which start no more, and of what they started that ended."""
+    found = (_stat(Path(f"/proc/{process}/stat")) for process in processes)
+    return sum(_cpu_seconds(fields) for fields in found if fields is not None)
 
 
-def cpu_seconds_of(processes: Iterable[int]) -> dict[int, float]:
-    """The same of these, without those that are gone."""
-    found = {}
-    for process in processes:
-        with suppress(OSError):
-            stat = Path(f"/proc/{process}/stat").read_text()
-            found[process] = _cpu_seconds(stat.rpartition(")")[2].split())
-    return found
+def own_seconds_of(process: int) -> float | None:
+    """Its processors' time to the nanosecond, without that of what it started; None if it is gone."""
+    try:
+        return time.clock_gettime(_clock_of(process))
+    except OSError:  # gone; or a kernel that doesn't tell, but for ticks of 10 ms
+        fields = _stat(Path(f"/proc/{process}/stat"))
+        return None if fields is None else _cpu_seconds([*fields[:13], "0", "0"])
 
 
-def own_cpu_seconds() -> float:
-    """Of this process and what it started."""
-    ended = os.times()
-    found = time.process_time() + ended.children_user + ended.children_system
-    for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):
-            found += sum(map(cpu_seconds, map(int, children.read_text().split())))
-    return found
+class OwnClock:
+    """Processors' seconds of this process and those that it has started by now. To look at it opens and names
+    no file: a seal would have each such call answered outside."""
+
+    def __init__(self) -> None:
+        self._others = [process for process in tree(os.getpid()) if process != os.getpid()]
+        self._most = 0.0
+
+    def __call__(self) -> float:
+        ended = os.times()
+        found = time.process_time() + ended.children_user + ended.children_system
+        for process in self._others:
+            with suppress(OSError):  # gone
+                found += time.clock_gettime(_clock_of(process))
+        self._most = max(self._most, found)  # of one that nobody waited for nothing is left
+        return self._most
+
+
+def _clock_of(process: int) -> int:
+    """What clock_getcpuclockid(3) gives."""
+    return (~process << 3) | 2
 
 
 def _cpu_seconds(fields: Sequence[str]) -> float:
@@ -115,13 +142,3 @@ def delayed_seconds(ancestor: int) -> float:
         with suppress(OSError, ValueError, IndexError):
             longest = max(longest, int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9)
     return longest
-
-
-def would_go_on(ancestor: int) -> bool:
-    """Whether a thread below it computes, or would if it had a processor, or its memory from disk."""
-    for process in _below(ancestor):
-        for thread in Path(f"/proc/{process}/task").glob("*/stat"):
-            with suppress(OSError):
-                if thread.read_text().rpartition(")")[2].split()[0] in "RD":
-                    return True
-    return False

@@ -24,6 +24,7 @@ import select
 import struct
 import sys
 import threading
+import time
 
 from harness.sandbox.syscalls import (
     ALL_THREADS,
@@ -92,6 +93,7 @@ FUTEX, ITS_OPERATION, PRIVATE = {"x86_64": 202, "aarch64": 98}, 1, 128
 IOCTL, ITS_REQUEST, KIND, DRIVER = {"x86_64": 16, "aarch64": 29}, 1, 0xFF00, ord("F") << 8
 PLAIN, BEGIN_AND_END = 0x400, (0x30000001, 0x30000002)
 
+MOST_STARTS = 1_000  # of processes, on a processor
 MOST_CALLS = 100_000  # of a training after its first batch, of a model server while it loads
 
 # ── inside the sandbox ────────────────────────────────────────────────────────────────────────
@@ -104,7 +106,7 @@ def install(gpu: bool, alone: bool = False) -> int | None:
         gpu: whether a GPU's driver is talked to (`ioctl`).
         alone: it starts threads but no process: one that ended could have worked uncounted.
 
-    On a processor what is started is known for a thread or a process: `Seal.starts` counts the latter.
+    On a processor what is started is known for a thread or a process, see `Seal.started_at`.
     """
     machine = platform.machine()
     if sys.platform != "linux" or machine not in FREE:
@@ -157,7 +159,8 @@ class Seal:
 
     Attributes:
         refused: how many calls were refused, by number.
-        starts: how many processes were started, where there is no clone3.
+        started_at: when a process was started last, by the monotonic clock; 0 for never. Where there is no
+            clone3: a thread is none.
     """
 
     def __init__(self, listener: int) -> None:
@@ -166,7 +169,8 @@ class Seal:
         self._left: int | None = None
         self._asked = bytearray(NOTIFICATION.size)
         self.refused: dict[int, int] = {}
-        self.starts = 0
+        self.started_at = 0.0
+        self._starts_left = MOST_STARTS
         self._starting = STARTS[platform.machine()]
         with contextlib.suppress(OSError):
             fcntl.ioctl(listener, _request(1, 4, 8), WAKE_ON_THE_SAME_CORE)
@@ -176,6 +180,11 @@ class Seal:
         """From now on let through so many calls and no more. 0 seals it."""
         with _answering().lock:
             self._left = calls
+
+    def no_more_starts(self) -> None:
+        """From now on refuse to start processes; threads may be started."""
+        with _answering().lock:
+            self._starts_left = 0
 
     def close(self) -> None:
         """What still runs inside gets an error for each such call."""
@@ -189,9 +198,14 @@ class Seal:
         self._asked[:] = bytes(len(self._asked))  # the kernel insists
         fcntl.ioctl(self._listener, RECEIVE, self._asked)
         which, _, _, number, _, _, flags, *_ = NOTIFICATION.unpack(self._asked)
+        verdict = self._verdict(number)
         if number in self._starting and not (number == self._starting[0] and flags & A_THREAD):
-            self.starts += 1
-        fcntl.ioctl(self._listener, SEND, ANSWER.pack(which, 0, *self._verdict(number)))
+            self._starts_left -= 1
+            if self._starts_left < 0:
+                verdict = -errno.EPERM, 0  # an honest one may try, and is told so
+            else:
+                self.started_at = time.monotonic()
+        fcntl.ioctl(self._listener, SEND, ANSWER.pack(which, 0, *verdict))
 
     def _verdict(self, number: int) -> tuple[int, int]:
         """An answer's error and flags. Only the number is looked at: what a pointer points to may change."""

@@ -4,8 +4,8 @@ What a run sees is read-only, but the kernel keeps state beside it: which pages 
 memory, who holds locks on them, who watches them, hints on how long they will live, keys of the user's; and
 the nodes below /dev are the host's own. One program can leave a note there that another reads. Advice is
 taken and not followed, locks are granted and not held (nothing else of a run's is shared), modes, owners,
-times, attributes and cores seem to be set, questions get an error. Of sockets there are only those that
-connect processes of one sandbox, and none that looks up a name for each message.
+times, attributes, cores and priorities seem to be set, questions get an error. Of sockets there are only
+those that connect processes of one sandbox, and none that looks up a name for each message.
 
 What only leaves traces by being asked (a name that is looked up) is no matter of this list: see `seal`.
 """
@@ -47,7 +47,8 @@ MACHINES = {
         "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "chown": 92, "fchown": 93,
         "lchown": 94, "fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261, "utimensat": 280,
         "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198,
-        "fremovexattr": 199, "sched_setaffinity": 203,
+        "fremovexattr": 199, "sched_setaffinity": 203, "setpriority": 141, "sched_setparam": 142,
+        "sched_setscheduler": 144, "sched_setattr": 314, "ioprio_set": 251,
     }),
     "aarch64": Machine(0xC00000B7, 277, {
         "flock": 32, "fadvise64": 223, "readahead": 213, "mincore": 232, "madvise": 233, "fcntl": 25,
@@ -57,13 +58,15 @@ MACHINES = {
         "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "socket": 198, "socketpair": 199,
         "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "fchown": 55, "fchownat": 54, "utimensat": 88,
         "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15,
-        "fremovexattr": 16, "sched_setaffinity": 122,
+        "fremovexattr": 16, "sched_setaffinity": 122, "setpriority": 140, "sched_setparam": 118,
+        "sched_setscheduler": 119, "sched_setattr": 274, "ioprio_set": 30,
     }),
 }  # fmt: skip
 GRANTED = {
     "flock", "fadvise64", "readahead", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown",
     "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat", "setxattr", "lsetxattr", "fsetxattr",
-    "removexattr", "lremovexattr", "fremovexattr", "sched_setaffinity",
+    "removexattr", "lremovexattr", "fremovexattr", "sched_setaffinity", "setpriority",
+    "sched_setparam", "sched_setscheduler", "sched_setattr", "ioprio_set",
 }  # fmt: skip
 # By one argument: its place, how it is compared, and an answer for each value; all others are allowed.
 RANDOM, SEQUENTIAL, WILLNEED, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, COLLAPSE = (

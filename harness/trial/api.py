@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from harness.sandbox import compile_cache
-from harness.sandbox.processes import own_cpu_seconds
+from harness.sandbox.processes import OwnClock
 from harness.sandbox.wire import DESCRIPTORS, Channel
 from harness.tasks.contract import Feed
 from harness.tasks.lm.feed import TextFeed
@@ -110,7 +110,8 @@ class Run:
         self.checkpoint_dir = checkpoint_dir
         checkpoint_dir.mkdir(exist_ok=True)
         self._host = host
-        self._now = own_cpu_seconds if spec.get("by_processor") else time.monotonic
+        self._by_processor: bool = spec.get("by_processor", False)
+        self._now: Callable[[], float] = time.monotonic
         self._started_at: float | None = None
         self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
         self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
@@ -171,6 +172,8 @@ class Run:
         """
         if self._started_at is not None:
             raise RuntimeError("batches() can be asked for once")
+        if self._by_processor:
+            self._now = OwnClock()  # before: no process is started from here on
         descriptor = self._host.training_tokens()
         self._started_at = self._now()
         self._feed.open(descriptor, batch_size, self._order_seed)

@@ -21,7 +21,6 @@ import torch._functorch.config
 from harness import config as configs
 from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.paths import Paths
-from harness.sandbox.processes import own_cpu_seconds
 from harness.store.records import OK, Failure, Reported, RunRecord, Training
 from harness.trial.api import Run
 from harness.worker import scoring
@@ -38,7 +37,7 @@ class ByHand:
 
     def __init__(self, setup: Setup, seed: int, source: Path, folder: Path) -> None:
         self._setup, self._seed, self._source, self._folder = setup, seed, source, folder
-        self._now = own_cpu_seconds if setup.device.is_processor else time.monotonic
+        self._now = time.process_time if setup.device.is_processor else time.monotonic
         self._began, self._started_at = time.monotonic(), self._now()
         self._first_batch_at: float | None = None  # by the clock of the budget, as the next one
         self._ended_at: float | None = None

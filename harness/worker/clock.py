@@ -3,16 +3,19 @@
 On a GPU that is the time that passes. On a processor it is the time that the training's own processes had of
 one, all of them together: what else the machine does decides nothing. Both are the kernel's word.
 
-A process that ends can take its time along unseen: its parent need only ignore that it ended. So where one
-was started or ended since the last look, that while counts in full, as if the run's core had been its own.
+A process that ends takes along what it worked since the last look. So that while counts in full, as if the
+run's one core had been its own. From when the first batch is asked for no process may be started, see `seal`;
+one whose start was under way then is looked for, and counts in full, for some seconds more.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from harness.sandbox import processes
 
 TIMES = 5.0  # a budget of a processor's time may take so much longer to pass
+UNDER_WAY_SECONDS = 5.0  # the longest that a start may take, of a large process on a busy machine
+TICK_SECONDS = 0.02  # that a look may be off
 
 
 class Clock:
@@ -20,43 +23,64 @@ class Clock:
 
     Attributes:
         spent_seconds: of the budget, when `look` was last called.
+        processes: the training's, as far as they are known.
     """
 
-    def __init__(self, process: int, by_processor: bool, starts: Callable[[], int | None]) -> None:
+    def __init__(self, process: int, by_processor: bool, started_at: Callable[[], float | None]) -> None:
         """
         Args:
             process: the sandbox's; what is below it counts.
             by_processor: whether its processes' time counts, rather than the time that passes.
-            starts: how many processes were started inside so far; None where nobody sees that.
+            started_at: when a process was started inside last, by the monotonic clock, 0 for never; None
+                where nobody sees that.
         """
-        self._process, self.by_processor, self._starts = process, by_processor, starts
+        self._process, self.by_processor, self._started_at = process, by_processor, started_at
         self.spent_seconds = 0.0
+        self.processes: list[int] = []
 
     def begin(self) -> None:
         self._began = self._looked = time.monotonic()
         if self.by_processor:
-            self._started, self._known = self._starts(), processes.cpu_seconds_below(self._process)
+            self._known = self._found(processes.tree(self._process))
+            self.processes = [*self._known]
 
     @property
     def passed_seconds(self) -> float:
         return time.monotonic() - self._began
+
+    @property
+    def about_seconds(self) -> float:
+        """What it may have spent by now, without a look: for a curve or a display."""
+        since = time.monotonic() - self._looked
+        return self.spent_seconds + since if self.by_processor else self.passed_seconds
 
     def look(self) -> float:
         """What it has spent by now, in seconds."""
         if not self.by_processor:
             self.spent_seconds = self.passed_seconds
             return self.spent_seconds
-        started = self._starts()  # before the look: what starts after it is seen by the next one
-        found, least = processes.cpu_seconds_of(self._known), 0.0
-        if started is None or started != self._started or found.keys() != self._known.keys():
-            found = processes.cpu_seconds_below(self._process)
-            least = time.monotonic() - self._looked if started is not None else 0.0
-        worked = sum(found.values()) - sum(self._known.values())
-        self._started, self._known, self._looked = started, found, time.monotonic()
-        self.spent_seconds += max(least, worked, 0.0)
+        last = self._started_at()
+        is_sealed = last is not None
+        under_way = last is None or self._looked < last + UNDER_WAY_SECONDS
+        found = self._found(processes.tree(self._process) if under_way else self._known)
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        worked = sum(seconds - self._known.get(process, 0.0) for process, seconds in found.items())
+        if is_sealed:  # it stays on one core
+            worked = min(worked, passed + TICK_SECONDS)
+            if under_way or not self._known.keys() <= found.keys():
+                worked = max(worked, passed)
+        self._known, self.processes = found, [*found]
+        self.spent_seconds += max(0.0, worked)
         return self.spent_seconds
 
+    @staticmethod
+    def _found(of: Iterable[int]) -> dict[int, float]:
+        """What each of these has worked, but for those that are gone."""
+        every = ((process, processes.own_seconds_of(process)) for process in of)
+        return {process: seconds for process, seconds in every if seconds is not None}
+
     def seconds_left(self, seconds: float) -> float:
-        """Of so many, at least; 0 or less too if they have passed often enough."""
+        """At least so many, of so many; 0 or less too if they have passed often enough."""
         left = seconds - self.look()
         return min(left, TIMES * seconds - self.passed_seconds) if self.by_processor else left

@@ -36,7 +36,7 @@ def by_the_clock(clock: Clock, caps: RunConfig, doing: str, would_go_on: bool) -
     """
     Args:
         doing: what it did last, `training` or `saving`.
-        would_go_on: whether it computed or would have, most times that we looked.
+        would_go_on: whether it computed or would have, often enough when we looked.
     """
     if clock.by_processor and clock.spent_seconds < caps.budget_seconds + caps.save_seconds:
         had = f"{clock.spent_seconds:.1f} of {caps.budget_seconds:g} s of a processor"

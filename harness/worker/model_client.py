@@ -54,7 +54,7 @@ class WorkClock:
         if self._device_kind != "cpu":
             return time.monotonic()
         if self.processes:
-            return sum(processes.cpu_seconds_of(self.processes).values())
+            return processes.cpu_seconds_of(self.processes)
         return processes.cpu_seconds(self._process)
 
     def stop(self) -> None:

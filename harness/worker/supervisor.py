@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.config import RunConfig
 from harness.sandbox import compile_cache, readonly
-from harness.sandbox.processes import delayed_seconds, out_of_memory_kills, would_go_on
+from harness.sandbox.processes import delayed_seconds, out_of_memory_kills, would_compute
 from harness.sandbox.seal import MOST_CALLS, Seal
 from harness.sandbox.text import Tail
 from harness.sandbox.wire import Channel, ProtocolError, close_all
@@ -31,6 +31,7 @@ from harness.worker.progress import Observer, Progress
 WAIT_SECONDS = 1.0  # a moment: the deadline moves on with the clock
 AWAY_SECONDS = 5.0  # what no busy machine makes of a quarter of a second
 SPENT = f"for more than {MOST_CALLS:,} names and files after its first batch (open what you need before it)"
+MOST_PROCESSES = 64  # of a training on a processor
 DRAIN_READS = 16  # of 64 KB: the most that a pipe holds
 
 
@@ -101,7 +102,7 @@ class Supervisor:
         self.watch = Monitor(prestarted.device, prestarted.process.pid)
         self._seal: Seal | None = None
         is_processor = prestarted.device.is_processor
-        self._clock = Clock(prestarted.process.pid, is_processor, self._starts)
+        self._clock = Clock(prestarted.process.pid, is_processor, self._process_started_at)
         self.first_batch_at: float | None = None  # by the monotonic clock, as what follows
         self.ended_at: float | None = None
 
@@ -141,8 +142,8 @@ class Supervisor:
             close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
         return self._outcome(state, tail)
 
-    def _starts(self) -> int | None:
-        return self._seal.starts if self._seal is not None else None
+    def _process_started_at(self) -> float | None:
+        return self._seal.started_at if self._seal is not None else None
 
     # ── while it runs ─────────────────────────────────────────────────────────────────────────
 
@@ -198,7 +199,10 @@ class Supervisor:
             state.told = True
             self.on_training()
         if self._clock.by_processor:
-            state.would_go_on.append(would_go_on(self.prestarted.process.pid))
+            state.would_go_on.append(would_compute(self._clock.processes))
+            if len(self._clock.processes) > MOST_PROCESSES:
+                why = f"has more than {MOST_PROCESSES} processes, whose time nobody can tell"
+                state.failure = Failure(INVALID, why)
         self.watch.look()
         if (most := self.config.gpu_memory_gb) and self.watch.peak_memory_mb > most * 1024:
             state.failure = Failure(
@@ -217,8 +221,9 @@ class Supervisor:
         if state.first_batch_at is None:
             return ended.without_a_batch(self.config)
         doing = "training" if state.saving_at is None else "saving"
-        most = 2 * sum(state.would_go_on) >= len(state.would_go_on)
-        return ended.by_the_clock(self._clock, self.config, doing, most)
+        # Who computes a quarter of the time spends a budget before it has passed five times, if it may.
+        would = 4 * sum(state.would_go_on) >= len(state.would_go_on)
+        return ended.by_the_clock(self._clock, self.config, doing, would)
 
     def _hear(self, channel: Channel, state: _State, tokens: int) -> bool:
         """Handle one packet, if there is one; False when there is none or the end was closed."""
@@ -255,6 +260,8 @@ class Supervisor:
             state.opened_at = state.opened_at or now
         elif ask == "data" and state.first_batch_at is None:
             state.asked_at = state.asked_at or now
+            if self._seal is not None and self._clock.by_processor:
+                self._seal.no_more_starts()
         elif ask == "data":
             channel.offer({"ok": True}, [tokens])
         elif ask == "log":
@@ -285,7 +292,7 @@ class Supervisor:
             return
         state.last_step, state.last_loss = step, loss
         state.last_tokens = _count(message.get("tokens"))
-        state.curve.add(Point(round(self._clock.look(), 3), step, loss))
+        state.curve.add(Point(round(self._clock.about_seconds, 3), step, loss))
 
     def _progress(self, state: _State, now: float) -> Progress:
         if state.asked_at is not None and state.first_batch_at is None:
@@ -294,7 +301,7 @@ class Supervisor:
             return Progress("starting", now - state.started_at, self.config.startup_seconds)
         phase = "training" if state.saving_at is None else "saving"
         return Progress(
-            phase, self._clock.look(), self.config.budget_seconds,
+            phase, self._clock.about_seconds, self.config.budget_seconds,
             state.last_step, state.last_loss, state.last_tokens,
         )  # fmt: skip
 
