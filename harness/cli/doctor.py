@@ -210,6 +210,4 @@ def _load() -> Finding:
     detail = f"{load:.1f} processes were at work on {cores} cores in the last minute"
     if load <= BUSY * cores:
         return Finding("load", "ok", detail)
-    return Finding(
-        "load", "warn", f"{detail}: beside them a run takes longer", "top"
-    )
+    return Finding("load", "warn", f"{detail}: beside them a run takes longer", "top")

@@ -159,6 +159,7 @@ class Seal:
 
     Attributes:
         refused: how many calls were refused, by number.
+        refused_starts: how many calls were a process's start that `no_more_starts` forbids.
         started_at: when a process was started last, by the monotonic clock; 0 for never. Where there is no
             clone3: a thread is none.
     """
@@ -169,6 +170,7 @@ class Seal:
         self._left: int | None = None
         self._asked = bytearray(NOTIFICATION.size)
         self.refused: dict[int, int] = {}
+        self.refused_starts = 0
         self.started_at = 0.0
         self._starts_left = MOST_STARTS
         self._starting = STARTS[platform.machine()]
@@ -202,6 +204,7 @@ class Seal:
         if number in self._starting and not (number == self._starting[0] and flags & A_THREAD):
             self._starts_left -= 1
             if self._starts_left < 0:
+                self.refused_starts += 1
                 verdict = -errno.EPERM, 0  # an honest one may try, and is told so
             else:
                 self.started_at = time.monotonic()

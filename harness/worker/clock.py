@@ -23,7 +23,6 @@ class Clock:
 
     Attributes:
         spent_seconds: of the budget, when `look` was last called.
-        processes: the training's, as far as they are known.
     """
 
     def __init__(self, process: int, by_processor: bool, started_at: Callable[[], float | None]) -> None:
@@ -36,13 +35,17 @@ class Clock:
         """
         self._process, self.by_processor, self._started_at = process, by_processor, started_at
         self.spent_seconds = 0.0
-        self.processes: list[int] = []
+        self._known: dict[int, float] = {}  # what its processes had worked at the last look
 
     def begin(self) -> None:
         self._began = self._looked = time.monotonic()
         if self.by_processor:
             self._known = self._found(processes.tree(self._process))
-            self.processes = [*self._known]
+
+    @property
+    def processes(self) -> list[int]:
+        """The training's, as far as they are known."""
+        return [*self._known]
 
     @property
     def passed_seconds(self) -> float:
@@ -70,7 +73,7 @@ class Clock:
             worked = min(worked, passed + TICK_SECONDS)
             if under_way or not self._known.keys() <= found.keys():
                 worked = max(worked, passed)
-        self._known, self.processes = found, [*found]
+        self._known = found
         self.spent_seconds += max(0.0, worked)
         return self.spent_seconds
 

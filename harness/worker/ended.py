@@ -8,11 +8,16 @@ from harness.store.records import CRASH, ERROR, INVALID, Failure, Kind
 from harness.worker.clock import Clock
 
 EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")  # a traceback's last line
+NO_START = "no process can be started after the first batch is asked for: start it before run.batches()"
 PLACE = re.compile(r'\s*File "[^"]*\btrain\.py", line (\d{1,7})')
 
 
-def by_itself(code: int | None, tail: Tail, booted: bool, killed: bool) -> Failure:
-    """`killed`: whether the kernel ended a process for want of memory meanwhile."""
+def by_itself(code: int | None, tail: Tail, booted: bool, killed: bool, starts: int) -> Failure:
+    """
+    Args:
+        killed: whether the kernel ended a process for want of memory meanwhile.
+        starts: how many processes it was not let start.
+    """
     lines = [line for line in tail.text().splitlines() if line.strip()] or ["no output"]
     if not booted:
         return Failure(ERROR, f"the sandbox did not start: {one_line(lines[-1])}")
@@ -25,7 +30,8 @@ def by_itself(code: int | None, tail: Tail, booted: bool, killed: bool) -> Failu
     said = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
     places = [place for place in map(PLACE.match, lines) if place]
     where = f" (train.py line {places[-1][1]})" if places else ""
-    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}", kind_of(said))
+    rule = f"; {NO_START}" if starts and said.startswith("PermissionError") else ""
+    return Failure(CRASH, f"exit {code}: {one_line(said)}{where}{rule}", kind_of(said))
 
 
 def without_a_batch(caps: RunConfig) -> Failure:

@@ -124,7 +124,9 @@ class Supervisor:
             for _ in range(DRAIN_READS):  # bounded, should a survivor go on writing
                 self._read(prestarted.reading, tail)
             if state.failure is None and state.submitted_at is None:
-                state.failure = ended.by_itself(code, tail, state.booted, out_of_memory_kills() > killed)
+                starts = self._seal.refused_starts if self._seal is not None else 0
+                was_killed = out_of_memory_kills() > killed
+                state.failure = ended.by_itself(code, tail, state.booted, was_killed, starts)
             if state.failure is None:
                 handed = checkpoint.Handed(
                     state.names, state.checkpoint, state.trained_seconds, state.spent_seconds,
