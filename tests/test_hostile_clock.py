@@ -86,7 +86,8 @@ def test_a_patched_clock_gains_no_time(train_only):
 def test_no_process_is_started_once_the_first_batch_was_asked_for(train_only):
     """Where nobody waits for one that ends, the kernel forgets what it took."""
     fork = LOOP_END + "        if os.fork() == 0: os._exit(0)\n"
-    assert_failed(train_only(edit((LOOP_END, fork))), CRASH, "PermissionError", "start it before run.batches()")
+    failed = train_only(edit((LOOP_END, fork)))
+    assert_failed(failed, CRASH, "PermissionError", "start it before run.batches()")
 
 
 @pytest.mark.parametrize("moment", [MAIN, LOOP_END])
