@@ -36,7 +36,8 @@ def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
         trial: RunRecord = measure(source, "0" * 40, 1, setup, folder, lambda _: None, print, True)
         if trial.score is None:
             raise SystemExit(f"{trial.status}: {trial.detail}")
-        rows = np.load(setup.corpus.rows_file("val"))
+        files = setup.task.request("val")
+        rows = np.load(files["rows"])
         kept: dict[str, np.ndarray] = {}
 
         def keep(planned: audit.Plan, scored: np.ndarray) -> Any:
@@ -45,15 +46,15 @@ def losses_of(repository: Path, most_rows: int = 3328) -> dict[str, np.ndarray]:
 
         real, audit.questions = audit.questions, keep
         request = scoring.request_for(
-            folder / "train.py", folder / "checkpoint", setup.corpus, "val", setup.config, setup.device,
+            folder / "train.py", folder / "checkpoint", setup.task, "val", setup.config, setup.device,
             setup.isolation, folder / "log",
         )  # fmt: skip
         more = {"suspect_beyond": None, "row_nats": "", "audit_rows": most_rows}
         scorer.score(request | more, lambda: True, lambda _: None)
         audit.questions = real
-    lengths = np.load(setup.corpus.folder / "token_bytes.npy")
+    lengths = np.load(files["token_bytes"])
     kept["bytes_per_token"] = np.array(lengths[rows[:, 1:]].mean())
-    kept["vocab_size"] = np.array(setup.corpus.vocab_size)
+    kept["vocab_size"] = np.array(setup.task.spec["vocab_size"])
     return kept
 
 

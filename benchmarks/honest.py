@@ -18,7 +18,7 @@ from pathlib import Path
 from harness import config as configs
 from harness.sandbox.isolation import choose
 from harness.store.records import Score
-from harness.tasks.lm.prepare import prepare
+from harness.tasks.registry import prepare
 from harness.worker import device
 from harness.worker.scoring import score
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="scored beside each other")
     options = parser.parse_args()
     config = configs.CPU
-    corpus, isolation = prepare(config.data, lambda *_: None), choose("auto")
+    task, isolation = prepare(config, Path("/"), lambda *_: None), choose("auto")
     # As much memory as gives several batches with so little text.
     where = device.resolve(options.device)
     if where.kind == "cuda":
@@ -132,11 +132,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
             (folder / "checkpoint").mkdir()
-            about = {"kind": name, "seed": seed, "size": corpus.vocab_size, "bos": corpus.bos}
+            about = {
+                "kind": name,
+                "seed": seed,
+                "size": task.data.facts["vocab_size"],
+                "bos": task.data.facts["bos"],
+            }
             (folder / "checkpoint" / "about.json").write_text(json.dumps(about))
             (folder / "train.py").write_text(PROGRAM)
             found = score(
-                folder / "train.py", folder / "checkpoint", corpus, "val", config, where, isolation,
+                folder / "train.py", folder / "checkpoint", task, "val", config, where, isolation,
                 folder / "log", lambda *_: None,
             )  # fmt: skip
         if isinstance(found, Score):

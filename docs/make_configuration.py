@@ -14,7 +14,7 @@ Scores before and after it don't compare, and `main` is measured again.
 
 This page is made from the code by `python docs/make_configuration.py`.
 """
-SECTIONS = {"data": "DataConfig", "trial": "RunConfig", "gate": "GateConfig"}
+SECTIONS = {"task": "TaskConfig", "data": "DataConfig", "trial": "RunConfig", "gate": "GateConfig"}
 
 
 def docstrings() -> dict[str, dict[str, str]]:
@@ -44,6 +44,14 @@ def page() -> str:
             text = text.replace("|", "\\|")
             lines.append(f"| `{key}` | {getattr(gpu, key)} | {getattr(cpu, key)} | {text} |")
         lines.append("")
+    lines.append("## [data] of other tasks\n")
+    names = ("images", "tabular", "toy")
+    lines.append(f"| key | {' | '.join(names)} | what it is |\n|---|---|---|---|---|")
+    for key, text in said["ItemsConfig"].items():
+        values = (getattr(config.ITEMS[name][0], key) for name in names)
+        lines.append(f"| `{key}` | {' | '.join(map(str, values))} | {text} |")
+    budgets = ", ".join(f"{name} {config.ITEMS[name][1]:g} and {config.ITEMS[name][2]:g}" for name in names)
+    lines.append(f"\nTheir budgets, with a GPU and without, in seconds: {budgets}.\n")
     return "\n".join(lines).rstrip() + "\n"
 
 

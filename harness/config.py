@@ -19,8 +19,18 @@ from harness.errors import HarnessError
 
 
 @dataclass(frozen=True)
+class TaskConfig:
+    """What is trained for."""
+
+    name: str
+    """`lm`, a language model; `images`; `tabular`; `toy`; `own`, see `file`."""
+    file: str
+    """A task of one's own, such as `.autoresearch/task.py`; of use where `name` is `own`."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """What is trained on and scored on."""
+    """What a language model is trained on and scored on."""
 
     source: str
     """`python`, `climbmix`, `tinystories`, or a path to a file or folder of text."""
@@ -32,6 +42,18 @@ class DataConfig:
     """Tokens that one score is made of (rounded down to whole rows)."""
     shards: int
     """Training shards of a sharded source."""
+
+
+@dataclass(frozen=True)
+class ItemsConfig:
+    """What is trained on and scored on where a task has items, each with a target: all but `lm`."""
+
+    source: str
+    """A name that the task knows, or a path to a file or folder."""
+    target: str
+    """The column of a table that is to be predicted; empty for the last one."""
+    eval_items: int
+    """Items that one score is made of; the holdout has as many."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +97,22 @@ class GateConfig:
 @dataclass(frozen=True)
 class Config:
     profile: str
-    data: DataConfig
+    data: DataConfig | ItemsConfig
     trial: RunConfig
     gate: GateConfig = GateConfig("belief")
+    task: TaskConfig = TaskConfig("lm", "")
+
+    @property
+    def text(self) -> DataConfig:
+        """The data, where the task is a language model."""
+        assert isinstance(self.data, DataConfig)
+        return self.data
+
+    @property
+    def items(self) -> ItemsConfig:
+        """The data, where it is any other one."""
+        assert isinstance(self.data, ItemsConfig)
+        return self.data
 
 
 GPU = Config(
@@ -99,15 +134,24 @@ CPU = Config(
     ),
 )  # fmt: skip
 PROFILES = {"gpu": GPU, "cpu": CPU}
+# Of the tasks whose data are items: which, and the budget with a GPU and without one, in seconds.
+ITEMS = {
+    "images": (ItemsConfig("fashion-mnist", "", 10_000), 60.0, 20.0),
+    "tabular": (ItemsConfig("diabetes", "", 2_000), 20.0, 5.0),
+    "toy": (ItemsConfig("line", "", 2_000), 0.2, 0.2),
+    "own": (ItemsConfig("", "", 2_000), 60.0, 20.0),
+}
+TASKS = ("lm", *ITEMS)  # `own` is what is said of a file
 
 CHOICES = {
+    "name": TASKS,
     "device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none"),
     "policy": ("belief", "greedy"),
 }  # fmt: skip
 MOST = {int: 10**12, float: 1e6}  # a million seconds are a week and a half; more is a slip of the finger
 MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds", "desktop_percent"}
-T = TypeVar("T", DataConfig, RunConfig, GateConfig)
-SECTIONS = {"data": DataConfig, "trial": RunConfig, "gate": GateConfig}
+T = TypeVar("T", TaskConfig, DataConfig, ItemsConfig, RunConfig, GateConfig)
+SECTIONS = ("task", "data", "trial", "gate")
 HEADER = """\
 # What every run in this repository runs under. Keys left out take their profile's default;
 # `harness doctor` checks the file. Scores compare only between equal settings.
@@ -136,21 +180,42 @@ def from_table(table: dict[str, Any], where: str = "config") -> Config:
     profile = table.get("profile", "cpu")
     if not isinstance(profile, str) or profile not in PROFILES:
         raise HarnessError(f"{where}: profile must be one of cpu, gpu, not {profile!r}")
-    base = PROFILES[profile]
+    names = [f"task.{f.name}" for f in dataclasses.fields(TaskConfig)]
+    task = _section(PROFILES[profile].task, table.get("task", {}), "task", where, names)
+    base = defaults(profile, task.name)
+    known = [f"{name}.{f.name}" for name in SECTIONS for f in dataclasses.fields(getattr(base, name))]
     for key in table:
         if key not in ("profile", *SECTIONS):
-            raise _unknown(where, key, [*SECTIONS, *_all_keys()])
-    return Config(
-        profile=profile,
-        data=_section(base.data, table.get("data", {}), "data", where),
-        trial=_section(base.trial, table.get("trial", {}), "trial", where),
-        gate=_section(base.gate, table.get("gate", {}), "gate", where),
-    )
+            raise _unknown(where, key, [*SECTIONS, "profile", *known])
+    sections: Any = {
+        name: _section(getattr(base, name), table.get(name, {}), name, where, known) for name in SECTIONS
+    }
+    return Config(profile=profile, **sections)
+
+
+def defaults(profile: str, task: str = "lm") -> Config:
+    """What a config says that says nothing else."""
+    base = PROFILES[profile]
+    if task == "lm":
+        return base
+    data, *budgets = ITEMS[task]
+    trial = dataclasses.replace(base.trial, budget_seconds=budgets[profile == "cpu"])
+    return dataclasses.replace(base, data=data, trial=trial, task=TaskConfig(task, ""))
+
+
+def for_task(profile: str, task: str, gpu_memory_gb: float = 0.0) -> Config:
+    """What `harness init` writes: of a task that is built in, or of an example of one's own."""
+    if task in TASKS:
+        found = defaults(profile, task)
+    else:
+        found = dataclasses.replace(defaults(profile, "own"), task=TaskConfig("own", ".autoresearch/task.py"))
+    return dataclasses.replace(found, trial=dataclasses.replace(found.trial, gpu_memory_gb=gpu_memory_gb))
 
 
 def dump(config: Config) -> str:
     """The TOML text of a config, every key spelled out."""
-    return HEADER + tomli_w.dumps(dataclasses.asdict(config))
+    table = dataclasses.asdict(config)
+    return HEADER + tomli_w.dumps({"profile": table["profile"], **{name: table[name] for name in SECTIONS}})
 
 
 def with_budget(config: Config, seconds: float) -> Config:
@@ -164,11 +229,6 @@ def with_budget(config: Config, seconds: float) -> Config:
     return dataclasses.replace(config, trial=dataclasses.replace(config.trial, budget_seconds=seconds))
 
 
-def _all_keys() -> list[str]:
-    keys = [f"{name}.{f.name}" for name, kind in SECTIONS.items() for f in dataclasses.fields(kind)]
-    return ["profile", *keys]
-
-
 def _unknown(where: str, key: str, valid: list[str]) -> HarnessError:
     by_last = {name.rpartition(".")[2]: name for name in valid}
     near = difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.4)
@@ -176,13 +236,14 @@ def _unknown(where: str, key: str, valid: list[str]) -> HarnessError:
     return HarnessError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _section(base: T, table: Any, name: str, where: str) -> T:
+def _section(base: T, table: Any, name: str, where: str, known: list[str]) -> T:
+    """`known`: all keys, for one that isn't."""
     if not isinstance(table, dict):
         raise HarnessError(f"{where}: [{name}] must be a table, not {table!r}")
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in {field.name for field in dataclasses.fields(base)}:
-            raise _unknown(where, f"{name}.{key}", _all_keys())
+            raise _unknown(where, f"{name}.{key}", known)
         values[key] = _checked(f"{where}: {name}.{key}", key, value, getattr(base, key))
     return dataclasses.replace(base, **values)
 

@@ -60,6 +60,11 @@ class Paths:
         return self.home / "config.toml"
 
     @property
+    def task(self) -> Path:
+        """A person's own."""
+        return self.home / "task.py"
+
+    @property
     def program(self) -> Path:
         return self.home / "program.md"
 
@@ -119,10 +124,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary.rename(path)
 
 
-def starter(name: str) -> Path:
+def starter(name: str, task: str = "lm") -> Path:
     """A file that `harness init` copies into a new repository: packaged, or this source tree's."""
     package = Path(__file__).parent
-    packaged = package / "starter" / name
+    inner = name if task == "lm" else f"examples/{task}/{name}"
+    packaged = package / "starter" / inner
     if packaged.exists():
         return packaged
-    return package.parent / STARTER_FOLDERS[name] / name
+    return package.parent / (inner if task != "lm" else f"{STARTER_FOLDERS[name]}/{name}")
+
+
+def examples() -> list[str]:
+    """Tasks that come with a starter of their own, by name."""
+    package = Path(__file__).parent
+    folders = (package / "starter" / "examples", package.parent / "examples")
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    return sorted(path.parent.name for path in found.glob("*/train.py")) if found else []

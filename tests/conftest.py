@@ -1,7 +1,6 @@
 """Real git, a real sandbox, a real corpus, in temporary folders; no home, no network, no global config."""
 
 import dataclasses
-import math
 import os
 import random
 import re
@@ -10,65 +9,50 @@ import sys
 import textwrap
 import time
 import types
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from harness import config as configs
 from harness.sandbox.isolation import choose
 from harness.store.records import Failure, RunRecord, Training
+from harness.tasks import registry
 from harness.tasks.lm import fit
-from harness.tasks.lm.prepare import prepare
-from harness.worker import device, scoring
+from harness.worker import device
 from harness.worker.prestart import Prestarted
 from harness.worker.run import Setup, measure
 from harness.worker.supervisor import Supervisor
 
-pytest_plugins = ("sessions", "stubs")
+pytest_plugins = ("sessions", "stubs", "text")
 ROOT = Path(__file__).parent.parent
 STARTER = fit.fitted((ROOT / "train.py").read_text(), fit.SMALL)
 
-# A small honest experiment; a test replaces parts of it by what it is about.
+# A small honest experiment on the toy task; a test replaces parts of it by what it is about.
 HONEST = """
 import os, sys, time
-import torch
-from torch import nn
-from safetensors.torch import load_model
+import numpy as np
+from safetensors.numpy import load_file
 from harness import trial
 
 def spin(seconds):
     until = time.process_time() + seconds  # a budget on a processor is its time
     while time.process_time() < until: pass
 
-class Model(nn.Module):
-    def __init__(self, vocab_size):
-        super().__init__()
-        self.table = nn.Embedding(vocab_size, 16)
-        self.head = nn.Linear(16, vocab_size)
-    def forward(self, tokens):
-        return self.head(self.table(tokens))
-
 def load(checkpoint_dir, device):
-    vocab_size = int((checkpoint_dir / "vocab_size").read_text())
-    model = Model(vocab_size).to(device)
-    load_model(model, str(checkpoint_dir / "model.safetensors"))
+    weights = load_file(checkpoint_dir / "model.safetensors")["weights"]
+    model = lambda inputs: inputs @ weights
     return model
 
 def main():
     run = trial.open()
-    torch.manual_seed(run.seed)
-    model = Model(run.vocab_size)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    for step, (tokens, targets) in enumerate(run.batches(8)):
-        loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        run.log(step, loss)
+    weights = np.random.default_rng(run.seed).normal(0, 0.1, run.input_shape).astype(np.float32)
+    model, rate = {"weights": weights}, dict(lr=1.0)["lr"] / 20
+    for step, (inputs, targets) in enumerate(run.batches(8)):
+        errors = inputs @ weights - targets
+        weights -= rate * errors @ inputs / len(inputs)
+        run.log(step, np.square(errors).mean())
         spin(0.01)
-    (run.checkpoint_dir / "vocab_size").write_text(str(run.vocab_size))
+    (run.checkpoint_dir / "about").write_text("a line")
     run.submit(model)
 
 if __name__ == "__main__":
@@ -124,37 +108,39 @@ def text_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def small_config(text_file) -> configs.Config:
-    """The cpu profile, small: 32-token rows, a second of training, a score of three batches."""
-    data = configs.DataConfig(str(text_file), seq_len=32, vocab_size=320, eval_tokens=1100 * 32, shards=1)
-    trial = dataclasses.replace(
-        configs.CPU.trial, device="cpu", budget_seconds=1.0, startup_seconds=30.0, save_seconds=6.0,
-        load_seconds=10.0, scoring_seconds=10.0, audit_rows=32, disk_mb=64, memory_gb=6.0,
-    )  # fmt: skip
-    return configs.Config("cpu", data, trial)
+CAPS = {
+    "device": "cpu", "startup_seconds": 30.0, "save_seconds": 6.0, "load_seconds": 10.0,
+    "scoring_seconds": 10.0, "disk_mb": 64, "memory_gb": 6.0,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def corpus(small_config):
-    return prepare(small_config.data, lambda *_: None)
+def small_config() -> configs.Config:
+    """The toy task: a third of a second of training, a score of eight batches."""
+    base = configs.defaults("cpu", "toy")
+    return dataclasses.replace(base, trial=dataclasses.replace(base.trial, **CAPS, budget_seconds=0.3))
+
+
+def setup_of(config) -> Setup:
+    """The real sandbox; a machine without it can't show what these tests are about."""
+    isolation = choose("auto")
+    if isolation.kind != "bwrap":
+        pytest.skip(f"no sandbox: {isolation.why}")
+    task = registry.prepare(config, Path("/"), lambda *_: None)
+    return Setup(config, task, device.resolve("cpu"), isolation)
+
+
+@pytest.fixture(scope="session")
+def setup(small_config) -> Setup:
+    return setup_of(small_config)
 
 
 @pytest.fixture(scope="session")
 def cpu_corpus():
     """The embedded corpus of the cpu profile, and the processor's seconds that it took to prepare."""
     started = time.process_time()
-    made = prepare(configs.CPU.data, lambda *_: None)
+    made = registry.prepare(configs.CPU, Path("/"), lambda *_: None)
     return made, time.process_time() - started
-
-
-@pytest.fixture(scope="session")
-def setup(small_config, corpus) -> Setup:
-    """The real sandbox; a machine without it can't show what these tests are about."""
-    isolation = choose("auto")
-    if isolation.kind != "bwrap":
-        pytest.skip(f"no sandbox: {isolation.why}")
-    return Setup(small_config, corpus, device.resolve("cpu"), isolation)
 
 
 def with_caps(setup: Setup, caps: dict) -> Setup:
@@ -174,7 +160,7 @@ def train_only(setup, tmp_path):
         script.write_text(textwrap.dedent(source))
         (folder / "checkpoint").mkdir()
         supervisor = Supervisor(
-            script, folder / "checkpoint", changed.spec(1), setup.corpus.train_file, changed.config.trial,
+            script, folder / "checkpoint", changed.spec(1), setup.task.data.train_file, changed.config.trial,
             Prestarted(changed.config.trial, isolation, changed.device), lambda _: None,
         )  # fmt: skip
         return supervisor.train()
@@ -235,68 +221,6 @@ def assert_failed(training, status, *words):
     assert training.status == status, (training.status, training.detail, training.log[-2000:])
     assert all(word in training.detail for word in words), training.detail
     assert "\n" not in training.detail
-
-
-RETURN = "    return model\n"
-FORWARD = "        return self.head(self.table(tokens))\n"
-
-# A model that mixes over the sequence: causal as it stands, so that a test can break just that.
-MIXING = edit(
-    (
-        FORWARD,
-        "        x = self.table(tokens)\n"
-        "        x = x + 0.5 * torch.roll(x, 1, 1) * (torch.arange(x.shape[1]) > 0)[None, :, None]\n"
-        "        return self.head(x)\n",
-    )
-)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, setup):
-    """Weights of HONEST's model that predict something: seeded noise is enough to tell answers apart."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    size = setup.corpus.vocab_size
-    tensors = {
-        "table.weight": torch.randn(size, 16),
-        "head.weight": torch.randn(size, 16),
-        "head.bias": torch.zeros(size),
-    }
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "vocab_size").write_text(str(size))
-    return folder
-
-
-@pytest.fixture
-def scored(setup, checkpoint, tmp_path):
-    """`scored(source, **caps)` -> Score or Failure."""
-
-    def run(source: str, folder=checkpoint, corpus=None, **caps):
-        script = tmp_path / "train.py"
-        script.write_text(source)
-        changed = with_caps(setup, caps)
-        return scoring.score(
-            script, folder, corpus or setup.corpus, "val", changed.config, setup.device, setup.isolation,
-            tmp_path / "server.txt", lambda *_: None,
-        )  # fmt: skip
-
-    return run
-
-
-def bits_per_byte(corpus, nats_of):
-    """By the definition, in float64, from the rows on disk: the independent side of the comparison."""
-    rows = np.load(corpus.rows_file("val")).astype(np.int64)
-    lengths = np.load(corpus.folder / "token_bytes.npy")
-    nats = count = 0.0
-    for row in rows:
-        for before, target in pairwise(row):
-            if lengths[target] > 0:
-                nats += nats_of(before, target)
-                count += lengths[target]
-    return nats / math.log(2) / count
 
 
 def assert_refused(result, status, *words):

@@ -18,7 +18,7 @@ from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 
 FASTER = edit(("        spin(0.01)\n", ""))
-WORSE = "import sys\n" + edit(("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))
+WORSE = "import sys\n" + edit(("inputs @ weights\n    return", "0.0 * (inputs @ weights)\n    return"))
 CRASHING = "raise ValueError('no luck')\ndef load(a, b): ...\nif __name__ == '__main__': pass\n"
 BROKEN = "import nothing_of_this_name\n" + HONEST  # a crash that costs next to no time
 

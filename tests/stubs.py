@@ -63,7 +63,7 @@ class Setup:
         suspect_beyond=0.0,
     ):
         self.ran.append((commit, seed))
-        title = self._git("log", "-1", "--format=%s", commit).split(" (val_bpb")[0]
+        title = self._git("log", "-1", "--format=%s", commit).split(" (squared_error")[0]
         value = self.scores[title].pop(0)
         if isinstance(value, BaseException):
             raise value
@@ -76,6 +76,7 @@ class Setup:
         trial = RunRecord(
             commit, seed, OK, "", value, training, None, 1.0, setting.device, None, setting.data,
             setting.evaluator, "bwrap", setting.budget_seconds, runtime=setting.runtime,
+            metric=setting.metric,
         )  # fmt: skip
         (folder / "trial.json").write_bytes(write_run(trial))
         return trial

@@ -114,7 +114,7 @@ def test_a_run_of_main_that_was_not_made_in_a_setting_is_made_when_a_person_come
         budgets.append(path.read_text())
         if len(budgets) == 1:
             beside.until_start_of("baseline", 2)
-            path.write_text(ours.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+            path.write_text(ours.replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
         elif len(budgets) == 2:
             path.write_text(ours)
 
@@ -122,7 +122,7 @@ def test_a_run_of_main_that_was_not_made_in_a_setting_is_made_when_a_person_come
     begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     assert budgets[1] != ours
     trials = known(fresh).runs(fresh("rev-parse", "main"))
-    assert [trial.budget_seconds for trial in trials].count(1.0) == len(BASELINE)
+    assert [trial.budget_seconds for trial in trials].count(0.3) == len(BASELINE)
 
 
 def test_no_experiment_trains_while_another_station_makes_the_last_run_of_main(fresh, told, beside):
@@ -349,7 +349,7 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
             held = next(job.worker for job in loop._executor.running if job.experiment)
             if here.worker is held:  # over first: One waits for the other run of main
                 text = path.read_text()
-                path.write_text(text.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+                path.write_text(text.replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
             else:
                 beside.until_start_of("baseline", 3)
 
@@ -361,4 +361,4 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
     real, agent.propose, beside.train = agent.propose, propose, train
     monkeypatch.setattr(runner, "measure", lambda *a: setattr(here, "worker", a[8]) or beside(*a))
     loop.run()
-    assert known(fresh).find("1").setting.budget_seconds == 1.5
+    assert known(fresh).find("1").setting.budget_seconds == 0.5

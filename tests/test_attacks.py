@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_mistake, harness
+from text import using_text  # noqa: F401
 
 ATTACKS = Path(__file__).parent / "attacks"
 NAMES = sorted(path.name for path in ATTACKS.iterdir() if (path / "attack.py").exists())

@@ -59,7 +59,7 @@ def test_a_start_that_takes_the_gpu_from_what_trains_is_ended(setup, tmp_path, m
     asked_until = time.monotonic() + 5
     prestarted = Prestarted(setup.config.trial, setup.isolation, setup.device)
     found = supervisor.Supervisor(
-        script, folder, setup.spec(1), setup.corpus.train_file, setup.config.trial, prestarted,
+        script, folder, setup.spec(1), setup.task.data.train_file, setup.config.trial, prestarted,
         lambda _: None, may_train=lambda: time.monotonic() > asked_until, other_trains=lambda: other_trains,
     ).train()  # fmt: skip
     assert found.status == ("crash" if other_trains else "ok"), found

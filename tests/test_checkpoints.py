@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import HONEST
 from stubs import BASELINE, GPU, MUCH_BETTER, SD, Changing, begin, known
+from text import TEXT
 
 import harness.session.checkpoints as kept
 import harness.worker.run as trials
@@ -93,9 +94,9 @@ def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, g
 
     monkeypatch.setattr(kept, "measure_holdout", fails)
     begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
-    path.write_text(ours.replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    path.write_text(ours.replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
     begin(fresh, Changing([]), places=1, experiments=0).run()
-    assert pairs == [(BASELINE[0], 1.0)], "the last run's checkpoint, of another budget"
+    assert pairs == [(BASELINE[0], 0.3)], "the last run's checkpoint, of another budget"
 
 
 def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu, monkeypatch):
@@ -195,11 +196,12 @@ def test_no_trial_waits_for_a_scorer_that_still_starts(setup, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(setup, checkpoint, tmp_path):
+def test_a_scorer_says_that_it_is_ready_before_there_is_anything_to_score(text_setup, checkpoint, tmp_path):
+    setup = text_setup
     source = tmp_path / "train.py"
-    source.write_text(HONEST)
+    source.write_text(TEXT)
     begun = Scoring(
-        source, checkpoint, setup.corpus, "val", setup.config, setup.device, setup.isolation, tmp_path / "log"
+        source, checkpoint, setup.task, "val", setup.config, setup.device, setup.isolation, tmp_path / "log"
     )
     with contextlib.closing(begun):
         assert not begun.is_ready()

@@ -104,16 +104,17 @@ def test_no_data(repository, tmp_path):
 def test_altered_data(repository, setup, tmp_path):
     import shutil
 
-    shutil.copytree(setup.corpus.folder.parent, tmp_path / "data")
-    path = tmp_path / "data" / setup.corpus.folder.name / "val.npy"
+    shutil.copytree(setup.task.data.folder.parent, tmp_path / "data")
+    shutil.copy(setup.task.data.folder.parent.parent / "salt", tmp_path / "salt")
+    path = tmp_path / "data" / setup.task.data.folder.name / "val.items"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     done = harness("run", cwd=repository.folder, HARNESS_CACHE=str(tmp_path))
-    assert_mistake(done, "val.npy was altered", "--again")
+    assert_mistake(done, "val.items was altered", "--again")
 
 
-def test_a_gpu_that_is_not_there(repository):
+def test_a_gpu_that_is_not_there(repository, text_setup):
     path = repository.folder / ".autoresearch" / "config.toml"
-    path.write_text(path.read_text().replace('device = "cpu"', 'device = "cuda"'))
+    path.write_text(configs.dump(text_setup.config).replace('device = "cpu"', 'device = "cuda"'))
     done = harness("run", cwd=repository.folder, CUDA_VISIBLE_DEVICES="")
     assert_mistake(done, "no NVIDIA GPU")
 
@@ -183,7 +184,7 @@ def test_a_run_ends_with_the_summary_block_on_stdout(repository):
     names = [line.split(":")[0] for line in done.stdout.splitlines()[1:]]
     assert done.stdout.startswith("---\n")
     assert names == [
-        "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M",
+        "squared_error", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M",
         "num_steps", "num_params_M", "seed", "device", "data", "evaluator", "runtime", "isolation",
     ]  # fmt: skip
     assert "isolation:        bwrap" in done.stdout
@@ -209,7 +210,7 @@ def test_a_crash_is_a_status_and_exit_code_one(repository):
     done = harness("run", "--json", cwd=repository.folder)
     assert done.returncode == 1
     result = json.loads(done.stdout)
-    assert (result["status"], result["val_bpb"]) == ("crash", None)
+    assert (result["status"], result["squared_error"]) == ("crash", None)
     assert "ValueError: no luck" in done.stderr.splitlines()[-1]
 
 
@@ -310,7 +311,7 @@ def test_prepare_prints_what_it_made(repository):
     done = harness("prepare", "--json", cwd=repository.folder)
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
-    assert made["splits"]["train"]["tokens"] > 10_000
+    assert made["splits"]["train"]["items"] == 16_000
 
 
 # ── what new users stumbled over ──────────────────────────────────────────────────────────────
@@ -344,7 +345,10 @@ def test_init_inside_of_another_repository_makes_nothing_and_names_it(repository
     assert not inner.parent.exists()
 
 
-def test_prepare_says_when_val_is_smaller_than_what_is_scored_and_leaves_no_ruins(repository, tmp_path):
+def test_prepare_says_when_val_is_smaller_than_what_is_scored_and_leaves_no_ruins(
+    repository, text_setup, tmp_path
+):
+    (repository.folder / ".autoresearch" / "config.toml").write_text(configs.dump(text_setup.config))
     text = tmp_path / "book.txt"
     text.write_text("<|endoftext|>".join(make_text(1500, seed=1)))
     cache = tmp_path / "cache"

@@ -7,7 +7,9 @@ import sys
 import tarfile
 
 import pytest
-from conftest import ROOT, edit
+from conftest import ROOT
+from text import edit_text as edit
+from text import using_text  # noqa: F401
 
 from harness.sandbox import compile_cache
 from harness.worker.run import measure

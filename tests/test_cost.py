@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import STARTER
 from safetensors.torch import save_model
+from text import using_text  # noqa: F401
 
 from harness import config as configs
 from harness.store.records import OK, Score
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 @pytest.fixture(scope="module")
 def cpu_bench(setup, cpu_corpus):
     """The cpu profile as it is, on its own corpus."""
-    return dataclasses.replace(setup, config=configs.CPU, corpus=cpu_corpus[0])
+    return dataclasses.replace(setup, config=configs.CPU, task=cpu_corpus[0])
 
 
 # The starter's model, timing its own forward passes: those it is asked for, and others of the same

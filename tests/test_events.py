@@ -75,7 +75,7 @@ def test_a_session_s_events_have_its_runs_and_git_does_not_see_the_file(fresh, t
     assert [line["kind"] for line in lines].count(BEGUN) == len(BASELINE) + 1
     last = [line for line in lines if line["kind"] == MEASURED][-1]
     (one,) = known(fresh)
-    about = {"run": "0001", "status": "discard", "val_bpb": one.value, "measured": 1}
+    about = {"run": "0001", "status": "discard", "squared_error": one.value, "measured": 1}
     assert about.items() <= last.items()
     assert fresh("status", "--porcelain") == ""
 

@@ -138,7 +138,7 @@ def test_real_trials_beside_each_other_are_all_recorded(research):
     changes = [
         ("import os, sys, time\n", "import os, sys, time, math\n"),
         ("lr=1.0", "lr=1.01"),
-        ("    return model\n", "    return model.eval()\n"),
+        ("    return model\n", "    return lambda inputs: model(inputs)\n"),
     ]  # apart from each other: one that is kept is no reason that another doesn't apply
     answers = [(f"Number {n}", edit(change)) for n, change in enumerate(changes)]
     summary = begin(research, Script(*answers), experiments=3, said=said).run()

@@ -116,7 +116,9 @@ class Host:
 @pytest.fixture
 def run(tmp_path):
     spec = {"seed": 1, "device": "cpu", "budget_seconds": 1.0, "vocab_size": 8, "seq_len": 4, "bos": 0}
-    return Run(Host(), {**spec, "train_tokens": 100}, tmp_path / "checkpoint")
+    return Run(
+        Host(), {**spec, "train_tokens": 100, "feed": "text", "library": "torch"}, tmp_path / "checkpoint"
+    )
 
 
 def test_rows_are_halved_until_a_step_fits(run):

@@ -215,7 +215,10 @@ def test_a_commit_on_main_that_leaves_train_py_as_it_is_needs_no_run(fresh, told
     bit, worse = known(fresh).find("3"), known(fresh).find("4")
     assert worse.parent == bit.commit and worse.incumbent[1] == pytest.approx(bit.estimate, abs=SD / 2)
     said = harness("status", cwd=fresh.folder).stdout
-    assert f"main     {fresh('rev-parse', 'main')[:7]}  val_bpb 2.0000, the mean of 4 runs, estimated" in said
+    assert (
+        f"main     {fresh('rev-parse', 'main')[:7]}  squared_error 2.0000, the mean of 4 runs, estimated"
+        in said
+    )
     runs = [each.scores for each in known(fresh).measured(bit.setting)]
     assert len(runs) == 4 and len(set(runs)) == 4, "what is there twice counts twice"
 

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import HONEST, edit, with_caps
+from conftest import edit, with_caps
 from test_attacks import ATTACKS, program, says
+from text import TEXT
 
 from harness.store.decisions import Holdout
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Score
@@ -36,21 +37,20 @@ def load(checkpoint_dir, device):
 """
 
 ON_GPU = edit(
-    ("    model = Model(run.vocab_size)\n", "    model = Model(run.vocab_size).to(run.device)\n"),
-    source=HONEST,
+    ("    model = Model(run.vocab_size)\n", "    model = Model(run.vocab_size).to(run.device)\n"), source=TEXT
 )
 
 
 @pytest.fixture(scope="module")
-def gpu_setup(setup):
+def gpu_setup(text_setup):
     return dataclasses.replace(
-        with_caps(setup, {"device": "cuda", "load_seconds": 60.0}), device=device.resolve("cuda")
+        with_caps(text_setup, {"device": "cuda", "load_seconds": 60.0}), device=device.resolve("cuda")
     )
 
 
 @pytest.fixture
 def scored(gpu_setup, tmp_path):
-    size = gpu_setup.corpus.vocab_size
+    size = gpu_setup.task.data.vocab_size
     table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)
     folder = tmp_path / "bigram"
     folder.mkdir()
@@ -62,7 +62,7 @@ def scored(gpu_setup, tmp_path):
         script = tmp_path / "train.py"
         script.write_text(BIGRAM.replace("ANSWER", answer))
         return scoring.score(
-            script, folder, gpu_setup.corpus, "val", gpu_setup.config, small, gpu_setup.isolation,
+            script, folder, gpu_setup.task, "val", gpu_setup.config, small, gpu_setup.isolation,
             tmp_path / "server.txt", lambda *_: None,
         )  # fmt: skip
 
@@ -71,8 +71,8 @@ def scored(gpu_setup, tmp_path):
 
 
 def test_a_bigram_table_scores_its_exact_cross_entropy_through_cuda_ipc(scored, gpu_setup):
-    rows = np.load(gpu_setup.corpus.rows_file("val")).astype(np.int64)
-    lengths = np.load(gpu_setup.corpus.folder / "token_bytes.npy")
+    rows = np.load(gpu_setup.task.data.rows_file("val")).astype(np.int64)
+    lengths = np.load(gpu_setup.task.data.folder / "token_bytes.npy")
     exact = scored.table.astype(np.float64)
     nats = np.log(np.exp(exact).sum(1))[rows[:, :-1]] - exact[rows[:, :-1], rows[:, 1:]]
     counted = lengths[rows[:, 1:]]

@@ -93,7 +93,7 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
         (HONEST + "#" * 300_000, "over 256 KB"),
         ("\0\1\2", "no program"),
         (HONEST.replace("\n", "\r\n"), "carriage returns"),
-        (edit(("torch.manual_seed(run.seed)", "torch.manual_seed(1234)")), "sets a seed of its own"),
+        (edit(("default_rng(run.seed)", "default_rng(1234)")), "sets a seed of its own"),
         (
             edit(("    run = trial.open()\n", "    run = trial.open()\n    run.seed = 7\n")),
             "a seed of its own",
@@ -106,9 +106,9 @@ def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, sour
 
 
 def test_a_seed_that_the_program_had_before_is_no_reason_to_refuse_a_change():
-    had = edit(("torch.manual_seed(run.seed)", "torch.manual_seed(1234)"))
+    had = edit(("default_rng(run.seed)", "default_rng(1234)"))
     assert rules.broken_source(had.replace("lr=1.0", "lr=0.5").encode(), had.encode()) is None
-    more = had.replace("    model = Model", "    torch.manual_seed(5)\n    model = Model", 1)
+    more = had.replace("    model, rate", "    np.random.seed(5)\n    model, rate", 1)
     assert "of its own" in rules.broken_source(more.encode(), had.encode())
 
 

@@ -128,10 +128,10 @@ def test_those_that_it_started_before_count_for_it_and_for_us(train_only):
     pool = """
     import multiprocessing
     pool = multiprocessing.get_context("fork").Pool(2)
-    for tokens, targets in run.batches(8):
+    for inputs, targets in run.batches(8):
         pool.map(spin, [0.05, 0.05])
     pool.terminate()
-    run.submit(Model(run.vocab_size))
+    run.submit({"weights": np.zeros(8, np.float32)})
 """
     training = train_only(edit((MAIN, MAIN + pool)))
     assert training.status == OK, training.detail
@@ -268,7 +268,7 @@ def test_submitting_a_second_time_changes_nothing(train_only):
 
 
 def test_submitting_without_training_is_no_result(train_only):
-    skip = "    model = Model(run.vocab_size)\n"
+    skip = "    model, rate"
     assert_failed(train_only(edit((skip, skip + SUBMIT))), INVALID, "without training")
 
 
@@ -337,7 +337,7 @@ def load(c, d): pass
 def main():
     run = trial.open()
     sock = run._host._channel.socket
-    for tokens, targets in run.batches(8):
+    for inputs, targets in run.batches(8):
         if run.elapsed_seconds > 0.1: break
     run._host.training_ended()
     (run.checkpoint_dir / "w").write_bytes(b"x" * 1000)

@@ -10,7 +10,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORWARD, HONEST, RETURN, assert_refused, bits_per_byte, edit
+from conftest import assert_refused
+from text import (
+    FORWARD,
+    RETURN,
+    TEXT,
+    bits_per_byte,
+    using_text,  # noqa: F401
+)
+from text import edit_text as edit
 
 from harness.store.records import CRASH, INVALID, Failure, Kind, Score
 from harness.worker.overtime import overtime_seconds
@@ -158,7 +166,7 @@ def test_a_model_that_is_asked_for_rows_that_count_can_only_compute(scored):
 # ── what fails plainly ────────────────────────────────────────────────────────────────────────
 
 FORWARDS = {
-    "wrong shape": ("        return self.head(self.table(tokens))[:, :-1]\n", CRASH, "not logits of"),
+    "wrong shape": ("        return self.head(self.table(tokens))[:, :-1]\n", CRASH, "not replies of"),
     "no tensor": ("        return 'logits'\n", CRASH, "gave str"),
     "nan": ("        return self.head(self.table(tokens)) * float('nan')\n", INVALID, "NaN"),
     "infinite": ("        return self.head(self.table(tokens)) * float('inf')\n", INVALID, "infinite"),
@@ -218,7 +226,7 @@ def test_a_truncated_checkpoint_is_a_crash(scored, checkpoint, tmp_path):
     data = (checkpoint / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
     (broken / "vocab_size").write_text("320")
-    assert_refused(scored(HONEST, broken), CRASH, "failed")
+    assert_refused(scored(TEXT, broken), CRASH, "failed")
 
 
 def test_a_server_that_lies_on_its_socket_gains_nothing(scored, setup):
@@ -232,7 +240,7 @@ def test_a_server_that_lies_on_its_socket_gains_nothing(scored, setup):
             "        return self.head(self.table(tokens))\n",
         )
     )
-    uniform = bits_per_byte(setup.corpus, lambda *_: math.log(setup.corpus.vocab_size))
+    uniform = bits_per_byte(setup.task.data, lambda *_: math.log(setup.task.data.vocab_size))
     result = scored(lie)
     refused = isinstance(result, Failure) and result.status in (INVALID, CRASH)
     assert refused or result.value > uniform - 1e-3
@@ -257,13 +265,13 @@ def test_a_server_that_answers_without_listening_is_refused(scored, setup):
     """Answers in advance must not leave the scorer waiting for room to ask."""
     from harness.worker.model_client import Refused, Server
 
-    script = setup.corpus.folder.parent / "deaf.py"
+    script = setup.task.data.folder.parent / "deaf.py"
     script.write_text("import time\ndef load(c, d):\n    return lambda tokens: time.sleep(60)\n")
     request = {
         "log": str(script.with_suffix(".log")), "isolation": "bwrap", "hide": [], "compiled": "",
-        "source": str(script), "checkpoint": str(setup.corpus.folder), "memory_gb": 2.0, "disk_mb": 16,
+        "source": str(script), "checkpoint": str(setup.task.data.folder), "memory_gb": 2.0, "disk_mb": 16,
             "device": dataclasses.asdict(setup.device),
-        "load_seconds": 10.0,
+        "load_seconds": 10.0, "library": "torch",
     }  # fmt: skip
     exam = SimpleNamespace(inputs=np.zeros((1, 8)), asked_type="int64", reply_shape=(8, 320))
     server = Server(request, exam, 1)
@@ -300,7 +308,7 @@ def test_the_scorer_is_the_installed_one_whatever_lies_in_the_current_folder(sco
         (folder / "__init__.py").write_text("")
     (fake / "scorer.py").write_text("raise SystemExit('the copy in the work tree ran')")
     monkeypatch.chdir(tmp_path)
-    assert isinstance(scored(HONEST), Score)
+    assert isinstance(scored(TEXT), Score)
 
 
 def test_shrinking_the_shared_buffer_does_not_kill_the_scorer(scored):

@@ -91,8 +91,9 @@ def nothing_is_left_of(research):
 
 
 def test_both_are_finished_where_one_trained_and_the_next_was_held(research):
-    slow = ("    run = trial.open()\n", "    time.sleep(7)\n    run = trial.open()\n")
-    worse = edit(slow, ("self.head(self.table(tokens))", "0.0 * self.head(self.table(tokens))"))
+    slow = ("    run = trial.open()\n", "    time.sleep(2)\n    run = trial.open()\n")
+    long = ("        spin(0.01)\n", "        spin(0.01)\n        time.sleep(0.1)\n")
+    worse = edit(slow, long, ("inputs @ weights\n    return", "0.0 * (inputs @ weights)\n    return"))
     answers = ("Start slowly", worse), ("Sleep less", FASTER)
     killed(research.folder, BESIDE, *answers)
     known = Experiments(open_repository(research.folder))

@@ -256,9 +256,9 @@ SEED = """Title: Another seed
 Hypothesis: luck.
 
 <<<<<<< SEARCH
-    torch.manual_seed(run.seed)
+    weights = np.random.default_rng(run.seed).normal(0, 0.1, run.input_shape).astype(np.float32)
 =======
-    torch.manual_seed(run.seed + 7)
+    weights = np.random.default_rng(run.seed + 7).normal(0, 0.1, run.input_shape).astype(np.float32)
 >>>>>>> REPLACE
 """
 CRASH = EDIT.replace("Sleep less", "Break it").replace("spin(0.001)", "raise ValueError('oops')")

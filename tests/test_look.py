@@ -256,7 +256,7 @@ def test_status_names_what_is_best_and_that_nothing_runs(few):
 def test_status_tells_the_score_of_main_in_the_setting_that_the_config_means(research):
     assert "one run" in harness("status", cwd=research.folder).stdout
     path = research.folder / ".autoresearch" / "config.toml"
-    path.write_text(path.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    path.write_text(path.read_text().replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
     assert "not measured in this setting" in harness("status", cwd=research.folder).stdout
     path.write_text("a = [")
     shown = harness("status", cwd=research.folder).stdout

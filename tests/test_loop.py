@@ -33,7 +33,7 @@ def test_every_hypothesis_is_a_branch_with_its_trailers_and_main_stays_for_what_
     assert (worse.status, broken.status) == ("discard", "crash")
     assert worse.value > 0 and worse.delta > 0
     assert broken.value is None
-    trailers = "%(trailers:key=Status,valueonly,separator=%x2C)|%(trailers:key=Val-Bpb,valueonly)|%an|%cn"
+    trailers = "%(trailers:key=Status,valueonly,separator=%x2C)|%(trailers:key=Value,valueonly)|%an|%cn"
     assert research("log", "-1", f"--format={trailers}", broken.name.branch) == "crash||script/test|A Person"
     assert "no luck" in research("notes", "--ref", "autoresearch", "show", broken.commit)
     assert research("status", "--porcelain") == ""
@@ -49,10 +49,11 @@ def test_main_fast_forwards_to_what_is_better_and_the_checkout_follows(research)
     assert research("rev-parse", "main~1") == base
     assert (research.folder / "train.py").read_text() == FASTER
     assert research("status", "--porcelain") == ""
-    assert research("log", "-1", "--format=%s", "main").startswith("Sleep less (val_bpb ")
+    assert research("log", "-1", "--format=%s", "main").startswith("Sleep less (squared_error ")
     shown = harness("status", cwd=research.folder).stdout
     assert (
-        f"main     {kept.commit[:7]}  val_bpb {kept.value:.4f}, one run, estimated {kept.value:.4f}" in shown
+        f"main     {kept.commit[:7]}  squared_error {kept.value:.4f}, one run, estimated {kept.value:.4f}"
+        in shown
     )
     assert_mistake(harness("adopt", "1", cwd=research.folder), "is part of main already")
 
@@ -239,7 +240,7 @@ def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot
 
     one("Make it worse", 1, 2.0 + 20 * SD)
     config = fresh.folder / ".autoresearch" / "config.toml"
-    config.write_text(config.read_text().replace("budget_seconds = 1.0", "budget_seconds = 1.5"))
+    config.write_text(config.read_text().replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
     (earlier,) = one("Break it", 2, 2.0 + 20 * SD)
     assert earlier.status == "discard" and earlier.value is None and earlier.delta is None
     one("Sleep less", 3, 2.0 - 20 * SD)
@@ -247,9 +248,9 @@ def test_scores_of_another_setting_are_no_scores_to_an_agent_and_not_in_the_plot
 
 
 def test_adopting_what_does_not_apply_says_so_once(research):
-    forward = "self.head(self.table(tokens))"
-    session(research, ("Make it worse", BROKEN.replace(forward, f"0.0 * {forward}")))
-    (research.folder / "train.py").write_text(HONEST.replace(forward, f"1.0 * {forward}"))
+    before, forward = "inputs @ weights\n", "(inputs @ weights)\n"
+    session(research, ("Make it worse", BROKEN.replace(before, f"0.0 * {forward}")))
+    (research.folder / "train.py").write_text(HONEST.replace(before, f"1.0 * {forward}"))
     research("commit", "-qam", "by hand")
     known, said = Experiments(open_repository(research.folder)), []
     proposal = known.proposal(known.find("1"))

@@ -59,7 +59,7 @@ def test_a_repeat_waits_for_the_score_of_main_in_a_new_setting(fresh, told, besi
     ours, said = path.read_text(), []
 
     def change():
-        path.write_text(ours.replace("budget_seconds = 1.0", "budget_seconds = 9.0"))
+        path.write_text(ours.replace("budget_seconds = 0.3", "budget_seconds = 9.0"))
 
     def train(title):
         runs = [name for name, _ in beside.started].count("Much")

@@ -4,8 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import HONEST, assert_refused
+from conftest import assert_refused
 from stubs import MUCH_BETTER, Changing, begin, known
+from text import (
+    TEXT,
+    using_text,  # noqa: F401
+)
 
 import harness.session.checkpoints as kept
 from harness.report import explain
@@ -19,7 +23,7 @@ from harness.worker.worker import Worker
 @pytest.fixture
 def scored_once(setup, tmp_path):
     folder = tmp_path / "run"
-    trial = measure(HONEST.encode(), "0" * 40, 1, setup, folder, lambda _: None, lambda _: None, True)
+    trial = measure(TEXT.encode(), "0" * 40, 1, setup, folder, lambda _: None, lambda _: None, True)
     assert trial.status == "ok", trial.detail
     return folder
 
@@ -27,7 +31,7 @@ def scored_once(setup, tmp_path):
 def test_an_honest_score_has_the_same_second_opinion(setup, scored_once):
     said = second_opinion(scored_once, setup, lambda _: None, Worker())
     assert isinstance(said, Opinion), said
-    assert said.rows == len(np.load(setup.corpus.rows_file("val")))
+    assert said.rows == len(np.load(setup.task.data.rows_file("val")))
     assert abs(said.difference) < 1e-5
 
 
@@ -71,7 +75,7 @@ A_RUN = RunRecord(
 
 def test_show_says_how_a_score_was_checked():
     def checked(**about):
-        score = Score(1.0, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, Audit(3328, 0.0, 0.0, 0.0), **about)
+        score = Score(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, Audit(3328, 0.0, 0.0, 0.0), **about)
         return explain.checked(dataclasses.replace(A_RUN, score=score))
 
     said = "model servers sealed, 3,328 rows audited, 3 calls to the kernel refused"

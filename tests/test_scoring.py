@@ -1,6 +1,7 @@
 """The score of an honest model is right: closed forms, bytes of known text, a private copy of the logits."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -12,9 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FORWARD, HONEST, MIXING, assert_failed, assert_refused, bits_per_byte, edit
+from conftest import assert_failed, assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text import (
+    FORWARD,
+    MIXING,
+    TEXT,
+    bits_per_byte,
+    using_text,  # noqa: F401
+)
+from text import edit_text as edit
 
 from harness.sandbox import processes
 from harness.store.records import ERROR, Score
@@ -29,7 +38,7 @@ def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, setup):
     uniform = edit((FORWARD, "        return torch.full((*tokens.shape, 320), 7.5)\n"))
     result = scored(uniform)
     assert isinstance(result, Score), result
-    expected = bits_per_byte(setup.corpus, lambda *_: math.log(setup.corpus.vocab_size))
+    expected = bits_per_byte(setup.task.data, lambda *_: math.log(setup.task.data.vocab_size))
     assert result.value == pytest.approx(expected, rel=1e-5)
 
 
@@ -40,7 +49,7 @@ def test_scores_of_another_torch_are_of_another_runtime(setup, monkeypatch):
 
 
 def test_a_bigram_table_scores_its_exact_cross_entropy(scored, setup, tmp_path):
-    size = setup.corpus.vocab_size
+    size = setup.task.data.vocab_size
     table = np.random.default_rng(0).normal(0, 3, (size, size)).astype(np.float32)
     folder = tmp_path / "bigram"
     folder.mkdir()
@@ -55,12 +64,12 @@ def test_a_bigram_table_scores_its_exact_cross_entropy(scored, setup, tmp_path):
     assert isinstance(result, Score), result
     exact = table.astype(np.float64)
     log_probability = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
-    expected = bits_per_byte(setup.corpus, lambda before, target: -log_probability[before, target])
+    expected = bits_per_byte(setup.task.data, lambda before, target: -log_probability[before, target])
     assert result.value == pytest.approx(expected, rel=1e-5)
     assert result.audit.worst_nats < 1e-5
 
 
-def test_the_bytes_scored_are_those_of_the_text(scored, tmp_path):
+def test_the_bytes_scored_are_those_of_the_text(scored, setup, tmp_path):
     """A corpus of one known document per row: its UTF-8 bytes are what the score divides by."""
     from harness.config import DataConfig
     from harness.tasks.lm.prepare import prepare
@@ -78,7 +87,7 @@ def test_the_bytes_scored_are_those_of_the_text(scored, tmp_path):
     expected = sum(len(names[t]) for row in rows for t in row[1:].tolist() if t < words.bos)
     size = made.vocab_size
     uniform = f"import torch\ndef load(c, d):\n    return lambda t: torch.zeros((*t.shape, {size}))\n"
-    result = scored(uniform, corpus=made)
+    result = scored(uniform, task=dataclasses.replace(setup.task, data=made))
     assert isinstance(result, Score), result
     assert result.text_bytes == expected
     text = b"".join(names[t] for t in rows[0].tolist() if t < words.bos).decode("utf-8", "ignore")
@@ -144,7 +153,7 @@ def test_logits_of_no_floating_point_type_are_a_crash(scored, dtype):
 
 def test_shifted_logits_gain_nothing(scored):
     """Logits need no normalisation: the scorer takes its own."""
-    plain = scored(HONEST)
+    plain = scored(TEXT)
     shifted = scored(edit((FORWARD, "        return self.head(self.table(tokens)) + 40.0\n")))
     assert isinstance(plain, Score)
     assert isinstance(shifted, Score)
@@ -153,13 +162,13 @@ def test_shifted_logits_gain_nothing(scored):
 
 def test_the_holdout_is_scored_by_the_same_rule(setup, checkpoint, tmp_path):
     script = tmp_path / "train.py"
-    script.write_text(HONEST)
+    script.write_text(TEXT)
     result = scoring.score(
-        script, checkpoint, setup.corpus, "holdout", setup.config, setup.device, setup.isolation,
+        script, checkpoint, setup.task, "holdout", setup.config, setup.device, setup.isolation,
         tmp_path / "server.txt", lambda *_: None,
     )  # fmt: skip
     assert isinstance(result, Score)
-    assert result.tokens == len(np.load(setup.corpus.rows_file("holdout"))) * 32 <= 1100 * 32
+    assert result.tokens == len(np.load(setup.task.data.rows_file("holdout"))) * 32 <= 1100 * 32
 
 
 @settings(deadline=None)  # on a busy machine, too
@@ -214,7 +223,7 @@ def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(set
     script = tmp_path / "train.py"
     script.write_text(edit((FORWARD, "        time.sleep(0.5)\n" + FORWARD)))
     begun = scoring.Scoring(
-        script, checkpoint, setup.corpus, "val", setup.config, setup.device, setup.isolation, tmp_path / "log"
+        script, checkpoint, setup.task, "val", setup.config, setup.device, setup.isolation, tmp_path / "log"
     )
 
     def states() -> dict[int, str]:
@@ -240,7 +249,7 @@ def test_a_scorer_that_is_killed_takes_its_servers_along_the_stopped_one_too(set
 def test_what_a_server_is_warmed_up_with_says_nothing_of_what_the_audit_asks(setup):
     """Both were drawn from one seed of 32 bits, which a server could find by trying all of them."""
     request = scoring.request_for(
-        Path("x"), Path("x"), setup.corpus, "val", setup.config, setup.device, setup.isolation, Path("x")
+        Path("x"), Path("x"), setup.task, "val", setup.config, setup.device, setup.isolation, Path("x")
     )
     assert request["audit_seed"] > 2**128
     exam = TextExam(request)

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from conftest import ROOT, STARTER
+from text import using_text  # noqa: F401
 
 from harness.store.note import write_run
 from harness.store.records import OK

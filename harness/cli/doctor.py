@@ -20,7 +20,7 @@ from harness.store.hooks import Hooks
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
 from harness.tasks.lm import fit
-from harness.tasks.lm.prepare import open_prepared
+from harness.tasks.registry import open_task
 from harness.worker import device, probe
 from harness.worker.probe import probe_inside
 
@@ -67,7 +67,7 @@ def _findings() -> Iterator[Finding]:
     if repository is not None:
         try:
             config = configs.load(repository.paths.config)
-            yield Finding("config", "ok", f"profile {config.profile}")
+            yield Finding("config", "ok", f"profile {config.profile}, task {config.task.name}")
         except HarnessError as error:
             readable = False
             yield Finding("config", "fail", error.message, error.fix)
@@ -76,7 +76,8 @@ def _findings() -> Iterator[Finding]:
     yield from _torch(config, repository)
     yield _guarded("sandbox", lambda: _sandbox(config))
     if readable:
-        yield _guarded("data", lambda: Finding("data", "ok", open_prepared(config.data).id))
+        root = repository.paths.root if repository is not None else Path.cwd()
+        yield _guarded("data", lambda: Finding("data", "ok", open_task(config, root).data.id))
     yield _disk()
     yield _load()
     found = [key for key in KEYS if os.environ.get(key)]

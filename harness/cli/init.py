@@ -8,7 +8,7 @@ import click
 
 from harness import config as configs
 from harness.errors import HarnessError
-from harness.paths import HOOKS, Paths, starter
+from harness.paths import HOOKS, Paths, examples, starter
 from harness.store.checkout import Checkout
 from harness.store.hooks import Hooks
 from harness.store.opening import create_repository
@@ -29,6 +29,7 @@ Examples:
   harness init ~/research          # a new repository
   harness init --profile gpu       # not what the device suggests
   harness init --gpu-memory-gb 20  # the rest is for others
+  harness init --task images pics  # pictures instead of text
 """
 
 
@@ -36,12 +37,13 @@ Examples:
 @click.argument("directory", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--profile", type=click.Choice(["cpu", "gpu"]), help="Default: what the device suggests.")
 @click.option("--gpu-memory-gb", type=click.FloatRange(1), help="What runs may use of it. Default: all.")
-def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | None) -> None:
+@click.option("--task", "named", type=click.Choice(["lm", *examples()]), help="What to train. Default: lm.")
+def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | None, named: str | None) -> None:
     """Make DIRECTORY (default: here) a research repository.
 
     Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
     run folders and points git at the hooks. What exists is left as it is, but for a train.py that is still
-    the starter: its sizes are fitted to this machine.
+    the starter of text: its sizes are fitted to this machine. A task brings a train.py of its own.
     """
     folder = (directory or Path.cwd()).absolute()
     if folder == Path.home() and not (folder / ".git").exists():
@@ -51,15 +53,26 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
     chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)
     hooks = Hooks(repository)
-    fits = not paths.train.exists() or (not paths.config.exists() and _is_starter(repository))
-    machine = (
-        _machine(chosen, gpu_memory_gb or 0.0) if fits or not paths.config.exists() else fit.Machine("cpu")
-    )
-    config = fit.config(configs.PROFILES[chosen], machine, gpu_memory_gb or 0.0)
-    budget_seconds = (configs.load(paths.config) if paths.config.exists() else config).trial.budget_seconds
+    there = configs.load(paths.config) if paths.config.exists() else None
+    task = named or "lm"
+    if there is not None and named is None:
+        task = there.task.name
+    if task == "lm":
+        fits = not paths.train.exists() or (there is None and _is_starter(repository))
+        machine = _machine(chosen, gpu_memory_gb or 0.0) if fits or there is None else fit.Machine("cpu")
+        config = fit.config(configs.PROFILES[chosen], machine, gpu_memory_gb or 0.0)
+        budget_seconds = (there or config).trial.budget_seconds
+        began = [_fit(paths.train, fit.constants(machine, budget_seconds)) if fits else None]
+    else:
+        config = configs.for_task(chosen, task, gpu_memory_gb or 0.0)
+        own = starter("task.py", task)
+        began = [
+            _copy(starter("train.py", task), paths.train) if task in examples() else None,
+            _copy(own, paths.task) if own.exists() else None,
+        ]
     made = [
-        _fit(paths.train, fit.constants(machine, budget_seconds)) if fits else None,
-        _copy(starter("program.md"), paths.program),
+        *began,
+        _copy(starter("program.md", task if task in examples() else "lm"), paths.program),
         _write(paths.config, configs.dump(config)),
         *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
         *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in hooks.earlier),
@@ -74,14 +87,16 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         click.echo(f"core.hooksPath is {hooks.path}: call `harness hook NAME` from there", err=True)
     if profile and paths.config not in made and configs.load(paths.config).profile != profile:
         click.echo(f"{paths.config} is there with another profile: rm it, then the same command", err=True)
+    if there is not None and named not in (None, there.task.name):
+        click.echo(f"{paths.config} is there with another task: rm it, then the same command", err=True)
     if gpu_memory_gb and paths.config not in made:
         click.echo(f"{paths.config} is there: set gpu_memory_gb in it", err=True)
     if not any(made):
         click.echo("nothing was missing")
     elif paths.train in made:
-        there = f"cd {directory}, " if directory and folder != Path.cwd() else ""
+        first = f"cd {directory}, " if directory and folder != Path.cwd() else ""
         click.echo(
-            f"Next: {there}git add -A && git commit -m baseline, harness prepare, harness loop", err=True
+            f"Next: {first}git add -A && git commit -m baseline, harness prepare, harness loop", err=True
         )
 
 

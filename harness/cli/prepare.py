@@ -1,17 +1,18 @@
-"""`harness prepare`: from a source to token files, with progress."""
+"""`harness prepare`: from a source to what runs train and score on, with progress."""
 
 import dataclasses
 import json
 import sys
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import config as configs
+from harness.errors import HarnessError
 from harness.store.opening import open_repository
-from harness.tasks.lm import prepare as corpus
+from harness.tasks import registry
+from harness.tasks.folder import MANIFEST
 
 EXAMPLES = """\b
 Examples:
@@ -19,7 +20,7 @@ Examples:
   harness prepare ~/texts                # .txt, .jsonl or .parquet files
   harness prepare climbmix --shards 4    # from the hub, resumable
 """
-WORDS = {"download": "download", "tokenizer": "learn the tokenizer", "encode": "encode", "pack": "pack"}
+WORDS = {"tokenizer": "learn the tokenizer"}
 
 
 @click.command(epilog=EXAMPLES)
@@ -28,44 +29,38 @@ WORDS = {"download": "download", "tokenizer": "learn the tokenizer", "encode": "
 @click.option("--again", is_flag=True, help="Make it anew, even if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's summary as JSON.")
 def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) -> None:
-    """Make the corpus that runs train and score on.
+    """Make the data that runs train and score on.
 
-    SOURCE is python (embedded), climbmix, tinystories or a path; without it, the config's. Prepared
-    data lies in ~/.cache/autoresearch (or $HARNESS_CACHE) and is shared by all repositories.
+    SOURCE is what the task takes; without it, the config's. For text it is python (embedded),
+    climbmix, tinystories or a path. Prepared data lies in ~/.cache/autoresearch (or $HARNESS_CACHE)
+    and is shared by all repositories.
     """
     paths = open_repository().paths
     config = configs.load(paths.config)
-    data = config.data
-    if source is not None:
-        data = dataclasses.replace(data, source=source)
+    data = config.data if source is None else dataclasses.replace(config.data, source=source)
     if shards is not None:
+        if not isinstance(data, configs.DataConfig):
+            raise HarnessError(f"--shards: the task is {config.task.name}, whose data have none")
         data = dataclasses.replace(data, shards=shards)
+    wanted = dataclasses.replace(config, data=data)
     with _Bar() as bar:
-        made = corpus.prepare(data, bar.step, again)
-    manifest = json.loads((made.folder / "manifest.json").read_text())
+        task = registry.prepare(wanted, paths.root, bar.step, again)
+    made = task.data
+    manifest = json.loads((made.folder / MANIFEST).read_text(encoding="utf-8"))
     if as_json:
         summary = {"data": made.id, "folder": str(made.folder), "splits": manifest["splits"]}
         click.echo(json.dumps(summary))
     else:
-        click.echo(f"{made.id}  vocabulary {made.vocab_size}  {made.folder}")
+        click.echo(f"{made.id}  {made.folder}")
         for name, split in manifest["splits"].items():
-            click.echo(
-                f"  {name:<8} {split['documents']:>9,} documents {split['tokens'] / 1e6:9.2f} M tokens"
-            )
-    wanted, val = data.eval_tokens, manifest["splits"]["val"]["tokens"]
-    scored = np.load(made.rows_file("val"), mmap_mode="r").shape[0] * data.seq_len
-    if min(val, scored) < wanted // data.seq_len * data.seq_len:
-        click.echo(
-            f"WARNING: {scored:,} of {wanted:,} tokens are scored and val has {val:,}: documents come twice "
-            f"and more, though no row does. More text mends it, or eval_tokens = "
-            f"{min(val, scored) // data.seq_len * data.seq_len} in {paths.config}",
-            err=True,
-        )
+            counts = (f"{count:>12,} {what.replace('_', ' ')}" for what, count in split.items())
+            click.echo(f"  {name:<8}{''.join(counts)}")
+    if why := task.data.warning():
+        click.echo(f"WARNING: {why} in {paths.config}", err=True)
     if data != config.data:
-        click.echo(
-            f"To train on it, set source = {data.source!r} and shards = {data.shards} in {paths.config}",
-            err=True,
-        )
+        keys = [f"source = {data.source!r}"]
+        keys += [f"shards = {data.shards}"] if isinstance(data, configs.DataConfig) else []
+        click.echo(f"To train on it, set {' and '.join(keys)} in {paths.config}", err=True)
 
 
 class _Bar:
@@ -88,7 +83,8 @@ class _Bar:
 
     def step(self, what: str, done: int, of: int) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(WORDS[what], total=of or None)
+            said = WORDS.get(what, what)
+            self._tasks[what] = self._progress.add_task(said, total=of or None)
             if not self._console.is_terminal:
-                click.echo(f"{WORDS[what]} ...", err=True)
+                click.echo(f"{said} ...", err=True)
         self._progress.update(self._tasks[what], completed=done, total=of or None)  # type: ignore[arg-type]

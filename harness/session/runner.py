@@ -91,7 +91,7 @@ class Runner:
     def _read_setup(self, paths: Paths) -> Setup:
         """Read anew only where the config was written or the data is gone: it is asked for often."""
         now = _identity(paths.config)
-        if self._last is not None and self._last[0] == now and self._last[1].corpus.folder.exists():
+        if self._last is not None and self._last[0] == now and self._last[1].task.data.folder.exists():
             return self._last[1]
         try:
             config = configs.load(paths.config)

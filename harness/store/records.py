@@ -4,7 +4,7 @@ All frozen. A figure nobody measured is None, never 0. `Reported` is what train.
 shown, never decided on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -64,7 +64,7 @@ class Reported:
     device_batch_size: int | None = None
     """Rows of a forward and backward pass that fitted."""
     trained_nats: float | None = None
-    """What a token cost in the first rows of training text, by the function that was trained."""
+    """What a target cost in the first items that were trained on, by the function that was trained."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,6 @@ class Audit:
 class Score:
     value: float
     """Of the metric."""
-    tokens: int
-    text_bytes: int
     total_seconds: float
     load_seconds: float
     forward_seconds: float
@@ -172,7 +170,16 @@ class Score:
     refused_calls: int | None = None
     """What they asked the kernel for then, in vain."""
     trained_nats: float | None = None
-    """What a token cost in the first rows of training text; see `Reported.trained_nats`."""
+    """What a target cost in the first items that were trained on; see `Reported.trained_nats`."""
+    tokens: int | None = None
+    """Of text that was scored; None where the task is another one."""
+    text_bytes: int | None = None
+    items: int | None = None
+    """That were scored; None where that is text."""
+    standard_error: float | None = None
+    """Of the value: how much of it is which items were held out."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else the task shows, by name: an accuracy beside a log loss."""
 
 
 @dataclass(frozen=True)

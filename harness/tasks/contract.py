@@ -76,11 +76,18 @@ class Exam(Protocol):
         """Losses of a batch, (B, ...) float64.
 
         Args:
-            replies: (B, *reply_shape), in memory that a hostile process may still write to: a tensor.
+            replies: (B, *reply_shape), in memory that a hostile process may still write to: an array, or on a
+                GPU a tensor.
 
         Raises:
             Ungraded: no loss can be taken of these.
         """
+
+    figures: tuple[str, ...]
+    """What is shown beside a score: means over all items."""
+
+    def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
+        """Of a batch, (B,) float64, as `grade`."""
 
     def value(self, losses: np.ndarray) -> float:
         """The metric's, of the losses of all items.
@@ -93,7 +100,7 @@ class Exam(Protocol):
         """What each item counts for in the value, (N,) float64."""
 
     def plain_sum(self, reply: Any, item: int) -> float:
-        """What `sums` has of one item, by other code than `grade`'s; `reply`: (*reply_shape), a tensor."""
+        """What `sums` has of one item, by other code than `grade`'s; `reply`: (*reply_shape)."""
 
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Differences of some items' sums, (K,), as differences of the value."""

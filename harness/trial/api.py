@@ -5,7 +5,6 @@ What it does is to make the honest thing the easy one: batches that end with the
 without waiting for the GPU, a checkpoint handed over in one call.
 """
 
-import gc
 import json
 import math
 import os
@@ -19,18 +18,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import nn
-
 from harness.sandbox import compile_cache
 from harness.sandbox.processes import OwnClock
 from harness.sandbox.wire import DESCRIPTORS, Channel
-from harness.tasks.contract import Feed
-from harness.tasks.lm.feed import TextFeed
+from harness.tasks.feeds import feed_for
+from harness.trial.engine import Engine, Noted, NumpyEngine
 
 WAIT_SECONDS = 24 * 3600.0
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-CONTEXT_MB = 1300  # of a GPU that a process takes beside its tensors; over 808 seen where kernels were tuned
+Batch = tuple[Any, Any]
 
 
 class Host(Protocol):
@@ -88,23 +83,23 @@ class Run:
 
     Attributes:
         seed: initialisation and data order should depend on it alone.
-        device: torch.device to train on.
+        device: torch.device to train on; "cpu" where the task is one for numpy.
         dtype: what it multiplies fastest, as a name: "bfloat16" on GPUs that have it, else "float32".
         budget_seconds: from the first batch to the end of the last step; on a processor its time, not what
             passes: of this process and of those that it started.
-        vocab_size, seq_len, bos: of the tokenizer and the rows.
-        train_tokens: in all documents; what is trained on beyond that was seen before.
         checkpoint_dir: a folder for whatever `load` will need; at most 32 files, no folders.
+
+    And what the task adds: of text `vocab_size`, `seq_len` and `bos` of the tokenizer and the rows, and
+    `train_tokens` in all documents, beyond which what is trained on was seen before; see `Task` for others.
     """
 
     def __init__(self, host: Host, spec: dict[str, Any], checkpoint_dir: Path) -> None:
         self.seed: int = spec["seed"]
         self._order_seed = self.seed  # a train.py that sets another one gets no other order of the data
-        self.device = torch.device(spec["device"])
-        halves = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.dtype = "bfloat16" if halves else "float32"
+        self._engine = _engine(spec)
+        self.device, self.dtype = self._engine.device, self._engine.dtype
         self.budget_seconds: float = spec["budget_seconds"]
-        self._feed: Feed = TextFeed(spec, self.device)
+        self._feed = feed_for(spec, self.device)
         for name, value in self._feed.about().items():
             setattr(self, name, value)
         self.checkpoint_dir = checkpoint_dir
@@ -113,13 +108,8 @@ class Run:
         self._by_processor: bool = spec.get("by_processor", False)
         self._now: Callable[[], float] = time.monotonic
         self._started_at: float | None = None
-        self._waiting_losses: deque[tuple[int, torch.Tensor, Any]] = deque()
+        self._waiting_losses: deque[tuple[int, Noted]] = deque()
         self._reported: dict[str, Any] = {"num_steps": 0, "total_tokens": 0}
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            if most := spec.get("gpu_memory_mb"):  # more is a crash: here it can still be found too much
-                total = torch.cuda.mem_get_info()[1] / 2**20
-                torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, most - CONTEXT_MB) / total))
 
     @property
     def elapsed_seconds(self) -> float:
@@ -131,7 +121,7 @@ class Run:
         """The part of the budget that is spent, 0 to 1: what schedules go by."""
         return min(1.0, self.elapsed_seconds / self.budget_seconds)
 
-    def dummy_batch(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def dummy_batch(self, batch_size: int) -> Batch:
         """Random inputs and targets like those of `batches`, to warm up before the clock starts."""
         return self._feed.dummy(batch_size)
 
@@ -143,28 +133,15 @@ class Run:
             step: a whole optimizer step, so many rows at a time; it compiles and warms up, too.
 
         Raises:
-            torch.OutOfMemoryError: one row doesn't fit.
+            MemoryError, torch.OutOfMemoryError: one row doesn't fit.
         """
         rows = most
-        while not self._fits(step, rows):
+        while not self._engine.fits(step, rows):
             rows //= 2
         self._reported["device_batch_size"] = rows
         return rows
 
-    def _fits(self, step: Callable[[int], object], rows: int) -> bool:
-        try:
-            step(rows)
-            return True
-        except torch.OutOfMemoryError:
-            if rows == 1:
-                raise
-        gc.collect()  # out here: the exception held on to what didn't fit
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        return False
-
-    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield (inputs, targets) until no further step fits into the budget; of text (B, T) int64 each.
 
         The clock starts here. One optimizer step per batch is assumed, whatever it is split into.
@@ -178,101 +155,77 @@ class Run:
         self._started_at = self._now()
         self._feed.open(descriptor, batch_size, self._order_seed)
         ends: deque[float] = deque([self._now()], maxlen=17)
-        queued: deque[Any] = deque()
         while True:
             steps = [later - earlier for earlier, later in pairwise(ends)]
             # One slow step in the beginning must not decide that no other fits: it compiled, and on a GPU the
             # time until the second one is asked for says nothing of what is still queued.
             step_seconds = (statistics.median(steps) if len(steps) > 2 else min(steps)) if steps else 0.0
-            ahead = 1 + len(queued) if len(steps) > 1 else 1
+            ahead = 1 + self._engine.steps_ahead() if len(steps) > 1 else 1
             if self.elapsed_seconds + step_seconds * ahead > self.budget_seconds:
                 break
             yield self._feed.next()
             self._reported["num_steps"] += 1
             self._reported["total_tokens"] += self._feed.units(batch_size)
-            if self.device.type == "cuda":
-                event = torch.cuda.Event()
-                event.record()
-                queued.append(event)
-                if len(queued) > 1:
-                    queued.popleft().synchronize()
-            elif self.device.type == "mps":
-                torch.mps.synchronize()
+            self._engine.step()
             ends.append(self._now())
             self._send_losses()
-        self._synchronize()
+        self._engine.synchronize()
 
-    def log(self, step: int, loss: torch.Tensor | float) -> None:
+    def log(self, step: int, loss: Any) -> None:
         """Note a step's loss for the curve. A tensor may still be on its way; nothing waits for it.
 
         Raises:
             FloatingPointError: a loss noted earlier turned out to be NaN or infinite.
         """
-        value = torch.as_tensor(loss).detach()
-        event = None
-        if value.is_cuda:
-            value = value.to("cpu", non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        self._waiting_losses.append((step, value, event))
+        self._waiting_losses.append((step, self._engine.note(loss)))
 
     def _send_losses(self) -> None:
         while self._waiting_losses:
-            step, value, event = self._waiting_losses[0]
-            if event is not None and not event.query():
+            step, noted = self._waiting_losses[0]
+            if not noted.is_here():
                 return
             self._waiting_losses.popleft()
-            loss = float(value)
+            loss = noted.value()
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {step}")
             self._host.log({"step": step, "loss": loss, "tokens": self._reported["total_tokens"]})
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-
     def submit(
-        self, model: nn.Module, flops_per_token: float | None = None, loss: Loss | None = None
+        self, model: Any, flops_per_token: float | None = None, loss: Callable[[Any, Any], Any] | None = None
     ) -> None:
         """Save the weights as `model.safetensors` and hand the checkpoint folder over.
 
         Under the harness the process ends here: what stands after it does not run.
 
         Args:
-            model: its state is saved under the names of the module that was compiled, if it was.
+            model: its state is saved under the names of the module that was compiled, if it was; where the
+                task is one for numpy a mapping of names to arrays.
             flops_per_token: of training, forward and backward; for the summary's MFU.
-            loss: what was trained, (inputs, targets) -> mean loss. It is asked for a few rows of training
-                text; where `load` gives a model with another loss there, the record says so.
+            loss: what was trained, (inputs, targets) -> mean loss. It is asked for a few items that were
+                trained on; where `load` gives a model with another loss there, the record says so.
         """
-        from safetensors.torch import save_model
-
-        self._synchronize()
+        self._engine.synchronize()
         self._host.training_ended()
         self._send_losses()
-        plain = getattr(model, "_orig_mod", model)
-        save_model(plain, str(self.checkpoint_dir / "model.safetensors"))
-        self._reported["trained_nats"] = self._trained_nats(plain, loss) if loss else None
-        peak = None
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        self._reported |= {
-            "num_params": sum(p.numel() for p in plain.parameters()),
-            "flops_per_token": flops_per_token,
-            "peak_vram_mb": peak,
-        }
+        self._engine.save(model, self.checkpoint_dir)
+        self._reported["trained_nats"] = self._trained_nats(model, loss) if loss else None
+        self._reported |= {"flops_per_token": flops_per_token, **self._engine.figures(model)}
         self._host.submit(self.checkpoint_dir, self._reported)
 
-    def _trained_nats(self, model: nn.Module, loss: Loss) -> float | None:
-        """Of the function as it is trained, with gradients, but without dropout."""
-        inputs, targets = self._feed.first()
-        model.eval()
+    def _trained_nats(self, model: Any, loss: Callable[[Any, Any], Any]) -> float | None:
         try:
-            return float(loss(inputs, targets).detach())
+            return self._engine.loss_of(model, loss, *self._feed.first())
         except Exception as error:  # noqa: BLE001 - it is asked for nothing else, and decides nothing
             sys.stderr.write(f"submit's loss failed: {error}\n")
             return None
+
+
+def _engine(spec: dict[str, Any]) -> Engine:
+    if spec["library"] == "numpy":
+        return NumpyEngine()
+    from harness.trial.torch_engine import TorchEngine
+
+    return TorchEngine(spec["device"], spec.get("gpu_memory_mb", 0))
 
 
 def supervised() -> Run:

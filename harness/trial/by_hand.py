@@ -59,7 +59,7 @@ class ByHand:
 
     def training_tokens(self) -> int:
         self._first_batch_at = self._now()
-        return os.open(self._setup.corpus.train_file, os.O_RDONLY)
+        return os.open(self._setup.task.data.train_file, os.O_RDONLY)
 
     def log(self, message: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -79,7 +79,7 @@ class ByHand:
             raise RuntimeError("submitted without training: no batch was asked for")
         _say("scoring ...")
         scored = scoring.score(
-            self._source, folder, setup.corpus, "val", setup.config, setup.device, setup.isolation,
+            self._source, folder, setup.task, "val", setup.config, setup.device, setup.isolation,
             self._folder / "server.txt", lambda *_: None,
         )  # fmt: skip
         training = Training(
@@ -92,7 +92,7 @@ class ByHand:
             value=None if isinstance(scored, Failure) else scored.value, training=training,
             score=None if isinstance(scored, Failure) else scored,
             total_seconds=time.monotonic() - self._began, device=setup.device.name,
-            peak_flops=setup.device.peak_flops, data=setup.corpus.id,
+            peak_flops=setup.device.peak_flops, data=setup.task.data.id,
             evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation="by hand",
             budget_seconds=setup.config.trial.budget_seconds, metric=setup.setting.metric,
         )  # fmt: skip

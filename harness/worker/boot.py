@@ -19,6 +19,7 @@ WAIT_SECONDS = 24 * 3600.0
 LIBRARIES = (
     "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.triton",
     "torch.nn.attention.flex_attention", "triton", "safetensors.torch", "harness.trial.api",
+    "harness.trial.torch_engine", "harness.tasks.lm.feed", "harness.tasks.items.feed",
 )  # fmt: skip
 
 

@@ -13,10 +13,12 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 IPC_HANDLE_BYTES = 64
 LAZY_PEER_ACCESS = 1
@@ -59,6 +61,8 @@ class CudaBuffer:
     """A float32 CUDA allocation shared by IPC handle, through the driver alone."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
+        import torch
+
         torch.zeros(1, device="cuda")  # makes torch's context the current one
         size = -(-int(np.prod(shape)) * 4 // GRANULE_BYTES) * GRANULE_BYTES
         self._driver = ctypes.CDLL("libcuda.so.1")
@@ -76,6 +80,8 @@ class CudaBuffer:
         return bytes(handle).hex()
 
     def close(self) -> None:
+        import torch
+
         torch.cuda.synchronize()
         self._call("cuMemFree_v2", self._pointer)
 
@@ -84,8 +90,10 @@ class _IpcHandle(ctypes.Structure):
     _fields_ = (("reserved", ctypes.c_char * IPC_HANDLE_BYTES),)
 
 
-def open_cuda(handle: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The model server's view of a `CudaBuffer`; (B, T, V) float32."""
+def open_cuda(handle: str, shape: tuple[int, ...]) -> "torch.Tensor":
+    """The model server's view of a `CudaBuffer`; (B, ...) float32."""
+    import torch
+
     torch.zeros(1, device="cuda")
     raw, pointer = _IpcHandle(), ctypes.c_uint64()
     ctypes.memmove(ctypes.byref(raw), bytes.fromhex(handle), IPC_HANDLE_BYTES)
@@ -100,7 +108,9 @@ def _check(name: str, result: int) -> None:
         raise RuntimeError(f"{name} failed with CUDA error {result}")
 
 
-def _as_tensor(pointer: int, shape: tuple[int, ...]) -> torch.Tensor:
+def _as_tensor(pointer: int, shape: tuple[int, ...]) -> "torch.Tensor":
+    import torch
+
     class View:
         __cuda_array_interface__ = {  # noqa: RUF012
             "shape": shape, "typestr": "<f4", "data": (pointer, False), "version": 3,

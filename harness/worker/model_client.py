@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from harness.sandbox import holdings, processes
 from harness.sandbox.isolation import Isolation, Process
@@ -97,6 +96,7 @@ class Server:
             limits=self._device.limits(request["memory_gb"]),
             # Threads that wait for each other at work would be counted, and more so on a busy machine.
             variables=self._device.variables
+            | {"HARNESS_LIBRARY": request["library"]}
             | ({"HARNESS_PRELOAD": "1"} if self.is_on_gpu else {"OMP_WAIT_POLICY": "PASSIVE"}),
             disk_mb=request["disk_mb"],
             output=writing,
@@ -233,15 +233,16 @@ class Server:
         self._inputs.array[:] = inputs
         self._say({"forward": True, "rest": rest})
 
-    def replies(self, deadline: float) -> torch.Tensor:
-        """The (B, ...) buffer, with the answer in it; for the caller until the next call."""
+    def replies(self, deadline: float) -> Any:
+        """The (B, ...) buffer, with the answer in it, for the caller until the next call: an array, or on a
+        GPU a tensor."""
         assert self._replies is not None
         self._say({"write": True})
         spent = f"answer all rows within scoring_seconds ({self._request['scoring_seconds']:g} s)"
         self._hear(max(0.0, deadline - time.monotonic()), "done", spent)
         if isinstance(self._replies, CudaBuffer):
             return self._replies.tensor
-        return torch.from_numpy(self._replies.array)
+        return self._replies.array
 
     def _read_log(self, reading: int) -> None:
         with os.fdopen(reading, "rb", buffering=0) as log:

@@ -1,12 +1,13 @@
 """The model server: the sandboxed process that imports train.py, loads its checkpoint and answers.
 
-It sees token ids and writes logits; it never sees a target. It imports torch, and on a GPU makes its
-context, before it is told to load, so that it can be started early. Everything from `load` on is
-untrusted, this process included: the scorer trusts only what it reads from its own buffer, and decides
+It sees inputs and writes replies; it never sees a target. It imports torch, if the task is one for it, and on
+a GPU makes its context, before it is told to load, so that it can be started early. Everything from `load` on
+is untrusted, this process included: the scorer trusts only what it reads from its own buffer, and decides
 what this process may still ask of the kernel.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import socket
@@ -24,21 +25,26 @@ WAIT_SECONDS = 24 * 3600.0
 
 
 def serve(channel: Channel) -> None:
+    boot.prepare()
+    by_numpy = os.environ["HARNESS_LIBRARY"] == "numpy"
+    importlib.import_module("numpy" if by_numpy else "torch")
+    channel.send({"ready": True})
+    while (packet := channel.receive(WAIT_SECONDS)) is not None:
+        order, descriptors = packet
+        if "shape" in order:
+            break
+        warm_up(order["device"])
+    else:
+        return
+    (_serve_numpy if by_numpy else _serve_torch)(channel, order, descriptors)
+
+
+def _serve_torch(channel: Channel, order: dict[str, Any], descriptors: list[int]) -> None:
     import torch
 
     from harness.worker.buffers import SharedArray, open_cuda
 
-    boot.prepare()
-    channel.send({"ready": True})
-    while (packet := channel.receive(WAIT_SECONDS)) is not None:
-        order, descriptors = packet
-        device = torch.device(order["device"])
-        if "shape" in order:
-            break
-        warm_up(device)
-    else:
-        return
-    shape = tuple(order["shape"])
+    device, shape = torch.device(order["device"]), tuple(order["shape"])
     inputs = SharedArray.map(descriptors[0], tuple(order["asked_shape"]), order["asked_type"])
     if order["handle"]:
         replies_out = open_cuda(order["handle"], shape)
@@ -51,12 +57,12 @@ def serve(channel: Channel) -> None:
     while (asked := channel.receive(WAIT_SECONDS)) is not None:
         with torch.no_grad():
             batch = torch.from_numpy(inputs.copy()).to(device)  # (B, ...)
-            logits = model(batch)
-            _check(logits, shape)
+            replies = model(batch)
+            _check(replies, shape, getattr(getattr(replies, "dtype", None), "is_floating_point", False))
             if channel.receive(WAIT_SECONDS) is None:  # what is in the buffer was read
                 return
-            replies_out.copy_(logits)
-        del logits  # so that the next batch's take the same, cached memory
+            replies_out.copy_(replies)
+        del replies  # so that the next batch's take the same, cached memory
         if device.type == "cuda":
             torch.cuda.synchronize()
             if asked[0].get("rest"):  # another server is scored meanwhile, with what memory there is
@@ -64,16 +70,35 @@ def serve(channel: Channel) -> None:
         channel.say({"done": True})
 
 
-def _check(logits: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless the answer is floating-point logits of that shape: nothing else is cast to them."""
-    if getattr(logits, "shape", None) != shape:
-        got = tuple(getattr(logits, "shape", ())) or type(logits).__name__
-        raise ValueError(f"the model gave {got}, not logits of {shape}")
-    if not logits.is_floating_point():
-        raise TypeError(f"the model gave logits of {logits.dtype}, not of a floating-point type")
+def _serve_numpy(channel: Channel, order: dict[str, Any], descriptors: list[int]) -> None:
+    from harness.worker.buffers import SharedArray
+
+    shape = tuple(order["shape"])
+    inputs = SharedArray.map(descriptors[0], tuple(order["asked_shape"]), order["asked_type"])
+    replies_out = SharedArray.map(descriptors[1], shape, "float32")
+    boot.hand_out_seal(channel, gpu=False, alone=True)
+    # ── from here on untrusted code runs in this process, as above
+    model = _load(Path(order["checkpoint"]), order["device"])
+    channel.say({"loaded": True})
+    while channel.receive(WAIT_SECONDS) is not None:
+        replies = model(inputs.copy())
+        _check(replies, shape, getattr(getattr(replies, "dtype", None), "kind", "") == "f")
+        if channel.receive(WAIT_SECONDS) is None:  # what is in the buffer was read
+            return
+        replies_out[:] = replies
+        channel.say({"done": True})
 
 
-def warm_up(device: Any) -> None:
+def _check(replies: Any, shape: tuple[int, ...], is_floating: bool) -> None:
+    """Raise unless the answer is floating-point numbers of that shape: nothing else is cast to them."""
+    if getattr(replies, "shape", None) != shape:
+        got = tuple(getattr(replies, "shape", ())) or type(replies).__name__
+        raise ValueError(f"the model gave {got}, not replies of {shape}")
+    if not is_floating:
+        raise TypeError(f"the model gave replies of {replies.dtype}, not of a floating-point type")
+
+
+def warm_up(device: str) -> None:
     """Make the GPU's context and load the libraries that models use: seconds, spent while nobody waits."""
     import torch
     import torch.nn.functional as F

@@ -24,9 +24,7 @@ from harness.sandbox.isolation import Isolation, choose
 from harness.store.decisions import Holdout, Opinion
 from harness.store.note import write_run
 from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
-from harness.tasks.lm import METRIC
-from harness.tasks.lm.prepare import open_prepared
-from harness.tasks.lm.store import Corpus
+from harness.tasks.registry import Opened, open_task
 from harness.worker import scoring, versions
 from harness.worker.device import Device, resolve
 from harness.worker.monitor import Monitor, contaminated
@@ -43,7 +41,7 @@ class Setup:
     """What all runs of one setting share."""
 
     config: Config
-    corpus: Corpus
+    task: Opened
     device: Device
     isolation: Isolation
     compiled: Path | None = None
@@ -53,8 +51,8 @@ class Setup:
     def setting(self) -> Setting:
         """What every run here carries, known before the first one."""
         return Setting(
-            self.device.name, self.corpus.id, versions.evaluator(), self.config.trial.budget_seconds,
-            versions.runtime(self.device), METRIC,
+            self.device.name, self.task.data.id, versions.evaluator(self.task),
+            self.config.trial.budget_seconds, versions.runtime(self.device), self.task.metric,
         )  # fmt: skip
 
     def spec(self, seed: int) -> dict[str, Any]:
@@ -63,12 +61,9 @@ class Setup:
             "seed": seed,
             "device": self.device.kind,
             "budget_seconds": self.config.trial.budget_seconds,
-            "vocab_size": self.corpus.vocab_size,
-            "seq_len": self.corpus.seq_len,
-            "bos": self.corpus.bos,
-            "train_tokens": self.corpus.train_tokens,
             "by_processor": self.device.is_processor,
             "gpu_memory_mb": int(1024 * self.config.trial.gpu_memory_gb),
+            **self.task.spec,
         }
 
 
@@ -78,13 +73,12 @@ def open_setup(config: Config, repository: Path) -> Setup:
     Raises:
         HarnessError: the data is not there, or the device or the sandbox that is asked for.
     """
-    hide = [repository]
-    if (source := Path(config.data.source).expanduser()).exists():
-        hide.append(source if source.is_dir() else source.parent)
-    device = resolve(config.trial.device, config.trial.gpu_memory_gb)
-    isolation = choose(config.trial.sandbox, tuple(hide))
+    task = open_task(config, repository)
+    kind = config.trial.device if task.library == "torch" else "cpu"
+    device = resolve(kind, config.trial.gpu_memory_gb)
+    isolation = choose(config.trial.sandbox, (repository, *task.hidden))
     return Setup(
-        config, open_prepared(config.data), device, isolation,
+        config, task, device, isolation,
         _compiled(repository, device) if device.kind == "cuda" and isolation.kind == "bwrap" else None,
     )  # fmt: skip
 
@@ -168,7 +162,7 @@ def measure(
 
         try:
             supervisor = Supervisor(
-                script, checkpoint, setup.spec(seed), setup.corpus.train_file, setup.config.trial,
+                script, checkpoint, setup.spec(seed), setup.task.data.train_file, setup.config.trial,
                 place.prestarted(*to_sit), show, begin, may_train,
                 lambda: place.trains is not None,
             )  # fmt: skip
@@ -208,9 +202,9 @@ def measure(
             commit=commit, seed=seed, status=status, detail=detail, kind=kind,
             value=scored.value if scored else None, training=training, score=scored,
             total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
-            device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.corpus.id,
+            device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.task.data.id,
             evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation=setup.isolation.kind,
-            budget_seconds=setup.config.trial.budget_seconds, metric=METRIC,
+            budget_seconds=setup.config.trial.budget_seconds, metric=setup.task.metric,
         )  # fmt: skip
     write_atomically(folder / "trial.json", write_run(run))
     return run
@@ -265,7 +259,7 @@ def second_opinion(
     from harness.worker.second_opinion import ask  # it takes torch along, which whoever only looks needs not
 
     request = scoring.request_for(
-        folder / "train.py", folder / "checkpoint", setup.corpus, "val", setup.config, setup.device,
+        folder / "train.py", folder / "checkpoint", setup.task, "val", setup.config, setup.device,
         setup.isolation, folder / "server.txt", setup.compiled,
     )  # fmt: skip
     with worker.hold(setup.device, on_wait), contextlib.ExitStack() as stack:
@@ -279,7 +273,7 @@ def _begin_scoring(
     folder: Path, split: str, setup: Setup, suspect_beyond: float | None = None
 ) -> scoring.Scoring:
     return scoring.Scoring(
-        folder / "train.py", folder / "checkpoint", setup.corpus, split, setup.config, setup.device,
+        folder / "train.py", folder / "checkpoint", setup.task, split, setup.config, setup.device,
         setup.isolation, folder / "server.txt", setup.compiled, suspect_beyond,
         folder / ROW_NATS if split == "val" else None,
     )  # fmt: skip

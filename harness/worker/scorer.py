@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from harness.errors import HarnessError
 from harness.sandbox import limits
-from harness.store.records import CRASH, Audit, Failure, Kind, Score
+from harness.store.records import CRASH, ERROR, Audit, Failure, Kind, Score
 from harness.tasks.contract import Exam, Ungraded
-from harness.tasks.lm.exam import TextExam
+from harness.tasks.registry import exam_for
 from harness.worker import tolerance
 from harness.worker.device import Device
 from harness.worker.model_client import Refused, Server
@@ -35,6 +35,7 @@ from harness.worker.overtime import in_time, overtime_seconds
 LEAST_BATCHES = 8  # of a score: with fewer, one that learning took could pass for the usual one
 REPLIES_SHARE = 20  # on a GPU, what part of its memory the replies of a batch may take: one in this many
 PROGRESS_SECONDS = 0.25
+MESSAGES = sys.stdout
 SUSPECTED = 10  # times as many rows are audited where a score seems too good
 
 
@@ -52,6 +53,8 @@ class Answers:
 
     losses: np.ndarray
     """Of all items, (N, ...) float64."""
+    figures: np.ndarray
+    """Of all items, (N, F) float64: what is shown beside their losses."""
     waited_seconds: float
     """For the model, in all."""
     first_seconds: float
@@ -78,6 +81,7 @@ def answer(
     """
     total = len(inputs)
     result: np.ndarray | None = None
+    figures = np.empty((total, len(exam.figures)))
     deadline = time.monotonic() + seconds
     waited = first = told = 0.0
     spent = []
@@ -97,6 +101,8 @@ def answer(
         if len(following) and not server.is_on_gpu:  # it works on the next ones while these are read
             server.ask(following)
         losses = exam.grade(replies, targets[at:end])
+        for place, name in enumerate(exam.figures):
+            figures[at:end, place] = exam.figure(name, replies, targets[at:end])
         if len(following) and server.is_on_gpu:  # two processes on a GPU only get in each other's way
             server.ask(following)
         if result is None:
@@ -106,7 +112,7 @@ def answer(
             told = began
             emit({"progress": say, "done": end, "of": total})
     assert result is not None
-    return Answers(result, waited, first, tuple(spent))
+    return Answers(result, figures, waited, first, tuple(spent))
 
 
 def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Score], None]) -> None:
@@ -119,7 +125,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     Raises:
         Refused: crash or invalid, with its reason.
     """
-    device, exam, seed = request["device"]["kind"], TextExam(request), request["audit_seed"]
+    device, exam, seed = request["device"]["kind"], exam_for(request), request["audit_seed"]
     batch = items_of_batch(exam, Device(**request["device"]))
     every = zip((exam.inputs, exam.targets), exam.trained, strict=True)
     inputs, targets = (filled(of, batch, last, 1) for of, last in every)
@@ -145,6 +151,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         overtime = _overtime(first, scored, usual, request)
         known = len(exam.trained[0])
         losses, again, trained = np.split(scored.losses, [len(exam.inputs), len(scored.losses) - known])
+        figures = scored.figures[: len(losses)]
         better = float((losses[np.arange(len(again)) % len(losses)] - again).mean())
         _refuse(tolerance.improved(better, device))
         refused_calls = first.refused_calls
@@ -162,6 +169,8 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
             Score(
                 value=value,
                 **exam.sizes(),
+                standard_error=_standard_error(exam, losses),
+                figures=dict(zip(exam.figures, figures.mean(axis=0).tolist(), strict=True)),
                 total_seconds=time.monotonic() - started,
                 load_seconds=load_seconds,
                 warm_seconds=first.warm_seconds,
@@ -180,6 +189,12 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     finally:
         first.close()
         second.close()
+
+
+def _standard_error(exam: Exam, losses: np.ndarray) -> float:
+    """Of the value, by which items were drawn."""
+    every = exam.in_value(exam.sums(losses), np.arange(len(losses)))
+    return float(every.std() / math.sqrt(len(every)))
 
 
 def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
@@ -229,18 +244,19 @@ def _refuse(failure: Failure | None) -> None:
 
 
 def emit(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    MESSAGES.write(json.dumps(message) + "\n")
+    MESSAGES.flush()
 
 
 def main() -> None:
     limits.die_with_parent()
+    sys.stdout = sys.stderr  # what a person's task prints is no message
     request = json.loads(sys.stdin.readline())
-    device = Device(**request["device"])
-    if device.kind == "cpu":
-        # One thread: the server works on the next batch meanwhile, with all the others.
-        torch.set_num_threads(1)
-    if device.kind == "cuda":
+    if request["library"] == "torch":
+        import torch
+
+        if request["device"]["kind"] == "cpu":
+            torch.set_num_threads(1)  # the server works on the next batch meanwhile, with all the others
         torch.backends.cuda.matmul.allow_tf32 = False
     try:
         score(
@@ -249,14 +265,13 @@ def main() -> None:
         )  # fmt: skip
     except (Refused, Ungraded) as refused:
         emit({"failure": asdict(refused.failure)})
-    except torch.OutOfMemoryError:
-        emit(
-            {
-                "failure": asdict(
-                    Failure(CRASH, "the model left no GPU memory to compute its score in", Kind.MEMORY)
-                )
-            }
-        )
+    except HarnessError as failed:
+        emit({"failure": asdict(Failure(ERROR, str(failed)))})
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        why = "the model left no GPU memory to compute its score in"
+        emit({"failure": asdict(Failure(CRASH, why, Kind.MEMORY))})
 
 
 if __name__ == "__main__":

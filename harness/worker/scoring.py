@@ -23,7 +23,7 @@ from harness.config import Config
 from harness.sandbox.isolation import Isolation
 from harness.sandbox.text import one_line
 from harness.store.records import ERROR, Audit, Failure, Score
-from harness.tasks.lm.store import Corpus
+from harness.tasks.registry import Opened
 from harness.worker.device import Device
 
 START_SECONDS = 240.0
@@ -33,21 +33,19 @@ Observer = Callable[[str, int, int], None]
 
 
 def request_for(
-    source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
+    source: Path, checkpoint: Path, task: Opened, split: str, config: Config, device: Device,
     isolation: Isolation, log: Path, compiled: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a scorer is told, as JSON values. `compiled`: what trainings compiled, if that is kept."""
     caps = config.trial
     return {
         "source": str(source), "checkpoint": str(checkpoint), "log": str(log),
-        "rows": str(corpus.rows_file(split)), "train": str(corpus.train_file),
-        "token_bytes": str(corpus.folder / "token_bytes.npy"),
         "device": asdict(device), "isolation": isolation.kind,
         "hide": [str(path) for path in isolation.hide], "disk_mb": caps.disk_mb,
         "memory_gb": caps.memory_gb, "load_seconds": caps.load_seconds,
         "scoring_seconds": caps.scoring_seconds, "audit_rows": caps.audit_rows,
         "budget_seconds": caps.budget_seconds, "audit_seed": secrets.randbits(256),
-        "compiled": str(compiled) if compiled else "",
+        "compiled": str(compiled) if compiled else "", "library": task.library, **task.request(split),
     }  # fmt: skip
 
 
@@ -55,7 +53,7 @@ class Scoring:
     """One score, of a checkpoint that may not be there yet: the scorer and its servers are started now."""
 
     def __init__(
-        self, source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
+        self, source: Path, checkpoint: Path, task: Opened, split: str, config: Config, device: Device,
         isolation: Isolation, log: Path, compiled: Path | None = None, suspect_beyond: float | None = None,
         row_nats: Path | None = None,
     ) -> None:  # fmt: skip
@@ -67,7 +65,7 @@ class Scoring:
             row_nats: where to write what each row cost, (R,) float64, for a second opinion.
         """
         caps = config.trial
-        request = request_for(source, checkpoint, corpus, split, config, device, isolation, log, compiled)
+        request = request_for(source, checkpoint, task, split, config, device, isolation, log, compiled)
         request |= {"suspect_beyond": suspect_beyond, "row_nats": str(row_nats) if row_nats else ""}
         self._cap_seconds = START_SECONDS + 2 * (caps.load_seconds + caps.scoring_seconds)
         root = str(Path(__file__).resolve().parents[2])
@@ -128,11 +126,11 @@ class Scoring:
 
 
 def score(
-    source: Path, checkpoint: Path, corpus: Corpus, split: str, config: Config, device: Device,
+    source: Path, checkpoint: Path, task: Opened, split: str, config: Config, device: Device,
     isolation: Isolation, log: Path, observe: Observer,
 ) -> Score | Failure:  # fmt: skip
     """Score a checkpoint that is there."""
-    return Scoring(source, checkpoint, corpus, split, config, device, isolation, log).result(observe)
+    return Scoring(source, checkpoint, task, split, config, device, isolation, log).result(observe)
 
 
 def _converse(process: subprocess.Popen[bytes], deadline: float, observe: Observer) -> Score | Failure:

@@ -21,7 +21,7 @@ from harness.sandbox import limits
 from harness.sandbox.text import one_line
 from harness.store.decisions import Opinion
 from harness.store.records import ERROR, INVALID, Failure
-from harness.tasks.lm.exam import TextExam
+from harness.tasks.registry import exam_for
 from harness.worker.model_client import Refused, Server
 from harness.worker.overtime import in_time
 from harness.worker.tolerance import TOLERANCES
@@ -73,7 +73,7 @@ def differs(opinion: Opinion, allowed: float) -> Failure | None:
 
 def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
     """The figures of an `Opinion`, and what their spread may be."""
-    exam, scored = TextExam(request), np.load(request["row_nats"])  # (N,)
+    exam, scored = exam_for(request), np.load(request["row_nats"])  # (N,)
     generator = np.random.default_rng(secrets.randbits(64))
     drawn = generator.choice(len(scored), size=min(ROWS, len(scored)), replace=False)
     server, kind = Server(request, exam, 1), request["device"]["kind"]

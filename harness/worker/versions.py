@@ -6,6 +6,7 @@ digests in tests/versions.toml, so that no change is made without thinking of it
 
 from importlib import metadata
 
+from harness.tasks.registry import Opened
 from harness.worker.device import Device
 
 EVALUATOR_VERSION = 1
@@ -13,18 +14,22 @@ RUNTIME_VERSION, PROCESSOR_RUNTIME_VERSION = 1, 2  # the latter where a budget i
 EVALUATOR_SOURCES = (
     "worker/scorer.py", "worker/model_client.py", "worker/model_server.py", "worker/tolerance.py",
     "worker/buffers.py", "worker/overtime.py", "tasks/lm/exam.py", "tasks/lm/audit.py", "tasks/lm/losses.py",
+    "tasks/items/exam.py", "tasks/items/measures.py", "tasks/items/task.py",
 )  # fmt: skip
 RUNTIME_SOURCES = (
-    "trial/api.py", "tasks/lm/feed.py", "tasks/lm/loader.py", "tasks/lm/packing.py",
+    "trial/api.py", "trial/engine.py", "trial/torch_engine.py", "tasks/feeds.py", "tasks/lm/feed.py",
+    "tasks/lm/loader.py", "tasks/lm/packing.py", "tasks/items/feed.py",
     "sandbox/isolation.py", "worker/boot.py", "worker/prestart.py", "worker/supervisor.py",
     "worker/clock.py", "ops/__init__.py", "ops/plain.py", "ops/attention.py", "ops/loss.py", "ops/mlp.py",
     "ops/rope.py",
 )  # fmt: skip
 
 
-def evaluator() -> str:
-    """What a score's `Evaluator` trailer says."""
-    return str(EVALUATOR_VERSION)
+def evaluator(task: Opened) -> str:
+    """What a score's `Evaluator` trailer says; a person's own task is a part of it."""
+    if task.name == "lm":
+        return str(EVALUATOR_VERSION)  # as release 0.1.0, which had no other task
+    return f"{EVALUATOR_VERSION} {task.name} {task.source}".rstrip()
 
 
 def runtime(device: Device) -> str:

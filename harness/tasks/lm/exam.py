@@ -24,6 +24,7 @@ class TextExam:
     """See `harness.tasks.contract.Exam`; an item is a row of T tokens, its targets the T that follow each."""
 
     metric = METRIC
+    figures: tuple[str, ...] = ()
     asked_type = "int64"
 
     def __init__(self, files: Mapping[str, str]) -> None:
@@ -41,9 +42,10 @@ class TextExam:
     def most_at_once(self, on_gpu: bool) -> int:
         return (GPU_BATCH_TOKENS if on_gpu else BATCH_TOKENS) // self.reply_shape[0]
 
-    def grade(self, replies: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-        goal = torch.from_numpy(targets.astype(np.int64)).to(replies.device)
-        found, near = losses(replies.view(-1, replies.shape[-1]), goal.view(-1))
+    def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
+        logits = _tensor(replies)
+        goal = torch.from_numpy(targets.astype(np.int64)).to(logits.device)
+        found, near = losses(logits.view(-1, logits.shape[-1]), goal.view(-1))
         nats = found.numpy().reshape(targets.shape)
         if not np.isfinite(nats).all():
             why = "the model gave logits with NaN or infinite loss"
@@ -58,6 +60,9 @@ class TextExam:
             )
         return nats
 
+    def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
+        raise KeyError(name)
+
     def value(self, losses: np.ndarray) -> float:
         nats = float(np.sum(losses, where=self._counted, dtype=np.float64))
         value = nats / (math.log(2) * self._text_bytes)
@@ -71,9 +76,10 @@ class TextExam:
         found: np.ndarray = np.sum(losses, axis=1, where=self._counted)
         return found
 
-    def plain_sum(self, reply: torch.Tensor, item: int) -> float:
-        goal = torch.from_numpy(self.targets[item].astype(np.int64)).to(reply.device)
-        nats = F.cross_entropy(reply.double(), goal, reduction="none").cpu().numpy()
+    def plain_sum(self, reply: Any, item: int) -> float:
+        logits = _tensor(reply)
+        goal = torch.from_numpy(self.targets[item].astype(np.int64)).to(logits.device)
+        nats = F.cross_entropy(logits.double(), goal, reduction="none").cpu().numpy()
         return float(nats[self._counted[item]].sum())
 
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -98,3 +104,8 @@ class TextExam:
 
     def compare(self, asked: Any, losses: np.ndarray, again: np.ndarray) -> Audit:
         return audit.compare(asked, losses, again)
+
+
+def _tensor(replies: Any) -> torch.Tensor:
+    """The same memory."""
+    return torch.from_numpy(replies) if isinstance(replies, np.ndarray) else replies

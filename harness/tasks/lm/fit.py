@@ -94,8 +94,8 @@ def config(profile: Config, machine: Machine, gpu_memory_gb: float) -> Config:
     """With fewer validation tokens where scoring all of them would take long."""
     trial = replace(profile.trial, gpu_memory_gb=gpu_memory_gb)
     found = replace(profile, trial=trial)
-    while scoring_seconds(found, machine) > SCORING_SECONDS and found.data.eval_tokens > LEAST_TOKENS:
-        data = replace(found.data, eval_tokens=found.data.eval_tokens // 2)
+    while scoring_seconds(found, machine) > SCORING_SECONDS and found.text.eval_tokens > LEAST_TOKENS:
+        data = replace(found.text, eval_tokens=found.text.eval_tokens // 2)
         found = replace(found, data=data)
     return found
 
@@ -104,5 +104,5 @@ def scoring_seconds(config: Config, machine: Machine) -> float:
     """About what a score of the starter takes, its audit too; 0 where the machine wasn't measured."""
     if not machine.tflops:
         return 0.0
-    audited = min(config.trial.audit_rows * config.data.seq_len, config.data.eval_tokens)
-    return SCORING_FLOPS_A_TOKEN * (config.data.eval_tokens + audited) / (machine.tflops * 1e12)
+    audited = min(config.trial.audit_rows * config.text.seq_len, config.text.eval_tokens)
+    return SCORING_FLOPS_A_TOKEN * (config.text.eval_tokens + audited) / (machine.tflops * 1e12)

@@ -5,11 +5,9 @@ whole or not at all. An interrupted run resumes: downloads keep what is complete
 tokenizer is used again (if its recipe is the same), encoding starts over.
 """
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,10 +19,10 @@ import numpy as np
 
 from harness.config import DataConfig
 from harness.errors import HarnessError
-from harness.lock import held
-from harness.paths import data_dir, lock_file, write_atomically
+from harness.paths import data_dir, write_atomically
+from harness.tasks import folder as folders
+from harness.tasks.folder import Progress
 from harness.tasks.lm import store, tokenizer
-from harness.tasks.lm.hub import Progress
 from harness.tasks.lm.packing import distinct, in_order_forever, pack, shuffled_forever
 from harness.tasks.lm.sources import NAMED, Document, Source, open_source
 
@@ -68,34 +66,7 @@ def prepare(config: DataConfig, progress: Progress, again: bool = False) -> stor
         HarnessError: the source can't be read, holds too little text, or the disk is full.
     """
     folder = _folder(config)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock_file("").parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HarnessError(
-            f"can't make {folder.parent}: {error.strerror}", "HARNESS_CACHE=/another/folder"
-        ) from None
-    # A second `prepare` waits, then finds it done.
-    with held(lock_file(f"prepare-{folder.name}"), lambda _: None):
-        if not again and (folder / "manifest.json").exists() and _same_recipe(folder, config):
-            return store.open_corpus(folder)
-        building = folder.with_name(f"{folder.name}.building")
-        if again:
-            shutil.rmtree(building, ignore_errors=True)
-        try:
-            _build(config, building, progress)
-            shutil.rmtree(folder, ignore_errors=True)
-            building.rename(folder)
-        except HarnessError:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise HarnessError(
-                f"the disk is full: {building} could not be written",
-                f"free some space on it (or set HARNESS_CACHE), then the same command again: {error}",
-            ) from None
+    folders.make(folder, _recipe(config), again, lambda building: _build(config, building, progress))
     return store.open_corpus(folder)
 
 
@@ -112,7 +83,7 @@ def open_prepared(config: DataConfig) -> store.Corpus:
             f"no data source {config.source!r}: not {', '.join(NAMED)}, and no such path",
             "another `source` in .autoresearch/config.toml",
         )
-    if (folder / "manifest.json").exists() and not _same_recipe(folder, config):
+    if folders.is_there(folder) and not folders.is_of(folder, _recipe(config)):
         raise HarnessError(f"the data at {folder} was prepared by another version of this program", command)
     return store.open_corpus(folder, command)
 
@@ -137,15 +108,7 @@ def _recipe(config: DataConfig) -> dict[str, Any]:
     }
 
 
-def _same_recipe(folder: Path, config: DataConfig) -> bool:
-    try:
-        return json.loads((folder / "manifest.json").read_text())["recipe"] == _recipe(config)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
 def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     source = open_source(config.source, config.shards, config.seq_len, progress)
     words = _tokenizer(source, config, folder, progress)
     splits = _encode(source, words, progress)
@@ -175,8 +138,7 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
         packed = list(islice(distinct(stream, rows), rows))
         np.save(folder / f"{name}.npy", np.stack(packed))
     progress("pack", 2, 2)
-    manifest = {
-        "recipe": _recipe(config),
+    facts = {
         "vocab_size": words.vocab_size,
         "bos": words.bos,
         "splits": {
@@ -187,19 +149,8 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
             }
             for name, split in splits.items()
         },
-        "files": {
-            name: {"sha256": store.sha256(folder / name), "bytes": (folder / name).stat().st_size}
-            for name in store.FILES
-        },
     }
-    for name in store.FILES:
-        _sync(folder / name)
-    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    folders.seal(folder, _recipe(config), facts, store.FILES)
 
 
 def _tokenizer(source: Source, config: DataConfig, folder: Path, progress: Progress) -> tokenizer.Tokenizer:

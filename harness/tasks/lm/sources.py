@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import HarnessError
-from harness.tasks.lm import hub
+from harness.tasks import hub
+from harness.tasks.folder import Progress
 
 NAMED = ("python", "climbmix", "tinystories")
 LOCAL_SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -172,7 +173,7 @@ def pieces(text: str, limit: int) -> Iterator[str]:
 # ── by name ───────────────────────────────────────────────────────────────────────────────────
 
 
-def open_source(name: str, shards: int, seq_len: int, progress: hub.Progress) -> Source:
+def open_source(name: str, shards: int, seq_len: int, progress: Progress) -> Source:
     """The source called `name`, its files downloaded first where it has any.
 
     Code and plain text have no documents of their own: they are cut into pieces of about a row,

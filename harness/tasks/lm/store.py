@@ -6,15 +6,11 @@
     train.tokens        one file: magic, counts, offsets (D + 1,) int64, tokens (N,) uint16
     val.npy holdout.npy packed scoring rows, (R, seq_len + 1) uint16
 
-The manifest's digest, but for where the source lay, is the data's id: the same text in another folder or on
-another machine is the same data. A file is hashed again only when its inode, size or times
-changed since it was last found right.
+See `harness.tasks.folder` for the manifest.
 """
 
-import hashlib
 import json
 import mmap
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.paths import write_atomically
+from harness.tasks import folder as folders
 
 MAGIC = b"harness1"
 HEADER_BYTES = 24
@@ -52,8 +48,36 @@ class Corpus:
     def train_file(self) -> Path:
         return self.folder / "train.tokens"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a training is told, see `harness.tasks.lm.feed`."""
+        return {
+            "vocab_size": self.vocab_size, "seq_len": self.seq_len, "bos": self.bos,
+            "train_tokens": self.train_tokens,
+        }  # fmt: skip
+
     def rows_file(self, split: str) -> Path:
         return self.folder / f"{split}.npy"
+
+    def files(self, split: str) -> dict[str, str]:
+        """What an exam is made of, see `harness.tasks.lm.exam`."""
+        return {
+            "rows": str(self.rows_file(split)), "train": str(self.train_file),
+            "token_bytes": str(self.folder / "token_bytes.npy"),
+        }  # fmt: skip
+
+    def warning(self) -> str:
+        """That the text is too little for what is scored, see `harness.tasks.registry.Prepared`."""
+        manifest = json.loads((self.folder / folders.MANIFEST).read_text(encoding="utf-8"))
+        val = manifest["splits"]["val"]["tokens"]
+        scored = np.load(self.rows_file("val"), mmap_mode="r").shape[0] * self.seq_len
+        if min(val, scored) >= self.eval_tokens // self.seq_len * self.seq_len:
+            return ""
+        return (
+            f"{scored:,} of {self.eval_tokens:,} tokens are scored and val has {val:,}: documents come twice "
+            f"and more, though no row does. More text mends it, or eval_tokens = "
+            f"{min(val, scored) // self.seq_len * self.seq_len}"
+        )
 
 
 def open_corpus(folder: Path, prepare: str = "harness prepare") -> Corpus:
@@ -62,51 +86,14 @@ def open_corpus(folder: Path, prepare: str = "harness prepare") -> Corpus:
     Raises:
         HarnessError: it is missing, incomplete, or a file's digest differs from its manifest's.
     """
-    path = folder / "manifest.json"
+    found, manifest = folders.read(folder, prepare, FILES)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        files, recipe = manifest["files"], manifest["recipe"]
-        anywhere = json.dumps({**manifest, "recipe": recipe | {"source": recipe["name"]}}, indent=1)
-        corpus = Corpus(
-            folder,
-            f"{recipe['name']}@{hashlib.sha256(anywhere.encode()).hexdigest()[:7]}",
-            manifest["vocab_size"], recipe["seq_len"], recipe["eval_tokens"], manifest["bos"],
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise HarnessError(f"no prepared data at {folder}", prepare) from None
-    except (ValueError, KeyError, TypeError):
-        raise HarnessError(f"{path} is not a manifest", f"{prepare} --again") from None
-    _verify(folder, files, prepare)
-    return corpus
-
-
-def _verify(folder: Path, files: dict[str, Any], prepare: str) -> None:
-    seen_path = folder / "verified.json"
-    try:
-        seen = json.loads(seen_path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        seen = {}
-    found = {}
-    for name in FILES:
-        try:
-            status = (folder / name).stat()
-        except FileNotFoundError:
-            raise HarnessError(f"{folder / name} is missing", f"{prepare} --again") from None
-        wanted = files[name]["sha256"]
-        mark = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, wanted]
-        if seen.get(name) != mark and sha256(folder / name) != wanted:
-            raise HarnessError(
-                f"{folder / name} was altered: its sha256 differs from the manifest's", f"{prepare} --again"
-            )
-        found[name] = mark
-    if found != seen:
-        with suppress(OSError):  # a full or read-only disk: then it is hashed again next time
-            write_atomically(seen_path, json.dumps(found).encode())
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        recipe = manifest["recipe"]
+        return Corpus(
+            folder, found, manifest["vocab_size"], recipe["seq_len"], recipe["eval_tokens"], manifest["bos"]
+        )
+    except (KeyError, TypeError):
+        raise HarnessError(f"{folder / folders.MANIFEST} is not a manifest", f"{prepare} --again") from None
 
 
 def token_file_header(documents: int, tokens: int) -> bytes:

@@ -6,20 +6,17 @@ remembered beside it.
 """
 
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.paths import downloads_dir
+from harness.tasks.folder import Progress
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_VAL = "shard_06542.parquet"  # the last shard, pinned as the reference project does
 TINYSTORIES = "karpathy/tinystories-gpt4-clean"
 PARALLEL = 8
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, of); `of` is 0 while unknown."""
 
 
 def climbmix_files(shards: int) -> list[str]:

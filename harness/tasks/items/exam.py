@@ -1,0 +1,117 @@
+"""The exam of a task of items: each is asked, and a score is the mean of what the replies are worth."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.store.records import CRASH, ERROR, INVALID, Audit, Failure, Kind
+from harness.tasks.contract import Ungraded
+from harness.tasks.items import store
+from harness.tasks.items.measures import BadReply
+from harness.tasks.items.task import Task, drawn
+
+AT_ONCE, GPU_AT_ONCE = 256, 2048
+DECOYS = 2  # an audit asks one for so many items
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Items in another order, with others between them that were never asked."""
+
+    items: np.ndarray
+    """(K,)"""
+    inputs: np.ndarray
+    """(K, ...)"""
+    is_real: np.ndarray
+    """(K,) bool"""
+
+
+class ItemsExam:
+    """See `harness.tasks.contract.Exam`."""
+
+    def __init__(self, task: Task, files: Mapping[str, Any]) -> None:
+        """`files`: `items` of a split and `train`, as `store` here has them, `reply_shape` and `measure`."""
+        self._measure, self._figures = task.measure_of(files["measure"]), task.figures_of(files["measure"])
+        self.metric, self.figures = self._measure.metric, tuple(self._figures)
+        self.inputs, self.targets = store.read(files["items"])
+        self.asked_type = str(self.inputs.dtype)
+        self.reply_shape: tuple[int, ...] = tuple(files["reply_shape"])
+        inputs, targets = store.read(files["train"])
+        self.trained = inputs[: store.FIRST_ITEMS], targets[: store.FIRST_ITEMS]
+
+    def most_at_once(self, on_gpu: bool) -> int:
+        return GPU_AT_ONCE if on_gpu else AT_ONCE
+
+    def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
+        given = _numbers(replies)
+        if not np.isfinite(given).all():
+            raise Ungraded(Failure(INVALID, "the model gave NaN or infinity", Kind.DIVERGED))
+        return self.metric.sign * self._worth(given, targets)
+
+    def _worth(self, replies: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """(B,) float64."""
+        try:
+            found = np.asarray(self._measure.of(replies, targets), np.float64)
+        except BadReply as bad:
+            raise Ungraded(Failure(INVALID, str(bad), Kind.DIVERGED)) from None
+        if found.shape != (len(targets),) or not np.isfinite(found).all():
+            why = f"the task's measure gave {found.shape}, not one finite number an item"
+            raise Ungraded(Failure(ERROR, why))
+        return found
+
+    def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
+        return np.asarray(self._figures[name](_numbers(replies), targets), np.float64)
+
+    def value(self, losses: np.ndarray) -> float:
+        value = float(self.metric.sign * losses.mean())
+        if not self.metric.is_score(value):
+            why = f"the model has diverged: {self.metric.name} {value:.3g}"
+            raise Ungraded(Failure(CRASH, why, Kind.DIVERGED))
+        return value
+
+    def sums(self, losses: np.ndarray) -> np.ndarray:
+        return losses
+
+    def plain_sum(self, reply: Any, item: int) -> float:
+        one = self._worth(_numbers(reply)[None], self.targets[item : item + 1])
+        return float(self.metric.sign * one[0])
+
+    def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return sums
+
+    def as_value(self, loss: float) -> float:
+        return loss
+
+    def sizes(self) -> dict[str, int]:
+        return {"items": len(self.inputs)}
+
+    def noise(self, count: int) -> np.ndarray:
+        return drawn(self.inputs, count, np.random.default_rng(secrets.randbits(256)))
+
+    def plan(self, count: int, seed: int) -> Mixed:
+        generator = np.random.default_rng(seed)
+        items = generator.permutation(len(self.inputs))[:count]
+        inputs = self.inputs[items]
+        before = np.sort(generator.integers(0, len(items) + 1, -(-len(items) // DECOYS)))
+        decoys = drawn(self.inputs, len(before), generator)
+        return Mixed(
+            np.insert(items, before, items[0]), np.insert(inputs, before, decoys, axis=0),
+            np.insert(np.ones(len(items), bool), before, False),
+        )  # fmt: skip
+
+    def again(self, planned: Mixed, losses: np.ndarray) -> Mixed:
+        return planned
+
+    def compare(self, asked: Mixed, losses: np.ndarray, again: np.ndarray) -> Audit:
+        apart = (again - losses)[asked.is_real]
+        return Audit(len(apart), float(apart.mean()), float(np.abs(apart).mean()), float(np.abs(apart).max()))
+
+
+def _numbers(replies: Any) -> np.ndarray:
+    """As float64, one copy: a hostile process may still write to what it came from."""
+    if isinstance(replies, np.ndarray):
+        return replies.astype(np.float64)
+    return replies.double().cpu().numpy()

@@ -1,0 +1,182 @@
+"""From a task's examples to prepared items: checked, split by a salt that no experiment knows, written.
+
+What is held out of a set that everybody has (its test labels lie on many disks) is known to nobody: the salt
+is this machine's, in the cache's folder. Who prepares the same data on several hosts copies that file.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.config import ItemsConfig
+from harness.errors import HarnessError
+from harness.paths import cache_dir, data_dir
+from harness.tasks import folder as folders
+from harness.tasks.folder import Progress
+from harness.tasks.items import store
+from harness.tasks.items.measures import Measure
+from harness.tasks.items.task import Examples, Splits, Task
+
+VERSION = 1
+SHARE = 5  # at most one item of so many is scored, and one is in the holdout
+LEAST = 10  # of a score
+
+
+def prepare(
+    name: str, task: Task, own: bytes, config: ItemsConfig, progress: Progress, again: bool
+) -> store.Items:
+    """
+    Args:
+        own: the source of a person's own task; empty for a built-in one.
+
+    Raises:
+        HarnessError: there are no items to be made of it; one line.
+    """
+    recipe = _recipe(name, own, config)
+    folder = _folder(name, config)
+
+    def build(building: Path) -> None:
+        progress("read", 0, 1)
+        found = task.examples(config, progress)
+        progress("read", 1, 1)
+        splits = found if isinstance(found, Splits) else _split(_checked(found, name), config.eval_items)
+        if splits.train.measure not in ([""] if isinstance(task.measure, Measure) else task.measure):
+            raise HarnessError(f"the task has no measure {splits.train.measure!r}")
+        _write(building, splits, recipe, own)
+
+    folders.make(folder, recipe, again, build)
+    return open_prepared(name, own, config)
+
+
+def open_prepared(name: str, own: bytes, config: ItemsConfig) -> store.Items:
+    """The items that a config asks for, verified.
+
+    Raises:
+        HarnessError: they are not prepared, or by another task, or were altered.
+    """
+    folder, files = _folder(name, config), [f"{split}.items" for split in store.SPLITS]
+    if folders.is_there(folder) and not folders.is_of(folder, _recipe(name, own, config)):
+        raise HarnessError(
+            f"the data at {folder} were prepared by another task, version or salt", "harness prepare"
+        )
+    found, manifest = folders.read(folder, "harness prepare", [*files, *([store.OWN] if own else [])])
+    return store.Items(folder, found, manifest["facts"], manifest["measure"])
+
+
+def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "name": Path(config.source).name or name,
+        "source": config.source,
+        "task": name,
+        "own": hashlib.sha256(own).hexdigest() if own else None,
+        "target": config.target,
+        "eval_items": config.eval_items,
+        "salt": hashlib.sha256(_salt()).hexdigest()[:16],
+    }
+
+
+def _folder(name: str, config: ItemsConfig) -> Path:
+    target = hashlib.sha256(config.target.encode()).hexdigest()[:6] if config.target else ""
+    return data_dir(config.source or name, f"{name}-e{config.eval_items}{target}")
+
+
+def _salt() -> bytes:
+    """This machine's, made when it is needed first."""
+    path = cache_dir() / "salt"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        folders.make_place(path.parent)
+        temporary = path.with_name(f".salt.{os.getpid()}.tmp")
+        temporary.write_text(secrets.token_hex(32))
+        temporary.chmod(0o600)
+        try:
+            os.link(temporary, path)  # of two that make one at once, one wins
+        except FileExistsError:
+            pass
+        temporary.unlink()
+        return path.read_bytes()
+
+
+def _checked(found: Examples, name: str, what: str = "examples") -> Examples:
+    inputs, targets = np.asarray(found.inputs), np.asarray(found.targets)
+    label = f"the task's {what}"
+    if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+        raise HarnessError(f"{label}: inputs are {inputs.shape} and targets {targets.shape}: not as many")
+    for said, array in (("inputs", inputs), ("targets", targets)):
+        if array.dtype.kind not in "fiub":
+            raise HarnessError(f"{label}: {said} are {array.dtype}, not numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            at = int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0, 0])
+            raise HarnessError(f"{label}: {said} of item {at} have NaN or infinity")
+    if not all(type(size) is int and size > 0 for size in found.reply_shape):
+        raise HarnessError(f"{label}: reply_shape is {found.reply_shape!r}, not a tuple of sizes")
+    return replace(found, inputs=inputs, targets=targets)
+
+
+def _split(examples: Examples, eval_items: int) -> Splits:
+    """By a salted hash of each input, so that what comes twice is on one side."""
+    total = len(examples)
+    count = min(eval_items, total // SHARE)
+    if count < LEAST:
+        raise HarnessError(
+            f"there are {total} examples: {LEAST * SHARE} are the least that a score can be made of"
+        )
+    salt, inputs = _salt(), np.ascontiguousarray(examples.inputs)
+    keys = np.array(
+        [hashlib.blake2b(each.tobytes(), key=salt[:64], digest_size=8).digest() for each in inputs]
+    )
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    sizes = np.bincount(group)
+    ends = np.cumsum(sizes)  # in the order of their keys, which is anybody's guess
+    holdout, val = int(np.searchsorted(ends, count)) + 1, int(np.searchsorted(ends, 2 * count)) + 1
+    alone = np.argsort(group, kind="stable")
+    starts = ends - sizes
+    if val >= len(sizes):
+        raise HarnessError(
+            f"of {total} examples only {len(sizes)} have an input of their own: too few to hold out"
+        )
+    return Splits(
+        train=examples.part(alone[starts[val] :]),
+        val=examples.part(first[holdout:val]),  # each once: what is scored twice counts twice
+        holdout=examples.part(first[:holdout]),
+    )
+
+
+def _write(folder: Path, splits: Splits, recipe: dict[str, Any], own: bytes) -> None:
+    parts = {name: _checked(getattr(splits, name), name, name) for name in store.SPLITS}
+    train = parts["train"]
+    for name, part in parts.items():
+        if len(part) == 0:
+            raise HarnessError(f"the task's {name} split is empty")
+        if (
+            part.inputs.shape[1:] != train.inputs.shape[1:]
+            or part.targets.shape[1:] != train.targets.shape[1:]
+        ):
+            raise HarnessError(f"the task's {name} split has other shapes than training")
+        targets = part.targets.astype(train.targets.dtype)
+        store.write(folder / f"{name}.items", part.inputs.astype(train.inputs.dtype), targets)
+    try:
+        said = json.loads(json.dumps(dict(train.facts)))
+    except TypeError as error:
+        raise HarnessError(f"the task's facts are no JSON values: {error}") from None
+    facts = {
+        "facts": {
+            **said, "input_shape": list(train.inputs.shape[1:]), "reply_shape": list(train.reply_shape),
+            "train_items": len(train),
+        },
+        "input_type": str(train.inputs.dtype), "target_type": str(train.targets.dtype),
+        "target_shape": list(train.targets.shape[1:]),
+    }  # fmt: skip
+    if own:
+        (folder / store.OWN).write_bytes(own)
+    counts = {name: {"items": len(part)} for name, part in parts.items()}
+    files = [f"{name}.items" for name in store.SPLITS] + ([store.OWN] if own else [])
+    folders.seal(folder, recipe, {"facts": facts, "measure": train.measure, "splits": counts}, files)

@@ -1,0 +1,188 @@
+"""The task that a config names, with its data.
+
+`lm` is a language model; all others are tasks of items, see `harness.tasks.items`: built in, or a person's
+own file, whose source is kept with the data that it prepared, so that no run is scored by another one.
+"""
+
+import hashlib
+import importlib
+import sys
+import traceback
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.config import Config
+from harness.errors import HarnessError
+from harness.store.metric import Metric
+from harness.tasks import feeds
+from harness.tasks.contract import Exam
+from harness.tasks.folder import Progress
+from harness.tasks.items import prepare as items
+from harness.tasks.items.task import Task
+
+BUILT_IN = {"toy": "harness.tasks.toy", "images": "harness.tasks.images", "tabular": "harness.tasks.tabular"}
+OWN = "own"
+DIGITS = 7
+
+
+class Prepared(Protocol):
+    """Data that were found to be what their manifest says."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def id(self) -> str:
+        """`name@digest`, what a score's `Data:` trailer says."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a training is told, as JSON values."""
+
+    @property
+    def train_file(self) -> Path:
+        """What is handed over when the clock starts."""
+
+    def files(self, split: str) -> dict[str, Any]:
+        """What an exam on `val` or `holdout` is made of, as JSON values."""
+
+    def warning(self) -> str:
+        """That a score on them says less than it seems to, and which key mends it; mostly empty."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A task with its data, as runs need it."""
+
+    name: str
+    metric: Metric
+    library: str
+    """What batches are arrays of: `torch` or `numpy`."""
+    data: Prepared
+    source: str = ""
+    """Of a person's own: its digest, which is part of a score's setting."""
+    hidden: tuple[Path, ...] = ()
+    """What no run may see."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a training is told."""
+        feed = feeds.TEXT if self.name == "lm" else feeds.ITEMS
+        return {"feed": feed, "library": self.library, **self.data.facts}
+
+    def request(self, split: str) -> dict[str, Any]:
+        """What a scorer is told, see `exam_for`."""
+        return {"task": self.name, **self.data.files(split)}
+
+
+def open_task(config: Config, root: Path) -> Opened:
+    """With data that are prepared; `root` is the repository's folder.
+
+    Raises:
+        HarnessError: they are not, or were altered; or a person's own task can't be read.
+    """
+    return _opened(config, root, None, again=False)
+
+
+def prepare(config: Config, root: Path, progress: Progress, again: bool = False) -> Opened:
+    """With data that are prepared now, if they weren't.
+
+    Args:
+        progress: told of every step that takes time.
+        again: make them anew even if they are there.
+
+    Raises:
+        HarnessError: they can't be made of what is there, or the disk is full.
+    """
+    return _opened(config, root, progress, again)
+
+
+def _opened(config: Config, root: Path, progress: Progress | None, again: bool) -> Opened:
+    name = config.task.name
+    if name == "lm":
+        from harness.tasks.lm import METRIC
+        from harness.tasks.lm import prepare as text
+
+        corpus = text.prepare(config.text, progress, again) if progress else text.open_prepared(config.text)
+        return Opened(name, METRIC, "torch", corpus, hidden=_where(config.text.source))
+    own = _own_source(config, root) if name == OWN else b""
+    task = _own(own, root / config.task.file) if name == OWN else _built_in(name)
+    if progress:
+        data = items.prepare(name, task, own, config.items, progress, again)
+    else:
+        data = items.open_prepared(name, own, config.items)
+    hidden = (*_where(config.items.source), *task.hidden(config.items))
+    return Opened(name, task.measure_of(data.measure).metric, task.library, data, _digest(own), hidden)
+
+
+def _where(source: str) -> tuple[Path, ...]:
+    """Of data, where that is a person's own file or folder."""
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return ()
+    return (path if path.is_dir() else path.parent,)
+
+
+def exam_for(request: dict[str, Any]) -> Exam:
+    """In the scorer's process, of what `Opened.request` says."""
+    name = request["task"]
+    if name == "lm":
+        from harness.tasks.lm.exam import TextExam
+
+        return TextExam(request)
+    from harness.tasks.items.exam import ItemsExam
+
+    if name == OWN:
+        path = Path(request["source_file"])
+        return ItemsExam(_own(path.read_bytes(), path), request)
+    return ItemsExam(_built_in(name), request)
+
+
+def _built_in(name: str) -> Task:
+    task: Task = importlib.import_module(BUILT_IN[name]).TASK
+    return task
+
+
+def _own_source(config: Config, root: Path) -> bytes:
+    if not config.task.file:
+        raise HarnessError(
+            "the config's [task] says name = 'own' and no file", "file = '.autoresearch/task.py'"
+        )
+    path = root / config.task.file
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HarnessError(f"can't read the task at {path}: {error.strerror}") from None
+
+
+def _own(source: bytes, path: Path) -> Task:
+    """What `TASK` is there.
+
+    Raises:
+        HarnessError: it is no program, or raises; one line with the place.
+    """
+    module = types.ModuleType("own_task")
+    module.__file__ = str(path)
+    sys.modules["own_task"] = module  # dataclasses look there
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except Exception as error:  # noqa: BLE001 - it is a person's own program
+        raise HarnessError(f"{where(error, path)}: {type(error).__name__}: {error}") from None
+    found = getattr(module, "TASK", None)
+    if not isinstance(found, Task):
+        raise HarnessError(f"{path} defines no TASK, a harness.tasks.items.Task")
+    return found
+
+
+def where(error: BaseException, path: Path) -> str:
+    """The line of a task's file that an error came from."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{path}:{error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()[:DIGITS] if source else ""

@@ -1,0 +1,183 @@
+"""A table with a column that is to be predicted: log loss of classes, or squared error of a number.
+
+The error is in units of the target's variance: 1 is what its mean gives. Columns of numbers come with mean 0
+and deviation 1, and a column more that says where one is missing; columns of words as one of 0 and 1 a word.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.config import ItemsConfig
+from harness.errors import HarnessError
+from harness.tasks.folder import Progress
+from harness.tasks.items.measures import LOG_LOSS, accuracy, squared_error
+from harness.tasks.items.task import Examples, Task
+
+NAMED = {"diabetes": "load_diabetes", "breast-cancer": "load_breast_cancer", "wine": "load_wine"}
+MOST_WORDS = 50  # of a column; rarer ones are one
+MOST_CLASSES = 20  # whole numbers with more different values are predicted as numbers
+LEAST = 3  # rows of a class
+CLASSES, NUMBER = "log_loss", "squared_error"
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: dict[str, np.ndarray]
+    """(N,) each, of numbers or of words."""
+    target: str
+
+
+def _examples(config: ItemsConfig, progress: Progress) -> Examples:
+    """Inputs (N, F) float32; what `trial.open()` gets beside shapes: `columns`, and `classes`, empty where
+    a number is predicted; then `target_mean` and `target_sd` turn a reply back into a target."""
+    table = read(config.source, config.target)
+    goal = table.columns[table.target]
+    for name, values in table.columns.items():
+        if name != table.target and _same(values, goal):
+            raise HarnessError(
+                f"{config.source}: column {name!r} says the same as the target {table.target!r}"
+            )
+    inputs, names = _encoded({name: each for name, each in table.columns.items() if name != table.target})
+    if not names:
+        raise HarnessError(f"{config.source} has no column beside the target {table.target!r}")
+    facts: dict[str, Any] = {"columns": names}
+    if _is_number(goal):
+        mean, sd = float(goal.mean()), float(goal.std())
+        if sd == 0:
+            raise HarnessError(f"{config.source}: the target {table.target!r} is always {mean:g}")
+        facts |= {"classes": [], "target_mean": mean, "target_sd": sd}
+        return Examples(inputs, ((goal - mean) / sd).astype(np.float32), (), facts, NUMBER)
+    classes, targets, counted = np.unique(goal, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise HarnessError(f"{config.source}: the target {table.target!r} is always {classes[0]!r}")
+    if counted.min() < LEAST:
+        rare = classes[counted.argmin()]
+        raise HarnessError(f"{config.source}: class {rare!s} has {counted.min()} rows; {LEAST} are the least")
+    facts["classes"] = [str(name) for name in classes]
+    return Examples(inputs, targets.astype(np.int64), (len(classes),), facts, CLASSES)
+
+
+def read(source: str, target: str) -> Table:
+    """A table by its name or file; without a `target` its last column is.
+
+    Raises:
+        HarnessError: it can't be read, or has no such column.
+    """
+    columns = _named(source) if source in NAMED else _file(Path(source).expanduser())
+    target = target or [*columns][-1]
+    if target not in columns:
+        names = ", ".join([*columns][:10])
+        raise HarnessError(f"{source} has no column {target!r}, only {names}", "[data] target in the config")
+    missing = _missing(columns[target])
+    if missing.any():
+        row = int(missing.argmax()) + 1
+        raise HarnessError(
+            f"{source}: the target {target!r} is missing in {missing.sum()} rows, first in row {row}"
+        )
+    return Table(columns, target)
+
+
+def _named(source: str) -> dict[str, np.ndarray]:
+    """One of scikit-learn's own."""
+    try:
+        import sklearn.datasets
+    except ImportError:
+        raise HarnessError(
+            f"{source} comes with scikit-learn, which isn't here", "pip install scikit-learn"
+        ) from None
+    found = getattr(sklearn.datasets, NAMED[source])()
+    columns = {str(name): found.data[:, at] for at, name in enumerate(found.feature_names)}
+    names = getattr(found, "target_names", None)
+    return {**columns, "target": found.target if names is None else np.asarray(names)[found.target]}
+
+
+def _file(path: Path) -> dict[str, np.ndarray]:
+    import pyarrow as arrow
+    import pyarrow.csv as csv
+    import pyarrow.parquet as parquet
+
+    if path.suffix not in (".csv", ".parquet") or not path.is_file():
+        names = ", ".join(NAMED)
+        raise HarnessError(f"no table at {path}: not {names}, a .csv or a .parquet file", "another `source`")
+    try:
+        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise HarnessError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+    if table.num_rows == 0 or len(set(table.column_names)) < table.num_columns:
+        raise HarnessError(f"{path} has no rows, or two columns of one name")
+    return {name: _plain(table[name]) for name in table.column_names}
+
+
+def _plain(column: Any) -> np.ndarray:
+    """Numbers as float64 with NaN for none, anything else as words with "" for none."""
+    import pyarrow as arrow
+
+    if arrow.types.is_integer(column.type) and column.null_count == 0:
+        return column.to_numpy()
+    if arrow.types.is_floating(column.type) or arrow.types.is_integer(column.type):
+        return column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return np.array(["" if value is None else str(value) for value in column.to_pylist()])
+
+
+def _is_number(values: np.ndarray) -> bool:
+    if values.dtype.kind == "f":
+        return bool((values != np.round(values)).any()) or len(np.unique(values)) > MOST_CLASSES
+    return values.dtype.kind in "iu" and len(np.unique(values)) > MOST_CLASSES
+
+
+def _missing(values: np.ndarray) -> np.ndarray:
+    return (
+        np.isnan(values)
+        if values.dtype.kind == "f"
+        else values == ""
+        if values.dtype.kind == "U"
+        else values != values
+    )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether either can be told from the other: a copy, a scaled one, or one of other words."""
+    if one.dtype.kind in "fiu" and other.dtype.kind in "fiu" and _is_number(other):
+        one, other = one.astype(np.float64), other.astype(np.float64)
+        if np.isnan(one).any() or one.std() == 0 or other.std() == 0:
+            return False
+        return abs(float(np.corrcoef(one, other)[0, 1])) > 1 - 1e-9
+    pairs = set(zip(one.tolist(), other.tolist(), strict=True))
+    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist()))
+
+
+def _encoded(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    """(N, F) float32, and what each of the F is."""
+    parts, names = list[np.ndarray](), list[str]()
+    for name, values in columns.items():
+        if values.dtype.kind in "fiub":
+            values = values.astype(np.float64)
+            missing = ~np.isfinite(values)
+            known = values[~missing]
+            if len(known) == 0 or known.std() == 0:
+                continue  # it says nothing
+            parts.append(np.where(missing, 0.0, (values - known.mean()) / known.std()))
+            names.append(name)
+            if missing.any():
+                parts.append(missing.astype(np.float64))
+                names.append(f"{name} is missing")
+            continue
+        words, counted = np.unique(values, return_counts=True)
+        for word in words[np.argsort(-counted)][:MOST_WORDS] if len(words) > 1 else ():
+            parts.append((values == word).astype(np.float64))
+            names.append(f"{name} is {word or 'missing'}")
+    return np.stack(parts, axis=1).astype(np.float32) if parts else np.empty((0, 0), np.float32), names
+
+
+def _hidden(config: ItemsConfig) -> list[Path]:
+    found = importlib.util.find_spec("sklearn")
+    return [Path(found.origin).parent / "datasets" / "data"] if found and found.origin else []
+
+
+TASK = Task(
+    {CLASSES: LOG_LOSS, NUMBER: squared_error()}, _examples, {CLASSES: {"accuracy": accuracy}}, hidden=_hidden
+)
