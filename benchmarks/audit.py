@@ -132,7 +132,7 @@ def main() -> None:
                 for _ in range(options.draws):
                     drawn = generator.integers(0, len(rows), count)  # the sample stands for all rows
                     tokens = np.broadcast_to(np.int64(0), (count, honest.shape[1]))  # no matter here
-                    plan = audit.Plan(drawn, surprise[drawn], tokens, tokens, generator.random(count))
+                    plan = audit.Plan(drawn, surprise[drawn], tokens, tokens, tokens, generator.random(count))
                     asked = audit.questions(plan, scored[drawn])
                     caught += judge(_compare(asked, scored, honest), options.device) is not None
                 cells.append(f"{caught / options.draws:.1%} ({share:.2%})")

@@ -149,11 +149,11 @@ def test_user_namespaces_that_are_off_are_named(repository, tmp_path):
 def test_without_a_sandbox_a_daemon_dies_all_the_same(repository, tmp_path):
     fork = edit(
         (
-            "    torch.manual_seed(run.seed)\n",
+            "    model, rate",
             "    import subprocess\n"
             "    command = [sys.executable, '-c', 'import time; time.sleep(876543)']\n"
             "    subprocess.Popen(command, start_new_session=True)\n"
-            "    torch.manual_seed(run.seed)\n",
+            "    model, rate",
         )
     )
     (repository.folder / "train.py").write_text(fork)

@@ -56,7 +56,7 @@ def test_scoring_costs_less_than_a_fifth_beyond_the_forward_pass(cpu_bench, star
 
     The same passes with nobody asking show that the part is not slower for being asked.
     """
-    corpus = cpu_bench.corpus
+    corpus = cpu_bench.task.data
     model = starter.GPT(starter.Config(corpus.vocab_size, corpus.seq_len, "float32"))
     model.initialize()
     checkpoint = tmp_path / "checkpoint"

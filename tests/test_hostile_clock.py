@@ -1,5 +1,6 @@
 """A hostile or clumsy train.py and our clock, and what it says of itself. Every trial is real."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import HONEST, assert_failed, edit, processes_with
+from conftest import HONEST, assert_failed, edit, processes_with, setup_of
 
 from harness.store.records import CRASH, ERROR, INVALID, OK
 from harness.worker import clock, supervisor
@@ -18,6 +19,13 @@ pytestmark = pytest.mark.alone
 LOOP_END = "        spin(0.01)\n"
 MAIN = "    run = trial.open()\n"
 SUBMIT = "    run.submit(model)\n"
+
+
+@pytest.fixture(scope="session")
+def setup(small_config):
+    """A second of training: what these tests measure is told from what a start takes."""
+    trial = dataclasses.replace(small_config.trial, budget_seconds=1.0)
+    return setup_of(dataclasses.replace(small_config, trial=trial))
 
 
 def test_an_honest_one_ends_with_its_budget_and_is_scored(try_out):
@@ -268,23 +276,23 @@ def test_submitting_a_second_time_changes_nothing(train_only):
 
 
 def test_submitting_without_training_is_no_result(train_only):
-    skip = "    model, rate"
-    assert_failed(train_only(edit((skip, skip + SUBMIT))), INVALID, "without training")
+    start = "    for step, (inputs"
+    assert_failed(train_only(edit((start, SUBMIT + start))), INVALID, "without training")
 
 
 def test_a_printed_score_is_only_text(try_out):
     trial = try_out(edit((SUBMIT, "    print('val_bpb: 0.1', flush=True)\n" + SUBMIT)))
     assert trial.status == OK, trial.detail
-    assert trial.value > 1
+    assert trial.value > 0.2
     assert "val_bpb: 0.1" in trial.training.log
 
 
 def test_a_patched_harness_patches_only_itself(try_out):
     patch = """
-    import harness.worker.scorer, harness.worker.tolerance
+    import harness.tasks.items.measures, harness.worker.scorer, harness.worker.tolerance
     harness.worker.scorer.score = lambda request: 0.1
     harness.worker.tolerance.judge = lambda *a: None
-    nn.functional.cross_entropy = lambda *a, **k: torch.zeros((), requires_grad=True)
+    harness.tasks.items.measures.Measure.of = lambda *a: 0.1
 """
     plain = edit((LOOP_END, LOOP_END + "        if step == 9: break\n"))
     expected = try_out(plain).value

@@ -10,7 +10,8 @@ import pytest
 from conftest import make_text
 
 from harness.errors import HarnessError
-from harness.tasks.lm import hub, sources
+from harness.tasks import hub
+from harness.tasks.lm import sources
 
 COMMIT = "c" * 40
 

@@ -21,7 +21,8 @@ from harness.errors import BUG, FAILED, INTERRUPTED, HarnessError
 COMMANDS = {
     "init": ("init", "Make a research repository, or set up what is missing in one."),
     "doctor": ("doctor", "Check device, sandbox, data, git and keys; say what mends what."),
-    "prepare": ("prepare", "Make the corpus: download, tokenizer, token files."),
+    "prepare": ("prepare", "Make the data that runs train and score on."),
+    "task": ("task", "Check a task of your own: `harness task check`."),
     "loop": ("loop", "Experiment after experiment, until a limit or Ctrl-C."),
     "calibrate": ("calibrate", "Repeat the incumbent: the noise, and how small a gain shows."),
     "run": ("run", "Train and score one commit's train.py."),

@@ -26,6 +26,8 @@ class Shown(Protocol):
     def loss(self) -> float | None: ...
     @property
     def tokens(self) -> int | None: ...
+    @property
+    def unit(self) -> str: ...
 
 
 def describe(shown: Shown) -> str:
@@ -35,13 +37,14 @@ def describe(shown: Shown) -> str:
     if shown.phase == "waiting":
         return f"waiting    {shown.elapsed_seconds:.0f} s (for the GPU)"
     if shown.phase in ("scoring", "auditing"):
-        rows = f"{shown.step} of {shown.tokens} rows" if shown.tokens else "model server starting"
+        rows = f"{shown.step} asked" if shown.step else "model server starting"
+        rows = f"{shown.step} of {shown.tokens} rows" if shown.tokens else rows
         return f"{shown.phase:<10} {rows}"
     parts = [f"{shown.phase:<10}"]
     if shown.step is not None and shown.loss is not None:
         parts += [f"step {shown.step}", f"loss {shown.loss:.4f}"]
     if shown.tokens and shown.elapsed_seconds > 0:
-        parts.append(f"{shown.tokens / shown.elapsed_seconds:,.0f} tokens/s")
+        parts.append(f"{shown.tokens / shown.elapsed_seconds:,.0f} {shown.unit}/s")
     parts.append(f"{max(0.0, shown.of_seconds - shown.elapsed_seconds):.0f} s left")
     return "  ".join(parts)
 

@@ -19,8 +19,8 @@ AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
 # Only the harness writes these, in this order.
 MEASURED = (
     "Status", "Reason", "Metric", "Value", "Value-Runs", "Val-Bpb", "Val-Bpb-Runs", "Incumbent",
-    "Delta", "Effect", "Confidence", "Seeds", "Train-Seconds", "Tokens-M", "Params-M", "Peak-Vram-Mb",
-    "Budget-Seconds", "Device", "Data", "Evaluator", "Runtime", "Isolation",
+    "Delta", "Effect", "Confidence", "Seeds", "Figures", "Train-Seconds", "Tokens-M", "Items-M", "Params-M",
+    "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data", "Evaluator", "Runtime", "Isolation",
 )  # fmt: skip
 PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a run
 TRAILERS = (*MEASURED, *PROPOSED)
@@ -124,8 +124,9 @@ def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> 
         "Confidence": _text(decision.confidence, 3),
         "Seeds": " ".join(str(run.seed) for run in runs),
         "Train-Seconds": _text(training.training_seconds, 1),
-        "Tokens-M": _text(said.total_tokens / 1e6 if said.total_tokens is not None else None, 1),
-        "Params-M": _text(said.num_params / 1e6 if said.num_params is not None else None, 1),
+        "Figures": _figures(last),
+        f"{said.unit.title()}-M": _millions(said.total_tokens),
+        "Params-M": _millions(said.num_params),
         "Peak-Vram-Mb": _text(said.peak_vram_mb, 0),
         "Budget-Seconds": f"{last.budget_seconds:g}",
         "Device": last.device,
@@ -135,6 +136,16 @@ def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> 
         "Isolation": last.isolation,
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def _figures(run: RunRecord) -> str | None:
+    """What the task shows beside a score."""
+    found = run.score.figures if run.score else {}
+    return ", ".join(f"{name} {value:.4f}" for name, value in found.items()) or None
+
+
+def _millions(count: int | None) -> str | None:
+    return _text(count / 1e6, 1) if count is not None else None
 
 
 def _text(value: float | None, decimals: int) -> str | None:

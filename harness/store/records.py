@@ -14,7 +14,7 @@ from harness.store.metric import DIGITS, Metric
 VERSION = 3
 DECIMALS = {
     "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
-    "mfu_percent": 2, "total_tokens_M": 1, "num_params_M": 1,
+    "mfu_percent": 2, "total_tokens_M": 1, "total_items_M": 1, "num_params_M": 1,
 }  # fmt: skip
 
 # A run's status is `ok` or one of the last three; an experiment's is any but `ok`.
@@ -58,6 +58,7 @@ class Reported:
 
     num_steps: int | None = None
     total_tokens: int | None = None
+    """Or items, see `unit`."""
     num_params: int | None = None
     flops_per_token: float | None = None
     peak_vram_mb: float | None = None
@@ -65,6 +66,8 @@ class Reported:
     """Rows of a forward and backward pass that fitted."""
     trained_nats: float | None = None
     """What a target cost in the first items that were trained on, by the function that was trained."""
+    unit: str = "tokens"
+    """What was counted: `tokens`, or `items` where the task is not text."""
 
 
 @dataclass(frozen=True)
@@ -296,11 +299,12 @@ class RunRecord:
         said = self.training.reported
         return {
             self.metric.name: self.value,
+            **(self.score.figures if self.score else {}),
             "training_seconds": self.training.training_seconds,
             "total_seconds": self.total_seconds,
             "peak_vram_mb": said.peak_vram_mb,
             "mfu_percent": self.mfu_percent,
-            "total_tokens_M": said.total_tokens / 1e6 if said.total_tokens is not None else None,
+            f"total_{said.unit}_M": said.total_tokens / 1e6 if said.total_tokens is not None else None,
             "num_steps": said.num_steps,
             "num_params_M": said.num_params / 1e6 if said.num_params is not None else None,
             "seed": self.seed,
@@ -315,7 +319,7 @@ class RunRecord:
         """The summary as text: `---` and a `name: value` a line, `-` for what nobody measured."""
         lines = ["---"]
         for name, value in self.summary().items():
-            digits = DIGITS if name == self.metric.name else DECIMALS.get(name)
+            digits = DECIMALS.get(name, DIGITS if isinstance(value, float) else None)
             text = "-" if value is None else str(value) if digits is None else f"{value:.{digits}f}"
             lines.append(f"{name + ':':<18}{text}")
         return "\n".join(lines)

@@ -24,12 +24,12 @@ class Again(Protocol):
     """What a fresh model server is asked, to see whether answers depend on what they must not."""
 
     @property
-    def items(self) -> np.ndarray:
-        """Which of those that were scored, in the order of asking; (K,)."""
-
-    @property
     def inputs(self) -> np.ndarray:
         """What it is asked in their place, (K, ...)."""
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What is right, (K, ...), for `Exam.grade`."""
 
 
 class Feed(Protocol):
@@ -118,7 +118,7 @@ class Exam(Protocol):
         """What can be known of an audit of so many items before there is a score."""
 
     def again(self, planned: Any, losses: np.ndarray) -> Again:
-        """What to ask again, by what the items of the plan, (K, ...), cost."""
+        """What to ask again, by what all items, (N, ...), cost."""
 
     def compare(self, asked: Any, losses: np.ndarray, again: np.ndarray) -> Audit:
-        """Losses of the same items, (K, ...), as they were scored and as they were answered again."""
+        """Losses of all items, (N, ...), as they were scored, and of those asked again, (K, ...)."""

@@ -7,7 +7,6 @@ own file, whose source is kept with the data that it prepared, so that no run is
 import hashlib
 import importlib
 import sys
-import traceback
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from harness.tasks import feeds
 from harness.tasks.contract import Exam
 from harness.tasks.folder import Progress
 from harness.tasks.items import prepare as items
+from harness.tasks.items.game import Game, GameExam
+from harness.tasks.items.measures import blame
 from harness.tasks.items.task import Task
 
 BUILT_IN = {"toy": "harness.tasks.toy", "images": "harness.tasks.images", "tabular": "harness.tasks.tabular"}
@@ -108,13 +109,23 @@ def _opened(config: Config, root: Path, progress: Progress | None, again: bool) 
         corpus = text.prepare(config.text, progress, again) if progress else text.open_prepared(config.text)
         return Opened(name, METRIC, "torch", corpus, hidden=_where(config.text.source))
     own = _own_source(config, root) if name == OWN else b""
-    task = _own(own, root / config.task.file) if name == OWN else _built_in(name)
+    task = task_of(config, root)
     if progress:
         data = items.prepare(name, task, own, config.items, progress, again)
     else:
         data = items.open_prepared(name, own, config.items)
-    hidden = (*_where(config.items.source), *task.hidden(config.items))
-    return Opened(name, task.measure_of(data.measure).metric, task.library, data, _digest(own), hidden)
+    hidden = _where(config.items.source)
+    if isinstance(task, Game):
+        return Opened(name, task.metric, task.library, data, _digest(own), hidden)
+    metric = task.measure_of(data.measure).metric
+    return Opened(name, metric, task.library, data, _digest(own), (*hidden, *task.hidden(config.items)))
+
+
+def task_of(config: Config, root: Path) -> Task | Game:
+    """A task of items, without its data."""
+    if config.task.name != OWN:
+        return _built_in(config.task.name)
+    return _own(_own_source(config, root), root / config.task.file)
 
 
 def _where(source: str) -> tuple[Path, ...]:
@@ -136,12 +147,14 @@ def exam_for(request: dict[str, Any]) -> Exam:
 
     if name == OWN:
         path = Path(request["source_file"])
-        return ItemsExam(_own(path.read_bytes(), path), request)
-    return ItemsExam(_built_in(name), request)
+        task = _own(path.read_bytes(), path)
+    else:
+        task = _built_in(name)
+    return GameExam(task, request) if isinstance(task, Game) else ItemsExam(task, request)
 
 
-def _built_in(name: str) -> Task:
-    task: Task = importlib.import_module(BUILT_IN[name]).TASK
+def _built_in(name: str) -> Task | Game:
+    task: Task | Game = importlib.import_module(BUILT_IN[name]).TASK
     return task
 
 
@@ -157,7 +170,7 @@ def _own_source(config: Config, root: Path) -> bytes:
         raise HarnessError(f"can't read the task at {path}: {error.strerror}") from None
 
 
-def _own(source: bytes, path: Path) -> Task:
+def _own(source: bytes, path: Path) -> Task | Game:
     """What `TASK` is there.
 
     Raises:
@@ -169,19 +182,11 @@ def _own(source: bytes, path: Path) -> Task:
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except Exception as error:  # noqa: BLE001 - it is a person's own program
-        raise HarnessError(f"{where(error, path)}: {type(error).__name__}: {error}") from None
+        raise HarnessError(blame(error, str(path))) from None
     found = getattr(module, "TASK", None)
-    if not isinstance(found, Task):
-        raise HarnessError(f"{path} defines no TASK, a harness.tasks.items.Task")
+    if not isinstance(found, Task | Game):
+        raise HarnessError(f"{path} defines no TASK that is a Task or a Game", "docs/your-own-task.md")
     return found
-
-
-def where(error: BaseException, path: Path) -> str:
-    """The line of a task's file that an error came from."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f"{path}:{error.lineno}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def _digest(source: bytes) -> str:

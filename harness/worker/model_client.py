@@ -56,6 +56,13 @@ class WorkClock:
             return processes.cpu_seconds_of(self.processes)
         return processes.cpu_seconds(self._process)
 
+    def exact(self) -> float:
+        """As `now`, to the nanosecond, of processes that are there."""
+        if self._device_kind != "cpu":
+            return time.monotonic()
+        every = map(processes.own_seconds_of, self.processes or processes.tree(self._process))
+        return sum(seconds for seconds in every if seconds is not None)
+
     def stop(self) -> None:
         """Add what it worked since it went on, or since this was called."""
         now = self.now()

@@ -15,6 +15,8 @@ class Progress:
     step: int | None = None
     loss: float | None = None
     tokens: int | None = None
+    """Seen so far, or items; of a score how many there are."""
+    unit: str = "tokens"
 
 
 Observer = Callable[[Progress], None]

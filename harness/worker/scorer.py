@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from harness.errors import HarnessError
 from harness.sandbox import limits
 from harness.store.records import CRASH, ERROR, Audit, Failure, Kind, Score
 from harness.tasks.contract import Exam, Ungraded
+from harness.tasks.items.game import GameExam
 from harness.tasks.registry import exam_for
-from harness.worker import tolerance
+from harness.worker import playing, tolerance
+from harness.worker.answers import Answers
 from harness.worker.device import Device
 from harness.worker.model_client import Refused, Server
 from harness.worker.model_server import warm_up
@@ -45,22 +47,6 @@ def items_of_batch(exam: Exam, device: Device) -> int:
     if device.kind == "cuda":
         most = min(most, device.memory_mb * 2**20 // REPLIES_SHARE // (4 * math.prod(exam.reply_shape)))
     return max(1, min(-(-len(exam.inputs) // LEAST_BATCHES), most))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a server answered, and what that took."""
-
-    losses: np.ndarray
-    """Of all items, (N, ...) float64."""
-    figures: np.ndarray
-    """Of all items, (N, F) float64: what is shown beside their losses."""
-    waited_seconds: float
-    """For the model, in all."""
-    first_seconds: float
-    """The part of it for the first batch."""
-    spent_seconds: tuple[float, ...]
-    """Of each batch, see `WorkClock`."""
 
 
 def filled(items: np.ndarray, batch: int, last: np.ndarray, least: int) -> np.ndarray:
@@ -127,8 +113,6 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     """
     device, exam, seed = request["device"]["kind"], exam_for(request), request["audit_seed"]
     batch = items_of_batch(exam, Device(**request["device"]))
-    every = zip((exam.inputs, exam.targets), exam.trained, strict=True)
-    inputs, targets = (filled(of, batch, last, 1) for of, last in every)
     servers = first, second = Server(request, exam, batch), Server(request, exam, batch)
     early = Device(**request["device"]).has_room
     try:
@@ -145,14 +129,11 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
             server.warm()
         load_seconds = _seal(first, second, exam.noise(batch))
         scoring_started = time.monotonic()
-        scored = answer(first, exam, inputs, targets, batch, request["scoring_seconds"], "scoring")
+        scored, better, trained = _scored(first, exam, batch, request["scoring_seconds"])
+        losses = scored.losses
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
         usual = statistics.median_low(scored.spent_seconds)
         overtime = _overtime(first, scored, usual, request)
-        known = len(exam.trained[0])
-        losses, again, trained = np.split(scored.losses, [len(exam.inputs), len(scored.losses) - known])
-        figures = scored.figures[: len(losses)]
-        better = float((losses[np.arange(len(again)) % len(losses)] - again).mean())
         _refuse(tolerance.improved(better, device))
         refused_calls = first.refused_calls
         first.end(wait=not early)
@@ -163,14 +144,14 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         if beyond is not None and exam.metric.is_better(value, beyond):
             planned = exam.plan(SUSPECTED * request["audit_rows"], seed)
         found = _audit(second, exam, planned, losses, batch, usual, request)
-        if request["row_nats"]:
+        if request["row_nats"] and not isinstance(exam, GameExam):
             np.save(request["row_nats"], exam.sums(losses))
         tell(
             Score(
                 value=value,
                 **exam.sizes(),
                 standard_error=_standard_error(exam, losses),
-                figures=dict(zip(exam.figures, figures.mean(axis=0).tolist(), strict=True)),
+                figures=dict(zip(exam.figures, scored.figures.mean(axis=0).tolist(), strict=True)),
                 total_seconds=time.monotonic() - started,
                 load_seconds=load_seconds,
                 warm_seconds=first.warm_seconds,
@@ -181,7 +162,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
                 audit=found,
                 overtime_seconds=overtime,
                 better_nats=better,
-                trained_nats=float(trained.mean()) if known else None,
+                trained_nats=trained,
                 is_sealed=first.is_sealed and second.is_sealed,
                 refused_calls=refused_calls + second.refused_calls,
             )
@@ -189,6 +170,21 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
     finally:
         first.close()
         second.close()
+
+
+def _scored(server: Server, exam: Exam, batch: int, seconds: float) -> tuple[Answers, float, float | None]:
+    """Answers to all items; by how much those to the first ones were better in the end; and the mean loss of
+    items that were trained on, if there are any."""
+    if isinstance(exam, GameExam):
+        asked = lambda count: emit({"progress": "scoring", "done": count, "of": 0})  # noqa: E731
+        return playing.play(server, exam, batch, seconds, asked), 0.0, None
+    every = zip((exam.inputs, exam.targets), exam.trained, strict=True)
+    inputs, targets = (filled(of, batch, last, 1) for of, last in every)
+    found, known = answer(server, exam, inputs, targets, batch, seconds, "scoring"), len(exam.trained[0])
+    losses, again, trained = np.split(found.losses, [len(exam.inputs), len(found.losses) - known])
+    better = float((losses[np.arange(len(again)) % len(losses)] - again).mean())
+    found = replace(found, losses=losses, figures=found.figures[: len(losses)])
+    return found, better, float(trained.mean()) if known else None
 
 
 def _standard_error(exam: Exam, losses: np.ndarray) -> float:
@@ -220,12 +216,11 @@ def _audit(
     request: dict[str, Any],
 ) -> Audit:  # fmt: skip
     """Ask the other server what was planned, and compare with the `losses`, (N, ...), of what was scored."""
-    before = losses[planned.items]
-    asked = exam.again(planned, before)
-    inputs, targets = (filled(of, batch, of[:0], 0) for of in (asked.inputs, exam.targets[asked.items]))
+    asked = exam.again(planned, losses)
+    inputs, targets = (filled(of, batch, of[:0], 0) for of in (asked.inputs, asked.targets))
     answered = answer(server, exam, inputs, targets, batch, request["scoring_seconds"], "auditing")
     _overtime(server, answered, usual, request)
-    found = exam.compare(asked, before, answered.losses[: len(asked.items)])
+    found = exam.compare(asked, losses, answered.losses[: len(asked.inputs)])
     _refuse(tolerance.judge(found, request["device"]["kind"]))
     return found
 

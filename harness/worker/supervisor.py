@@ -21,6 +21,7 @@ from harness.sandbox.seal import MOST_CALLS, Seal
 from harness.sandbox.text import Tail
 from harness.sandbox.wire import Channel, ProtocolError, close_all
 from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Kind, Point, Reported, Training
+from harness.tasks.feeds import TEXT
 from harness.worker import checkpoint, ended
 from harness.worker.clock import Clock
 from harness.worker.curve import Curve
@@ -92,12 +93,8 @@ class Supervisor:
         """
         self.source, self.checkpoint_dir = source, checkpoint_dir
         self.spec, self.tokens = spec, tokens
-        self.config, self.prestarted, self.observe, self.on_training = (
-            config,
-            prestarted,
-            observe,
-            on_training,
-        )
+        self.config, self.prestarted = config, prestarted
+        self.observe, self.on_training = observe, on_training
         self.may_train, self.other_trains = may_train, other_trains
         self.watch = Monitor(prestarted.device, prestarted.process.pid)
         self._seal: Seal | None = None
@@ -143,6 +140,10 @@ class Supervisor:
                 self._seal.close()
             close_all([*([tokens] if tokens >= 0 else []), *state.checkpoint])
         return self._outcome(state, tail)
+
+    @property
+    def _unit(self) -> str:
+        return "tokens" if self.spec["feed"] == TEXT else "items"
 
     def _process_started_at(self) -> float | None:
         return self._seal.started_at if self._seal is not None else None
@@ -207,9 +208,8 @@ class Supervisor:
                 state.failure = Failure(INVALID, why)
         self.watch.look()
         if (most := self.config.gpu_memory_gb) and self.watch.peak_memory_mb > most * 1024:
-            state.failure = Failure(
-                CRASH, f"used {self.watch.peak_memory_mb} MB of GPU memory, over gpu_memory_gb ({most:g})"
-            )
+            used = f"used {self.watch.peak_memory_mb} MB of GPU memory"
+            state.failure = Failure(CRASH, f"{used}, over gpu_memory_gb ({most:g})")
 
     def _seconds_left(self, state: _State, now: float) -> float:
         """At least so many until it is killed."""
@@ -251,9 +251,8 @@ class Supervisor:
             state.sealed = True
             self._seal = Seal(sent.pop()) if sent else None
         elif ask == "data" and state.asked_at is None and sent and self.prestarted.compiled:
-            compile_cache.take(
-                sent[0], self.prestarted.compiled
-            )  # before the tokens: nothing in it was learned
+            # before the tokens: nothing in it was learned
+            compile_cache.take(sent[0], self.prestarted.compiled)
         if ask != "submit":
             close_all(sent)
         if ask == "boot":
@@ -286,6 +285,7 @@ class Supervisor:
                 peak_vram_mb=_figure(message.get("peak_vram_mb")),
                 trained_nats=_figure(message.get("trained_nats")),
                 device_batch_size=_count(message.get("device_batch_size")),
+                unit=self._unit,
             )
 
     def _note(self, message: dict[str, Any], state: _State, now: float) -> None:
@@ -304,7 +304,7 @@ class Supervisor:
         phase = "training" if state.saving_at is None else "saving"
         return Progress(
             phase, self._clock.about_seconds, self.config.budget_seconds,
-            state.last_step, state.last_loss, state.last_tokens,
+            state.last_step, state.last_loss, state.last_tokens, self._unit,
         )  # fmt: skip
 
     @staticmethod

@@ -10,7 +10,7 @@ import numpy as np
 from harness.store.records import CRASH, ERROR, INVALID, Audit, Failure, Kind
 from harness.tasks.contract import Ungraded
 from harness.tasks.items import store
-from harness.tasks.items.measures import BadReply
+from harness.tasks.items.measures import BadReply, blame
 from harness.tasks.items.task import Task, drawn
 
 AT_ONCE, GPU_AT_ONCE = 256, 2048
@@ -25,6 +25,8 @@ class Mixed:
     """(K,)"""
     inputs: np.ndarray
     """(K, ...)"""
+    targets: np.ndarray
+    """(K, ...)"""
     is_real: np.ndarray
     """(K,) bool"""
 
@@ -37,7 +39,7 @@ class ItemsExam:
         self._measure, self._figures = task.measure_of(files["measure"]), task.figures_of(files["measure"])
         self.metric, self.figures = self._measure.metric, tuple(self._figures)
         self.inputs, self.targets = store.read(files["items"])
-        self.asked_type = str(self.inputs.dtype)
+        self.asked_type, self._file = str(self.inputs.dtype), files["source_file"]
         self.reply_shape: tuple[int, ...] = tuple(files["reply_shape"])
         inputs, targets = store.read(files["train"])
         self.trained = inputs[: store.FIRST_ITEMS], targets[: store.FIRST_ITEMS]
@@ -57,13 +59,18 @@ class ItemsExam:
             found = np.asarray(self._measure.of(replies, targets), np.float64)
         except BadReply as bad:
             raise Ungraded(Failure(INVALID, str(bad), Kind.DIVERGED)) from None
+        except Exception as error:  # noqa: BLE001 - it is a person's own program
+            raise Ungraded(Failure(ERROR, blame(error, self._file))) from None
         if found.shape != (len(targets),) or not np.isfinite(found).all():
             why = f"the task's measure gave {found.shape}, not one finite number an item"
             raise Ungraded(Failure(ERROR, why))
         return found
 
     def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
-        return np.asarray(self._figures[name](_numbers(replies), targets), np.float64)
+        try:
+            return np.broadcast_to(self._figures[name](_numbers(replies), targets), len(targets))
+        except Exception as error:  # noqa: BLE001 - it is a person's own program
+            raise Ungraded(Failure(ERROR, blame(error, self._file))) from None
 
     def value(self, losses: np.ndarray) -> float:
         value = float(self.metric.sign * losses.mean())
@@ -97,16 +104,15 @@ class ItemsExam:
         inputs = self.inputs[items]
         before = np.sort(generator.integers(0, len(items) + 1, -(-len(items) // DECOYS)))
         decoys = drawn(self.inputs, len(before), generator)
-        return Mixed(
-            np.insert(items, before, items[0]), np.insert(inputs, before, decoys, axis=0),
-            np.insert(np.ones(len(items), bool), before, False),
-        )  # fmt: skip
+        mixed = np.insert(items, before, items[0])
+        real = np.insert(np.ones(len(items), bool), before, False)
+        return Mixed(mixed, np.insert(inputs, before, decoys, axis=0), self.targets[mixed], real)
 
     def again(self, planned: Mixed, losses: np.ndarray) -> Mixed:
         return planned
 
     def compare(self, asked: Mixed, losses: np.ndarray, again: np.ndarray) -> Audit:
-        apart = (again - losses)[asked.is_real]
+        apart = (again - losses[asked.items])[asked.is_real]
         return Audit(len(apart), float(apart.mean()), float(np.abs(apart).mean()), float(np.abs(apart).max()))
 
 

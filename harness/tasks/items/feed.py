@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from harness.tasks.items import store
-from harness.tasks.items.task import drawn
 
 SHARE = 8  # on a GPU, what part of its memory the training items may take to lie there whole
 
@@ -20,6 +19,7 @@ class ItemsFeed:
         }
         self._device, self._by_numpy = device, spec["library"] == "numpy"
         self._input, self._target = np.dtype(spec["input_type"]), np.dtype(spec["target_type"])
+        self._fed_shape: tuple[int, ...] = tuple(spec["fed_shape"])
         self._target_shape: tuple[int, ...] = tuple(spec["target_shape"])
         self._batches: Iterator[tuple[Any, Any]] | None = None
         self._first: tuple[np.ndarray, np.ndarray] | None = None
@@ -28,11 +28,13 @@ class ItemsFeed:
         return self._facts
 
     def dummy(self, count: int) -> tuple[Any, Any]:
-        shape = self._facts["input_shape"]
-        inputs = drawn(np.zeros((1, *shape), self._input), count, np.random.default_rng(0))
-        if self._input.kind == "f":
-            inputs = np.random.default_rng(0).standard_normal(inputs.shape).astype(self._input)
-        return self._put(inputs), self._put(np.zeros((count, *self._target_shape), self._target))
+        shape = (count, *self._fed_shape)
+        inputs = (
+            np.random.default_rng(0).standard_normal(shape) if self._input.kind == "f" else np.zeros(shape)
+        )
+        return self._put(inputs.astype(self._input)), self._put(
+            np.zeros((count, *self._target_shape), self._target)
+        )
 
     def open(self, descriptor: int, count: int, seed: int) -> None:
         inputs, targets = store.read(descriptor)

@@ -1,5 +1,6 @@
 """What a reply is worth: log loss, squared error. In float64, by numpy."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,20 @@ def squared_error(spread: float = 1.0) -> Measure:
         return targets.astype(np.float64).reshape(len(targets), *shape)
 
     return Measure(Metric("squared_error", low=-1e-9, high=1e6), of, constant, perfect)
+
+
+def blame(error: BaseException, file: str) -> str:
+    """One line on what a person's own task raised, with the place there.
+
+    Args:
+        file: the task's; empty for a built-in one.
+    """
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{file}:{error.lineno}: {error.msg}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    where = f"{file}:{lines[-1]}" if lines else file or "the task"
+    said = (str(error).strip().splitlines() or [""])[0]
+    return f"{where}: {type(error).__name__}: {said}"
 
 
 Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ from harness.paths import cache_dir, data_dir
 from harness.tasks import folder as folders
 from harness.tasks.folder import Progress
 from harness.tasks.items import store
+from harness.tasks.items.game import Game
 from harness.tasks.items.measures import Measure
 from harness.tasks.items.task import Examples, Splits, Task
 
 VERSION = 1
 SHARE = 5  # at most one item of so many is scored, and one is in the holdout
 LEAST = 10  # of a score
+SEEDS = 100_000  # to train a game with
 
 
 def prepare(
-    name: str, task: Task, own: bytes, config: ItemsConfig, progress: Progress, again: bool
+    name: str, task: Task | Game, own: bytes, config: ItemsConfig, progress: Progress, again: bool
 ) -> store.Items:
     """
     Args:
@@ -39,16 +42,18 @@ def prepare(
         HarnessError: there are no items to be made of it; one line.
     """
     recipe = _recipe(name, own, config)
-    folder = _folder(name, config)
+    folder = _folder(name, own, config)
 
     def build(building: Path) -> None:
+        if isinstance(task, Game):
+            return _write(building, task, _seeds(task, config.eval_items), recipe, own)
         progress("read", 0, 1)
         found = task.examples(config, progress)
         progress("read", 1, 1)
-        splits = found if isinstance(found, Splits) else _split(_checked(found, name), config.eval_items)
+        splits = found if isinstance(found, Splits) else _split(_checked(found), config.eval_items)
         if splits.train.measure not in ([""] if isinstance(task.measure, Measure) else task.measure):
             raise HarnessError(f"the task has no measure {splits.train.measure!r}")
-        _write(building, splits, recipe, own)
+        _write(building, task, splits, recipe, own)
 
     folders.make(folder, recipe, again, build)
     return open_prepared(name, own, config)
@@ -60,13 +65,17 @@ def open_prepared(name: str, own: bytes, config: ItemsConfig) -> store.Items:
     Raises:
         HarnessError: they are not prepared, or by another task, or were altered.
     """
-    folder, files = _folder(name, config), [f"{split}.items" for split in store.SPLITS]
+    folder, files = _folder(name, own, config), [f"{split}.items" for split in store.SPLITS]
     if folders.is_there(folder) and not folders.is_of(folder, _recipe(name, own, config)):
         raise HarnessError(
             f"the data at {folder} were prepared by another task, version or salt", "harness prepare"
         )
     found, manifest = folders.read(folder, "harness prepare", [*files, *([store.OWN] if own else [])])
-    return store.Items(folder, found, manifest["facts"], manifest["measure"])
+    try:
+        return store.Items(folder, found, manifest["facts"], manifest["measure"])
+    except KeyError:
+        why = f"{folder / folders.MANIFEST} is not a manifest"
+        raise HarnessError(why, "harness prepare --again") from None
 
 
 def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
@@ -82,9 +91,10 @@ def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
     }
 
 
-def _folder(name: str, config: ItemsConfig) -> Path:
-    target = hashlib.sha256(config.target.encode()).hexdigest()[:6] if config.target else ""
-    return data_dir(config.source or name, f"{name}-e{config.eval_items}{target}")
+def _folder(name: str, own: bytes, config: ItemsConfig) -> Path:
+    """One for each recipe: repositories beside each other don't take it from one another."""
+    parts = hashlib.sha256(config.target.encode() + b"\0" + own).hexdigest()[:7]
+    return data_dir(config.source or name, f"{name}-e{config.eval_items}-{parts}")
 
 
 def _salt() -> bytes:
@@ -105,7 +115,14 @@ def _salt() -> bytes:
         return path.read_bytes()
 
 
-def _checked(found: Examples, name: str, what: str = "examples") -> Examples:
+def _seeds(game: Game, eval_items: int) -> Splits:
+    """Drawn now, so that nobody knows what is scored."""
+    drawn = np.array([secrets.randbits(63) for _ in range(SEEDS + 2 * eval_items)], np.int64)
+    every = Examples(drawn, np.zeros(len(drawn), np.int8), game.reply_shape, game.facts)
+    return Splits(*map(every.part, np.split(np.arange(len(drawn)), [SEEDS, SEEDS + eval_items])))
+
+
+def _checked(found: Examples, what: str = "examples") -> Examples:
     inputs, targets = np.asarray(found.inputs), np.asarray(found.targets)
     label = f"the task's {what}"
     if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
@@ -150,33 +167,36 @@ def _split(examples: Examples, eval_items: int) -> Splits:
     )
 
 
-def _write(folder: Path, splits: Splits, recipe: dict[str, Any], own: bytes) -> None:
-    parts = {name: _checked(getattr(splits, name), name, name) for name in store.SPLITS}
+def _write(folder: Path, task: Task | Game, splits: Splits, recipe: dict[str, Any], own: bytes) -> None:
+    parts = {name: _checked(getattr(splits, name), name) for name in store.SPLITS}
     train = parts["train"]
-    for name, part in parts.items():
+    shapes = [(part.inputs.shape[1:], part.targets.shape[1:]) for part in parts.values()]
+    for (name, part), found in zip(parts.items(), shapes, strict=True):
         if len(part) == 0:
             raise HarnessError(f"the task's {name} split is empty")
-        if (
-            part.inputs.shape[1:] != train.inputs.shape[1:]
-            or part.targets.shape[1:] != train.targets.shape[1:]
-        ):
+        if found != shapes[0]:
             raise HarnessError(f"the task's {name} split has other shapes than training")
         targets = part.targets.astype(train.targets.dtype)
         store.write(folder / f"{name}.items", part.inputs.astype(train.inputs.dtype), targets)
-    try:
-        said = json.loads(json.dumps(dict(train.facts)))
-    except TypeError as error:
-        raise HarnessError(f"the task's facts are no JSON values: {error}") from None
+    fed, target = map(list, shapes[0])
+    about = {
+        **_json(train.facts), "input_shape": list(task.asked_shape) if isinstance(task, Game) else fed,
+        "reply_shape": list(train.reply_shape), "train_items": len(train),
+    }  # fmt: skip
     facts = {
-        "facts": {
-            **said, "input_shape": list(train.inputs.shape[1:]), "reply_shape": list(train.reply_shape),
-            "train_items": len(train),
-        },
-        "input_type": str(train.inputs.dtype), "target_type": str(train.targets.dtype),
-        "target_shape": list(train.targets.shape[1:]),
+        "facts": about, "fed_shape": fed, "input_type": str(train.inputs.dtype), "target_shape": target,
+        "target_type": str(train.targets.dtype),
     }  # fmt: skip
     if own:
         (folder / store.OWN).write_bytes(own)
     counts = {name: {"items": len(part)} for name, part in parts.items()}
     files = [f"{name}.items" for name in store.SPLITS] + ([store.OWN] if own else [])
     folders.seal(folder, recipe, {"facts": facts, "measure": train.measure, "splits": counts}, files)
+
+
+def _json(facts: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
+        return found
+    except (TypeError, ValueError) as error:
+        raise HarnessError(f"the task's facts are no JSON values: {error}") from None

@@ -34,6 +34,8 @@ class Questions:
     """How many positions each cut stands for, as a share of the mean; (K,)."""
     inputs: np.ndarray
     """The rows' with their suffixes replaced; (K, T), of their type."""
+    targets: np.ndarray
+    """The rows', (K, T)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Plan:
     """The rows' inputs, (K, T), of their type."""
     others: np.ndarray
     """A token that isn't the true one for each of them."""
+    targets: np.ndarray
+    """What follows each of them."""
     places: np.ndarray
     """Where a cut falls among what could be doubted, in [0, 1); (K,)."""
 
@@ -68,7 +72,7 @@ def plan(inputs: np.ndarray, targets: np.ndarray, vocab_size: int, count: int, s
     others = (tokens + generator.integers(1, max(known, 2), size=tokens.shape)) % known
     places = generator.random(len(rows))
     surprise = -np.log(chance).astype(np.float32)
-    return Plan(rows, surprise, inputs[rows], others.astype(inputs.dtype), places)
+    return Plan(rows, surprise, inputs[rows], others.astype(inputs.dtype), goal, places)
 
 
 def doubt(surprise: np.ndarray, scored: np.ndarray) -> np.ndarray:
@@ -94,7 +98,8 @@ def questions(planned: Plan, scored: np.ndarray) -> Questions:
     cuts = np.minimum((up_to <= drawn[:, None]).sum(axis=1), seq_len - 2)
     weights = up_to[:, -1] / (seq_len - 1) / doubts[np.arange(count), cuts]
     after = np.arange(seq_len) > cuts[:, None]
-    return Questions(planned.items, cuts, weights, np.where(after, planned.others, planned.tokens))
+    inputs = np.where(after, planned.others, planned.tokens)
+    return Questions(planned.items, cuts, weights, inputs, planned.targets)
 
 
 def compare(asked: Questions, scored: np.ndarray, audited: np.ndarray) -> Audit:

@@ -100,10 +100,10 @@ class TextExam:
         return audit.plan(self.inputs, self.targets, self.reply_shape[1], count, seed)
 
     def again(self, planned: audit.Plan, losses: np.ndarray) -> audit.Questions:
-        return audit.questions(planned, losses)
+        return audit.questions(planned, losses[planned.items])
 
     def compare(self, asked: Any, losses: np.ndarray, again: np.ndarray) -> Audit:
-        return audit.compare(asked, losses, again)
+        return audit.compare(asked, losses[asked.items], again)
 
 
 def _tensor(replies: Any) -> torch.Tensor:
