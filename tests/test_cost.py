@@ -74,7 +74,7 @@ def test_scoring_costs_less_than_a_fifth_beyond_the_forward_pass(cpu_bench, star
     for _ in range(ROUNDS):
         log.unlink(missing_ok=True)
         result = scoring.score(
-            script, checkpoint, corpus, "val", config, cpu_bench.device, cpu_bench.isolation, log,
+            script, checkpoint, cpu_bench.task, "val", config, cpu_bench.device, cpu_bench.isolation, log,
             lambda *_: None,
         )  # fmt: skip
         assert isinstance(result, Score), result
