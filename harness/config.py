@@ -203,12 +203,15 @@ def defaults(profile: str, task: str = "lm") -> Config:
     return dataclasses.replace(base, data=data, trial=trial, task=TaskConfig(task, ""))
 
 
-def for_task(profile: str, task: str, gpu_memory_gb: float = 0.0) -> Config:
-    """What `harness init` writes: of a task that is built in, or of an example of one's own."""
-    if task in TASKS:
-        found = defaults(profile, task)
-    else:
-        found = dataclasses.replace(defaults(profile, "own"), task=TaskConfig("own", ".autoresearch/task.py"))
+def for_task(profile: str, task: str, changes: dict[str, Any], gpu_memory_gb: float = 0.0) -> Config:
+    """What `harness init` writes: of a task that is built in, or of an example of one's own.
+
+    Args:
+        changes: a table as in a file, of what isn't as by default.
+    """
+    own = {} if task in TASKS else {"task": {"name": "own", "file": ".autoresearch/task.py"}}
+    named = {"task": {"name": task}, **own, **changes, "profile": profile}
+    found = from_table(named, f"the starter of {task}")
     return dataclasses.replace(found, trial=dataclasses.replace(found.trial, gpu_memory_gb=gpu_memory_gb))
 
 

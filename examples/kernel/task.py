@@ -1,4 +1,4 @@
-"""The speed of a kernel: how many times faster than a plain softmax over rows is what train.py made?
+"""The speed of a kernel: how many times faster than a plain GELU is what train.py made?
 
 The scorer draws fresh inputs for each call, compares every answer with the reference in float64, and takes
 the time itself: what the model's process had of a processor, from the question to the answer in the scorer's
@@ -15,15 +15,13 @@ from harness.tasks.items.game import Ask, Game
 from harness.tasks.items.measures import BadReply
 
 ROWS, COLUMNS = 256, 4096
-TOLERANCE = 1e-5  # of a probability
-CALLS = 5  # that each of the seeds stands for; the fastest counts, as for the reference
+TOLERANCE = 1e-4
+CALLS = 3  # that each of the seeds stands for; the fastest counts, as for the reference
 
 
 def reference(x: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in as many passes as it has operations."""
-    shifted = x - x.max(axis=-1, keepdims=True)
-    exponents = np.exp(shifted)
-    return exponents / exponents.sum(axis=-1, keepdims=True)
+    """GELU by tanh (Hendrycks and Gimpel, 2016), in as many passes as it has operations."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
 
 
 def seconds_of(function, *given) -> float:
@@ -38,7 +36,7 @@ def play(seeds: np.ndarray, ask: Ask) -> np.ndarray:
     for at, seed in enumerate(seeds):
         generator, ours, theirs, least = np.random.default_rng(seed), [], [], []
         for _ in range(CALLS):
-            x = generator.standard_normal((1, ROWS, COLUMNS), np.float32) * generator.uniform(0.1, 10)
+            x = generator.standard_normal((1, ROWS, COLUMNS), np.float32) * generator.uniform(0.1, 3)
             y, seconds = ask(x)
             wrong = float(np.abs(y - reference(x.astype(np.float64))).max())
             if wrong > TOLERANCE:

@@ -1,8 +1,10 @@
 """`harness init`: a research repository, or what is missing in one."""
 
 import shutil
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -64,11 +66,12 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         budget_seconds = (there or config).trial.budget_seconds
         began = [_fit(paths.train, fit.constants(machine, budget_seconds)) if fits else None]
     else:
-        config = configs.for_task(chosen, task, gpu_memory_gb or 0.0)
-        own = starter("task.py", task)
+        about = _about(task)
+        config = configs.for_task(chosen, task, about.get("config", {}), gpu_memory_gb or 0.0)
+        train = starter("train.py", task).read_text(encoding="utf-8") if task in examples() else ""
         began = [
-            _copy(starter("train.py", task), paths.train) if task in examples() else None,
-            _copy(own, paths.task) if own.exists() else None,
+            _write(paths.train, fit.fitted(train, about.get(chosen, {}))) if train else None,
+            _copy(starter("task.py", task), paths.task),
         ]
     made = [
         *began,
@@ -98,6 +101,12 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         click.echo(
             f"Next: {first}git add -A && git commit -m baseline, harness prepare, harness loop", err=True
         )
+
+
+def _about(task: str) -> dict[str, Any]:
+    """What a task's starter says of the config, and of its sizes by profile."""
+    path = starter("starter.toml", task)
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _is_starter(repository: Repository) -> bool:
@@ -134,7 +143,7 @@ def _fit(train: Path, values: Mapping[str, int | float]) -> Path | None:
 
 
 def _copy(source: Path, target: Path) -> Path | None:
-    if target.exists():
+    if target.exists() or not source.exists():
         return None
     target.parent.mkdir(exist_ok=True)
     shutil.copy(source, target)  # with its mode: hooks are executable

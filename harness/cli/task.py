@@ -38,7 +38,8 @@ def answer(inputs):
     global asked
     asked += 1
     reply = np.zeros((len(inputs), *SHAPE), np.float32) + np.array(REPLY, np.float32)
-    return reply + np.float32(ODD * (asked % 2))
+    reply.reshape(len(reply), -1)[:, 0] += ODD * (asked % 2)
+    return reply
 
 def load(checkpoint_dir, device):
     if {numpy}:

@@ -47,7 +47,7 @@ def judge(audit: Audit, device_kind: str) -> Failure | None:
         return None
     return Failure(
         INVALID,
-        "the audit got other answers: the model depends on later tokens, on other rows or on chance "
-        f"(mean {audit.spread_nats:.2g}, worst {audit.worst_nats:.2g} nats)",
+        "the audit got other answers: the model depends on what it must not see (later tokens, other items) "
+        f"or on chance (mean {audit.spread_nats:.2g}, worst {audit.worst_nats:.2g})",
         Kind.AUDIT,
     )

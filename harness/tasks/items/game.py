@@ -19,7 +19,7 @@ from harness.tasks.items import store
 from harness.tasks.items.exam import DECOYS, Mixed
 from harness.tasks.items.measures import BadReply, blame
 
-REMEMBERED = 4096  # questions and answers, for the audit
+REMEMBERED, BYTES = 4096, 2**28  # questions and answers, for the audit, at most
 
 
 class Ask(Protocol):
@@ -62,7 +62,10 @@ class GameExam:
         self._file: str = files["source_file"]
         self._asked: list[np.ndarray] = []
         self._replies: list[np.ndarray] = []
+        each = self.inputs[:1].nbytes + 2 * self.targets[:1].nbytes
+        self._most = max(1, min(REMEMBERED, BYTES // max(1, each)))
         self._questions = 0
+        self._usual = 1.0  # deviation of the answers
         self._generator = np.random.default_rng(secrets.randbits(256))
 
     def most_at_once(self, on_gpu: bool) -> int:
@@ -99,18 +102,17 @@ class GameExam:
         """Each with the same chance, whenever it was asked."""
         for question, reply in zip(questions, replies, strict=True):
             self._questions += 1
-            if len(self._asked) < REMEMBERED:
+            if len(self._asked) < self._most:
                 self._asked.append(question.copy())
                 self._replies.append(reply.copy())
-            elif (at := int(self._generator.integers(self._questions))) < REMEMBERED:
+            elif (at := int(self._generator.integers(self._questions))) < self._most:
                 self._asked[at], self._replies[at] = question.copy(), reply.copy()
 
     def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
         """How far answers are from those that were given first, in deviations of all answers."""
         given = replies if isinstance(replies, np.ndarray) else replies.double().cpu().numpy()
         apart = np.abs(given.astype(np.float64) - targets).reshape(len(given), -1).max(axis=1)
-        usual = np.std(self._replies) if self._replies else 1.0
-        return np.nan_to_num(apart / max(float(usual), 1e-9), nan=1e9, posinf=1e9)
+        return np.nan_to_num(apart / self._usual, nan=1e9, posinf=1e9)
 
     def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
         raise KeyError(name)
@@ -146,6 +148,7 @@ class GameExam:
 
     def again(self, planned: tuple[int, int], losses: np.ndarray) -> Mixed:
         count, seed = planned
+        self._usual = max(float(np.std(self._replies)), 1e-9)
         generator = np.random.default_rng(seed)
         which = generator.permutation(len(self._asked))[:count]
         questions, replies = np.stack(self._asked)[which], np.stack(self._replies)[which]

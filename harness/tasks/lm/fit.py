@@ -85,7 +85,7 @@ def fitted(source: str, values: Mapping[str, int | float]) -> str:
     """A train.py with these constants; one that it doesn't have is left out."""
     for name, value in values.items():
         source = re.sub(
-            rf"^{name} = [^#\n]*?(?=  #|$)", f"{name} = {value}", source, count=1, flags=re.MULTILINE
+            rf"^{name} = [^#\n]*?(?=  #|$)", f"{name} = {value!r}", source, count=1, flags=re.MULTILINE
         )
     return source
 
