@@ -117,7 +117,7 @@ class Proposals:
             proposal = self._paid(_given(pending))
             proposal = self._reapplied(proposal, proposal.base or pending.base, base.commit)
             parent = self._experiments.source(base.commit)
-            trouble = rules.broken_source(proposal.source, parent) or ""
+            trouble = rules.broken_source(proposal.source, parent, setup.task.growth_bytes) or ""
             if not trouble:
                 mark = _mark(proposal.source)
                 if mark == _mark(parent):

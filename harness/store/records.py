@@ -12,6 +12,7 @@ from harness.store.aliases import FINGERPRINTS, TORCH, VAL_BPB
 from harness.store.metric import DIGITS, Metric
 
 VERSION = 3
+GROWTH_BYTES = 8 * 1024  # of train.py, compressed: some 300 lines of a program, or no weights to speak of
 DECIMALS = {
     "training_seconds": 1, "total_seconds": 1, "peak_vram_mb": 1,
     "mfu_percent": 2, "total_tokens_M": 1, "total_items_M": 1, "num_params_M": 1,

@@ -9,9 +9,9 @@ import ast
 import zlib
 
 from harness.store import refs
+from harness.store.records import GROWTH_BYTES
 from harness.store.repo import TRAIN_BYTES, Change
 
-GROWTH_BYTES = 8 * 1024  # compressed: some 300 lines of a program, or no weights to speak of
 REGULAR_MODES = (0o100644, 0o100755)
 SEEDERS = ("manual_seed", "manual_seed_all", "seed", "default_rng", "RandomState")
 AGENT_BRANCH = "HARNESS_BRANCH"  # set where an agent works: the one branch that is its own
@@ -29,13 +29,14 @@ def broken_change(branch: str, changes: list[Change]) -> str | None:
     return None
 
 
-def broken_source(source: bytes, parent: bytes = b"") -> str | None:
+def broken_source(source: bytes, parent: bytes = b"", growth_bytes: int = GROWTH_BYTES) -> str | None:
     """Of train.py itself: bounded, a program, with what the scorer calls and what must not run then; and
-    compared with `parent`, the one that it changes: not much longer, and with no seed of its own."""
+    compared with `parent`, the one that it changes: with no seed of its own, and longer by `growth_bytes` at
+    most, compressed."""
     if len(source) > TRAIN_BYTES:
         return f"train.py is over {TRAIN_BYTES // 1024} KB"
-    if len(zlib.compress(source)) > len(zlib.compress(parent)) + GROWTH_BYTES:
-        return f"train.py grew by over {GROWTH_BYTES // 1024} KB, compressed: what was learned is no program"
+    if len(zlib.compress(source)) > len(zlib.compress(parent)) + growth_bytes:
+        return f"train.py grew by over {growth_bytes:,} bytes, compressed: what was learned is no program"
     if b"\r" in source and b"\r" not in parent:  # git may turn them back in the checkout: never clean again
         return "train.py has carriage returns"
     try:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from harness.config import Config
 from harness.errors import HarnessError
 from harness.store.metric import Metric
+from harness.store.records import GROWTH_BYTES
 from harness.tasks import feeds
 from harness.tasks.contract import Exam
 from harness.tasks.folder import Progress
@@ -64,6 +65,8 @@ class Opened:
     data: Prepared
     source: str = ""
     """Of a person's own: its digest, which is part of a score's setting."""
+    growth_bytes: int = GROWTH_BYTES
+    """By which an experiment may make train.py longer, compressed: what is scored must not fit in."""
     hidden: tuple[Path, ...] = ()
     """What no run may see."""
 
@@ -111,14 +114,16 @@ def _opened(config: Config, root: Path, progress: Progress | None, again: bool) 
     own = _own_source(config, root) if name == OWN else b""
     task = task_of(config, root)
     if progress:
-        data = items.prepare(name, task, own, config.items, progress, again)
+        where = str(root / config.task.file) if own else ""
+        data = items.prepare(name, task, own, where, config.items, progress, again)
     else:
         data = items.open_prepared(name, own, config.items)
     hidden = _where(config.items.source)
     if isinstance(task, Game):
-        return Opened(name, task.metric, task.library, data, _digest(own), hidden)
-    metric = task.measure_of(data.measure).metric
-    return Opened(name, metric, task.library, data, _digest(own), (*hidden, *task.hidden(config.items)))
+        return Opened(name, task.metric, task.library, data, _digest(own), hidden=hidden)
+    metric, growth = task.measure_of(data.measure).metric, data.growth_bytes
+    hidden += tuple(task.hidden(config.items))
+    return Opened(name, metric, task.library, data, _digest(own), growth, hidden)
 
 
 def task_of(config: Config, root: Path) -> Task | Game:

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,10 @@ def blame(error: BaseException, file: str) -> str:
         file: the task's; empty for a built-in one.
     """
     if isinstance(error, SyntaxError) and error.lineno:
-        return f"{file}:{error.lineno}: {error.msg}"
+        return f"{Path(file).name}:{error.lineno}: {error.msg}"
+    name = Path(file).name
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    where = f"{file}:{lines[-1]}" if lines else file or "the task"
+    where = f"{name}:{lines[-1]}" if lines else name or "the task"
     said = (str(error).strip().splitlines() or [""])[0]
     return f"{where}: {type(error).__name__}: {said}"
 

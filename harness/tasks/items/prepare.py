@@ -18,25 +18,28 @@ import numpy as np
 from harness.config import ItemsConfig
 from harness.errors import HarnessError
 from harness.paths import cache_dir, data_dir
+from harness.store.records import GROWTH_BYTES
 from harness.tasks import folder as folders
 from harness.tasks.folder import Progress
 from harness.tasks.items import store
 from harness.tasks.items.game import Game
-from harness.tasks.items.measures import Measure
+from harness.tasks.items.measures import Measure, blame
 from harness.tasks.items.task import Examples, Splits, Task
 
 VERSION = 1
 SHARE = 5  # at most one item of so many is scored, and one is in the holdout
 LEAST = 10  # of a score
+LEAST_GROWTH = 1024  # bytes
 SEEDS = 100_000  # to train a game with
 
 
 def prepare(
-    name: str, task: Task | Game, own: bytes, config: ItemsConfig, progress: Progress, again: bool
+    name: str, task: Task | Game, own: bytes, where: str, config: ItemsConfig, progress: Progress, again: bool
 ) -> store.Items:
     """
     Args:
         own: the source of a person's own task; empty for a built-in one.
+        where: its file.
 
     Raises:
         HarnessError: there are no items to be made of it; one line.
@@ -48,7 +51,7 @@ def prepare(
         if isinstance(task, Game):
             return _write(building, task, _seeds(task, config.eval_items), recipe, own)
         progress("read", 0, 1)
-        found = task.examples(config, progress)
+        found = _examples(task, config, progress, where)
         progress("read", 1, 1)
         splits = found if isinstance(found, Splits) else _split(_checked(found), config.eval_items)
         if splits.train.measure not in ([""] if isinstance(task.measure, Measure) else task.measure):
@@ -72,10 +75,24 @@ def open_prepared(name: str, own: bytes, config: ItemsConfig) -> store.Items:
         )
     found, manifest = folders.read(folder, "harness prepare", [*files, *([store.OWN] if own else [])])
     try:
-        return store.Items(folder, found, manifest["facts"], manifest["measure"])
+        return store.Items(folder, found, manifest["facts"], manifest["measure"], manifest["growth_bytes"])
     except KeyError:
         why = f"{folder / folders.MANIFEST} is not a manifest"
         raise HarnessError(why, "harness prepare --again") from None
+
+
+def _examples(task: Task, config: ItemsConfig, progress: Progress, where: str) -> Examples | Splits:
+    try:
+        found = task.examples(config, progress)
+    except HarnessError:
+        raise
+    except Exception as error:
+        if not where:
+            raise
+        raise HarnessError(blame(error, where)) from None
+    if not isinstance(found, Examples | Splits):
+        raise HarnessError(f"{where}: examples gave {found!r:.60}, no Examples and no Splits")
+    return found
 
 
 def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
@@ -191,7 +208,19 @@ def _write(folder: Path, task: Task | Game, splits: Splits, recipe: dict[str, An
         (folder / store.OWN).write_bytes(own)
     counts = {name: {"items": len(part)} for name, part in parts.items()}
     files = [f"{name}.items" for name in store.SPLITS] + ([store.OWN] if own else [])
-    folders.seal(folder, recipe, {"facts": facts, "measure": train.measure, "splits": counts}, files)
+    more = {"measure": train.measure, "growth_bytes": _growth_bytes(parts["val"].targets), "splits": counts}
+    folders.seal(folder, recipe, {"facts": facts, **more}, files)
+
+
+def _growth_bytes(targets: np.ndarray) -> int:
+    """A quarter of what the scored targets, (N, ...), take when they are packed well: numbers count as a byte
+    each. With few of them that is too little to change anything in: then it is `LEAST_GROWTH`."""
+    bits = 8.0 * targets.size
+    if targets.dtype.kind != "f":
+        _, counted = np.unique(targets, return_counts=True)
+        shares = counted / targets.size
+        bits = -targets.size * float((shares * np.log2(shares)).sum())
+    return int(min(GROWTH_BYTES, max(LEAST_GROWTH, bits / 8 / 4)))
 
 
 def _json(facts: Mapping[str, Any]) -> dict[str, Any]:

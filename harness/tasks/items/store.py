@@ -29,6 +29,8 @@ class Items:
     """What a training is told, see `harness.tasks.items.feed`."""
     measure: str
     """Which of the task's."""
+    growth_bytes: int
+    """By which an experiment may make train.py longer, see `harness.tasks.items.prepare`."""
 
     @property
     def train_file(self) -> Path:

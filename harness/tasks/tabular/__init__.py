@@ -53,7 +53,7 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
         return Examples(inputs, ((goal - mean) / sd).astype(np.float32), (), facts, NUMBER)
     classes, targets, counted = np.unique(goal, return_inverse=True, return_counts=True)
     if len(classes) < 2:
-        raise HarnessError(f"{config.source}: the target {table.target!r} is always {classes[0]!r}")
+        raise HarnessError(f"{config.source}: the target {table.target!r} is always {classes[0]}")
     if counted.min() < LEAST:
         rare = classes[counted.argmin()]
         raise HarnessError(f"{config.source}: class {rare!s} has {counted.min()} rows; {LEAST} are the least")

@@ -1,0 +1,406 @@
+"""Tasks of items: cheats gain nothing in any of them, and what is wrong with data is said before a run."""
+
+import dataclasses
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CAPS, ROOT, assert_mistake, edit, harness, setup_of
+
+from harness import config as configs
+from harness.errors import HarnessError
+from harness.store.records import CRASH, INVALID, OK, Failure, Score
+from harness.store.rules import broken_source
+from harness.tasks import registry
+from harness.tasks.images import sources
+from harness.tasks.items import check, store
+from harness.tasks.items.measures import LOG_LOSS, BadReply
+from harness.worker import scoring
+
+
+def images(folder: Path) -> str:
+    """Three classes of small pictures, told apart by where they are bright."""
+    generator = np.random.default_rng(0)
+    classes = np.arange(900) % 3
+    pictures = generator.integers(0, 120, (900, 6, 6, 1))
+    pictures[np.arange(900), 2 * classes] += 100
+    np.savez(folder / "pictures.npz", x=pictures.astype(np.uint8), y=classes)
+    return str(folder / "pictures.npz")
+
+
+def table(folder: Path) -> str:
+    generator = np.random.default_rng(0)
+    x, kind = generator.standard_normal((1200, 3)), generator.choice(["red", "green", "blue"], 1200)
+    y = x @ [1.0, -2.0, 0.5] + (kind == "red") + 0.3 * generator.standard_normal(1200)
+    lines = ["a,b,c,kind,price"]
+    lines += [
+        f"{row[0]:.4f},{row[1]:.4f},{row[2]:.4f},{k},{t:.4f}" for row, k, t in zip(x, kind, y, strict=True)
+    ]
+    (folder / "table.csv").write_text("\n".join(lines))
+    return str(folder / "table.csv")
+
+
+SOURCES = {"images": images, "tabular": table, "toy": lambda folder: "line"}
+
+
+def config_of(task: str, source: str, **data) -> configs.Config:
+    base = configs.defaults("cpu", task)
+    caps = {**CAPS, "budget_seconds": 0.3}
+    return dataclasses.replace(
+        base, data=dataclasses.replace(base.items, source=source, **{"eval_items": 300, **data}),
+        trial=dataclasses.replace(base.trial, **caps),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def task_setup(request, tmp_path_factory):
+    source = SOURCES[request.param](tmp_path_factory.mktemp("data"))
+    return setup_of(config_of(request.param, source))
+
+
+# What it answers is honest, if not good: from a checkpoint that holds a constant for each reply.
+MODEL = """
+import numpy, os
+STATE = {"asked": 0, "seen": {}}
+
+def honest(inputs):
+    flat = numpy.asarray(inputs, numpy.float64).reshape(len(inputs), -1)
+    return (0.01 * flat[:, :1] * (1 + numpy.arange(SIZE))).reshape(len(inputs), *SHAPE).astype(numpy.float32)
+
+def answer(inputs):
+    return honest(inputs)
+
+def load(checkpoint_dir, device):
+    if LIBRARY == "numpy":
+        return lambda inputs: answer(inputs)
+    import torch
+    turned = lambda found: torch.from_numpy(found) if isinstance(found, numpy.ndarray) else found
+    return lambda inputs: turned(answer(inputs.numpy()))
+"""
+
+
+@pytest.fixture
+def scored(task_setup, tmp_path):
+    """`scored(answer)` -> Score or Failure of a model whose `answer` is that."""
+    shape = tuple(task_setup.task.data.facts["facts"]["reply_shape"])
+    head = f"SHAPE, SIZE, LIBRARY = {shape}, {int(np.prod(shape))}, {task_setup.task.library!r}\n"
+
+    def run(answer: str = ""):
+        script, checkpoint = tmp_path / "train.py", tmp_path / "checkpoint"
+        script.write_text(
+            head + (MODEL.replace("    return honest(inputs)\n", answer, 1) if answer else MODEL)
+        )
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "none").write_text("nothing")
+        return scoring.score(
+            script, checkpoint, task_setup.task, "val", task_setup.config, task_setup.device,
+            task_setup.isolation, tmp_path / "server.txt", lambda *_: None,
+        )  # fmt: skip
+
+    return run
+
+
+CHEATS = {
+    "statistics of the batch": ("    x = honest(inputs)\n    return x - x.mean(0, keepdims=True)\n", ""),
+    "neighbours": ("    x = honest(inputs)\n    x[1:] += x[:-1]\n    return x\n", ""),
+    "learned while it is scored": (
+        "    STATE['asked'] += len(inputs)\n    return honest(inputs) * (1 + STATE['asked'] / 500)\n", "",
+    ),
+    "remembers what it was asked": (
+        "    x = honest(inputs)\n    for row in x: STATE['seen'][row.tobytes()] = len(STATE['seen'])\n"
+        "    return x * numpy.float32(1 + 0.5 * (len(STATE['seen']) > 100))\n", "",
+    ),
+    "chance": ("    return honest(inputs) + numpy.random.rand(len(inputs), *SHAPE).astype('f')\n", "chance"),
+    "another shape": ("    return honest(inputs)[:-1]\n", "not replies of"),
+    "whole numbers": ("    return honest(inputs).astype(int)\n", "not of a floating-point type"),
+    "nan": ("    return honest(inputs) * numpy.float32('nan')\n", "NaN"),
+    "infinity": ("    return honest(inputs) + numpy.float32('inf')\n", "infinity"),
+    "nothing": ("    return None\n", "not replies of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_gets_no_score_and_one_clear_line(scored, name):
+    answer, said = CHEATS[name]
+    found = scored(answer)
+    assert isinstance(found, Failure), (name, found)
+    assert found.status in (INVALID, CRASH) and said in found.detail and "\n" not in found.detail, found
+
+
+def test_an_honest_score_is_the_mean_of_what_replies_are_worth(scored, task_setup):
+    found = scored()
+    assert isinstance(found, Score), found
+    inputs, targets = store.read(task_setup.task.data.files("val")["items"])
+    shape = tuple(task_setup.task.data.facts["facts"]["reply_shape"])
+    flat = np.asarray(inputs, np.float64).reshape(len(inputs), -1)
+    replies = (0.01 * flat[:, :1] * (1 + np.arange(int(np.prod(shape))))).reshape(len(flat), *shape)
+    task = registry.task_of(task_setup.config, Path("/"))
+    worth = task.measure_of(task_setup.task.data.measure).of(
+        replies.astype(np.float32).astype(float), targets
+    )
+    assert found.value == pytest.approx(worth.mean(), rel=1e-6) and found.items == len(inputs)
+    assert found.standard_error == pytest.approx(worth.std() / len(worth) ** 0.5, rel=1e-6)
+
+
+def test_a_constant_is_worth_what_it_is_and_huge_logits_no_more(scored, task_setup):
+    found = scored("    return numpy.zeros((len(inputs), *SHAPE), 'f')\n")
+    data, task = task_setup.task.data, registry.task_of(task_setup.config, Path("/"))
+    assert isinstance(found, Score)
+    _, targets = store.read(data.files("val")["items"])
+    zeros = np.zeros((len(targets), *data.facts["facts"]["reply_shape"]))
+    assert found.value == pytest.approx(task.measure_of(data.measure).of(zeros, targets).mean())
+    huge = scored("    return honest(inputs) * numpy.float32(1e9)\n")
+    assert isinstance(huge, Failure) or huge.value > found.value
+
+
+def test_a_perfect_reply_is_worth_more_than_a_constant_and_the_task_passes_its_check(task_setup):
+    task = registry.task_of(task_setup.config, Path("/"))
+    for finding in check.looked_at(task, task_setup.task.data, task_setup.config.items):
+        assert finding.is_right, finding
+
+
+def test_labels_do_not_fit_into_a_change_of_train_py(task_setup):
+    labels = np.random.default_rng(0).bytes(3 * task_setup.task.growth_bytes).hex()
+    source = (ROOT / "examples" / "toy" / "train.py").read_bytes()
+    grown = source + f"\nLABELS = {labels!r}\n".encode()
+    assert "what was learned" in broken_source(grown, source, task_setup.task.growth_bytes)
+    assert 1024 <= task_setup.task.growth_bytes <= 8192
+
+
+LOOK = """
+import os
+found = [path for path in PATHS if os.path.isfile(path) or os.path.isdir(path) and os.listdir(path)]
+for folder in ("/usr/share/datasets", "/usr/lib", "/usr/local"):
+    for where, _, names in os.walk(folder):
+        found += [f"{where}/{name}" for name in names if "fashion" in name or name == "breast_cancer.csv"]
+print("FOUND", found)
+"""
+
+
+def test_neither_data_nor_what_they_came_from_is_in_sight(task_setup, tmp_path):
+    from harness.worker.prestart import Prestarted
+    from harness.worker.supervisor import Supervisor
+
+    data = task_setup.task.data
+    paths = [str(data.folder), str(data.folder.parent), task_setup.config.items.source]
+    paths += map(str, task_setup.task.hidden)
+    script = tmp_path / "train.py"
+    script.write_text(f"PATHS = {paths!r}\n{LOOK}")
+    (tmp_path / "checkpoint").mkdir()
+    hidden = dataclasses.replace(task_setup.isolation, hide=tuple(task_setup.task.hidden))
+    training = Supervisor(
+        script, tmp_path / "checkpoint", task_setup.spec(1), data.train_file, task_setup.config.trial,
+        Prestarted(task_setup.config.trial, hidden, task_setup.device), lambda _: None,
+    ).train()  # fmt: skip
+    seen = re.search(r"FOUND (.*)", training.log)
+    assert seen is not None and eval(seen[1]) == [], training
+
+
+def test_the_same_data_twice_are_split_alike_and_nothing_is_on_two_sides(task_setup):
+    data = task_setup.task.data
+    rows = {
+        split: {row.tobytes() for row in np.ascontiguousarray(store.read(data.folder / f"{split}.items")[0])}
+        for split in store.SPLITS
+    }
+    assert not rows["train"] & rows["val"] and not rows["val"] & rows["holdout"]
+    again = registry.prepare(task_setup.config, Path("/"), lambda *_: None, again=True)
+    assert again.data.id == data.id
+
+
+# ── what is wrong with data ───────────────────────────────────────────────────────────────────
+
+
+def prepared(task: str, source: str, **data):
+    return registry.prepare(config_of(task, source, **data), Path("/"), lambda *_: None).data
+
+
+def csv(folder: Path, *lines: str) -> str:
+    (folder / "t.csv").write_text("\n".join(lines))
+    return str(folder / "t.csv")
+
+
+ROWS = [f"{n},{n % 7},{n % 2}" for n in range(100)]
+TABLES = {
+    "no such column": ((["a,b,y", *ROWS], "price"), "no column 'price', only a, b, y"),
+    "a target that is missing": ((["a,b,y", "1,2,", *ROWS], "y"), "missing in 1 rows, first in row 1"),
+    "the same column twice": ((["a,b,y", *(f"{n},{n % 2},{n % 2}" for n in range(100))], "y"), "'b' says"),
+    "a class with one example": (
+        (["a,y", *(f"{n},{min(n, 1)}" for n in range(99))], "y"), "class 0 has 1 rows",
+    ),
+    "one class": ((["a,y", *(f"{n},1" for n in range(100))], "y"), "is always 1"),
+    "twenty rows": ((["a,y", *(f"{n},{n % 2}" for n in range(20))], "y"), "there are 20 examples"),
+    "nothing": ((["a,y"], "y"), "can't be read: CSV parse error: Empty CSV"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_wrong_with_a_table_is_said_in_one_line(tmp_path, name):
+    (lines, target), said = TABLES[name]
+    with pytest.raises(HarnessError) as found:
+        prepared("tabular", csv(tmp_path, *lines), target=target)
+    assert said in str(found.value) and "\n" not in str(found.value), found.value
+
+
+def test_a_table_keeps_what_is_missing_and_what_is_no_number(tmp_path):
+    lines = ["a,color,y", *(f"{n if n % 5 else ''},{('red', 'blue')[n % 2]},{n * 0.7}" for n in range(200))]
+    data = prepared("tabular", csv(tmp_path, *lines), target="y")
+    assert data.facts["facts"]["columns"] == ["a", "a is missing", "color is blue", "color is red"]
+    assert data.measure == "squared_error" and data.facts["facts"]["classes"] == []
+
+
+def picture(path: Path, color: int) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(color).integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(path)
+
+
+def test_a_folder_of_pictures_has_its_classes_from_its_folders(tmp_path):
+    for number in range(120):
+        picture(tmp_path / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    data = prepared("images", str(tmp_path))
+    assert data.facts["facts"]["classes"] == ["cat", "dog"] and data.facts["facts"]["input_shape"] == [
+        8,
+        8,
+        3,
+    ]
+    (tmp_path / "cat" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(HarnessError, match=r"cat/broken.png can't be read as a picture"):
+        prepared("images", str(tmp_path), eval_items=20)
+    (tmp_path / "cat" / "broken.png").unlink()
+    picture(tmp_path / "cow" / "1.png", 1)
+    with pytest.raises(HarnessError, match="class 'cow' has 1 of the pictures"):
+        prepared("images", str(tmp_path), eval_items=20)
+
+
+def test_idx_files_are_read_as_they_come(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 4, 5)).astype(np.uint8)
+    labels = (np.arange(60) % 3).astype(np.uint8)
+    for name, array in (("train-images-idx3-ubyte.gz", pictures), ("train-labels-idx1-ubyte.gz", labels)):
+        head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / name).write_bytes(gzip.compress(head + array.tobytes()))
+    found, targets, classes = sources.read(str(tmp_path), lambda *_: None)
+    assert np.array_equal(found[..., 0], pictures) and np.array_equal(targets, labels) and len(classes) == 3
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"")
+    with pytest.raises(HarnessError, match="is no idx file"):
+        sources.read(str(tmp_path), lambda *_: None)
+
+
+def test_logits_that_float32_can_not_tell_apart_are_refused():
+    assert LOG_LOSS.of(np.array([[1000.0, 0.0]]), np.array([0]))[0] == 0
+    with pytest.raises(BadReply, match="can't tell probabilities apart"):
+        LOG_LOSS.of(np.array([[1e9, 1e9]]), np.array([0]))
+
+
+# ── a person's own ────────────────────────────────────────────────────────────────────────────
+
+OWN = """
+import numpy as np
+from harness.tasks.items.measures import squared_error
+from harness.tasks.items.task import Examples, Task
+
+def examples(data, progress):
+    x = np.random.default_rng(1).standard_normal((400, 4)).astype(np.float32)
+    return Examples(x, x.sum(1), ())
+
+TASK = Task(squared_error(), examples, library="numpy")
+"""
+
+
+@pytest.fixture
+def own(repository):
+    """`own(source)` makes that the repository's task and returns what `harness prepare` said."""
+    home = repository.folder / ".autoresearch"
+    config = configs.for_task("cpu", "own", {"task": {"name": "own", "file": ".autoresearch/task.py"}})
+    caps = {**CAPS, "budget_seconds": 0.3}
+    config = dataclasses.replace(config, trial=dataclasses.replace(config.trial, **caps))
+    (home / "config.toml").write_text(configs.dump(config))
+
+    def make(source: str):
+        (home / "task.py").write_text(source)
+        return harness("prepare", cwd=repository.folder)
+
+    return make
+
+
+BROKEN = {
+    "raises": (("    x = ", "    1 / 0\n    x = "), ["task.py:7", "ZeroDivisionError"]),
+    "is no program": (("def examples", "def def"), ["task.py:6"]),
+    "has no task": (("TASK =", "OTHER ="), ["defines no TASK"]),
+    "has other numbers of targets": (("x.sum(1)", "x.sum(1)[1:]"), ["not as many"]),
+    "has texts": (("x.sum(1)", "np.array(['a'] * 400)"), ["not numbers"]),
+    "has nan": (("x.sum(1)", "x.sum(1) * np.nan"), ["targets of item 0 have NaN"]),
+    "has 20 items": (("(400, 4)", "(20, 4)"), ["20 examples"]),
+    "returns nothing": (("    return Examples(x, x.sum(1), ())", "    return None"), ["gave None"]),
+    "has a reply of no shape": (("x.sum(1), ()", "x.sum(1), (0.5,)"), ["reply_shape"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_a_task_is_said_before_any_run(own, name):
+    change, said = BROKEN[name]
+    done = own(edit(change, source=OWN))
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("harness: ") and all(word in last for word in said), done
+
+
+def test_a_task_of_one_s_own_runs_prints_and_is_kept_as_it_was_prepared(own, repository):
+    done = own(edit(("    x = ", "    print('reading')\n    x = "), source=OWN))
+    assert done.returncode == 0, done.stderr
+    shutil.copy(ROOT / "examples" / "toy" / "train.py", repository.folder / "train.py")
+    repository("commit", "-qam", "a line")
+    done = harness("run", "--json", cwd=repository.folder)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["squared_error"] < 4 and found["evaluator"].startswith("1 own ")
+    (repository.folder / ".autoresearch" / "task.py").write_text(OWN + "\n# changed\n")
+    assert_mistake(harness("run", cwd=repository.folder), "no prepared data", "harness prepare")
+
+
+def test_a_measure_that_raises_while_it_scores_is_the_task_s_fault_and_says_where(own, repository):
+    broken = OWN.replace("squared_error()", "MEASURE").replace(
+        "TASK =",
+        "import dataclasses\n"
+        "def of(replies, targets):\n"
+        "    raise KeyError('oops')\n"
+        "MEASURE = dataclasses.replace(squared_error(), of=of)\n"
+        "TASK =",
+    )
+    assert own(broken).returncode == 0
+    shutil.copy(ROOT / "examples" / "toy" / "train.py", repository.folder / "train.py")
+    repository("commit", "-qam", "a line")
+    done = harness("run", "--json", cwd=repository.folder)
+    assert json.loads(done.stdout)["status"] == "error" and "KeyError: 'oops'" in done.stderr, done.stderr
+    assert "task.py:12: KeyError" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["forecasting", "kernel", "control"])
+def test_an_example_is_short_and_passes_its_check(tmp_path, name):
+    if name == "control":
+        pytest.importorskip("gymnasium")
+    assert len((ROOT / "examples" / name / "task.py").read_text().splitlines()) <= 100
+    folder = tmp_path / "research"
+    assert harness("init", "--task", name, "--profile", "cpu", str(folder)).returncode == 0
+    assert harness("prepare", cwd=folder).returncode == 0
+    done = harness("task", "check", "--json", cwd=folder)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    findings = {each["name"]: each for each in json.loads(done.stdout)}
+    assert "invalid" in findings["odd"]["says"]
+
+
+def test_a_leak_is_found_by_the_check(own, repository):
+    told = "    x[:, 2] = x.sum(1)\n    return Examples(x, x[:, 2], ())"
+    leak = edit(("    return Examples(x, x.sum(1), ())", told), source=OWN)
+    assert own(leak).returncode == 0
+    done = harness("task", "check", cwd=repository.folder)
+    assert done.returncode == 1 and "number 2 of an input says the target" in done.stdout
+
+
+def test_the_toy_s_optimum_is_what_a_run_reaches(try_out):
+    found = try_out((ROOT / "examples" / "toy" / "train.py").read_text())
+    assert found.status == OK, found.detail
+    assert found.value == pytest.approx(0.25, abs=0.01)
