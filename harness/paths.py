@@ -65,6 +65,11 @@ class Paths:
         return self.home / "task.py"
 
     @property
+    def edits(self) -> Path:
+        """Edits that search may try, a person's own."""
+        return self.home / "edits.toml"
+
+    @property
     def program(self) -> Path:
         return self.home / "program.md"
 

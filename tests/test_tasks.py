@@ -12,6 +12,7 @@ import pytest
 from conftest import CAPS, ROOT, assert_mistake, edit, harness, setup_of
 
 from harness import config as configs
+from harness.agents import catalogue
 from harness.errors import HarnessError
 from harness.store.records import CRASH, INVALID, OK, Failure, Score
 from harness.store.rules import broken_source
@@ -404,3 +405,21 @@ def test_the_toy_s_optimum_is_what_a_run_reaches(try_out):
     found = try_out((ROOT / "examples" / "toy" / "train.py").read_text())
     assert found.status == OK, found.detail
     assert found.value == pytest.approx(0.25, abs=0.01)
+
+
+def test_each_edit_of_a_starter_applies_and_is_a_program():
+    source = (ROOT / "examples" / "images" / "train.py").read_text()
+    edits = catalogue.read(ROOT / "examples" / "images" / "edits.toml")
+    assert len(edits) >= 5
+    for edit_ in edits:
+        changed = edit_.applied(source)
+        assert changed is not None and broken_source(changed.encode(), source.encode(), 1024) is None, (
+            edit_.title
+        )
+
+
+def test_a_list_of_edits_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "edits.toml").write_text("[[edit]]\ntitle = 'x'\n")
+    with pytest.raises(HarnessError, match="is no list of edits"):
+        catalogue.read(tmp_path / "edits.toml")
+    assert catalogue.read(tmp_path / "none.toml") == ()

@@ -1,9 +1,14 @@
 """Structural edits of the starter train.py that `search` tries besides its constants.
 
-Each is a set of exact replacements; one that doesn't apply to the incumbent any more is skipped.
+Each is a set of exact replacements; one that doesn't apply to the incumbent any more is skipped. Those of text
+are here. Another task has its own in a file, `edits.toml`.
 """
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HarnessError
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,27 @@ class Edit:
                 return None
             source = source.replace(old, new)
         return source
+
+
+def read(path: Path) -> tuple[Edit, ...]:
+    """Of an `edits.toml`: a table `[[edit]]` each, `changes` are pairs of old and new text. None if it is
+    missing.
+
+    Raises:
+        HarnessError: it is none; one line.
+    """
+    if not path.exists():
+        return ()
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))["edit"]
+        return tuple(
+            Edit(
+                str(each["title"]), str(each["hypothesis"]), tuple((old, new) for old, new in each["changes"])
+            )
+            for each in found
+        )
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise HarnessError(f"{path} is no list of edits: {error!r}", f"edit {path}") from None
 
 
 MLP = "ops.relu_squared_mlp(x, self.up.weight, self.down.weight)"

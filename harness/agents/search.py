@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import PartialFixedSampler, TPESampler
 
 from harness.agents import Context, NoProposal, program
-from harness.agents.catalogue import CATALOGUE
+from harness.agents.catalogue import CATALOGUE, Edit
 from harness.store.decisions import Proposal
 
 OCTAVES = 2.0  # a constant is searched from a quarter to four times of the incumbent's
@@ -29,6 +29,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Search:
     """See `harness.agents.Agent`."""
 
+    def __init__(self, edits: tuple[Edit, ...] = CATALOGUE) -> None:
+        """`edits`: what it tries besides constants."""
+        self._edits = edits
+
     def propose(self, context: Context) -> Proposal:
         """The next program that was not tried.
 
@@ -41,7 +45,7 @@ class Search:
         chooser = random.Random(f"{context.seed} {context.number}")
         if context.number % STRUCTURAL_EVERY == STRUCTURAL_EVERY - 1:
             titles = [earlier.title for earlier in context.history]
-            edits = chooser.sample(CATALOGUE, len(CATALOGUE))  # then those first that were tried least
+            edits = chooser.sample(self._edits, len(self._edits))  # then those first that were tried least
             for edit in sorted(edits, key=lambda edit: titles.count(edit.title)):
                 source = edit.applied(context.source.decode("utf-8", "replace"))
                 if source is not None and _digest(source.encode()) not in tried:

@@ -10,9 +10,11 @@ from pathlib import Path
 import click
 
 from harness import config as configs
-from harness.agents import Agent
+from harness.agents import Agent, catalogue
+from harness.agents.catalogue import Edit
 from harness.errors import DONE, HarnessError
 from harness.gate.standing import rebuilt
+from harness.paths import starter
 from harness.report.panel import SessionPanel
 from harness.session.events import Watcher
 from harness.session.limits import Limits
@@ -21,7 +23,8 @@ from harness.store.experiment import last_kept
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
-from harness.worker.device import Device, chosen, resolve
+from harness.worker.device import Device, chosen
+from harness.worker.run import device_for
 
 FOLDER = click.Path(path_type=Path)
 
@@ -107,6 +110,9 @@ def loop(
 
     from harness.agents.search import Search
 
+    config = configs.load(repository.paths.config)
+    search = Search(_edits(repository, config.task.name))
+
     def make(say: Callable[[str], None]) -> Agent:
         if agent == "llm":
             from harness.agents.llm import Llm
@@ -116,19 +122,26 @@ def loop(
             from harness.agents.command import Command
 
             return Command(command, repository, say, minutes, writable)
-        return Search()
+        return search
 
-    asked = configs.load(repository.paths.config).trial
-    device, devices = resolve(asked.device, asked.gpu_memory_gb), None
+    device, devices = device_for(config, repository.paths.root), None
     if gpus is not None:
         devices = chosen(device, gpus)
     if workers and not device.is_processor:
         raise HarnessError(
             f"--workers is for a processor, and this config trains on {device.name}", "--gpus all"
         )
-    stand_in = Search() if agent != "search" else None
+    stand_in = search if agent != "search" else None
     places = workers or device.most_at_a_time
     return _session(repository, make, limits, seed, as_json, devices, stand_in, places)
+
+
+def _edits(repository: Repository, task: str) -> tuple[Edit, ...]:
+    """What search may try besides constants: a person's own, or what the task brings."""
+    if repository.paths.edits.exists() or task != "lm":
+        own = repository.paths.edits
+        return catalogue.read(own if own.exists() else starter("edits.toml", task))
+    return catalogue.CATALOGUE
 
 
 @click.command(epilog=ADOPT_EXAMPLES)
@@ -161,7 +174,7 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
             raise HarnessError(f"{name} is the program of {head[:7]}, the frontier's head", "harness status")
     proposals = [known.proposal(experiment) for experiment in chosen]
     limits = Limits(experiments=len(chosen) + sum(e.is_due for e in known))
-    device = resolve(config.trial.device, config.trial.gpu_memory_gb)
+    device = device_for(config, repository.paths.root)
     return _session(repository, lambda _: Again(proposals), limits, 0, as_json, places=device.most_at_a_time)
 
 

@@ -15,7 +15,7 @@ class Metric:
     """Two are the same if name and goal are: the rest says how a value is shown and what can't be one."""
 
     name: str
-    """A word: `val_bpb`, `log_loss`, `accuracy`."""
+    """A word: `log_loss`, `accuracy`."""
     goal: str = MIN
     """`min` or `max`."""
     unit: str = field(default="", compare=False)

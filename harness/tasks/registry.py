@@ -126,6 +126,11 @@ def _opened(config: Config, root: Path, progress: Progress | None, again: bool) 
     return Opened(name, metric, task.library, data, _digest(own), growth, hidden)
 
 
+def library_of(config: Config, root: Path) -> str:
+    """`torch` or `numpy`."""
+    return "torch" if config.task.name == "lm" else task_of(config, root).library
+
+
 def task_of(config: Config, root: Path) -> Task | Game:
     """A task of items, without its data."""
     if config.task.name != OWN:

@@ -24,7 +24,7 @@ from harness.sandbox.isolation import Isolation, choose
 from harness.store.decisions import Holdout, Opinion
 from harness.store.note import write_run
 from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
-from harness.tasks.registry import Opened, open_task
+from harness.tasks.registry import Opened, library_of, open_task
 from harness.worker import scoring, versions
 from harness.worker.device import Device, resolve
 from harness.worker.monitor import Monitor, contaminated
@@ -73,14 +73,22 @@ def open_setup(config: Config, repository: Path) -> Setup:
     Raises:
         HarnessError: the data is not there, or the device or the sandbox that is asked for.
     """
-    task = open_task(config, repository)
-    kind = config.trial.device if task.library == "torch" else "cpu"
-    device = resolve(kind, config.trial.gpu_memory_gb)
+    task, device = open_task(config, repository), device_for(config, repository)
     isolation = choose(config.trial.sandbox, (repository, *task.hidden))
     return Setup(
         config, task, device, isolation,
         _compiled(repository, device) if device.kind == "cuda" and isolation.kind == "bwrap" else None,
     )  # fmt: skip
+
+
+def device_for(config: Config, repository: Path) -> Device:
+    """What runs are on: a processor where the task is one for numpy.
+
+    Raises:
+        HarnessError: it isn't there, or a person's own task can't be read.
+    """
+    asked = config.trial.device if library_of(config, repository) == "torch" else "cpu"
+    return resolve(asked, config.trial.gpu_memory_gb)
 
 
 def _compiled(repository: Path, device: Device) -> Path:
