@@ -1,7 +1,7 @@
 """Structural edits of the starter train.py that `search` tries besides its constants.
 
-Each is a set of exact replacements; one that doesn't apply to the incumbent any more is skipped. Those of text
-are here. Another task has its own in a file, `edits.toml`.
+Each is a set of exact replacements; one that doesn't apply to the incumbent any more is skipped. Those of
+text are here. Another task has its own in a file, `edits.toml`.
 """
 
 import tomllib
@@ -37,12 +37,9 @@ def read(path: Path) -> tuple[Edit, ...]:
         return ()
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))["edit"]
-        return tuple(
-            Edit(
-                str(each["title"]), str(each["hypothesis"]), tuple((old, new) for old, new in each["changes"])
-            )
-            for each in found
-        )
+        changes = [tuple((old, new) for old, new in each["changes"]) for each in found]
+        said = [(str(each["title"]), str(each["hypothesis"])) for each in found]
+        return tuple(Edit(*about, pairs) for about, pairs in zip(said, changes, strict=True))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise HarnessError(f"{path} is no list of edits: {error!r}", f"edit {path}") from None
 

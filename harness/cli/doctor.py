@@ -165,7 +165,7 @@ def _torch(config: configs.Config, repository: Repository | None) -> Iterator[Fi
     rate = f"{tried.tflops:.3g} TFLOP/s in {tried.dtype} ({size} x {size})"
     about += f", compute capability {tried.capability}" if tried.capability else ""
     yield Finding("torch", "ok", f"{about}, tried in the sandbox: {rate}")
-    if where.kind == "cuda" and repository is not None:
+    if where.kind == "cuda" and repository is not None and config.task.name == "lm":
         yield _fit(
             config, repository, fit.Machine("cuda", where.memory_mb, tried.tflops, tried.dtype != "float32")
         )

@@ -145,7 +145,7 @@ def _figures(run: RunRecord) -> str | None:
 
 
 def _millions(count: int | None) -> str | None:
-    return _text(count / 1e6, 1) if count is not None else None
+    return _text(count / 1e6, 1 if count >= 1e5 else 4) if count is not None else None
 
 
 def _text(value: float | None, decimals: int) -> str | None:
