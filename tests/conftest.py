@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import config as configs
+from harness.cli import ELSEWHERE
 from harness.sandbox.isolation import choose
 from harness.store.records import Failure, RunRecord, Training
 from harness.tasks import registry
@@ -85,6 +86,8 @@ def _isolated(tmp_path_factory):
     if "PYTEST_XDIST_WORKER" in os.environ:
         fixed["OMP_NUM_THREADS"] = "1"  # two models of many threads on two cores wait for each other
     patch = pytest.MonkeyPatch()
+    for name in ELSEWHERE:  # in a hook, or a rebase, tests would work on the repository that they came from
+        patch.delenv(name, raising=False)
     for name, value in fixed.items():
         patch.setenv(name, value)
     yield

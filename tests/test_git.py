@@ -256,3 +256,29 @@ def test_a_change_of_main_that_was_taken_back_needs_no_run_either(fresh, told):
     session(fresh.folder, told, ("Once more", 7, [2.0 + 9 * SD]))
     assert fresh("rev-parse", "main~2:train.py") == fresh("rev-parse", "main:train.py")
     assert all(fresh("rev-parse", "main") != commit for commit, _ in told.ran[before:])
+
+
+@pytest.mark.parametrize("flag", ["--skip-worktree", "--assume-unchanged"])
+def test_a_change_that_git_was_told_not_to_see_is_not_overwritten(greedy, told, flag):
+    greedy("update-index", flag, "train.py")
+    mine = (greedy.folder / "train.py").read_text() + "# mine\n"
+    (greedy.folder / "train.py").write_text(mine)
+    done = harness("loop", "--experiments", "1", cwd=greedy.folder)
+    assert_mistake(done, "git was told not to see", "git update-index --no-skip-worktree")
+    assert (greedy.folder / "train.py").read_text() == mine
+
+
+def test_what_git_sets_for_hooks_leads_to_no_other_repository(greedy, told, tmp_path):
+    subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+    other = tmp_path / "other" / ".git"
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in other.rglob("*"))
+    elsewhere = {
+        "GIT_DIR": str(other),
+        "GIT_INDEX_FILE": str(other / "index"),
+        "GIT_WORK_TREE": str(tmp_path),
+    }
+    told.scores["One"] = [1.5]
+    shown = harness("status", "--json", cwd=greedy.folder, **elsewhere)
+    assert shown.returncode == 0 and greedy("rev-parse", "--short=7", "main") in shown.stdout
+    assert harness("init", cwd=greedy.folder, **elsewhere).returncode == 0
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in other.rglob("*")) == before

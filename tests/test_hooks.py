@@ -173,3 +173,24 @@ def test_hooks_that_were_there_before_go_on_working(repository):
     assert_refused(done, "the old pre-commit")
     subprocess.run(["git", "checkout", "-qb", "mine"], cwd=repository.folder, env=env, check=True)
     assert (repository.folder / "checked-out").exists()
+
+
+def test_in_a_linked_work_tree_the_hooks_find_the_harness_or_say_that_they_check_nothing(guarded, tmp_path):
+    bare = ":".join(part for part in os.environ["PATH"].split(":") if not (Path(part) / "harness").exists())
+    tree = tmp_path / "tree"
+    guarded.git("worktree", "add", "-q", "-b", "exp/0001-linked", str(tree))
+    (tree / "notes.txt").write_text("more")
+
+    def commit():
+        subprocess.run(["git", "add", "-A"], cwd=tree, check=True)
+        return subprocess.run(
+            ["git", "commit", "-qm", MESSAGE], cwd=tree, capture_output=True, text=True,
+            env={**os.environ, "PATH": bare},
+        )  # fmt: skip
+
+    (guarded.folder / ".venv" / "bin").mkdir(parents=True)
+    (guarded.folder / ".venv" / "bin" / "harness").symlink_to(Path(sys.executable).parent / "harness")
+    assert_refused(commit(), "an experiment may change train.py only, not notes.txt")
+    (guarded.folder / ".venv" / "bin" / "harness").unlink()
+    done = commit()
+    assert done.returncode == 0 and "nothing was checked" in done.stderr

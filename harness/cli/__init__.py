@@ -8,6 +8,7 @@ import difflib
 import errno
 import gc
 import importlib
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -38,6 +39,14 @@ COMMANDS = {
 # To look for garbage among 10,000 experiments, once more as Python ends, would be a fifth of what each takes.
 LOOKING = ("status", "look")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # a person's to mend
+# What git sets for hooks, `rebase --exec` and bisect (`git rev-parse --local-env-vars`): with it every git that
+# we start would work in the repository that called us, and not in the current folder's.
+ELSEWHERE = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NAMESPACE", "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_QUARANTINE_PATH",
+    "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+)  # fmt: skip
 HIDDEN = {"hook": ("hook", "")}  # called by git, not by people
 
 
@@ -83,6 +92,9 @@ def main() -> None:
     """Run the command line and exit with the code that `harness.errors` gives for the outcome."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` has SIGINT ignored
         signal.signal(number, _interrupt)
+    if sys.argv[1:2] != ["hook"]:  # which is about the commit that git is making
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
     try:
         code = group.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -25,7 +25,25 @@ class Checkout:
             status = self._repository.git.status_file("train.py")
         except KeyError:
             return False
-        return status not in (pygit2.enums.FileStatus.CURRENT, pygit2.enums.FileStatus.IGNORED)
+        clean = (pygit2.enums.FileStatus.CURRENT, pygit2.enums.FileStatus.IGNORED)
+        return status not in clean or self._is_kept_from_git
+
+    @property
+    def _is_kept_from_git(self) -> bool:
+        """Whether a person changed train.py and told git not to look (`skip-worktree`, `assume-unchanged`)."""
+        train = self._repository.paths.train
+        if not train.exists() or train.read_bytes() == self._repository.commit("HEAD").source:
+            return False
+        flag = self._repository.ask("ls-files", "-v", "--", "train.py").stdout[:1]
+        return flag.islower() or flag == "S"
+
+    def _dirty(self, so: str = "") -> HarnessError:
+        if self._is_kept_from_git:
+            said, mend = "has changes that git was told not to see", "git update-index --no-skip-worktree "
+            return HarnessError(f"train.py {said}{so}", f"{mend}--no-assume-unchanged train.py")
+        return HarnessError(
+            f"train.py has uncommitted changes{so}", "git commit train.py, or git stash -- train.py"
+        )
 
     def check_ready(self) -> None:
         """What a loop needs of the person's checkout.
@@ -84,9 +102,7 @@ class Checkout:
             HarnessError: train.py has some.
         """
         if self.train_is_dirty:
-            raise HarnessError(
-                "train.py has uncommitted changes", "git commit train.py, or git stash -- train.py"
-            )
+            raise self._dirty()
 
     def _taken(self, ref: str) -> HarnessError | None:
         """Why a branch is not to be moved: a person is at work on it, and would undo or lose the move."""
@@ -125,10 +141,7 @@ class Checkout:
         if follows := self._repository.branch == ref.removeprefix("refs/heads/"):
             here = train.read_bytes() if train.exists() else None
             if self.train_is_dirty and here != source:
-                raise HarnessError(
-                    "train.py has uncommitted changes, so main can't move to a kept experiment",
-                    "git commit train.py, or git stash -- train.py",
-                )
+                raise self._dirty(", so main can't move to a kept experiment")
             write_atomically(train, source)
             try:
                 self._stage_train()
