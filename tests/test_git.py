@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from conftest import harness
+from conftest import assert_mistake, harness
 from sessions import Script, loop_in
 from stubs import SD, Changing, known, program
 
@@ -272,12 +272,7 @@ def test_what_git_sets_for_hooks_leads_to_no_other_repository(greedy, told, tmp_
     subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
     other = tmp_path / "other" / ".git"
     before = sorted((path.name, path.stat().st_mtime_ns) for path in other.rglob("*"))
-    elsewhere = {
-        "GIT_DIR": str(other),
-        "GIT_INDEX_FILE": str(other / "index"),
-        "GIT_WORK_TREE": str(tmp_path),
-    }
-    told.scores["One"] = [1.5]
+    elsewhere = {"GIT_DIR": str(other), "GIT_INDEX_FILE": str(other / "index")}
     shown = harness("status", "--json", cwd=greedy.folder, **elsewhere)
     assert shown.returncode == 0 and greedy("rev-parse", "--short=7", "main") in shown.stdout
     assert harness("init", cwd=greedy.folder, **elsewhere).returncode == 0

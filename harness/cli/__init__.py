@@ -39,11 +39,12 @@ COMMANDS = {
 # To look for garbage among 10,000 experiments, once more as Python ends, would be a fifth of what each takes.
 LOOKING = ("status", "look")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # a person's to mend
-# What git sets for hooks, `rebase --exec` and bisect (`git rev-parse --local-env-vars`): with it every git that
-# we start would work in the repository that called us, and not in the current folder's.
+# What git sets for hooks, `rebase --exec` and bisect (`git rev-parse --local-env-vars`): with it every git
+# that we start would work in the repository that called us, and not in the current folder's.
 ELSEWHERE = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT",
-    "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE",
+    "GIT_INTERNAL_SUPER_PREFIX",
     "GIT_NAMESPACE", "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_QUARANTINE_PATH",
     "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
 )  # fmt: skip

@@ -30,7 +30,7 @@ class Checkout:
 
     @property
     def _is_kept_from_git(self) -> bool:
-        """Whether a person changed train.py and told git not to look (`skip-worktree`, `assume-unchanged`)."""
+        """Whether a person changed train.py and told git not to look (`update-index --skip-worktree`)."""
         train = self._repository.paths.train
         if not train.exists() or train.read_bytes() == self._repository.commit("HEAD").source:
             return False
