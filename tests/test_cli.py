@@ -184,7 +184,7 @@ def test_a_run_ends_with_the_summary_block_on_stdout(repository):
     names = [line.split(":")[0] for line in done.stdout.splitlines()[1:]]
     assert done.stdout.startswith("---\n")
     assert names == [
-        "squared_error", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M",
+        "squared_error", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_items_M",
         "num_steps", "num_params_M", "seed", "device", "data", "evaluator", "runtime", "isolation",
     ]  # fmt: skip
     assert "isolation:        bwrap" in done.stdout

@@ -404,7 +404,7 @@ def test_a_leak_is_found_by_the_check(own, repository):
 def test_the_toy_s_optimum_is_what_a_run_reaches(try_out):
     found = try_out((ROOT / "examples" / "toy" / "train.py").read_text())
     assert found.status == OK, found.detail
-    assert found.value == pytest.approx(0.25, abs=0.01)
+    assert found.value == pytest.approx(0.25, abs=0.04)  # five deviations, of which 2000 items are held out
 
 
 def test_each_edit_of_a_starter_applies_and_is_a_program():

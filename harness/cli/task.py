@@ -61,9 +61,9 @@ if __name__ == "__main__":
 """
 
 
-@click.group()
+@click.group(epilog=EXAMPLES)
 def task() -> None:
-    """What a task is."""
+    """A task of your own: what is trained for."""
 
 
 @task.command(epilog=EXAMPLES)
