@@ -101,11 +101,13 @@ def test_where_an_agent_gives_nothing_usable_any_more_another_stands_in_and_it_i
     def asked(*answers, **limits):
         agent, stand_in = Script(*answers), Script(("In its place", BROKEN + "a = 1\n"))
         tell = lambda event: said.append(event.text)  # noqa: E731
-        return loop_in(research.folder, agent, tell, stand_in=stand_in, **limits).run()
+        loop_in(research.folder, agent, tell, stand_in=stand_in, **limits).run()
+        return agent
 
-    asked(("First", BROKEN), "no", "no", "no", ("Second", BROKEN + "a = 2\n"), experiments=3)
+    told = asked(("First", BROKEN), "no", "no", "not this", ("Second", BROKEN + "a = 2\n"), experiments=3)
     assert [e.message.title for e in all_of(research)] == ["First", "In its place", "Second"]
     assert sum("proposes one in its place" in line for line in said) == 1
+    assert told.contexts[-1].trouble == "not this", "it is told of its own failure, after another stood in"
     with pytest.raises(HarnessError, match="nothing usable 3 times"):  # in this night it never gave anything
         asked(*["no"] * 9, experiments=1)
 

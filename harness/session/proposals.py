@@ -73,6 +73,7 @@ class Proposals:
         self._failed_since = 0  # somebody stood in for it
         self._most_failed = FAILED_PROPOSALS
         self._crashes = 0
+        self._trouble = ""  # why the agent's last answer could not be used
         self._to_mend: tuple[Tried, str] | None = None
 
     def ask_ahead(self, base: Base, setup: Setup, results: Sequence[Experiment], wanted: int = 1) -> None:
@@ -126,7 +127,7 @@ class Proposals:
                     trouble = f"{proposal.title!r} is a program that was tried before"
                 else:
                     if not pending.by_stand_in:
-                        self._failed = self._failed_since = 0
+                        self._failed, self._failed_since, self._trouble = 0, 0, ""
                         if self._stand_in is not None:
                             self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
                     return self._experiments.begin(proposal, base.commit, mark)
@@ -137,6 +138,7 @@ class Proposals:
         self._tell("trouble", f"no usable proposal: {trouble}")
         if not (pending.by_stand_in or is_stale):
             self._failed, self._failed_since = self._failed + 1, self._failed_since + 1
+            self._trouble = trouble
         if self._failed >= self._most_failed:
             self.gave_up = HarnessError(
                 f"the agent gave nothing usable {self._failed} times: {trouble}",
@@ -265,6 +267,7 @@ class Proposals:
         by_stand_in: bool = False,
     ) -> Pending:  # fmt: skip
         """Have the agent think, in its own thread, about values only."""
+        trouble = trouble if by_stand_in else trouble or self._trouble  # another one may have stood in since
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
         every = list(self._experiments)
