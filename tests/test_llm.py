@@ -9,7 +9,7 @@ import pytest
 from conftest import HONEST, assert_mistake, harness
 
 from harness.agents import Context, NoProposal, Tried, answer, prompt
-from harness.agents.llm import Llm
+from harness.agents.llm import Llm, _text
 from harness.errors import HarnessError
 from harness.store.aliases import VAL_BPB
 
@@ -40,10 +40,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(asked)
         script = self.server.script
         entry = script.pop(0) if len(script) > 1 else script[0]
-        if isinstance(entry, tuple) and len(entry) == 3:
-            status, headers, seconds = entry
+        if isinstance(entry, tuple) and len(entry) >= 3:
+            status, headers, seconds, *said = entry
             time.sleep(seconds)
-            body = {"error": {"message": "no\x1b[31m luck", "type": "x", "code": str(status)}}
+            words = said[0] if said else "no\x1b[31m luck"
+            body = {"error": {"message": words, "type": "x", "code": str(status)}}
         else:
             text, reason = entry if isinstance(entry, tuple) else (entry, "stop")
             status, headers = 200, {}
@@ -55,6 +56,14 @@ class Handler(BaseHTTPRequestHandler):
             }  # fmt: skip
         data = json.dumps(body).encode()
         try:
+            if self.server.drips:  # a byte now and then: no time-out of a single read ever comes
+                self.send_response(200)
+                self.end_headers()
+                for _ in range(100):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                    time.sleep(0.2)
+                return
             self.send_response(status)
             for name, value in {**headers, "Content-Type": "application/json"}.items():
                 self.send_header(name, value)
@@ -73,7 +82,7 @@ def server(monkeypatch):
     """`server.script` is what it answers, in order, the last one for ever; `server.asked` what it heard."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    http.asked, http.script = [], [EDIT]
+    http.asked, http.script, http.drips = [], [EDIT], False
     threading.Thread(target=http.serve_forever, daemon=True).start()
     monkeypatch.setenv("OPENAI_API_BASE", f"http://127.0.0.1:{http.server_address[1]}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
@@ -165,6 +174,48 @@ def test_what_only_the_person_can_mend_ends_it_with_one_line(server, status, men
     assert mends in caught.value.fix
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
     assert len(server.asked) == 1
+
+
+def test_a_body_that_drips_ends_with_the_time_for_a_whole_call(server, monkeypatch):
+    server.drips = True
+    monkeypatch.setattr("harness.agents.llm.ATTEMPTS", 1)
+    began = time.perf_counter()
+    with pytest.raises(HarnessError, match="gave no answer within 1 s"):
+        llm(call_seconds=1.0).propose(context())
+    assert time.perf_counter() - began < 6
+
+
+def test_no_money_is_said_and_not_waited_for(server):
+    server.script = [(429, {}, 0, "You exceeded your current quota (insufficient_quota), see billing")]
+    with pytest.raises(HarnessError, match="account page"):
+        llm().propose(context())
+    assert len(server.asked) == 1
+
+
+def test_an_answer_in_parts_is_one_text():
+    parts = [{"type": "text", "text": "Title: "}, {"type": "text", "text": "Sleep"}, {"type": "image"}, 7]
+    assert _text(parts) == "Title: Sleep" and _text(None) == "" and _text("x") == "x"
+
+
+def test_a_server_that_gives_fewer_tokens_is_asked_for_fewer(server):
+    server.script = [(400, {}, 0, "max_tokens is too large: this model supports at most 4096"), EDIT]
+    assert llm().propose(context()).title == "Sleep less"
+    first, second = (asked["max_tokens"] for asked in server.asked)
+    assert second < first
+
+
+def test_a_local_server_s_context_that_is_too_short_is_asked_with_less_history(server):
+    server.script = [(400, {}, 0, "the request exceeds the available context size"), EDIT]
+    history = tuple(Tried(f"Idea {n}", "because " * 20, b"", "discard", 1.0, 0.1, "") for n in range(300))
+    assert llm().propose(context(history=history)).title == "Sleep less"
+    first, second = (len(asked["messages"][1]["content"]) for asked in server.asked)
+    assert second < first / 2
+
+
+def test_a_refusal_is_no_outage(server):
+    server.script = [(400, {}, 0, "blocked by our content policy")]
+    with pytest.raises(NoProposal, match="refused"):
+        llm().propose(context())
 
 
 def test_a_server_of_ones_own_needs_no_key(server, monkeypatch):

@@ -1,6 +1,7 @@
 """The loop in git: a branch per hypothesis, `main` only forward and only on improvement, nothing lost."""
 
 import dataclasses
+import time
 
 import pytest
 from conftest import HONEST, assert_mistake, harness
@@ -110,6 +111,44 @@ def test_where_an_agent_gives_nothing_usable_any_more_another_stands_in_and_it_i
     assert told.contexts[-1].trouble == "not this", "it is told of its own failure, after another stood in"
     with pytest.raises(HarnessError, match="nothing usable 3 times"):  # in this night it never gave anything
         asked(*["no"] * 9, experiments=1)
+
+
+class Away(Script):
+    """An agent whose provider can't answer, until something has happened."""
+
+    is_waiting, back = True, lambda self: True
+
+    def propose(self, context):
+        while not self.back():
+            time.sleep(0.05)
+        self.is_waiting = False
+        return super().propose(context)
+
+
+def test_no_device_is_idle_while_an_agent_s_provider_is_away_and_it_proposes_when_it_is_back(research):
+    agent = Away(("It is back", BROKEN + "b = 1\n"))
+    stand_in = Script(*[(f"Meanwhile {n}", BROKEN + f"a = {n}\n") for n in range(9)])
+    agent.back = lambda: len(stand_in.answers) < 7
+    loop_in(research.folder, agent, stand_in=stand_in, experiments=4).run()
+    titles = [e.message.title for e in all_of(research)]
+    assert titles[:2] == ["Meanwhile 0", "Meanwhile 1"] and "It is back" in titles
+
+
+def test_what_only_the_person_can_mend_leaves_the_rest_of_a_session_to_another_one(research):
+    class Broke(Script):
+        def propose(self, context):
+            if not self.answers:
+                raise HarnessError("no money is left", "the account page")
+            return super().propose(context)
+
+    said = []
+    stand_in = Script(*[(f"Instead {n}", BROKEN + f"a = {n}\n") for n in range(9)])
+    tell = lambda event: said.append(event.text)  # noqa: E731
+    loop_in(research.folder, Broke(("First", BROKEN)), tell, stand_in=stand_in, experiments=3).run()
+    assert [e.message.title for e in all_of(research)] == ["First", "Instead 0", "Instead 1"]
+    assert any("no money is left" in line and "proposes from here on" in line for line in said)
+    with pytest.raises(HarnessError, match="no money is left"):  # it never gave anything: told at once
+        loop_in(research.folder, Broke(), stand_in=stand_in, experiments=1).run()
 
 
 def test_an_agent_that_fails_in_a_way_that_nobody_thought_of_gave_nothing_usable(research):

@@ -5,13 +5,13 @@ The only module that imports litellm. What a provider answers is sorted by what 
 """
 
 import os
-import re
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.agents import Context, NoProposal, answer, prompt
+from harness.agents import Context, NoProposal, answer, failures, prompt
 from harness.errors import HarnessError
 from harness.store.decisions import Proposal
 
@@ -19,8 +19,8 @@ ANSWER_TOKENS = 16_000
 CALL_SECONDS = 300.0
 HISTORY_TOKENS = 12_000
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 600.0
-LONGEST_RETRY_AFTER_SECONDS = 3600.0
-PASSING = (408, 409, 425)  # time-outs and conflicts: no answer of the kind "never"
+GRACE_SECONDS = 1.0  # its own limit is told as its own failure
+LEAST_ANSWER_TOKENS = 1000
 KEYS = {  # any of them, by what a model's name begins with; other providers have other ways
     "anthropic/": ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
     "gemini/": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -31,7 +31,7 @@ ATTEMPTS = 40  # with the waits above: more than five hours of an outage
 
 
 class Llm:
-    """See `harness.agents.Agent`."""
+    """See `harness.agents.Agent`. Attributes: `is_waiting`, for a provider that can't answer now."""
 
     def __init__(
         self,
@@ -51,7 +51,10 @@ class Llm:
         """
         lacking = {model: _lacks(model) for model in models}
         if models and all(lacking.values()):
-            raise HarnessError(f"{models[0]}: no API key is set ({lacking[models[0]]})", _mend(401))
+            raise HarnessError(
+                f"{models[0]}: no API key is set ({lacking[models[0]]})", failures.MENDS[failures.Kind.KEY]
+            )
+        self.is_waiting = False
         self._models, self._say, self._log = models, say, log
         self._first_wait_seconds, self._call_seconds = first_wait_seconds, call_seconds
 
@@ -77,40 +80,77 @@ class Llm:
 
     def _ask(self, context: Context) -> tuple[str, str, float | None]:
         litellm, openai = _litellm()
-        history_tokens, failure = HISTORY_TOKENS, ""
+        history_tokens, answer_tokens, failure = HISTORY_TOKENS, ANSWER_TOKENS, ""
         waits = self._waits()
-        for _ in range(ATTEMPTS):
-            wanted = 0.0
-            for model in self._models:
-                try:
-                    response = litellm.completion(
-                        model=model, messages=prompt.messages(context, history_tokens),
-                        max_tokens=ANSWER_TOKENS, timeout=self._call_seconds, num_retries=0, max_retries=0,
-                    )  # fmt: skip
-                    return self._understood(litellm, response, model)
-                except litellm.ContextWindowExceededError:
-                    if not history_tokens:
-                        raise HarnessError(
-                            f"{model}: program.md and train.py exceed its context", "another --model"
-                        ) from None
-                    history_tokens //= 4
-                    failure = f"{model}: the history is too long for it"
-                    continue
-                except openai.OpenAIError as error:  # litellm's are all of its kind
-                    status = getattr(error, "status_code", None) or 0
-                    if status == 429:
-                        wanted = max(wanted, _retry_after(error))
+        try:
+            for _ in range(ATTEMPTS):
+                wanted = 0.0
+                for model in self._models:
+                    try:
+                        asked = prompt.messages(context, history_tokens)
+                        response = self._called(
+                            litellm, model, asked, min(answer_tokens, _most(litellm, model))
+                        )
+                        return self._understood(litellm, response, model)
+                    except TimeoutError:
+                        failure = f"{model} gave no answer within {self._call_seconds:.0f} s"
+                        continue
+                    except openai.OpenAIError as error:  # litellm's are all of its kind
+                        kind, said = failures.kind_of(error), failures.short(error)
+                        wanted = max(wanted, failures.retry_after(error))
+                    if kind in failures.FOR_THE_PERSON:
+                        why = "no API key is set" if "missing credentials" in said.lower() else said
+                        raise HarnessError(f"{model}: {why}", failures.MENDS[kind])
+                    if kind == failures.Kind.REFUSAL:
+                        raise NoProposal(f"{model} refused: {said}")
+                    if kind == failures.Kind.ANSWER:
+                        answer_tokens //= 2
+                        if answer_tokens < LEAST_ANSWER_TOKENS:
+                            raise HarnessError(f"{model}: {said}", failures.MENDS[failures.Kind.MODEL])
+                        failure = f"{model} answers in fewer tokens; asking for {answer_tokens:,}"
+                    elif kind == failures.Kind.CONTEXT:
+                        if not history_tokens:
+                            why = f"{model}: program.md and train.py exceed its context"
+                            raise HarnessError(why, "another --model")
+                        history_tokens = history_tokens // 4 if history_tokens > 100 else 0
+                        failure = f"{model}: the history is too long for it"
+                    elif kind == failures.Kind.OVERLOAD:
                         failure = f"{model} is rate-limited"
-                    elif "missing credentials" in str(error).lower():  # said as if the server had failed
-                        raise HarnessError(f"{model}: no API key is set", _mend(401)) from None
-                    elif 400 <= status < 500 and status not in PASSING:
-                        raise HarnessError(f"{model}: {_short(error)}", _mend(status)) from None
                     else:
-                        failure = f"{model} does not answer: {_short(error)}"
-            pause = wanted or next(waits)
-            self._say(f"{failure}; asking again in {pause:.0f} s")
-            threading.Event().wait(pause)
-        raise HarnessError(f"no model answered {ATTEMPTS} times: {failure}", "harness loop, later")
+                        failure = f"{model} does not answer: {said}"
+                pause = wanted or next(waits)
+                self._say(f"{failure}; asking again in {pause:.0f} s")
+                self.is_waiting = True
+                threading.Event().wait(pause)
+            raise HarnessError(f"no model answered {ATTEMPTS} times: {failure}", "harness loop, later")
+        finally:
+            self.is_waiting = False
+
+    def _called(self, litellm: Any, model: str, messages: list[dict[str, str]], tokens: int) -> Any:
+        """The response, within the time for a whole call: a body that drips meets no limit for each byte.
+
+        Raises:
+            TimeoutError: it took longer. Its thread is left to itself.
+        """
+        result: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                result.put((litellm.completion(
+                    model=model, messages=messages, max_tokens=tokens, timeout=self._call_seconds,
+                    num_retries=0, max_retries=0,
+                ), None))  # fmt: skip
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                result.put((None, error))
+
+        threading.Thread(target=call, name=f"asks {model}", daemon=True).start()
+        try:
+            response, error = result.get(timeout=self._call_seconds + GRACE_SECONDS)
+        except queue.Empty:
+            raise TimeoutError from None
+        if error is not None:
+            raise error
+        return response
 
     def _understood(self, litellm: Any, response: Any, model: str) -> tuple[str, str, float | None]:
         try:
@@ -118,9 +158,9 @@ class Llm:
         except Exception:  # noqa: BLE001 - a model without a known price has no known cost
             cost = None
         choice = response.choices[0] if response.choices else None
-        text = (choice.message.content or "") if choice is not None else ""
+        text = _text(choice.message.content) if choice is not None else ""
         if choice is not None and choice.finish_reason == "length":
-            raise NoProposal(f"the answer was cut off at {ANSWER_TOKENS} tokens", cost_usd=cost)
+            raise NoProposal("the answer was cut off: it has more tokens than were asked for", cost_usd=cost)
         if not text.strip():
             raise NoProposal("the answer was empty", cost_usd=cost)
         return text, model, cost
@@ -151,24 +191,17 @@ def _litellm() -> tuple[Any, Any]:
     return litellm, openai
 
 
-def _retry_after(error: Any) -> float:
-    """Seconds that the provider asks for, bounded; 0 where it says nothing usable."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    extra = getattr(error, "litellm_response_headers", None) or {}
+def _most(litellm: Any, model: str) -> int:
+    """Tokens of an answer that it gives, as far as that is known."""
     try:
-        seconds = float(headers.get("retry-after") or extra.get("retry-after") or 0.0)
-    except (TypeError, ValueError):
-        return 0.0
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+        return int(litellm.get_model_info(model).get("max_output_tokens") or ANSWER_TOKENS)
+    except Exception:  # noqa: BLE001 - a model that nobody knows
+        return ANSWER_TOKENS
 
 
-def _short(error: Exception) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    text = re.sub(r"\b(\w+: )\1+", r"\1", text.split("litellm.", 1)[-1])
-    return text if len(text) <= 240 else text[:240].rsplit(" ", 1)[0] + " …"
-
-
-def _mend(status: int) -> str:
-    if status == 401:
-        return "export the provider's API key, then harness doctor"
-    return "the provider's account page" if status in (402, 403) else "another --model PROVIDER/NAME"
+def _text(content: Any) -> str:
+    """Of a message: a text, or a list of parts that have one."""
+    if isinstance(content, list):
+        parts = (part.get("text", "") if isinstance(part, dict) else part for part in content)
+        return "".join(part for part in parts if isinstance(part, str))
+    return content or ""

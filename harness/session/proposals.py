@@ -5,9 +5,10 @@ proposal is made while the current run trains. What an answer cost is counted, u
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.agents import Agent, Context, NoProposal, Tried, program
 from harness.errors import HarnessError
@@ -25,6 +26,7 @@ from harness.worker.run import Setup
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
+IDLE_SECONDS = 120.0  # that an agent may take while a device has nothing to do
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
 MEMORY = 500  # earlier experiments that an agent is shown
 
@@ -36,6 +38,7 @@ class Pending:
     base: str
     answer: "Future[Proposal]"
     by_stand_in: bool = False
+    asked_at: float = field(default_factory=time.monotonic)
 
     @property
     def failed(self) -> BaseException | None:
@@ -69,6 +72,8 @@ class Proposals:
         self.gave_up: HarnessError | None = None
         self._unbilled_usd = 0.0
         self._ahead: list[Pending] = []
+        self._meantime: Pending | None = None  # somebody else's, while the agent can't answer
+        self._has_answered = False
         self._failed = 0  # proposals of the agent in a row that could not be used
         self._failed_since = 0  # somebody stood in for it
         self._most_failed = FAILED_PROPOSALS
@@ -93,12 +98,16 @@ class Proposals:
     @property
     def is_ready(self) -> bool:
         """Whether there is an answer that nobody took yet."""
-        return bool(self._ahead) and self._ahead[0].answer.done()
+        return any(pending.answer.done() for pending in (*self._ahead[:1], *self._in_between))
+
+    @property
+    def _in_between(self) -> list[Pending]:
+        return [self._meantime] if self._meantime is not None else []
 
     @property
     def answer(self) -> "Future[Proposal] | None":
         """What is being waited for."""
-        return self._ahead[0].answer if self._ahead else None
+        return next((pending.answer for pending in (*self._in_between, *self._ahead)), None)
 
     def next(self, base: Base, setup: Setup, results: Sequence[Experiment]) -> Experiment | None:
         """The next proposal that was not tried, committed on a branch that starts at `base`.
@@ -107,36 +116,26 @@ class Proposals:
         """
         if not self._ahead:
             self.ask_ahead(base, setup, results)
-        if not self.is_ready:
-            return None
+        if not self._ahead or not self._ahead[0].answer.done():
+            return self._between(base, setup, results)
         pending = self._ahead.pop(0)
         if isinstance(failed := pending.failed, HarnessError):  # the person has to mend something
-            self.gave_up = failed
+            if self._stand_in is None or not self._has_answered:
+                self.gave_up = failed
+            else:
+                self._tell("trouble", f"{failed}. {_name(self._stand_in)} proposes from here on")
+                self._agent, self._stand_in = self._stand_in, None
+                self._ahead.clear()
             return None
-        is_stale = pending.base != base.commit
-        try:
-            proposal = self._paid(_given(pending))
-            proposal = self._reapplied(proposal, proposal.base or pending.base, base.commit)
-            parent = self._experiments.source(base.commit)
-            trouble = rules.broken_source(proposal.source, parent, setup.task.growth_bytes) or ""
-            if not trouble:
-                mark = _mark(proposal.source)
-                if mark == _mark(parent):
-                    trouble = f"{proposal.title!r} is the incumbent's program, nothing else"
-                elif self._is_tried(proposal, mark):
-                    trouble = f"{proposal.title!r} is a program that was tried before"
-                else:
-                    if not pending.by_stand_in:
-                        self._failed, self._failed_since, self._trouble = 0, 0, ""
-                        if self._stand_in is not None:
-                            self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
-                    return self._experiments.begin(proposal, base.commit, mark)
-        except NoProposal as none:
-            trouble = str(none)
-            self._unbilled_usd += none.cost_usd or 0.0
-            self.spent_usd += none.cost_usd or 0.0
+        begun, trouble = self._begun(pending, base, setup)
+        if begun is not None:
+            if not pending.by_stand_in:
+                self._failed, self._failed_since, self._trouble, self._has_answered = 0, 0, "", True
+                if self._stand_in is not None:
+                    self._most_failed = FAILED_PROPOSALS * (STAND_INS + 1)
+            return begun
         self._tell("trouble", f"no usable proposal: {trouble}")
-        if not (pending.by_stand_in or is_stale):
+        if not (pending.by_stand_in or pending.base != base.commit):
             self._failed, self._failed_since = self._failed + 1, self._failed_since + 1
             self._trouble = trouble
         if self._failed >= self._most_failed:
@@ -148,10 +147,41 @@ class Proposals:
             by_stand_in = self._failed_since >= FAILED_PROPOSALS
             if by_stand_in:
                 self._failed_since = 0
-                name = type(self._stand_in).__name__.lower()
+                name = _name(self._stand_in)
                 self._tell("trouble", f"{name} proposes one in its place, then it is asked again")
             self._ahead.append(self._ask(base, setup, results, trouble, by_stand_in))
         return None
+
+    def _begun(self, pending: Pending, base: Base, setup: Setup) -> tuple[Experiment | None, str]:
+        """What was proposed, committed on `base`; or None, and why not."""
+        try:
+            proposal = self._paid(_given(pending))
+            proposal = self._reapplied(proposal, proposal.base or pending.base, base.commit)
+            parent = self._experiments.source(base.commit)
+            if trouble := rules.broken_source(proposal.source, parent, setup.task.growth_bytes):
+                return None, trouble
+            if (mark := _mark(proposal.source)) == _mark(parent):
+                return None, f"{proposal.title!r} is the incumbent's program, nothing else"
+            if self._is_tried(proposal, mark):
+                return None, f"{proposal.title!r} is a program that was tried before"
+            return self._experiments.begin(proposal, base.commit, mark), ""
+        except NoProposal as none:
+            self._unbilled_usd += none.cost_usd or 0.0
+            self.spent_usd += none.cost_usd or 0.0
+            return None, str(none)
+
+    def _between(self, base: Base, setup: Setup, results: Sequence[Experiment]) -> Experiment | None:
+        """While the agent can't answer, or takes long: what somebody else proposes, so that no device is idle
+        for it. What it says itself comes next when it is there."""
+        if self._meantime is None:
+            late = bool(self._ahead) and time.monotonic() - self._ahead[0].asked_at > IDLE_SECONDS
+            if self._stand_in is None or not (late or getattr(self._agent, "is_waiting", False)):
+                return None
+            self._meantime = self._ask(base, setup, results, by_stand_in=True)
+        if not self._meantime.answer.done():
+            return None
+        pending, self._meantime = self._meantime, None
+        return self._begun(pending, base, setup)[0]
 
     def _is_tried(self, proposal: Proposal, mark: str) -> bool:
         """Whether it is not to be run again; its own may be: a person may want that measured anew."""
@@ -271,7 +301,7 @@ class Proposals:
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
         every = list(self._experiments)
-        ahead = [pending.answer.result() for pending in self._ahead if pending.failed is None]
+        ahead = [pending.answer.result() for pending in self._answered if pending.failed is None]
         tried = (
             *(self._as_tried(experiment, setup) for experiment in every[-MEMORY:]),
             *(Tried(p.title, p.hypothesis, p.source, None, None, None, "") for p in ahead),
@@ -315,6 +345,10 @@ class Proposals:
         self.spent_usd += proposal.cost_usd
         total, self._unbilled_usd = proposal.cost_usd + self._unbilled_usd, 0.0
         return dataclasses.replace(proposal, cost_usd=total)
+
+
+def _name(agent: Agent | None) -> str:
+    return type(agent).__name__.lower()
 
 
 def _given(pending: Pending) -> Proposal:
