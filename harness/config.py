@@ -182,6 +182,8 @@ def from_table(table: dict[str, Any], where: str = "config") -> Config:
         raise HarnessError(f"{where}: profile must be one of cpu, gpu, not {profile!r}")
     names = [f"task.{f.name}" for f in dataclasses.fields(TaskConfig)]
     task = _section(PROFILES[profile].task, table.get("task", {}), "task", where, names)
+    if task.file and task.name != "own":
+        raise HarnessError(f"{where}: task.file is for name = 'own', and the name is {task.name!r}")
     base = defaults(profile, task.name)
     known = [f"{name}.{f.name}" for name in SECTIONS for f in dataclasses.fields(getattr(base, name))]
     for key in table:

@@ -23,13 +23,13 @@ def play(seeds: np.ndarray, ask: Ask) -> np.ndarray:
     for _ in range(STEPS):
         torques, _ = ask(observations)
         for at, each in enumerate(environments):
-            observations[at], reward, *_ = each.step(np.clip(torques[at], -2, 2).astype(np.float32))
+            observations[at], reward, *_ = each.step(torques[at].astype(np.float32))
             returns[at] += reward
     return returns
 
 
 TASK = Game(
     Metric("return", goal="max", decimals=1, low=-4000.0, high=0.1), play,
-    asked_shape=(3,), reply_shape=(1,), at_once=64, facts={"environment": ENVIRONMENT, "steps": STEPS},
-    library="numpy",
+    asked_shape=(3,), reply_shape=(1,), used=lambda torques: np.clip(torques, -2, 2), at_once=64,
+    facts={"environment": ENVIRONMENT, "steps": STEPS}, library="numpy",
 )  # fmt: skip

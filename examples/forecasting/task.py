@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.tasks.items.measures import squared_error
+from harness.tasks.items.salt import generator
 from harness.tasks.items.task import Examples, Splits, Task
 
 PAST, FUTURE = 48, 12
@@ -20,10 +21,10 @@ TRAIN, VAL = 0.7, 0.15  # of the series; the holdout is the rest
 
 def series(source: str, column: str) -> np.ndarray:
     if not source:
-        time, generator = np.arange(20_000), np.random.default_rng(3)
+        time, drawn = np.arange(20_000), generator("forecasting")
         noise = np.zeros(len(time))
         for at in range(1, len(time)):
-            noise[at] = 0.8 * noise[at - 1] + 0.2 * generator.standard_normal()
+            noise[at] = 0.8 * noise[at - 1] + 0.2 * drawn.standard_normal()
         return (
             np.sin(time / 24 * 2 * np.pi) + 0.5 * np.sin(time / 168 * 2 * np.pi) + np.sin(time / 3000) + noise
         )

@@ -17,6 +17,7 @@ from harness.tasks import registry
 from harness.tasks.items import check as checks
 from harness.tasks.items import store
 from harness.tasks.items.check import Finding
+from harness.tasks.items.measures import blame
 from harness.tasks.items.task import Task
 from harness.worker.run import Setup, measure, open_setup
 
@@ -82,7 +83,7 @@ def check(as_json: bool) -> int:
     registry.prepare(config, paths.root, lambda *_: None)
     setup = open_setup(configs.with_budget(config, BUDGET_SECONDS), paths.root)
     findings = []
-    for finding in _findings(config, setup, paths.root):
+    for finding in _said(_findings(config, setup, paths.root), str(paths.root / config.task.file)):
         findings.append(finding)
         if not as_json:
             level = click.style("ok   ", fg="green") if finding.is_right else click.style("fail ", fg="red")
@@ -90,6 +91,21 @@ def check(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     return DONE if all(finding.is_right for finding in findings) else FAILED
+
+
+def _said(findings: Iterator[Finding], file: str) -> Iterator[Finding]:
+    """
+    Raises:
+        HarnessError: the task's own program raised; says where.
+    """
+    try:
+        yield from findings
+    except HarnessError:
+        raise
+    except Exception as error:
+        if not Path(file).is_file():
+            raise
+        raise HarnessError(blame(error, file)) from None
 
 
 def _findings(config: configs.Config, setup: Setup, root: Path) -> Iterator[Finding]:

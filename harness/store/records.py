@@ -321,6 +321,7 @@ class RunRecord:
         lines = ["---"]
         for name, value in self.summary().items():
             digits = DECIMALS.get(name, DIGITS if isinstance(value, float) else None)
+            digits = 4 if name.endswith("_M") and value is not None and value < 0.1 else digits
             text = "-" if value is None else str(value) if digits is None else f"{value:.{digits}f}"
             lines.append(f"{name + ':':<18}{text}")
         return "\n".join(lines)

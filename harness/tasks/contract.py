@@ -66,6 +66,10 @@ class Exam(Protocol):
     """What is right, (N, ...)."""
     reply_shape: tuple[int, ...]
     """Of an item's reply, which is float32."""
+    unit: float
+    """A difference of losses that is large: what is allowed to differ is a part of it."""
+    must_not_see: str
+    """What an answer may not depend on, in words."""
     trained: tuple[np.ndarray, np.ndarray]
     """Inputs and targets of a few items that were trained on, (M, ...) each; M may be 0."""
 
@@ -105,8 +109,8 @@ class Exam(Protocol):
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Differences of some items' sums, (K,), as differences of the value."""
 
-    def as_value(self, loss: float) -> float:
-        """A difference of every single loss as one of the value."""
+    def as_value(self, units: float) -> float:
+        """A difference of every single loss, in units, as one of the value."""
 
     def sizes(self) -> dict[str, int]:
         """Of what was scored, by the names of a `Score`."""
@@ -121,4 +125,4 @@ class Exam(Protocol):
         """What to ask again, by what all items, (N, ...), cost."""
 
     def compare(self, asked: Any, losses: np.ndarray, again: np.ndarray) -> Audit:
-        """Losses of all items, (N, ...), as they were scored, and of those asked again, (K, ...)."""
+        """Losses of all items, (N, ...), as they were scored; of those asked again, (K, ...). In units."""

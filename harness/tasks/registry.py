@@ -4,6 +4,7 @@
 own file, whose source is kept with the data that it prepared, so that no run is scored by another one.
 """
 
+import contextlib
 import hashlib
 import importlib
 import sys
@@ -190,12 +191,16 @@ def _own(source: bytes, path: Path) -> Task | Game:
     module.__file__ = str(path)
     sys.modules["own_task"] = module  # dataclasses look there
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except Exception as error:  # noqa: BLE001 - it is a person's own program
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no answer of ours
+            exec(compile(source, str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is a person's own program
         raise HarnessError(blame(error, str(path))) from None
     found = getattr(module, "TASK", None)
     if not isinstance(found, Task | Game):
-        raise HarnessError(f"{path} defines no TASK that is a Task or a Game", "docs/your-own-task.md")
+        raise HarnessError(
+            f"{path} defines no TASK that is a Task or a Game",
+            "harness init --task forecasting DIR, and compare",
+        )
     return found
 
 

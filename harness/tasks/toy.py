@@ -8,6 +8,7 @@ import numpy as np
 from harness.config import ItemsConfig
 from harness.tasks.folder import Progress
 from harness.tasks.items.measures import squared_error
+from harness.tasks.items.salt import generator
 from harness.tasks.items.task import Examples, Task
 
 ITEMS, WIDTH = 20_000, 8
@@ -16,9 +17,9 @@ OPTIMUM = NOISE**2
 
 
 def _examples(config: ItemsConfig, progress: Progress) -> Examples:
-    generator = np.random.default_rng(7)
-    inputs = generator.standard_normal((ITEMS, WIDTH)).astype(np.float32)
-    targets = inputs @ generator.standard_normal(WIDTH) + NOISE * generator.standard_normal(ITEMS)
+    drawn = generator("toy")
+    inputs = drawn.standard_normal((ITEMS, WIDTH)).astype(np.float32)
+    targets = inputs @ drawn.standard_normal(WIDTH) + NOISE * drawn.standard_normal(ITEMS)
     return Examples(inputs, targets.astype(np.float32), reply_shape=())
 
 

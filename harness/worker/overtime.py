@@ -17,6 +17,8 @@ LOAD_SECONDS, LOAD_SHARE, LOAD_BYTES_PER_SECOND = {"cpu": 3.0, "mps": 3.0, "cuda
 # A batch that takes more of the median one than this was not only answered. The rest could be spent on
 # learning in a single one, so where time is measured well it is little.
 USUAL_BATCHES = {"cpu": 1.25, "mps": 2.0, "cuda": 2.0}
+# All answers of a server: of 9 s on two cores, the starter's take 4, and with pictures 2.5.
+ANSWER_SECONDS, ANSWER_SHARE = 5.0, 0.2
 
 
 def overtime_seconds(before: float, batches: Sequence[float], usual: float, kind: str) -> float:
@@ -24,6 +26,15 @@ def overtime_seconds(before: float, batches: Sequence[float], usual: float, kind
     scored server's: one that answers only a few has no usual batch of its own."""
     most = USUAL_BATCHES[kind] * usual
     return before + sum(max(0.0, spent - most) for spent in batches)
+
+
+def answered_in_time(seconds: float, budget_seconds: float) -> Failure | None:
+    """None unless its answers took so long, all of them, that it could have gone on training in each."""
+    allowed = ANSWER_SECONDS + ANSWER_SHARE * budget_seconds
+    if seconds <= allowed:
+        return None
+    took = f"its answers took {seconds:.1f} s, {seconds - allowed:.1f} s past what they may"
+    return Failure(INVALID, f"{took}: more could be training outside of the clock", Kind.LATE)
 
 
 def in_time(seconds: float, budget_seconds: float, checkpoint: Path, kind: str) -> Failure | None:

@@ -32,7 +32,7 @@ from harness.worker.answers import Answers
 from harness.worker.device import Device
 from harness.worker.model_client import Refused, Server
 from harness.worker.model_server import warm_up
-from harness.worker.overtime import in_time, overtime_seconds
+from harness.worker.overtime import answered_in_time, in_time, overtime_seconds
 
 LEAST_BATCHES = 8  # of a score: with fewer, one that learning took could pass for the usual one
 REPLIES_SHARE = 20  # on a GPU, what part of its memory the replies of a batch may take: one in this many
@@ -134,7 +134,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
         usual = statistics.median_low(scored.spent_seconds)
         overtime = _overtime(first, scored, usual, request)
-        _refuse(tolerance.improved(better, device))
+        _refuse(tolerance.improved(better / exam.unit, device))
         refused_calls = first.refused_calls
         first.end(wait=not early)
         value = exam.value(losses)
@@ -221,7 +221,7 @@ def _audit(
     answered = answer(server, exam, inputs, targets, batch, request["scoring_seconds"], "auditing")
     _overtime(server, answered, usual, request)
     found = exam.compare(asked, losses, answered.losses[: len(asked.inputs)])
-    _refuse(tolerance.judge(found, request["device"]["kind"]))
+    _refuse(tolerance.judge(found, request["device"]["kind"], exam.must_not_see))
     return found
 
 
@@ -230,6 +230,7 @@ def _overtime(server: Server, answered: Answers, usual: float, request: dict[str
     checkpoint, kind = Path(request["checkpoint"]), request["device"]["kind"]
     seconds = overtime_seconds(server.clock.worked_seconds, answered.spent_seconds, usual, kind)
     _refuse(in_time(seconds, request["budget_seconds"], checkpoint, kind))
+    _refuse(answered_in_time(sum(answered.spent_seconds), request["budget_seconds"]))
     return seconds
 
 

@@ -35,8 +35,8 @@ def improved(better_nats: float, device_kind: str) -> Failure | None:
     )
 
 
-def judge(audit: Audit, device_kind: str) -> Failure | None:
-    """None if honest arithmetic explains the differences."""
+def judge(audit: Audit, device_kind: str, must_not_see: str = "what it must not see") -> Failure | None:
+    """None if honest arithmetic explains the differences; else it depends on what it `must_not_see`."""
     allowed = TOLERANCES[device_kind]
     within = (
         audit.advantage_nats <= allowed.advantage_nats
@@ -47,7 +47,7 @@ def judge(audit: Audit, device_kind: str) -> Failure | None:
         return None
     return Failure(
         INVALID,
-        "the audit got other answers: the model depends on what it must not see (later tokens, other items) "
-        f"or on chance (mean {audit.spread_nats:.2g}, worst {audit.worst_nats:.2g})",
+        f"the audit got other answers: the model depends on {must_not_see}, or on chance "
+        f"(mean {audit.spread_nats:.2g}, worst {audit.worst_nats:.2g})",
         Kind.AUDIT,
     )

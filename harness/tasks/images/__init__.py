@@ -17,6 +17,10 @@ LEAST = 3  # pictures of a class: one each to train on, to score and for the hol
 def _examples(config: ItemsConfig, progress: Progress) -> Examples:
     """Inputs (N, H, W, C) uint8; what `trial.open()` gets beside shapes: `classes`, and of each channel
     `channel_mean` and `channel_sd`, from 0 to 1."""
+    if config.target:
+        raise HarnessError(
+            "pictures have no columns", "target = '' under [data] in .autoresearch/config.toml"
+        )
     pictures, targets, classes = sources.read(config.source, progress)
     counted = np.bincount(targets, minlength=len(classes))
     for name, count in zip(classes, counted, strict=True):

@@ -233,7 +233,7 @@ def _opened(data: bytes, where: str) -> Any:
         picture = Image.open(io.BytesIO(data))
         return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise HarnessError(f"{where} can't be read as a picture: {error}") from None
+        raise HarnessError(f"{where} can't be read as a picture: {type(error).__name__}") from None
 
 
 def _same_size(pictures: list[Any]) -> np.ndarray:

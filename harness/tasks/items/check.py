@@ -72,7 +72,11 @@ def _refuses(measure: Measure, targets: np.ndarray, shape: tuple[int, ...]) -> F
         worth = _worth(measure, replies, targets)
     except BadReply as refused:
         return Finding("measure", True, f"replies by chance are refused: {refused}")
-    right = worth.shape == (len(targets),) and bool(np.isfinite(worth).all())
+    if worth.shape != (len(targets),):
+        return Finding(
+            "measure", False, f"it gave {worth.shape} for {len(targets)} replies, not a number each"
+        )
+    right = bool(np.isfinite(worth).all())
     said = (
         measure.metric.text(float(worth.mean())) if right else f"of shape {worth.shape}, not one number each"
     )

@@ -42,7 +42,19 @@ class ItemsExam:
         self.asked_type, self._file = str(self.inputs.dtype), files["source_file"]
         self.reply_shape: tuple[int, ...] = tuple(files["reply_shape"])
         inputs, targets = store.read(files["train"])
+        self.unit = self._gap(np.asarray(targets))
         self.trained = inputs[: store.FIRST_ITEMS], targets[: store.FIRST_ITEMS]
+
+    must_not_see = "other items, or what was asked before"
+
+    def _gap(self, known: np.ndarray) -> float:
+        """By how much a perfect answer is worth more than a constant one, on average: data alone, which no
+        model can alter."""
+        reply = self._measure.constant(known, self.reply_shape)
+        constant = np.broadcast_to(reply, (len(self.targets), *self.reply_shape))
+        perfect = self._measure.perfect(np.asarray(self.targets), self.reply_shape)
+        gap = np.abs(self._worth(constant, self.targets) - self._worth(perfect, self.targets)).mean()
+        return float(gap) or 1.0
 
     def most_at_once(self, on_gpu: bool) -> int:
         return GPU_AT_ONCE if on_gpu else AT_ONCE
@@ -51,6 +63,7 @@ class ItemsExam:
         given = _numbers(replies)
         if not np.isfinite(given).all():
             raise Ungraded(Failure(INVALID, "the model gave NaN or infinity", Kind.DIVERGED))
+        self._given = given
         return self.metric.sign * self._worth(given, targets)
 
     def _worth(self, replies: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -68,7 +81,7 @@ class ItemsExam:
 
     def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
         try:
-            return np.broadcast_to(self._figures[name](_numbers(replies), targets), len(targets))
+            return np.broadcast_to(self._figures[name](self._given, targets), len(targets))
         except Exception as error:  # noqa: BLE001 - it is a person's own program
             raise Ungraded(Failure(ERROR, blame(error, self._file))) from None
 
@@ -89,8 +102,8 @@ class ItemsExam:
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         return sums
 
-    def as_value(self, loss: float) -> float:
-        return loss
+    def as_value(self, units: float) -> float:
+        return units * self.unit
 
     def sizes(self) -> dict[str, int]:
         return {"items": len(self.inputs)}
@@ -112,7 +125,7 @@ class ItemsExam:
         return planned
 
     def compare(self, asked: Mixed, losses: np.ndarray, again: np.ndarray) -> Audit:
-        apart = (again - losses[asked.items])[asked.is_real]
+        apart = (again - losses[asked.items])[asked.is_real] / self.unit
         return Audit(len(apart), float(apart.mean()), float(np.abs(apart).mean()), float(np.abs(apart).max()))
 
 

@@ -18,6 +18,7 @@ from harness.tasks.contract import Ungraded
 from harness.tasks.items import store
 from harness.tasks.items.exam import DECOYS, Mixed
 from harness.tasks.items.measures import BadReply, blame
+from harness.tasks.items.task import check_library
 
 REMEMBERED, BYTES = 4096, 2**28  # questions and answers, for the audit, at most
 
@@ -38,12 +39,20 @@ class Game:
     asked_shape: tuple[int, ...]
     """Of one question."""
     reply_shape: tuple[int, ...]
+    used: Callable[[np.ndarray], np.ndarray] = lambda replies: replies
+    """What `play` gets of replies, (M, ...) -> (M, ...): clipped to what can be done, or the index of the
+    largest. An audit compares that, so two replies of which the same is used are the same."""
+    is_timed: bool = False
+    """Whether seconds count: then a model's process stands still but for when it is asked."""
     asked_type: str = "float32"
     at_once: int = 256
     """Questions that are asked at once, at most."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What `trial.open()` tells a train.py beside shapes, by attribute."""
     library: str = "torch"
+
+    def __post_init__(self) -> None:
+        check_library(self.library)
 
 
 class GameExam:
@@ -55,17 +64,19 @@ class GameExam:
         self._seeds = np.array(store.read(files["items"])[0])
         count = len(self._seeds)
         self.asked_type, self.reply_shape = game.asked_type, game.reply_shape
-        self.inputs = np.broadcast_to(np.zeros((), game.asked_type), (count, *game.asked_shape))
-        self.targets = np.broadcast_to(np.float32(0), (count, *game.reply_shape))
+        self.inputs: np.ndarray = np.broadcast_to(np.zeros((), game.asked_type), (count, *game.asked_shape))
+        self.targets: np.ndarray = np.broadcast_to(np.float32(0), (count, *game.reply_shape))
         self.trained = self.inputs[:0], self.targets[:0]
         self.figures: tuple[str, ...] = ()
+        self.unit, self.is_timed = 1.0, game.is_timed
+        self.must_not_see = "what was asked before"
         self._file: str = files["source_file"]
         self._asked: list[np.ndarray] = []
         self._replies: list[np.ndarray] = []
-        each = self.inputs[:1].nbytes + 2 * self.targets[:1].nbytes
+        each = self.inputs[:1].nbytes + 2 * self.targets[:1].nbytes  # a reply is kept in float64
         self._most = max(1, min(REMEMBERED, BYTES // max(1, each)))
         self._questions = 0
-        self._usual = 1.0  # deviation of the answers
+        self._usual = 1.0  # spread of what is used
         self._generator = np.random.default_rng(secrets.randbits(256))
 
     def most_at_once(self, on_gpu: bool) -> int:
@@ -79,8 +90,9 @@ class GameExam:
             replies, seconds = ask(questions)
             if not np.isfinite(replies).all():
                 raise Ungraded(Failure(INVALID, "the model gave NaN or infinity", Kind.DIVERGED))
-            self._remember(questions, replies)
-            return replies, seconds
+            used = np.asarray(self._game.used(replies), np.float64)
+            self._remember(questions, used)
+            return used, seconds
 
         try:
             worth = np.asarray(self._game.play(self._seeds, asked), np.float64)
@@ -109,10 +121,15 @@ class GameExam:
                 self._asked[at], self._replies[at] = question.copy(), reply.copy()
 
     def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
-        """How far answers are from those that were given first, in deviations of all answers."""
+        """How far what is used of answers is from what was used first, in the usual spread of that."""
         given = replies if isinstance(replies, np.ndarray) else replies.double().cpu().numpy()
-        apart = np.abs(given.astype(np.float64) - targets).reshape(len(given), -1).max(axis=1)
-        return np.nan_to_num(apart / self._usual, nan=1e9, posinf=1e9)
+        with np.errstate(all="ignore"):
+            used = np.asarray(self._game.used(given.astype(np.float64)), np.float64)
+            first = (
+                targets if targets.shape == used.shape else np.zeros_like(used)
+            )  # before anything was asked
+            apart = np.abs(used - first).reshape(len(used), -1).max(axis=1) / self._usual
+        return np.nan_to_num(apart, nan=1e9, posinf=1e9)
 
     def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
         raise KeyError(name)
@@ -133,8 +150,8 @@ class GameExam:
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         return sums
 
-    def as_value(self, loss: float) -> float:
-        return loss
+    def as_value(self, units: float) -> float:
+        return units
 
     def sizes(self) -> dict[str, int]:
         return {"items": len(self._seeds)}
@@ -148,7 +165,9 @@ class GameExam:
 
     def again(self, planned: tuple[int, int], losses: np.ndarray) -> Mixed:
         count, seed = planned
-        self._usual = max(float(np.std(self._replies)), 1e-9)
+        # Of the middle half: a few huge answers, that a game makes nothing of, must not hide what differs.
+        low, high = np.quantile(np.stack(self._replies), [0.25, 0.75])
+        self._usual = float(high - low) or 1.0
         generator = np.random.default_rng(seed)
         which = generator.permutation(len(self._asked))[:count]
         questions, replies = np.stack(self._asked)[which], np.stack(self._replies)[which]

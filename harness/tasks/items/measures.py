@@ -28,6 +28,8 @@ class Measure:
     """(training's targets (N, ...), a reply's shape) -> the constant reply that is worth most."""
     perfect: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     """(targets (B, ...), a reply's shape) -> replies as good as any, (B, ...)."""
+    trouble: Callable[[np.ndarray, tuple[int, ...]], str] = lambda targets, shape: ""
+    """(targets, a reply's shape) -> why they can't be scored; empty if they can."""
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -55,7 +57,19 @@ def _sure(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return 1000.0 * np.eye(shape[0])[targets]
 
 
-LOG_LOSS = Measure(Metric("log_loss", unit="nats", low=-1e-9, high=1e4), _log_loss, _frequencies, _sure)
+def _no_classes(targets: np.ndarray, shape: tuple[int, ...]) -> str:
+    if len(shape) != 1:
+        return f"a reply of {shape} has no logit for each class: reply_shape is (number of classes,)"
+    if targets.ndim != 1 or targets.dtype.kind not in "iub":
+        return f"targets are {targets.dtype} of {targets.shape}, not a whole number each: a class from 0 on"
+    if int(targets.min()) < 0 or int(targets.max()) >= shape[0]:
+        return f"there is a class {int(targets.max())}, and a reply has {shape[0]} logits: from 0 on"
+    return ""
+
+
+LOG_LOSS = Measure(
+    Metric("log_loss", unit="nats", low=-1e-9, high=1e4), _log_loss, _frequencies, _sure, _no_classes
+)
 """A reply is a logit for each class, (C,); a target is a class, from 0 on."""
 
 

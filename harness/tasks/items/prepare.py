@@ -4,10 +4,11 @@ What is held out of a set that everybody has (its test labels lie on many disks)
 is this machine's, in the cache's folder. Who prepares the same data on several hosts copies that file.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,14 @@ import numpy as np
 
 from harness.config import ItemsConfig
 from harness.errors import HarnessError
-from harness.paths import cache_dir, data_dir
+from harness.paths import data_dir
 from harness.store.records import GROWTH_BYTES
 from harness.tasks import folder as folders
 from harness.tasks.folder import Progress
 from harness.tasks.items import store
 from harness.tasks.items.game import Game
 from harness.tasks.items.measures import Measure, blame
+from harness.tasks.items.salt import salt
 from harness.tasks.items.task import Examples, Splits, Task
 
 VERSION = 1
@@ -54,9 +56,15 @@ def prepare(
         found = _examples(task, config, progress, where)
         progress("read", 1, 1)
         splits = found if isinstance(found, Splits) else _split(_checked(found), config.eval_items)
+        left_out = (
+            0
+            if isinstance(found, Splits)
+            else len(found) - sum(len(getattr(splits, name)) for name in store.SPLITS)
+        )
         if splits.train.measure not in ([""] if isinstance(task.measure, Measure) else task.measure):
             raise HarnessError(f"the task has no measure {splits.train.measure!r}")
-        _write(building, task, splits, recipe, own)
+        _check_measure(task, splits, where)
+        _write(building, task, splits, recipe, own, left_out)
 
     folders.make(folder, recipe, again, build)
     return open_prepared(name, own, config)
@@ -83,16 +91,35 @@ def open_prepared(name: str, own: bytes, config: ItemsConfig) -> store.Items:
 
 def _examples(task: Task, config: ItemsConfig, progress: Progress, where: str) -> Examples | Splits:
     try:
-        found = task.examples(config, progress)
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no answer of ours
+            found = task.examples(config, progress)
     except HarnessError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not where:
             raise
         raise HarnessError(blame(error, where)) from None
     if not isinstance(found, Examples | Splits):
-        raise HarnessError(f"{where}: examples gave {found!r:.60}, no Examples and no Splits")
+        raise HarnessError(f"{where}: examples gave a {type(found).__name__}, no Examples and no Splits")
     return found
+
+
+def _check_measure(task: Task, splits: Splits, where: str) -> None:
+    """That targets can be scored: what is wrong is said before a run."""
+    measure, shape = task.measure_of(splits.train.measure), splits.train.reply_shape
+    for split in store.SPLITS:
+        targets = np.asarray(_checked(getattr(splits, split), split).targets)
+        if trouble := measure.trouble(targets, shape) if len(targets) else "":
+            raise HarnessError(f"the task's {split} split: {trouble}")
+    try:
+        targets = np.asarray(splits.val.targets)
+        worth = np.asarray(measure.of(measure.perfect(targets, shape), targets), np.float64)
+    except Exception as error:  # noqa: BLE001 - it is a person's own program
+        raise HarnessError(f"the measure can't score a perfect reply: {blame(error, where)}") from None
+    if worth.shape != (len(targets),) or not np.isfinite(worth).all():
+        raise HarnessError(
+            f"the measure gave {worth.shape} for {len(targets)} items, not a finite number each"
+        )
 
 
 def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
@@ -104,7 +131,7 @@ def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
         "own": hashlib.sha256(own).hexdigest() if own else None,
         "target": config.target,
         "eval_items": config.eval_items,
-        "salt": hashlib.sha256(_salt()).hexdigest()[:16],
+        "salt": hashlib.sha256(salt()).hexdigest()[:16],
     }
 
 
@@ -112,24 +139,6 @@ def _folder(name: str, own: bytes, config: ItemsConfig) -> Path:
     """One for each recipe: repositories beside each other don't take it from one another."""
     parts = hashlib.sha256(config.target.encode() + b"\0" + own).hexdigest()[:7]
     return data_dir(config.source or name, f"{name}-e{config.eval_items}-{parts}")
-
-
-def _salt() -> bytes:
-    """This machine's, made when it is needed first."""
-    path = cache_dir() / "salt"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        folders.make_place(path.parent)
-        temporary = path.with_name(f".salt.{os.getpid()}.tmp")
-        temporary.write_text(secrets.token_hex(32))
-        temporary.chmod(0o600)
-        try:
-            os.link(temporary, path)  # of two that make one at once, one wins
-        except FileExistsError:
-            pass
-        temporary.unlink()
-        return path.read_bytes()
 
 
 def _seeds(game: Game, eval_items: int) -> Splits:
@@ -150,7 +159,8 @@ def _checked(found: Examples, what: str = "examples") -> Examples:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             at = int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0, 0])
             raise HarnessError(f"{label}: {said} of item {at} have NaN or infinity")
-    if not all(type(size) is int and size > 0 for size in found.reply_shape):
+    shape = found.reply_shape
+    if not isinstance(shape, tuple) or not all(type(size) is int and size > 0 for size in shape):
         raise HarnessError(f"{label}: reply_shape is {found.reply_shape!r}, not a tuple of sizes")
     return replace(found, inputs=inputs, targets=targets)
 
@@ -163,9 +173,9 @@ def _split(examples: Examples, eval_items: int) -> Splits:
         raise HarnessError(
             f"there are {total} examples: {LEAST * SHARE} are the least that a score can be made of"
         )
-    salt, inputs = _salt(), np.ascontiguousarray(examples.inputs)
+    key, inputs = salt(), np.ascontiguousarray(examples.inputs)
     keys = np.array(
-        [hashlib.blake2b(each.tobytes(), key=salt[:64], digest_size=8).digest() for each in inputs]
+        [hashlib.blake2b(each.tobytes(), key=key[:64], digest_size=8).digest() for each in inputs]
     )
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     sizes = np.bincount(group)
@@ -207,6 +217,8 @@ def _write(folder: Path, task: Task | Game, splits: Splits, recipe: dict[str, An
     if own:
         (folder / store.OWN).write_bytes(own)
     counts = {name: {"items": len(part)} for name, part in parts.items()}
+    if left_out:
+        counts["val"]["repeats left out of val and holdout"] = left_out
     files = [f"{name}.items" for name in store.SPLITS] + ([store.OWN] if own else [])
     more = {"measure": train.measure, "growth_bytes": _growth_bytes(parts["val"].targets), "splits": counts}
     folders.seal(folder, recipe, {"facts": facts, **more}, files)
@@ -223,7 +235,19 @@ def _growth_bytes(targets: np.ndarray) -> int:
     return int(min(GROWTH_BYTES, max(LEAST_GROWTH, bits / 8 / 4)))
 
 
+# What `trial.open()` has itself.
+RESERVED = {
+    "seed", "device", "dtype", "budget_seconds", "checkpoint_dir", "batches", "dummy_batch", "fit_rows", "log",
+    "submit", "progress", "elapsed_seconds", "input_shape", "reply_shape", "train_items",
+}  # fmt: skip
+
+
 def _json(facts: Mapping[str, Any]) -> dict[str, Any]:
+    for name in facts:
+        if not str(name).isidentifier() or str(name).startswith("_") or name in RESERVED:
+            raise HarnessError(
+                f"the task's fact {name!r} can't be an attribute of trial.open(): another name"
+            )
     try:
         found: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
         return found

@@ -47,6 +47,15 @@ class Splits:
     holdout: Examples
 
 
+def check_library(name: str) -> None:
+    """
+    Raises:
+        ValueError: it is none that batches can be of.
+    """
+    if name not in ("torch", "numpy"):
+        raise ValueError(f"library is {name!r}, not torch or numpy")
+
+
 @dataclass(frozen=True)
 class Task:
     """What is trained for; `examples` reads what `[data]` in the config says."""
@@ -61,6 +70,9 @@ class Task:
     """What batches are arrays of, and replies: `torch` or `numpy`."""
     hidden: Callable[[ItemsConfig], list[Path]] = lambda _: []
     """Where else the data lie: no run may see these files and folders."""
+
+    def __post_init__(self) -> None:
+        check_library(self.library)
 
     def measure_of(self, name: str) -> Measure:
         """By the name that `Examples` has."""
