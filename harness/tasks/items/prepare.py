@@ -194,7 +194,9 @@ def _split(examples: Examples, eval_items: int) -> Splits:
     )
 
 
-def _write(folder: Path, task: Task | Game, splits: Splits, recipe: dict[str, Any], own: bytes) -> None:
+def _write(
+    folder: Path, task: Task | Game, splits: Splits, recipe: dict[str, Any], own: bytes, left_out: int = 0
+) -> None:
     parts = {name: _checked(getattr(splits, name), name) for name in store.SPLITS}
     train = parts["train"]
     shapes = [(part.inputs.shape[1:], part.targets.shape[1:]) for part in parts.values()]
@@ -237,8 +239,8 @@ def _growth_bytes(targets: np.ndarray) -> int:
 
 # What `trial.open()` has itself.
 RESERVED = {
-    "seed", "device", "dtype", "budget_seconds", "checkpoint_dir", "batches", "dummy_batch", "fit_rows", "log",
-    "submit", "progress", "elapsed_seconds", "input_shape", "reply_shape", "train_items",
+    "seed", "device", "dtype", "budget_seconds", "checkpoint_dir", "batches", "dummy_batch", "fit_rows",
+    "log", "submit", "progress", "elapsed_seconds", "input_shape", "reply_shape", "train_items",
 }  # fmt: skip
 
 

@@ -105,13 +105,13 @@ def _file(path: Path) -> dict[str, np.ndarray]:
         raise HarnessError(f"no table at {path}: not {names}, a .csv or a .parquet file", "another `source`")
     try:
         table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
-        names = [str(name) for name in table.column_names]
+        found = [str(name) for name in table.column_names]
     except UnicodeDecodeError:
         raise HarnessError(f"{path} is not UTF-8", f"iconv -f latin1 -t utf8 {path} > utf8.csv") from None
     except (arrow.ArrowInvalid, OSError) as error:
         raise HarnessError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
-    if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
-        raise HarnessError(f"{path} has one column, {names[0]!r}: its values are to stand between commas")
+    if len(found) == 1 and any(sign in found[0] for sign in ";\t|"):
+        raise HarnessError(f"{path} has one column, {found[0]!r}: its values are to stand between commas")
     if table.num_rows == 0 or len(set(table.column_names)) < table.num_columns:
         raise HarnessError(f"{path} has no rows, or two columns of one name")
     return {name: _plain(table[name]) for name in table.column_names}
