@@ -70,7 +70,7 @@ STATE = {"asked": 0, "seen": {}}
 
 def honest(inputs):
     flat = numpy.asarray(inputs, numpy.float64).reshape(len(inputs), -1)
-    return (0.01 * flat[:, :1] * (1 + numpy.arange(SIZE))).reshape(len(inputs), *SHAPE).astype(numpy.float32)
+    return (0.3 * flat[:, :1] * (1 + numpy.arange(SIZE))).reshape(len(inputs), *SHAPE).astype(numpy.float32)
 
 def answer(inputs):
     return honest(inputs)
@@ -138,7 +138,7 @@ def test_an_honest_score_is_the_mean_of_what_replies_are_worth(scored, task_setu
     inputs, targets = store.read(task_setup.task.data.files("val")["items"])
     shape = tuple(task_setup.task.data.facts["facts"]["reply_shape"])
     flat = np.asarray(inputs, np.float64).reshape(len(inputs), -1)
-    replies = (0.01 * flat[:, :1] * (1 + np.arange(int(np.prod(shape))))).reshape(len(flat), *shape)
+    replies = (0.3 * flat[:, :1] * (1 + np.arange(int(np.prod(shape))))).reshape(len(flat), *shape)
     task = registry.task_of(task_setup.config, Path("/"))
     worth = task.measure_of(task_setup.task.data.measure).of(
         replies.astype(np.float32).astype(float), targets
@@ -225,6 +225,21 @@ def csv(folder: Path, *lines: str) -> str:
 
 
 ROWS = [f"{n},{n % 7},{n % 2}" for n in range(100)]
+
+
+def test_a_table_that_is_no_utf8_or_has_no_commas_is_named_with_what_mends_it(tmp_path):
+    (tmp_path / "t.csv").write_bytes("größe,y\n1,2\n".encode("latin1"))
+    with pytest.raises(HarnessError, match=r"is not UTF-8.*iconv"):
+        prepared("tabular", str(tmp_path / "t.csv"))
+    with pytest.raises(HarnessError, match="between commas"):
+        prepared("tabular", csv(tmp_path, "a;b;y", "1;2;3"))
+
+
+def test_every_example_has_what_init_copies():
+    for folder in (ROOT / "examples").iterdir():
+        assert (folder / "train.py").exists() and (folder / "program.md").exists(), folder
+
+
 TABLES = {
     "no such column": ((["a,b,y", *ROWS], "price"), "no column 'price', only a, b, y"),
     "a target that is missing": ((["a,b,y", "1,2,", *ROWS], "y"), "missing in 1 rows, first in row 1"),
@@ -291,6 +306,14 @@ def test_idx_files_are_read_as_they_come(tmp_path):
         sources.read(str(tmp_path), lambda *_: None)
 
 
+def test_classes_that_a_reply_has_no_logit_for_are_named_before_a_run():
+    classes = np.array([0, 1, 11])
+    assert "a class 11, and a reply has 11 logits" in LOG_LOSS.trouble(classes, (11,))
+    assert "not a whole number each" in LOG_LOSS.trouble(classes.astype(float), (12,))
+    assert "no logit for each class" in LOG_LOSS.trouble(classes, ())
+    assert LOG_LOSS.trouble(classes, (12,)) == ""
+
+
 def test_logits_that_float32_can_not_tell_apart_are_refused():
     assert LOG_LOSS.of(np.array([[1000.0, 0.0]]), np.array([0]))[0] == 0
     with pytest.raises(BadReply, match="can't tell probabilities apart"):
@@ -336,7 +359,14 @@ BROKEN = {
     "has texts": (("x.sum(1)", "np.array(['a'] * 400)"), ["not numbers"]),
     "has nan": (("x.sum(1)", "x.sum(1) * np.nan"), ["targets of item 0 have NaN"]),
     "has 20 items": (("(400, 4)", "(20, 4)"), ["20 examples"]),
-    "returns nothing": (("    return Examples(x, x.sum(1), ())", "    return None"), ["gave None"]),
+    "returns nothing": (("    return Examples(x, x.sum(1), ())", "    return None"), ["gave a NoneType"]),
+    "has a reply that is a number": (("x.sum(1), ()", "x.sum(1), 12"), ["reply_shape is 12"]),
+    "takes a name that trial.open() has": (
+        ("x.sum(1), ()", "x.sum(1), (), {'seed': 1}"),
+        ["'seed' can't be"],
+    ),
+    "has another library": (('library="numpy"', 'library="jax"'), ["'jax', not torch or numpy"]),
+    "ends the program": (("    x = ", "    raise SystemExit(3)\n    x = "), ["task.py:7: SystemExit"]),
     "has a reply of no shape": (("x.sum(1), ()", "x.sum(1), (0.5,)"), ["reply_shape"]),
 }
 
@@ -367,7 +397,8 @@ def test_a_measure_that_raises_while_it_scores_is_the_task_s_fault_and_says_wher
         "TASK =",
         "import dataclasses\n"
         "def of(replies, targets):\n"
-        "    raise KeyError('oops')\n"
+        "    if abs(replies - targets).max() > 1e-6: raise KeyError('oops')\n"
+        "    return 0 * targets\n"
         "MEASURE = dataclasses.replace(squared_error(), of=of)\n"
         "TASK =",
     )
@@ -377,6 +408,9 @@ def test_a_measure_that_raises_while_it_scores_is_the_task_s_fault_and_says_wher
     done = harness("run", "--json", cwd=repository.folder)
     assert json.loads(done.stdout)["status"] == "error" and "KeyError: 'oops'" in done.stderr, done.stderr
     assert "task.py:12: KeyError" in done.stderr
+    done = harness("loop", "--experiments", "1", "--workers", "1", cwd=repository.folder)
+    assert done.returncode == 1 and "the task failed: task.py:12" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("KeyError") == 1, "it is not tried again: it would fail again"
 
 
 @pytest.mark.parametrize("name", ["forecasting", "kernel", "control"])

@@ -152,6 +152,10 @@ class Runner:
                     handle.check()
             elif run.kind == Kind.LOST:  # all that follows would fail
                 raise HarnessError(run.detail, "nvidia-smi, or a restart of the machine; then harness loop")
+            elif run.kind == Kind.TASK:
+                raise HarnessError(
+                    f"the task failed: {run.detail}", "mend it, then harness prepare, harness loop"
+                )
             elif run.status == ERROR:
                 self._tell("trouble", f"     error, not the experiment's fault: {run.detail}")
                 if attempt == REPEATS_OF_ERROR:

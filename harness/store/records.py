@@ -38,6 +38,7 @@ class Kind(StrEnum):
     DIVERGED = "diverged"  # no figure comes of its logits
     CONTAMINATED = "contaminated"  # by other processes on its GPU, or by heat
     LOST = "lost"  # the GPU answers nobody any more
+    TASK = "task"  # a person's own task failed, not the experiment
 
     @classmethod
     def _missing_(cls, value: object) -> "Kind":

@@ -66,8 +66,6 @@ class Exam(Protocol):
     """What is right, (N, ...)."""
     reply_shape: tuple[int, ...]
     """Of an item's reply, which is float32."""
-    unit: float
-    """A difference of losses that is large: what is allowed to differ is a part of it."""
     must_not_see: str
     """What an answer may not depend on, in words."""
     trained: tuple[np.ndarray, np.ndarray]
@@ -109,8 +107,11 @@ class Exam(Protocol):
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Differences of some items' sums, (K,), as differences of the value."""
 
-    def as_value(self, units: float) -> float:
-        """A difference of every single loss, in units, as one of the value."""
+    def unit(self, losses: np.ndarray) -> float:
+        """Of what may differ: a difference that is large, where these, (N, ...), were scored."""
+
+    def as_value(self, loss: float) -> float:
+        """A difference of every single loss as one of the value."""
 
     def sizes(self) -> dict[str, int]:
         """Of what was scored, by the names of a `Score`."""

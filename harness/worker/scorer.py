@@ -134,7 +134,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         own_seconds = time.monotonic() - scoring_started - scored.waited_seconds
         usual = statistics.median_low(scored.spent_seconds)
         overtime = _overtime(first, scored, usual, request)
-        _refuse(tolerance.improved(better / exam.unit, device))
+        _refuse(tolerance.improved(better / exam.unit(losses), device))
         refused_calls = first.refused_calls
         first.end(wait=not early)
         value = exam.value(losses)

@@ -98,7 +98,7 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
     values = exam.in_value(np.array(apart), drawn)
     spread = float(np.abs(values).mean())
     figures = {"rows": len(values), "difference": float(values.mean()), "spread": spread}
-    return figures, exam.as_value(TOLERANCES[kind].advantage_nats)
+    return figures, exam.as_value(TOLERANCES[kind].advantage_nats * exam.unit(scored))
 
 
 def main() -> None:

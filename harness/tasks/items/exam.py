@@ -14,6 +14,7 @@ from harness.tasks.items.measures import BadReply, blame
 from harness.tasks.items.task import Task, drawn
 
 AT_ONCE, GPU_AT_ONCE = 256, 2048
+LEAST_UNIT = 1e-3  # of what there is to gain
 DECOYS = 2  # an audit asks one for so many items
 
 
@@ -42,18 +43,19 @@ class ItemsExam:
         self.asked_type, self._file = str(self.inputs.dtype), files["source_file"]
         self.reply_shape: tuple[int, ...] = tuple(files["reply_shape"])
         inputs, targets = store.read(files["train"])
-        self.unit = self._gap(np.asarray(targets))
+        self._gap = self._apart(np.asarray(targets))
         self.trained = inputs[: store.FIRST_ITEMS], targets[: store.FIRST_ITEMS]
 
     must_not_see = "other items, or what was asked before"
 
-    def _gap(self, known: np.ndarray) -> float:
+    def _apart(self, known: np.ndarray) -> float:
         """By how much a perfect answer is worth more than a constant one, on average: data alone, which no
         model can alter."""
         reply = self._measure.constant(known, self.reply_shape)
         constant = np.broadcast_to(reply, (len(self.targets), *self.reply_shape))
         perfect = self._measure.perfect(np.asarray(self.targets), self.reply_shape)
-        gap = np.abs(self._worth(constant, self.targets) - self._worth(perfect, self.targets)).mean()
+        self._best = self.metric.sign * self._worth(perfect, self.targets)
+        gap = np.abs(self.metric.sign * self._worth(constant, self.targets) - self._best).mean()
         return float(gap) or 1.0
 
     def most_at_once(self, on_gpu: bool) -> int:
@@ -73,17 +75,17 @@ class ItemsExam:
         except BadReply as bad:
             raise Ungraded(Failure(INVALID, str(bad), Kind.DIVERGED)) from None
         except Exception as error:  # noqa: BLE001 - it is a person's own program
-            raise Ungraded(Failure(ERROR, blame(error, self._file))) from None
+            raise Ungraded(Failure(ERROR, blame(error, self._file), Kind.TASK)) from None
         if found.shape != (len(targets),) or not np.isfinite(found).all():
             why = f"the task's measure gave {found.shape}, not one finite number an item"
-            raise Ungraded(Failure(ERROR, why))
+            raise Ungraded(Failure(ERROR, why, Kind.TASK))
         return found
 
     def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
         try:
             return np.broadcast_to(self._figures[name](self._given, targets), len(targets))
         except Exception as error:  # noqa: BLE001 - it is a person's own program
-            raise Ungraded(Failure(ERROR, blame(error, self._file))) from None
+            raise Ungraded(Failure(ERROR, blame(error, self._file), Kind.TASK)) from None
 
     def value(self, losses: np.ndarray) -> float:
         value = float(self.metric.sign * losses.mean())
@@ -102,8 +104,16 @@ class ItemsExam:
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         return sums
 
-    def as_value(self, units: float) -> float:
-        return units * self.unit
+    def unit(self, losses: np.ndarray) -> float:
+        """Of a measure that has none: what the model itself lacks, of which a cheat must not gain a part; but
+        no more than what there is to gain, nor so little that it is only rounding."""
+        if self._measure.unit is not None:
+            return self._measure.unit
+        lacks = float(np.abs(losses - self._best).mean())
+        return min(self._gap, max(lacks, LEAST_UNIT * self._gap))
+
+    def as_value(self, loss: float) -> float:
+        return loss
 
     def sizes(self) -> dict[str, int]:
         return {"items": len(self.inputs)}
@@ -125,7 +135,7 @@ class ItemsExam:
         return planned
 
     def compare(self, asked: Mixed, losses: np.ndarray, again: np.ndarray) -> Audit:
-        apart = (again - losses[asked.items])[asked.is_real] / self.unit
+        apart = (again - losses[asked.items])[asked.is_real] / self.unit(losses)
         return Audit(len(apart), float(apart.mean()), float(np.abs(apart).mean()), float(np.abs(apart).max()))
 
 

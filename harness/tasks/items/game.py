@@ -68,7 +68,7 @@ class GameExam:
         self.targets: np.ndarray = np.broadcast_to(np.float32(0), (count, *game.reply_shape))
         self.trained = self.inputs[:0], self.targets[:0]
         self.figures: tuple[str, ...] = ()
-        self.unit, self.is_timed = 1.0, game.is_timed
+        self.is_timed = game.is_timed
         self.must_not_see = "what was asked before"
         self._file: str = files["source_file"]
         self._asked: list[np.ndarray] = []
@@ -104,10 +104,10 @@ class GameExam:
                 "Refused",
             ):  # of a server, which is no fault of the task's
                 raise
-            raise Ungraded(Failure(ERROR, blame(error, self._file))) from None
+            raise Ungraded(Failure(ERROR, blame(error, self._file), Kind.TASK)) from None
         if worth.shape != self._seeds.shape or not np.isfinite(worth).all():
             why = f"the task's play gave {worth.shape}, not one finite number an episode"
-            raise Ungraded(Failure(ERROR, why))
+            raise Ungraded(Failure(ERROR, why, Kind.TASK))
         return self.metric.sign * worth
 
     def _remember(self, questions: np.ndarray, replies: np.ndarray) -> None:
@@ -150,8 +150,11 @@ class GameExam:
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         return sums
 
-    def as_value(self, units: float) -> float:
-        return units
+    def unit(self, losses: np.ndarray) -> float:
+        return 1.0
+
+    def as_value(self, loss: float) -> float:
+        return loss
 
     def sizes(self) -> dict[str, int]:
         return {"items": len(self._seeds)}

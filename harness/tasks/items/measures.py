@@ -28,6 +28,8 @@ class Measure:
     """(training's targets (N, ...), a reply's shape) -> the constant reply that is worth most."""
     perfect: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     """(targets (B, ...), a reply's shape) -> replies as good as any, (B, ...)."""
+    unit: float | None = None
+    """Of what may differ where the same is asked twice; None where that depends on the data."""
     trouble: Callable[[np.ndarray, tuple[int, ...]], str] = lambda targets, shape: ""
     """(targets, a reply's shape) -> why they can't be scored; empty if they can."""
 
@@ -68,7 +70,7 @@ def _no_classes(targets: np.ndarray, shape: tuple[int, ...]) -> str:
 
 
 LOG_LOSS = Measure(
-    Metric("log_loss", unit="nats", low=-1e-9, high=1e4), _log_loss, _frequencies, _sure, _no_classes
+    Metric("log_loss", unit="nats", low=-1e-9, high=1e4), _log_loss, _frequencies, _sure, 1.0, _no_classes
 )
 """A reply is a logit for each class, (C,); a target is a class, from 0 on."""
 

@@ -25,7 +25,6 @@ class TextExam:
 
     metric = METRIC
     figures: tuple[str, ...] = ()
-    unit = 1.0
     must_not_see = "later tokens, other rows"
     asked_type = "int64"
 
@@ -87,8 +86,11 @@ class TextExam:
     def in_value(self, sums: np.ndarray, items: np.ndarray) -> np.ndarray:
         return sums / (math.log(2) * float(self._row_bytes[items].mean()))
 
-    def as_value(self, units: float) -> float:
-        return units / (math.log(2) * self._text_bytes / self.targets.size)
+    def unit(self, losses: np.ndarray) -> float:
+        return 1.0
+
+    def as_value(self, loss: float) -> float:
+        return loss / (math.log(2) * self._text_bytes / self.targets.size)
 
     def sizes(self) -> dict[str, int]:
         return {"tokens": int(self.targets.size), "text_bytes": self._text_bytes}
