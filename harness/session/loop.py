@@ -60,7 +60,7 @@ class Loop:
         self._stopping = ""
         self._failure: HarnessError | None = None  # raised when what runs is over
         self._baseline = Baseline(self._runner, self._executor, tell)
-        again = lambda *where: self._waiting.extend(self._proposals.begin_again(*where))  # noqa: E731
+        again = lambda *where: self._waiting.extend(self._proposals.moving.begin_again(*where))  # noqa: E731
         self._research = Research(self._runner, self._baseline, again, tell)
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
@@ -188,7 +188,7 @@ class Loop:
                 self._proposed_after = time.monotonic() - waited
         experiment = self._waiting.pop(0)
         if current is not None and experiment.parent not in current.chain:  # main went on by hand, say
-            experiment = self._proposals.moved(experiment, base.commit) or experiment
+            experiment = self._proposals.moving.moved(experiment, base.commit) or experiment
         number = experiment.name.digits
         order = self._runner.order(experiment.commit, number, standing=current)
         self._tell(BEGUN, f"{number} {experiment.message.title}", experiment, order)
@@ -302,7 +302,7 @@ class Loop:
             onto = self._experiments.main if is_known else standing.incumbent.commit
             in_line = is_known and self._experiments.are_in_line(parent, onto)  # else main was amended, say
             if done.status == KEEP and not in_line:
-                self._waiting += self._proposals.begin_again(done, onto)
+                self._waiting += self._proposals.moving.begin_again(done, onto)
         in_its_place = done.origin and self._experiments.are_one_program(done.origin, done.commit)
         if moved or not is_known or in_its_place:
             return self._research.read_again(self._setup(job.worker), job.worker)
@@ -310,7 +310,7 @@ class Loop:
         of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
         now = standing.after(of)
         if done.status == KEEP and parent != standing.chain[-1]:
-            self._waiting += self._proposals.meet(done, standing, now)  # first: moving main may take a while
+            self._waiting += self._proposals.moving.meet(done, standing, now)  # moving main may take a while
         self._research.advance(now, setup, job.worker)
 
     def _run_again(self, experiment: Experiment, run: RunRecord, folder: Path, why: str) -> None:
@@ -325,7 +325,7 @@ class Loop:
         experiment, standing = job.experiment, self._research.standing
         if experiment is None or standing is None or experiment.parent == (head := standing.incumbent.commit):
             return
-        if (moved := self._proposals.moved(experiment, head)) is not None:
+        if (moved := self._proposals.moving.moved(experiment, head)) is not None:
             self._tell("note", f"{moved.name.digits} starts anew: the frontier's head is {head[:7]} now")
             job.handle.cancelled.set()
             self._waiting.insert(0, moved)

@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from harness.agents import Agent, Context, NoProposal, Tried, program
+from harness.agents import Agent, Context, NoProposal, Tried
 from harness.errors import HarnessError
-from harness.gate.standing import Standing
 from harness.session.background import in_background
 from harness.session.limits import failed_in_a_row
+from harness.session.moving import Moving, mark_of
 from harness.session.runner import Runner
 from harness.store import rules
 from harness.store.decisions import Base, Proposal
 from harness.store.experiment import Experiment
-from harness.store.records import CRASH, KEEP, RunRecord
-from harness.store.repo import Moved
+from harness.store.records import CRASH, RunRecord
 from harness.worker.run import Setup
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
@@ -57,6 +56,7 @@ class Proposals:
     Attributes:
         spent_usd: on answers that were taken.
         gave_up: why there will be no more of them.
+        moving: puts those that are there on other commits.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Proposals:
         """`stand_in` proposes one experiment where `agent`, which did better before, gave nothing usable."""
         self._runner, self._agent, self._seed, self._tell = runner, agent, seed, tell
         self._stand_in = stand_in
-        self._experiments = runner.experiments
+        self._experiments, self.moving = runner.experiments, Moving(runner, tell)
         self._program_text = program_text
         self.spent_usd = 0.0
         self.gave_up: HarnessError | None = None
@@ -156,13 +156,13 @@ class Proposals:
         """What was proposed, committed on `base`; or None, and why not."""
         try:
             proposal = self._paid(_given(pending))
-            proposal = self._reapplied(proposal, proposal.base or pending.base, base.commit)
+            proposal = self.moving.reapplied(proposal, proposal.base or pending.base, base.commit)
             parent = self._experiments.source(base.commit)
             if trouble := rules.broken_source(proposal.source, parent, setup.task.growth_bytes):
                 return None, trouble
-            if (mark := _mark(proposal.source)) == _mark(parent):
+            if (mark := mark_of(proposal.source)) == mark_of(parent):
                 return None, f"{proposal.title!r} is the incumbent's program, nothing else"
-            if self._is_tried(proposal, mark):
+            if self.moving.is_tried(proposal, mark):
                 return None, f"{proposal.title!r} is a program that was tried before"
             return self._experiments.begin(proposal, base.commit, mark), ""
         except NoProposal as none:
@@ -182,12 +182,6 @@ class Proposals:
             return None
         pending, self._meantime = self._meantime, None
         return self._begun(pending, base, setup)[0]
-
-    def _is_tried(self, proposal: Proposal, mark: str) -> bool:
-        """Whether it is not to be run again; its own may be: a person may want that measured anew."""
-        own = proposal.origin
-        tried = {e.program for e in self._experiments if not own or own not in (e.commit, e.origin)}
-        return not tried.isdisjoint({mark, program.former_digest(proposal.source)})
 
     def begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
@@ -209,81 +203,6 @@ class Proposals:
         changes = self._experiments.changes(experiment)
         parent = self._experiments.source_or_nothing(experiment.parent)
         return rules.broken_change(experiment.name.branch, changes) or rules.broken_source(source, parent)
-
-    def moved(self, experiment: Experiment, onto: str) -> Experiment | None:
-        """One that was begun and not measured, put on another commit; None where it doesn't apply there, is a
-        program that was tried, was measured, or a person moved it."""
-        if self._experiments.runs(experiment.commit):
-            return None
-        try:
-            proposal = self._reapplied(self._experiments.proposal(experiment), experiment.parent, onto)
-            mark = _mark(proposal.source)
-            if mark == _mark(self._experiments.source(onto)) or self._is_tried(proposal, mark):
-                return None
-            return self._experiments.put(experiment, proposal.source, onto, mark)
-        except (NoProposal, Moved):
-            return None
-
-    def begin_again(self, kept: Experiment, onto: str, base: str = "") -> list[Experiment]:
-        """A kept experiment that `main` passed by, begun anew there: all that it has on top of `base`.
-
-        Nothing where it doesn't apply, a person took it over by hand, or it needs no run there.
-
-        Args:
-            base: else where the two part.
-        """
-        base = base or self._fork(kept.parent, onto)
-        if self._carried(kept, onto, base):
-            return []
-        proposal = self._experiments.proposal(kept)
-        if kept.parent != base:
-            proposal = dataclasses.replace(proposal, title=f"{proposal.title}, and what it stood on")
-        try:
-            again = self._reapplied(proposal, base, onto)
-            if again.source == self._experiments.source(onto):
-                return []
-            if self._is_tried(again, mark := _mark(again.source)):
-                raise NoProposal(f"{proposal.title!r} there is a program that was tried before")
-            begun = self._experiments.begin(again, onto, mark)
-        except NoProposal as why:
-            self._runner.tell_once("main", f"     the frontier moved: {why}")
-            return []
-        number, which = begun.name.digits, kept.name.digits
-        self._tell("main", f"     the frontier moved: {which} is applied to {onto[:7]}, as {number}")
-        return [begun]
-
-    def _carried(self, kept: Experiment, onto: str, base: str) -> bool:
-        """Put a kept experiment, and what it stands on above `base`, on a commit that has the train.py of one
-        of those, or of `base`: they are the same programs there. False where it has another one."""
-        below, stack = {e.commit: e for e in self._experiments}, [kept]
-        while stack[0].parent != base and stack[0].parent in below:
-            stack.insert(0, below[stack[0].parent])
-        points = [stack[0].parent, *(e.commit for e in stack)]
-        same = [n for n, commit in enumerate(points) if self._experiments.are_one_program(commit, onto)]
-        if not same or not self._experiments.gone.isdisjoint(points[1:]):
-            return False
-        for link in stack[same[-1] :]:
-            copies = (e for e in self._experiments if e.origin == link.commit and e.status == KEEP)
-            there = next((e for e in copies if e.parent == onto), None)  # a loop was killed after it
-            made = there or self._experiments.carried(link, onto)
-            number, which = made.name.digits, link.name.digits
-            self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
-            onto = made.commit
-        return True
-
-    def meet(self, done: Experiment, before: Standing, now: Standing) -> list[Experiment]:
-        """Two winners beside each other: the change of the one that is not on the line is begun anew on
-        the frontier's head, since gains don't always add up."""
-        other = done.commit if done.commit not in now.chain else before.chain[-1]
-        beside = next((e for e in self._experiments if e.commit == other and other not in now.chain), None)
-        return [] if beside is None else self.begin_again(beside, now.incumbent.commit)
-
-    def _fork(self, commit: str, head: str) -> str:
-        """Below a stack of experiments, what `head` stands on too, or what none of ours is below."""
-        below = {e.commit: e.parent for e in self._experiments}
-        while commit in below and not self._experiments.is_below(commit, head):
-            commit = below[commit]
-        return commit
 
     def learn(self, done: Experiment, run: RunRecord, setup: Setup) -> None:
         """What the agent may mend: a crash, but not the crash of the mending for ever."""
@@ -325,19 +244,6 @@ class Proposals:
             experiment.delta if comparable else None, message.trailers.get("Reason", ""),
         )  # fmt: skip
 
-    def _reapplied(self, proposal: Proposal, base: str, onto: str) -> Proposal:
-        """The same change on another commit.
-
-        Raises:
-            NoProposal: the two changes touch the same lines.
-        """
-        if base == onto:
-            return proposal
-        source = self._experiments.reapplied(proposal.source, base, onto)
-        if source is None:
-            raise NoProposal(f"{proposal.title!r} doesn't apply to the new incumbent, which came after it")
-        return dataclasses.replace(proposal, source=source)
-
     def _paid(self, proposal: Proposal) -> Proposal:
         """With what the unusable answers before it cost: the commit carries all of it."""
         if proposal.cost_usd is None:
@@ -363,15 +269,3 @@ def _given(pending: Pending) -> Proposal:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an agent made of an answer
         raise NoProposal(f"the agent failed: {type(error).__name__}: {error}") from None
-
-
-def _mark(source: bytes) -> str:
-    """The digest of a program.
-
-    Raises:
-        NoProposal: it is nested too deeply, or has numbers too long, to be read.
-    """
-    try:
-        return program.digest(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise NoProposal(f"its train.py can't be read: {type(error).__name__}") from None
