@@ -4,8 +4,8 @@ import json
 import subprocess
 
 import pytest
-from conftest import HONEST, assert_mistake, edit, harness
-from sessions import Script, loop_in
+from conftest import assert_mistake, edit, harness
+from sessions import FASTER, Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
 import harness.session.checkpoints as kept
@@ -315,7 +315,7 @@ def test_calibrate_adds_runs_to_the_incumbent_and_says_what_can_be_told_apart(re
 def test_a_real_gain_moves_main_and_its_real_checkpoint_is_scored_on_the_holdout(believing):
     (believing.folder / "train.py").write_text(edit(("lr=1.0", "lr=0.001")))
     believing("commit", "-qam", "a rate that is far too low")
-    loop_in(believing.folder, Script(("Put the rate back", HONEST)), experiments=1).run()
+    loop_in(believing.folder, Script(("Put the rate back", FASTER)), experiments=1).run()
     (kept,) = known(believing)
     assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit
     note = known(believing).note(kept.commit)

@@ -34,7 +34,7 @@ def test_looking_one_token_ahead_is_invalid(scored):
         )
     )
     refused = scored(ahead)
-    assert_refused(refused, INVALID, "audit", "what it must not see")
+    assert_refused(refused, INVALID, "audit", "later tokens")
     assert refused.kind == Kind.AUDIT
 
 

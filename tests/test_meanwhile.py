@@ -12,7 +12,7 @@ from stubs import SD, Changing
 import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.lock import held
-from harness.session.proposals import Proposals
+from harness.session.moving import Moving
 from harness.session.runner import Runner
 from harness.store.checkout import Checkout
 from harness.store.decisions import Decision, Incumbent, Proposal
@@ -50,7 +50,7 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monke
     agent = Changing([("Sleep less", 1, [])])
     if killed:  # after the winner was recorded, before it was begun again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Proposals, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Moving, "begin_again", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             loop_in(fresh.folder, agent, experiments=2).run()
     loop_in(fresh.folder, agent, experiments=1 if killed else 2).run()
     first, again = all_of(fresh)

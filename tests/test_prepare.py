@@ -269,7 +269,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_broken(folder_of_texts, tmp_
     assert "HARNESS_CACHE" in last
 
 
-@pytest.mark.slow
+@pytest.mark.alone  # its corpus is one for tests of costs, too: it is made once
 def test_the_embedded_corpus_takes_under_a_minute_of_processor_time(cpu_corpus):
     task, seconds = cpu_corpus
     made = task.data

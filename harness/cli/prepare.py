@@ -52,6 +52,7 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
         click.echo(json.dumps(summary))
     else:
         click.echo(f"{made.id}  {made.folder}")
+        click.echo(f"  {made.about()}")
         for name, split in manifest["splits"].items():
             counts = (f"{count:>12,} {what.replace('_', ' ')}" for what, count in split.items())
             click.echo(f"  {name:<8}{''.join(counts)}")

@@ -51,6 +51,9 @@ class Prepared(Protocol):
     def files(self, split: str) -> dict[str, Any]:
         """What an exam on `val` or `holdout` is made of, as JSON values."""
 
+    def about(self) -> str:
+        """In one line what was understood: shapes, classes, columns."""
+
     def warning(self) -> str:
         """That a score on them says less than it seems to, and which key mends it; mostly empty."""
 

@@ -15,6 +15,7 @@ import numpy as np
 
 SPLITS = ("train", "val", "holdout")
 FIRST_ITEMS = 64
+SHOWN = 8  # names of classes or columns
 OWN = "task.py"
 
 
@@ -44,6 +45,21 @@ class Items:
             "reply_shape": self.facts["facts"]["reply_shape"], "measure": self.measure,
             "source_file": str(own) if own.exists() else "",
         }  # fmt: skip
+
+    def about(self) -> str:
+        facts = self.facts["facts"]
+        shape, replies = (" x ".join(map(str, facts[name])) for name in ("input_shape", "reply_shape"))
+        parts = [
+            f"inputs {shape or 'one number'} {self.facts['input_type']}",
+            f"replies {replies or 'one number'}",
+        ]
+        for name, value in facts.items():
+            if isinstance(value, list) and value and isinstance(value[0], str):
+                more = ", ..." if len(value) > SHOWN else ""
+                parts.append(f"{len(value)} {name}: {', '.join(value[:SHOWN])}{more}")
+            elif isinstance(value, str):
+                parts.append(f"{name} {value}")
+        return "; ".join(parts)
 
     def warning(self) -> str:
         """None: there is nothing to say, see `harness.tasks.registry.Prepared`."""

@@ -66,6 +66,9 @@ class Corpus:
             "token_bytes": str(self.folder / "token_bytes.npy"),
         }  # fmt: skip
 
+    def about(self) -> str:
+        return f"vocabulary {self.vocab_size:,}, rows of {self.seq_len:,} tokens"
+
     def warning(self) -> str:
         """That the text is too little for what is scored, see `harness.tasks.registry.Prepared`."""
         manifest = json.loads((self.folder / folders.MANIFEST).read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
     inputs, names = _encoded({name: each for name, each in table.columns.items() if name != table.target})
     if not names:
         raise HarnessError(f"{config.source} has no column beside the target {table.target!r}")
-    facts: dict[str, Any] = {"columns": names}
+    facts: dict[str, Any] = {"target": table.target, "columns": names}
     if _is_number(goal):
         mean, sd = float(goal.mean()), float(goal.std())
         if sd == 0:
