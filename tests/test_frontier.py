@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.gate.policy import CALIBRATION_RUNS, MOST_RUNS
 from harness.report import explain
 from harness.store.aliases import VAL_BPB
-from harness.store.decisions import Holdout
+from harness.store.decisions import Holdout, Opinion
 from harness.store.opening import open_repository
 from harness.store.records import Setting
 from harness.store.repo import Repository
@@ -313,11 +313,15 @@ def test_calibrate_adds_runs_to_the_incumbent_and_says_what_can_be_told_apart(re
 
 @pytest.mark.slow
 def test_a_real_gain_moves_main_and_its_real_checkpoint_is_scored_on_the_holdout(believing):
-    (believing.folder / "train.py").write_text(edit(("lr=1.0", "lr=0.001")))
+    (believing.folder / "train.py").write_text(edit(("lr=1.0", "lr=0.001"), ("0, 0.1,", "0, 0.01,")))
     believing("commit", "-qam", "a rate that is far too low")
-    loop_in(believing.folder, Script(("Put the rate back", FASTER)), experiments=1).run()
+    said = []
+    agent = Script(("Put the rate back", FASTER))
+    loop_in(believing.folder, agent, lambda event: said.append(event.text), experiments=1).run()
     (kept,) = known(believing)
-    assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit
+    assert kept.status == "keep" and believing("rev-parse", "main") == kept.commit, said
+    opinion = known(believing).note(kept.commit).opinion
+    assert isinstance(opinion, Opinion) and opinion.spread < 1e-3, opinion
     note = known(believing).note(kept.commit)
     (held,) = note.holdouts
     assert held.value == note.runs[-1].value

@@ -141,6 +141,6 @@ class ItemsExam:
 
 def _numbers(replies: Any) -> np.ndarray:
     """As float64, one copy: a hostile process may still write to what it came from."""
-    if isinstance(replies, np.ndarray):
-        return replies.astype(np.float64)
+    if isinstance(replies, np.ndarray | np.generic):  # the latter of one item's, where that is a number
+        return np.asarray(replies, np.float64).copy()
     return replies.double().cpu().numpy()
