@@ -277,4 +277,8 @@ def test_what_git_sets_for_hooks_leads_to_no_other_repository(greedy, told, tmp_
     shown = harness("status", "--json", cwd=greedy.folder, **elsewhere)
     assert shown.returncode == 0 and greedy("rev-parse", "--short=7", "main") in shown.stdout
     assert harness("init", cwd=greedy.folder, **elsewhere).returncode == 0
+    greedy("update-index", "--skip-worktree", "train.py")
+    (greedy.folder / "train.py").write_text("# mine\n")
+    done = harness("loop", "--experiments", "1", cwd=greedy.folder, **elsewhere)  # git is asked of this one
+    assert done.returncode == 1 and "was told not to see" in done.stderr.splitlines()[-1]
     assert sorted((path.name, path.stat().st_mtime_ns) for path in other.rglob("*")) == before

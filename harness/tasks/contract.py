@@ -74,8 +74,8 @@ class Exam(Protocol):
     def most_at_once(self, on_gpu: bool) -> int:
         """Items of a batch: few on a processor, so that no single one has time to learn in."""
 
-    def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
-        """Losses of a batch, (B, ...) float64.
+    def grade(self, replies: Any, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Losses of a batch, (B, ...) float64, and its figures, (B, F), of one look at the replies.
 
         Args:
             replies: (B, *reply_shape), in memory that a hostile process may still write to: an array, or on a
@@ -87,9 +87,6 @@ class Exam(Protocol):
 
     figures: tuple[str, ...]
     """What is shown beside a score: means over all items."""
-
-    def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
-        """Of a batch, (B,) float64, as `grade`."""
 
     def value(self, losses: np.ndarray) -> float:
         """The metric's, of the losses of all items.

@@ -115,10 +115,9 @@ def _opened(config: Config, root: Path, progress: Progress | None, again: bool) 
 
         corpus = text.prepare(config.text, progress, again) if progress else text.open_prepared(config.text)
         return Opened(name, METRIC, "torch", corpus, hidden=_where(config.text.source))
-    own = _own_source(config, root) if name == OWN else b""
-    task = task_of(config, root)
+    own, where = (_own_source(config, root), str(root / config.task.file)) if name == OWN else (b"", "")
+    task = _own(own, Path(where)) if own else _built_in(name)
     if progress:
-        where = str(root / config.task.file) if own else ""
         data = items.prepare(name, task, own, where, config.items, progress, again)
     else:
         data = items.open_prepared(name, own, config.items)

@@ -19,7 +19,7 @@ from harness.sandbox.seal import MOST_CALLS, Seal
 from harness.sandbox.text import Tail, kind_of, one_line
 from harness.sandbox.wire import ProtocolError, close_all, pair
 from harness.store.records import CRASH, INVALID, Failure, Kind
-from harness.tasks.contract import Exam
+from harness.tasks.contract import Exam, Ungraded
 from harness.worker.buffers import CudaBuffer, SharedArray
 from harness.worker.device import Device
 
@@ -28,11 +28,11 @@ STOP_SECONDS = 5.0
 LAST_WORDS = 8  # messages that are read from a server that can't be talked to
 
 
-class Refused(Exception):
-    """There is no score; `failure` says why."""
+class Refused(Ungraded):
+    """A server can't be asked, or did what it may not."""
 
     def __init__(self, status: str, detail: str, kind: Kind = Kind.OTHER) -> None:
-        self.failure = Failure(status, detail, kind)
+        super().__init__(Failure(status, detail, kind))
 
 
 class WorkClock:

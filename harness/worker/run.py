@@ -73,7 +73,8 @@ def open_setup(config: Config, repository: Path) -> Setup:
     Raises:
         HarnessError: the data is not there, or the device or the sandbox that is asked for.
     """
-    task, device = open_task(config, repository), device_for(config, repository)
+    task = open_task(config, repository)
+    device = _device(config, task.library)
     isolation = choose(config.trial.sandbox, (repository, *task.hidden))
     return Setup(
         config, task, device, isolation,
@@ -87,8 +88,11 @@ def device_for(config: Config, repository: Path) -> Device:
     Raises:
         HarnessError: it isn't there, or a person's own task can't be read.
     """
-    asked = config.trial.device if library_of(config, repository) == "torch" else "cpu"
-    return resolve(asked, config.trial.gpu_memory_gb)
+    return _device(config, library_of(config, repository))
+
+
+def _device(config: Config, library: str) -> Device:
+    return resolve(config.trial.device if library == "torch" else "cpu", config.trial.gpu_memory_gb)
 
 
 def _compiled(repository: Path, device: Device) -> Path:

@@ -30,7 +30,7 @@ from harness.tasks.registry import exam_for
 from harness.worker import playing, tolerance
 from harness.worker.answers import Answers
 from harness.worker.device import Device
-from harness.worker.model_client import Refused, Server
+from harness.worker.model_client import Server
 from harness.worker.model_server import warm_up
 from harness.worker.overtime import answered_in_time, in_time, overtime_seconds
 
@@ -86,9 +86,7 @@ def answer(
         following = inputs[end : end + batch]
         if len(following) and not server.is_on_gpu:  # it works on the next ones while these are read
             server.ask(following)
-        losses = exam.grade(replies, targets[at:end])
-        for place, name in enumerate(exam.figures):
-            figures[at:end, place] = exam.figure(name, replies, targets[at:end])
+        losses, figures[at:end] = exam.grade(replies, targets[at:end])
         if len(following) and server.is_on_gpu:  # two processes on a GPU only get in each other's way
             server.ask(following)
         if result is None:
@@ -109,7 +107,7 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         tell: takes the score, before the last server's end, which takes a moment on a GPU.
 
     Raises:
-        Refused: crash or invalid, with its reason.
+        Ungraded: there is no score; `failure` says why.
     """
     device, exam, seed = request["device"]["kind"], exam_for(request), request["audit_seed"]
     batch = items_of_batch(exam, Device(**request["device"]))
@@ -236,7 +234,7 @@ def _overtime(server: Server, answered: Answers, usual: float, request: dict[str
 
 def _refuse(failure: Failure | None) -> None:
     if failure is not None:
-        raise Refused(failure.status, failure.detail, failure.kind)
+        raise Ungraded(failure)
 
 
 def emit(message: dict[str, Any]) -> None:
@@ -259,7 +257,7 @@ def main() -> None:
             request, wait=lambda: bool(sys.stdin.readline()),
             tell=lambda found: emit({"score": asdict(found)}),
         )  # fmt: skip
-    except (Refused, Ungraded) as refused:
+    except Ungraded as refused:
         emit({"failure": asdict(refused.failure)})
     except HarnessError as failed:
         emit({"failure": asdict(Failure(ERROR, str(failed)))})

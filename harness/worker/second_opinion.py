@@ -21,8 +21,9 @@ from harness.sandbox import limits
 from harness.sandbox.text import one_line
 from harness.store.decisions import Opinion
 from harness.store.records import ERROR, INVALID, Failure
+from harness.tasks.contract import Ungraded
 from harness.tasks.registry import exam_for
-from harness.worker.model_client import Refused, Server
+from harness.worker.model_client import Server
 from harness.worker.overtime import in_time
 from harness.worker.tolerance import TOLERANCES
 
@@ -87,7 +88,7 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
         server.clock.stop()
         checkpoint = Path(request["checkpoint"])
         if failure := in_time(server.clock.worked_seconds, request["budget_seconds"], checkpoint, kind):
-            raise Refused(failure.status, failure.detail, failure.kind)
+            raise Ungraded(failure)
         deadline = time.monotonic() + request["scoring_seconds"]
         apart = []
         for item in drawn:
@@ -106,7 +107,7 @@ def main() -> None:
     try:
         opinion, allowed = _form(json.loads(sys.stdin.read()))
         found: dict[str, Any] = {"opinion": opinion, "allowed": allowed}
-    except Refused as refused:
+    except Ungraded as refused:
         found = {"failure": asdict(refused.failure)}
     sys.stdout.write(json.dumps(found) + "\n")
 

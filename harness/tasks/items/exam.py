@@ -35,6 +35,8 @@ class Mixed:
 class ItemsExam:
     """See `harness.tasks.contract.Exam`."""
 
+    must_not_see = "other items, or what was asked before"
+
     def __init__(self, task: Task, files: Mapping[str, Any]) -> None:
         """`files`: `items` of a split and `train`, as `store` here has them, `reply_shape` and `measure`."""
         self._measure, self._figures = task.measure_of(files["measure"]), task.figures_of(files["measure"])
@@ -45,8 +47,6 @@ class ItemsExam:
         inputs, targets = store.read(files["train"])
         self._gap = self._apart(np.asarray(targets))
         self.trained = inputs[: store.FIRST_ITEMS], targets[: store.FIRST_ITEMS]
-
-    must_not_see = "other items, or what was asked before"
 
     def _apart(self, known: np.ndarray) -> float:
         """By how much a perfect answer is worth more than a constant one, on average: data alone, which no
@@ -61,12 +61,18 @@ class ItemsExam:
     def most_at_once(self, on_gpu: bool) -> int:
         return GPU_AT_ONCE if on_gpu else AT_ONCE
 
-    def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
+    def grade(self, replies: Any, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         given = _numbers(replies)
         if not np.isfinite(given).all():
             raise Ungraded(Failure(INVALID, "the model gave NaN or infinity", Kind.DIVERGED))
-        self._given = given
-        return self.metric.sign * self._worth(given, targets)
+        losses = self.metric.sign * self._worth(given, targets)
+        figures = np.empty((len(targets), len(self.figures)))
+        try:
+            for place, figure in enumerate(self._figures.values()):
+                figures[:, place] = figure(given, targets)
+        except Exception as error:  # noqa: BLE001 - it is a person's own program
+            raise Ungraded(Failure(ERROR, blame(error, self._file), Kind.TASK)) from None
+        return losses, figures
 
     def _worth(self, replies: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """(B,) float64."""
@@ -80,12 +86,6 @@ class ItemsExam:
             why = f"the task's measure gave {found.shape}, not one finite number an item"
             raise Ungraded(Failure(ERROR, why, Kind.TASK))
         return found
-
-    def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
-        try:
-            return np.broadcast_to(self._figures[name](self._given, targets), len(targets))
-        except Exception as error:  # noqa: BLE001 - it is a person's own program
-            raise Ungraded(Failure(ERROR, blame(error, self._file), Kind.TASK)) from None
 
     def value(self, losses: np.ndarray) -> float:
         value = float(self.metric.sign * losses.mean())

@@ -96,14 +96,11 @@ class GameExam:
 
         try:
             worth = np.asarray(self._game.play(self._seeds, asked), np.float64)
+        except Ungraded:  # a server's, no fault of the task's
+            raise
         except BadReply as bad:
             raise Ungraded(Failure(INVALID, str(bad), Kind.DIVERGED)) from None
-        except Exception as error:
-            if type(error).__name__ in (
-                "Ungraded",
-                "Refused",
-            ):  # of a server, which is no fault of the task's
-                raise
+        except Exception as error:  # noqa: BLE001 - it is a person's own program
             raise Ungraded(Failure(ERROR, blame(error, self._file), Kind.TASK)) from None
         if worth.shape != self._seeds.shape or not np.isfinite(worth).all():
             why = f"the task's play gave {worth.shape}, not one finite number an episode"
@@ -120,19 +117,15 @@ class GameExam:
             elif (at := int(self._generator.integers(self._questions))) < self._most:
                 self._asked[at], self._replies[at] = question.copy(), reply.copy()
 
-    def grade(self, replies: Any, targets: np.ndarray) -> np.ndarray:
+    def grade(self, replies: Any, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How far what is used of answers is from what was used first, in the usual spread of that."""
         given = replies if isinstance(replies, np.ndarray) else replies.double().cpu().numpy()
         with np.errstate(all="ignore"):
             used = np.asarray(self._game.used(given.astype(np.float64)), np.float64)
-            first = (
-                targets if targets.shape == used.shape else np.zeros_like(used)
-            )  # before anything was asked
+            # Before anything was asked, targets have a reply's shape, not that of what is used.
+            first = targets if targets.shape == used.shape else np.zeros_like(used)
             apart = np.abs(used - first).reshape(len(used), -1).max(axis=1) / self._usual
-        return np.nan_to_num(apart, nan=1e9, posinf=1e9)
-
-    def figure(self, name: str, replies: Any, targets: np.ndarray) -> np.ndarray:
-        raise KeyError(name)
+        return np.nan_to_num(apart, nan=1e9, posinf=1e9), np.empty((len(apart), 0))
 
     def value(self, losses: np.ndarray) -> float:
         value = float(self.metric.sign * losses.mean())

@@ -55,12 +55,11 @@ def prepare(
         progress("read", 0, 1)
         found = _examples(task, config, progress, where)
         progress("read", 1, 1)
-        splits = found if isinstance(found, Splits) else _split(_checked(found), config.eval_items)
-        left_out = (
-            0
-            if isinstance(found, Splits)
-            else len(found) - sum(len(getattr(splits, name)) for name in store.SPLITS)
-        )
+        if isinstance(found, Splits):
+            splits, left_out = found, 0
+        else:
+            splits = _split(_checked(found), config.eval_items)
+            left_out = len(found) - sum(len(getattr(splits, name)) for name in store.SPLITS)
         if splits.train.measure not in ([""] if isinstance(task.measure, Measure) else task.measure):
             raise HarnessError(f"the task has no measure {splits.train.measure!r}")
         _check_measure(task, splits, where)

@@ -1,6 +1,6 @@
 """A task of items, as its owner writes it down; `.autoresearch/task.py` defines `TASK`, one of these.
 
-from harness.tasks.items import ...
+See docs/your-own-task.md for one from end to end.
 """
 
 import math
