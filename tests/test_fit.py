@@ -86,7 +86,7 @@ def test_init_writes_the_starter_of_the_card_that_is_there(card, tmp_path, name)
 def test_init_leaves_room_that_it_is_told_to_leave(card, tmp_path):
     card("H200")
     text, config, _ = init(tmp_path / "here", "--gpu-memory-gb", "22")
-    assert "\nDEVICE_BATCH_SIZE = 64 " in text
+    assert "\nDEVICE_BATCH_SIZE = 32 " in text
     assert config.trial.gpu_memory_gb == 22
     assert "set gpu_memory_gb in it" in init(tmp_path / "here", "--gpu-memory-gb", "20")[2].output
 

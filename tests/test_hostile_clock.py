@@ -86,6 +86,12 @@ def test_training_on_while_pretending_to_save_is_noticed(train_only):
     assert_failed(train_only(edit((SUBMIT, pretend))), INVALID, "after its budget")
 
 
+def test_a_loss_that_takes_long_is_named_as_what_was_late(train_only):
+    slow = "    run.submit(model, loss=lambda *_: spin(1.7) or 0.0)\n"
+    training = train_only(edit((SUBMIT, slow)))
+    assert_failed(training, INVALID, "it was submit's loss: ask for it once before the first batch")
+
+
 def test_a_patched_clock_gains_no_time(train_only):
     patch = MAIN + "    time.process_time = time.monotonic = lambda: 0.0\n    spin = lambda _: None\n"
     assert_failed(train_only(edit((MAIN, patch)), save_seconds=2.0), INVALID, "after its 1 s were spent")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import assert_failed, edit
 
-from harness.sandbox import isolation, readonly
+from harness.sandbox import holdings, isolation, readonly
 from harness.store.records import CRASH, ERROR, INVALID, OK
 
 LOOP_END = "        spin(0.01)\n"
@@ -331,3 +331,12 @@ def test_a_seed_of_its_own_gives_a_program_no_other_order_of_the_data(train_only
     logs = [train_only(source).log for source in (shown, pinned)]
     first, second = (re.findall(r"FIRST (\S+)", log) for log in logs)
     assert first == second and len(first) == 1, logs
+
+
+def test_what_was_brought_into_memory_is_touched_again_only_if_the_kernel_put_some_out(monkeypatch):
+    counts = iter([5, 5, 6, None])
+    monkeypatch.setattr(holdings, "evicted", lambda: next(counts))
+    touched = holdings.Touched(evicted=holdings.evicted())
+    assert touched.is_all_there()
+    assert not touched.is_all_there(), "a page more went"
+    assert not touched.is_all_there(), "the kernel doesn't say"

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MOST_BYTES = 64 * 2**30
@@ -21,13 +22,37 @@ PROC, SYS, CGROUP, CGROUP2 = (
     0x63677270,
 )  # file systems that are the kernel's word
 TOLD = {PROC, SYS, CGROUP, CGROUP2}
+EVICTIONS = ("pgsteal_", "pginodesteal ", "kswapd_inodesteal ", "drop_pagecache ")  # of /proc/vmstat
 
 
-def touch(processes: Iterable[int], known: set[tuple[int, int]]) -> str:
+def evicted() -> int | None:
+    """How many pages the kernel put out of memory until now, except by a group's limit; None if unknown."""
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        found = [int(line.split()[1]) for line in lines if line.startswith(EVICTIONS)]
+        return sum(found) if found else None
+    return None
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What was brought into memory."""
+
+    files: set[tuple[int, int]] = field(default_factory=set)
+    """Device and inode."""
+    evicted: int | None = field(default_factory=evicted)
+    """When it began."""
+
+    def is_all_there(self) -> bool:
+        """Whether the kernel had no need of memory since."""
+        return self.evicted is not None and evicted() == self.evicted
+
+
+def touch(processes: Iterable[int], touched: Touched) -> str:
     """Bring into memory all that these processes hold of files; empty, or why they can't be sealed.
 
     Args:
-        known: device and inode of files that were touched already; added to.
+        touched: what needn't be touched; added to.
     """
     size = 0
     for process in processes:
@@ -38,9 +63,10 @@ def touch(processes: Iterable[int], known: set[tuple[int, int]]) -> str:
                 if _file_system(path) in TOLD:
                     return "it keeps a file open that counts what all processes do (below /proc or /sys)"
                 file = path.stat()
-                if (file.st_dev, file.st_ino) in known or not (stat.S_ISREG(file.st_mode) and file.st_size):
+                known = (file.st_dev, file.st_ino) in touched.files
+                if known or not (stat.S_ISREG(file.st_mode) and file.st_size):
                     continue
-                known.add((file.st_dev, file.st_ino))
+                touched.files.add((file.st_dev, file.st_ino))
                 if (size := size + file.st_size) > MOST_BYTES:
                     return f"it holds more than {MOST_BYTES // 2**30} GB of files"
                 _touch(path, file.st_size)

@@ -68,6 +68,8 @@ class Reported:
     """Rows of a forward and backward pass that fitted."""
     trained_nats: float | None = None
     """What a target cost in the first items that were trained on, by the function that was trained."""
+    loss_seconds: float | None = None
+    """What it took to say so."""
     unit: str = "tokens"
     """What was counted: `tokens`, or `items` where the task is not text."""
 

@@ -202,13 +202,16 @@ class Run:
                 task is one for numpy a mapping of names to arrays.
             flops_per_token: of training, forward and backward; for the summary's MFU.
             loss: what was trained, (inputs, targets) -> mean loss. It is asked for a few items that were
-                trained on; where `load` gives a model with another loss there, the record says so.
+                trained on; where `load` gives a model with another loss there, the record says so. It is part
+                of saving: what it needs for the first time should be there before the first batch.
         """
         self._engine.synchronize()
         self._host.training_ended()
         self._send_losses()
         self._engine.save(model, self.checkpoint_dir)
+        began = time.monotonic()
         self._reported["trained_nats"] = self._trained_nats(model, loss) if loss else None
+        self._reported["loss_seconds"] = time.monotonic() - began
         self._reported |= {"flops_per_token": flops_per_token, **self._engine.figures(model)}
         self._host.submit(self.checkpoint_dir, self._reported)
 

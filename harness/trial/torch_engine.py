@@ -2,7 +2,8 @@
 
 import gc
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import nn
 from harness.trial.engine import WEIGHTS, Noted
 
 CONTEXT_MB = 1300  # of a GPU that a process takes beside its tensors; over 808 seen where kernels were tuned
+ROOM = (
+    0.05  # of the memory: what a step may take later beyond what a first one does, as pieces lie worse then
+)
 
 
 class _OnItsWay:
@@ -41,12 +45,13 @@ class TorchEngine:
         halves = self._is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dtype = "bfloat16" if halves else "float32"
         self._queued: deque[Any] = deque()
+        self._most = 1.0  # of a GPU's memory
         if self._is_cuda:
             torch.cuda.reset_peak_memory_stats()
             if gpu_memory_mb:  # more is a crash: here it can still be found too much
                 total = torch.cuda.mem_get_info()[1] / 2**20
-                most = min(1.0, max(0.0, gpu_memory_mb - CONTEXT_MB) / total)
-                torch.cuda.set_per_process_memory_fraction(most)
+                self._most = min(1.0, max(0.0, gpu_memory_mb - CONTEXT_MB) / total)
+                torch.cuda.set_per_process_memory_fraction(self._most)
 
     @property
     def _is_cuda(self) -> bool:
@@ -76,7 +81,10 @@ class TorchEngine:
 
     def fits(self, step: Callable[[int], object], rows: int) -> bool:
         try:
-            step(rows)
+            with self._less_memory():
+                step(rows)
+                if self._is_cuda:
+                    step(rows)  # the optimizer's state lies beside it now
             return True
         except torch.OutOfMemoryError:
             if rows == 1:
@@ -86,6 +94,19 @@ class TorchEngine:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         return False
+
+    @contextmanager
+    def _less_memory(self) -> Iterator[None]:
+        """What fits into it will fit for as long as it trains."""
+        if self._is_cuda:
+            free, total = torch.cuda.mem_get_info()
+            here = (free + torch.cuda.memory_reserved()) / total
+            torch.cuda.set_per_process_memory_fraction((1 - ROOM) * min(self._most, here))
+        try:
+            yield
+        finally:
+            if self._is_cuda:
+                torch.cuda.set_per_process_memory_fraction(self._most)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         from safetensors.torch import save_model
@@ -100,6 +121,7 @@ class TorchEngine:
 
     def loss_of(self, model: nn.Module, loss: Callable[[Any, Any], Any], inputs: Any, targets: Any) -> float:
         """With gradients."""
+        torch.backends.cudnn.benchmark = False  # asked once: to try every kernel first takes seconds
         _plain(model).eval()
         return float(loss(inputs, targets).detach())
 

@@ -34,6 +34,8 @@ class Handed:
     """Of the clock that files are dated by."""
     tokens: int = -1
     """The descriptor of the training tokens, which it was given."""
+    loss_seconds: float = 0.0
+    """What it says that `submit`'s loss took, of what was spent."""
 
 
 def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Failure | None:
@@ -76,10 +78,10 @@ def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Fa
     rate = SAVE_BYTES_PER_SECOND["memory" if in_memory else "disk"]
     excused = min(config.save_seconds, LATE_SECONDS + saved / rate)
     if (late := spent - config.budget_seconds) > excused:
-        return Failure(
-            INVALID,
-            f"handed {saved / 2**20:.1f} MB over {late:.1f} s after its budget, {excused:.1f} s would do",
-        )
+        why = f"handed {saved / 2**20:.1f} MB over {late:.1f} s after its budget, {excused:.1f} s would do"
+        if handed.loss_seconds > late - excused:
+            why += "; it was submit's loss: ask for it once before the first batch, so that all is loaded"
+        return Failure(INVALID, why)
     for name, descriptor in zip(handed.names, handed.descriptors, strict=True):
         with (folder / name).open("xb") as copy:
             for offset in range(0, os.fstat(descriptor).st_size, COPY_BYTES):

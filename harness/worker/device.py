@@ -113,7 +113,16 @@ class Device:
 
 def _memory_bytes() -> float:
     """Of the machine or the container."""
-    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), quota_bytes())
+    return min(_machine_bytes(), quota_bytes())
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def has_own_limit() -> bool:
+    """Whether memory ends for us before it does for the machine."""
+    return quota_bytes() < _machine_bytes()
 
 
 def resolve(setting: str, gpu_memory_gb: float = 0.0) -> Device:

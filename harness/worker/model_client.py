@@ -21,7 +21,7 @@ from harness.sandbox.wire import ProtocolError, close_all, pair
 from harness.store.records import CRASH, INVALID, Failure, Kind
 from harness.tasks.contract import Exam, Ungraded
 from harness.worker.buffers import CudaBuffer, SharedArray
-from harness.worker.device import Device
+from harness.worker.device import Device, has_own_limit
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
@@ -87,6 +87,7 @@ class Server:
         self._inputs: SharedArray | None = None
         self._seal: Seal | None = None
         self._sealed_processes: list[int] = []  # none can follow them
+        self._touched = holdings.Touched()
         self._tail = Tail()
         self._ending: threading.Thread | None = None
         reading, writing = os.pipe()  # of its own: a shared log would be a way to talk to the next one
@@ -166,12 +167,8 @@ class Server:
         self._warm_began = time.monotonic()
         self.ask(inputs, rest=True)
 
-    def end_warm_up(self, touched: set[tuple[int, int]]) -> None:
-        """Wait for it, and seal the server.
-
-        Args:
-            touched: files that are in memory already, see `holdings`; added to.
-        """
+    def end_warm_up(self, touched: holdings.Touched) -> None:
+        """Wait for it, and seal the server. `touched`: what is in memory already; added to."""
         self.replies(self._warm_began + self._request["scoring_seconds"])
         self.warm_seconds = time.monotonic() - self._warm_began
         if self._seal is None:
@@ -185,7 +182,8 @@ class Server:
         self.clock.go_on()
         self._process.signal(signal.SIGCONT)
 
-    def _bring_in(self, touched: set[tuple[int, int]]) -> None:
+    def _bring_in(self, touched: holdings.Touched) -> None:
+        self._touched = touched
         if why := holdings.touch(self._sealed_processes, touched):
             raise Refused(INVALID, f"the model server can't be sealed: {why}")
 
@@ -222,8 +220,9 @@ class Server:
 
     def resume(self) -> None:
         """Let it go on; what it holds and another one pushed out of memory meanwhile is there again."""
-        if self._seal is not None:
-            self._bring_in(set())
+        is_there = self._touched.is_all_there() and not has_own_limit()
+        if self._seal is not None and not is_there:
+            self._bring_in(holdings.Touched())
         self.clock.go_on()
         self._process.signal(signal.SIGCONT)
 

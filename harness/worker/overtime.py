@@ -33,8 +33,9 @@ def answered_in_time(seconds: float, budget_seconds: float) -> Failure | None:
     allowed = ANSWER_SECONDS + ANSWER_SHARE * budget_seconds
     if seconds <= allowed:
         return None
-    took = f"its answers took {seconds:.1f} s, {seconds - allowed:.1f} s past what they may"
-    return Failure(INVALID, f"{took}: more could be training outside of the clock", Kind.LATE)
+    took = f"its answers took {seconds:.1f} s, {allowed:.1f} s are what they may at this budget"
+    why = f"{took}: more could be training outside of the clock (less to score, or a longer budget)"
+    return Failure(INVALID, why, Kind.LATE)
 
 
 def in_time(seconds: float, budget_seconds: float, checkpoint: Path, kind: str) -> Failure | None:

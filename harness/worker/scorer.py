@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.sandbox import limits
+from harness.sandbox import holdings, limits
 from harness.store.records import CRASH, ERROR, Audit, Failure, Kind, Score
 from harness.tasks.contract import Exam, Ungraded
 from harness.tasks.items.game import GameExam
@@ -200,7 +200,7 @@ def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
         server.take_seal()
     load_seconds = first.end_load()
     second.end_load()
-    touched: set[tuple[int, int]] = set()
+    touched = holdings.Touched()
     for server in (first, second):
         server.begin_warm_up(noise)
     for server in (first, second):

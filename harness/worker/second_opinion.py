@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.sandbox import limits
+from harness.sandbox.holdings import Touched
 from harness.sandbox.text import one_line
 from harness.store.decisions import Opinion
 from harness.store.records import ERROR, INVALID, Failure
@@ -84,7 +85,7 @@ def _form(request: dict[str, Any]) -> tuple[dict[str, float], float]:
         server.take_seal()
         server.end_load()
         server.begin_warm_up(exam.noise(1))
-        server.end_warm_up(set())
+        server.end_warm_up(Touched())
         server.clock.stop()
         checkpoint = Path(request["checkpoint"])
         if failure := in_time(server.clock.worked_seconds, request["budget_seconds"], checkpoint, kind):

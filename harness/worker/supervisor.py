@@ -127,7 +127,7 @@ class Supervisor:
             if state.failure is None:
                 handed = checkpoint.Handed(
                     state.names, state.checkpoint, state.trained_seconds, state.spent_seconds,
-                    state.first_batch_ns, tokens,
+                    state.first_batch_ns, tokens, state.reported.loss_seconds or 0.0,
                 )  # fmt: skip
                 in_memory = prestarted.isolation.kind == "bwrap"
                 state.failure = checkpoint.take(handed, self.checkpoint_dir, self.config, in_memory)
@@ -284,6 +284,7 @@ class Supervisor:
                 flops_per_token=_figure(message.get("flops_per_token")),
                 peak_vram_mb=_figure(message.get("peak_vram_mb")),
                 trained_nats=_figure(message.get("trained_nats")),
+                loss_seconds=_figure(message.get("loss_seconds")),
                 device_batch_size=_count(message.get("device_batch_size")),
                 unit=self._unit,
             )

@@ -25,7 +25,7 @@ ROW_MB, REST_MB = 295, 1700
 FLOAT32_ROW_MB = (
     800  # without bfloat16, as on Turing: twice as wide, and logits that no kernel takes; reckoned
 )
-SHARE = 0.92  # of the memory; a context and a desktop take some
+SHARE = 0.9  # of the memory; a context and a desktop take some, and pieces never lie side by side
 ROWS = 128
 # In 62 s of an H200, batches of 2**19, 2**17 (with 6 layers) and 2**16 tokens gave 0.487, 0.445 and 0.446
 # bits per byte of Python code, in 241, 1219 and 1829 steps: steps count, as long as they are not noise.
