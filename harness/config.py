@@ -33,7 +33,8 @@ class DataConfig:
     """What a language model is trained on and scored on."""
 
     source: str
-    """`python`, `climbmix`, `tinystories`, or a path to a file or folder of text."""
+    """`python`, `climbmix`, `tinystories`, `hf:OWNER/NAME` for a data set of the hub, or a path: a file, a
+    folder, or a pattern with `*`."""
     seq_len: int
     """Tokens in a row, for training and for scoring."""
     vocab_size: int
@@ -41,7 +42,10 @@ class DataConfig:
     eval_tokens: int
     """Tokens that one score is made of (rounded down to whole rows)."""
     shards: int
-    """Training shards of a sharded source."""
+    """Training files that are taken of a data set of the hub."""
+    column: str = ""
+    """The column that is the text; empty for `text`, `content`, `document`, `story` or `code`, or the only
+    one."""
 
 
 @dataclass(frozen=True)

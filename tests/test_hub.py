@@ -1,14 +1,17 @@
 """Downloads against a loopback server that behaves like the hub: parallel, resumed, verified."""
 
+import dataclasses
 import hashlib
 import http.server
 import threading
+import urllib.parse
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from conftest import make_text
 
+from harness import config as configs
 from harness.errors import HarnessError
 from harness.tasks import hub
 from harness.tasks.lm import sources
@@ -22,6 +25,7 @@ class Hub:
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.lie_about: set[str] = set()
+        self.card: dict = {}
         self.break_after: dict[str, int] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.at_once = self.most_at_once = 0
@@ -49,7 +53,7 @@ class Hub:
             self.requests.append((request.command, request.path, request.headers.get("Range")))
         if request.path.startswith("/api/datasets/"):
             return self.list_files(request)
-        name = request.path.rsplit("/", 1)[-1]
+        name = urllib.parse.unquote(request.path.partition("/resolve/")[2].partition("/")[2])
         if name not in self.files:
             request.send_response(404)
             request.send_header("X-Error-Code", "EntryNotFound")
@@ -100,6 +104,7 @@ class Hub:
             "private": False,
             "tags": [],
             "downloads": 0,
+            "cardData": self.card,
         }
         body = json.dumps(entries if listing else info).encode()
         request.send_response(200)
@@ -107,6 +112,11 @@ class Hub:
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
+
+
+def opened(source, shards, **changes):
+    data = dataclasses.replace(configs.GPU.text, source=source, shards=shards, **changes)
+    return sources.open_source(data, lambda *_: None)
 
 
 def point_at(monkeypatch, url):
@@ -157,7 +167,7 @@ def test_shards_come_in_parallel_and_are_not_fetched_twice(climbmix):
 
 
 def test_the_last_shard_is_the_validation_split(climbmix):
-    documents = list(sources.open_source("climbmix", 4, 2048, lambda *_: None).documents())
+    documents = list(opened("climbmix", 4).documents())
     pinned = [d.text for d in documents if d.may_go_to == "val"]
     assert pinned == make_text(200, seed=4)
     assert {d.may_go_to for d in documents} == {"val", "holdout-or-train"}
@@ -207,7 +217,7 @@ def test_tinystories_takes_whatever_parquet_its_repository_holds(server, tmp_pat
         "data-b.parquet": shard(make_text(20, seed=1), tmp_path),
         "data-a.parquet": shard(make_text(20, seed=2), tmp_path),
     }
-    documents = list(sources.open_source("tinystories", 1, 256, lambda *_: None).documents())
+    documents = list(opened("tinystories", 1).documents())
     assert [d.text for d in documents] == make_text(20, seed=2) + make_text(20, seed=1)
     assert "README.md" not in fetches(server)
 
@@ -216,3 +226,67 @@ def test_tinystories_takes_whatever_parquet_its_repository_holds(server, tmp_pat
 def test_a_shard_count_out_of_range_is_refused(shards):
     with pytest.raises(HarnessError, match="1 to 6542"):
         hub.climbmix_files(shards)
+
+
+# ── any data set ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def dataset(server, tmp_path):
+    """Two configurations, one of them with splits that no file's name says."""
+    server.files = {
+        "README.md": b"---",
+        "en/train-0.parquet": shard(make_text(30, seed=1), tmp_path),
+        "en/train-1.parquet": shard(make_text(30, seed=2), tmp_path),
+        "en/x/held.parquet": shard(make_text(30, seed=3), tmp_path),
+        "de/part.jsonl": b"\n".join(b'{"story": "es war einmal %d"}' % n for n in range(40)),
+    }
+    english = [
+        {"split": "train", "path": "en/train-*"}, {"split": "validation", "path": ["en/**/held.parquet"]},
+    ]  # fmt: skip
+    server.card = {
+        "configs": [
+            {"config_name": "en", "data_files": english, "default": True},
+            {"config_name": "de", "data_files": "de/*.jsonl"},
+        ]
+    }
+    return server
+
+
+def test_a_data_set_of_the_hub_has_the_splits_that_its_card_says(dataset):
+    source = opened("hf:some/stories", 10)
+    by_split = {}
+    for document in source.documents():
+        by_split.setdefault(document.may_go_to, []).append(document.text)
+    assert by_split["val"] == make_text(30, seed=3)
+    assert by_split["holdout-or-train"] == make_text(30, seed=1) + make_text(30, seed=2)
+    assert source.revision == COMMIT
+    assert "de/part.jsonl" not in str(dataset.requests)
+
+
+def test_of_its_training_files_as_many_are_taken_as_the_config_says(dataset):
+    source = opened("hf:some/stories", 1)
+    assert [name for _, name in source.found.files] == [
+        "train/en/train-0.parquet",
+        "validation/en/x/held.parquet",
+    ]
+    assert source.files_of == 3
+
+
+def test_another_configuration_is_named_behind_its_name_and_its_column_is_found(dataset):
+    texts = [d.text for d in opened("hf:some/stories/de", 1).documents()]
+    assert texts == [f"es war einmal {n}" for n in range(40)]
+
+
+def test_without_a_default_one_must_be_named(dataset):
+    del dataset.card["configs"][0]["default"]
+    with pytest.raises(HarnessError, match=r"configurations en, de. Try: source = .hf:some/stories/en"):
+        opened("hf:some/stories", 1)
+    with pytest.raises(HarnessError, match="configurations en, de"):
+        opened("hf:some/stories/fr", 1)
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b@", "hf:a b/c"])
+def test_what_names_no_data_set_says_how_one_is_named(name):
+    with pytest.raises(HarnessError, match="is not hf:OWNER/NAME"):
+        opened(name, 1)

@@ -52,8 +52,17 @@ def pack_slowly(tokens, offsets, order, row_length):
 def test_rows_are_those_of_the_plain_rule(lengths, row_length):
     tokens, offsets = documents(lengths)
     order = list(range(len(lengths)))
-    fast = [row.tolist() for row in packing.pack(tokens, offsets, order, row_length)]
+    fast = [row.tolist() for row in packing.pack(tokens, offsets, order, row_length, drop_rests=True)]
     assert fast == list(pack_slowly(tokens, offsets, order, row_length))
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=50), st.integers(2, 33))
+def test_a_pass_shows_all_of_the_text_however_long_its_documents_are(lengths, row_length):
+    tokens, offsets = documents(lengths)
+    order = list(range(len(lengths)))
+    shown = set(np.concatenate([[], *packing.pack(tokens, offsets, order, row_length)]).tolist())
+    missing = set(tokens.tolist()) - shown
+    assert len(missing) < row_length, "no more than a last row that isn't full"
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=50), st.integers(0, 2**31))

@@ -17,8 +17,10 @@ from harness.tasks.folder import MANIFEST
 EXAMPLES = """\b
 Examples:
   harness prepare                        # what the config says
-  harness prepare ~/texts                # .txt, .jsonl or .parquet files
+  harness prepare ~/texts                # text, code, .jsonl, .csv, .parquet, .zip, ...
+  harness prepare '~/notes/**/*.md'      # a pattern
   harness prepare climbmix --shards 4    # from the hub, resumable
+  harness prepare hf:roneneldan/TinyStories
 """
 WORDS = {"tokenizer": "learn the tokenizer"}
 
@@ -32,8 +34,8 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
     """Make the data that runs train and score on.
 
     SOURCE is what the task takes; without it, the config's. For text it is python (embedded),
-    climbmix, tinystories or a path. Prepared data lies in ~/.cache/autoresearch (or $HARNESS_CACHE)
-    and is shared by all repositories.
+    climbmix, tinystories, hf:OWNER/NAME or a path. Prepared data lies in ~/.cache/autoresearch (or
+    $HARNESS_CACHE) and is shared by all repositories.
     """
     paths = open_repository().paths
     config = configs.load(paths.config)
@@ -49,10 +51,12 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
     manifest = json.loads((made.folder / MANIFEST).read_text(encoding="utf-8"))
     if as_json:
         summary = {"data": made.id, "folder": str(made.folder), "splits": manifest["splits"]}
+        summary |= {"read": manifest["read"]} if "read" in manifest else {}
         click.echo(json.dumps(summary))
     else:
         click.echo(f"{made.id}  {made.folder}")
-        click.echo(f"  {made.about()}")
+        for line in made.about():
+            click.echo(f"  {line}")
         for name, split in manifest["splits"].items():
             counts = (f"{count:>12,} {what.replace('_', ' ')}" for what, count in split.items())
             click.echo(f"  {name:<8}{''.join(counts)}")

@@ -6,8 +6,13 @@ remembered beside it.
 """
 
 import hashlib
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError
 from harness.paths import downloads_dir
@@ -17,6 +22,128 @@ CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_VAL = "shard_06542.parquet"  # the last shard, pinned as the reference project does
 TINYSTORIES = "karpathy/tinystories-gpt4-clean"
 PARALLEL = 8
+PREFIX = "hf:"
+DATA = r".*\.(parquet|arrow|jsonl?|ndjson|csv|tsv|txt|md|zip|tar|tgz)(\.(gz|bz2|xz|zst))?"
+CONVERTED = "refs/convert/parquet"  # where the hub keeps a copy, also of data sets that are a program
+LISTED = 12
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Files of a dataset repository."""
+
+    repository: str
+    revision: str
+    """A commit."""
+    files: tuple[tuple[str, str], ...]
+    """Each with a name whose folder is its split."""
+    of: int
+    """So many there are."""
+
+
+def choose(source: str, shards: int) -> Chosen:
+    """The files that `hf:OWNER/NAME`, `hf:OWNER/NAME/CONFIG` or either `@REVISION` means.
+
+    Args:
+        shards: at most so many files of the training split.
+
+    Raises:
+        HarnessError: there is no such data set, or no file of text; or the hub can't be reached.
+    """
+    from huggingface_hub import HfApi
+
+    matched = re.fullmatch(r"hf:([^/@\s]+/[^/@\s]+)(?:/([^@]+))?(?:@(\S+))?", source)
+    if matched is None:
+        raise HarnessError(f"{source!r} is not hf:OWNER/NAME", 'source = "hf:roneneldan/TinyStories"')
+    repository, config, revision = matched.groups()
+    with _failures(repository):
+        info = HfApi().dataset_info(repository, revision=revision)
+        there = sorted(sibling.rfilename for sibling in info.siblings or [])
+        card = info.card_data.to_dict() if info.card_data else {}
+        files, commit = _of_config(source, there, card.get("configs") or [], config), info.sha or "main"
+        if not files and revision is None:
+            info = HfApi().dataset_info(repository, revision=CONVERTED)
+            there = sorted(sibling.rfilename for sibling in info.siblings or [])
+            folders = [{"config_name": name, "data_files": f"{name}/*"} for name in _folders(there)]
+            files, commit = _of_config(source, there, folders, config), info.sha or CONVERTED
+    if not files:
+        raise HarnessError(f"{source} has no file with text", "another `source` in .autoresearch/config.toml")
+    train = [file for file in files if not re.search(r"\b(val|valid|validation|dev|test)\b", file[1])]
+    left_out = set(train[shards:])
+    kept = tuple(file for file in files if file not in left_out)
+    return Chosen(repository, commit, kept, len(files))
+
+
+def _folders(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name))
+
+
+def _of_config(
+    source: str, names: list[str], configs: list[Any], wanted: str | None
+) -> list[tuple[str, str]]:
+    """Files, each below its split, as the data set's card says; without one all, parquet if there is any."""
+    data = [
+        name for name in names if re.fullmatch(DATA, name, re.IGNORECASE) and not name.startswith("README")
+    ]
+    known = {str(each.get("config_name")): each for each in configs if each.get("data_files")}
+    if not known and wanted is None:
+        parquet = [name for name in data if name.endswith(".parquet")]
+        return [(name, name) for name in parquet or data]
+    default = [name for name, each in known.items() if each.get("default") or name == "default"]
+    chosen = wanted or (default or list(known))[0]
+    if chosen not in known or (wanted is None and not default and len(known) > 1):
+        listed = ", ".join(list(known)[:LISTED]) + (", ..." if len(known) > LISTED else "")
+        owner = source.partition("@")[0].removesuffix(f"/{wanted}")
+        raise HarnessError(
+            f"{source} has the configurations {listed or 'none'}",
+            f'source = "{owner}/{next(iter(known), "")}"',
+        )
+    said = known[chosen]["data_files"]
+    found = []
+    for part in said if isinstance(said, list) else [said]:
+        split, paths = (part.get("split", ""), part.get("path")) if isinstance(part, dict) else ("", part)
+        for pattern in paths if isinstance(paths, list) else [paths]:
+            found += [
+                (name, f"{split}/{name}" if split else name) for name in data if _matches(name, str(pattern))
+            ]
+    return list(dict.fromkeys(found))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As the hub's patterns do: `*` within a folder, `**` over some."""
+    parts = re.split(r"(\*\*/?|\*|\?)", pattern)
+    meant = {"**/": r"(?:.*/)?", "**": ".*", "*": "[^/]*" if "/" in pattern else ".*", "?": "[^/]"}
+    return re.fullmatch("".join(meant.get(part, re.escape(part)) for part in parts), name) is not None
+
+
+@contextmanager
+def _failures(repository: str) -> Iterator[None]:
+    """What goes wrong with the hub, in one line."""
+    import httpx
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError:
+        why = f"{repository} asks for an agreement: accept it at huggingface.co/datasets/{repository}"
+        raise HarnessError(why, "hf auth login, or HF_TOKEN=..., then the same command again") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        why = f"the hub has no data set {repository} of that name and revision, or not for everybody"
+        raise HarnessError(
+            why, "its name at huggingface.co/datasets; hf auth login where it is private"
+        ) from None
+    except (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise HarnessError(
+            f"could not download {repository}: {reason}; what is complete was kept",
+            "the network, then the same command again; it resumes",
+        ) from None
 
 
 def climbmix_files(shards: int) -> list[str]:
@@ -26,7 +153,9 @@ def climbmix_files(shards: int) -> list[str]:
     return [*(f"shard_{i:05d}.parquet" for i in range(shards)), CLIMBMIX_VAL]
 
 
-def download(repository: str, names: list[str] | None, progress: Progress) -> list[Path]:
+def download(
+    repository: str, names: list[str] | None, progress: Progress, revision: str | None = None
+) -> list[Path]:
     """Fetch files of a dataset repository; all its parquet and text files where `names` is None.
 
     Returns:
@@ -35,44 +164,37 @@ def download(repository: str, names: list[str] | None, progress: Progress) -> li
     Raises:
         HarnessError: the hub can't be reached, lacks a file, or a file's sha256 differs.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # ours counts all files together
-    try:
+    with _failures(repository):
         if names is None:
             listed = HfApi().list_repo_files(repository, repo_type="dataset")
             names = sorted(n for n in listed if n.endswith((".parquet", ".jsonl", ".txt")))
             names = [n for n in names if n.endswith(".parquet")] or names
-        folder = downloads_dir() / repository.replace("/", "--")
+        folder = downloads_dir() / repository.replace("/", "--") / (revision or "")
         folder.mkdir(parents=True, exist_ok=True)
         done = 0
         paths = []
         with ThreadPoolExecutor(min(PARALLEL, max(1, len(names)))) as pool:
-            for path in pool.map(lambda name: _fetch(repository, name, folder), names):
+            for path in pool.map(lambda name: _fetch(repository, name, folder, revision), names):
                 done += 1
                 progress("download", done, len(names))
                 paths.append(path)
         return paths
-    except (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise HarnessError(
-            f"could not download {repository}: {reason}; what is complete was kept",
-            "the network, then the same command again; it resumes",
-        ) from None
 
 
-def _fetch(repository: str, name: str, folder: Path) -> Path:
+def _fetch(repository: str, name: str, folder: Path, revision: str | None) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     path = folder / name
     checked = path.with_name(path.name + ".sha256")
     if path.exists() and checked.exists():
         return path
-    wanted = get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset")).etag or ""
-    hf_hub_download(repository, name, repo_type="dataset", local_dir=folder)
+    url = hf_hub_url(repository, name, repo_type="dataset", revision=revision)
+    wanted = get_hf_file_metadata(url).etag or ""
+    hf_hub_download(repository, name, repo_type="dataset", local_dir=folder, revision=revision)
     if len(wanted) == 64:  # small files carry a git blob id instead
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -51,7 +51,7 @@ class Prepared(Protocol):
     def files(self, split: str) -> dict[str, Any]:
         """What an exam on `val` or `holdout` is made of, as JSON values."""
 
-    def about(self) -> str:
+    def about(self) -> list[str]:
         """In one line what was understood: shapes, classes, columns."""
 
     def warning(self) -> str:

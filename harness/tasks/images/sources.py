@@ -26,8 +26,9 @@ from harness.errors import HarnessError
 from harness.paths import downloads_dir
 from harness.tasks.folder import Progress
 
+MOST_FILES = 1000  # of a data set of the hub
 Pictures = tuple[np.ndarray, np.ndarray, list[str]]
-NAMED = ("fashion-mnist", "cifar10", "hub:OWNER/NAME")
+NAMED = ("fashion-mnist", "cifar10", "hf:OWNER/NAME")
 # Debian's package of Fashion-MNIST (MIT licence): 70,000 pictures of 28 x 28.
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"
@@ -69,8 +70,8 @@ def read(source: str, progress: Progress) -> Pictures:
         return pictures, targets, CLOTHES
     if source == "cifar10":
         return _hub(CIFAR10, progress)
-    if source.startswith("hub:"):
-        return _hub(source.removeprefix("hub:"), progress)
+    if source.startswith("hf:"):
+        return _hub(source, progress)
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".npz":
         return _npz(path)
@@ -164,13 +165,15 @@ def _unpack(package: bytes, folder: Path) -> None:
 # ── the hub, folders, npz ──────────────────────────────────────────────────────────────────────
 
 
-def _hub(repository: str, progress: Progress) -> Pictures:
+def _hub(source: str, progress: Progress) -> Pictures:
     """Of a data set in parquet files, with a column of pictures and one of classes."""
     from harness.tasks import hub
 
-    files = [path for path in hub.download(repository, None, progress) if path.suffix == ".parquet"]
-    if not files:
-        raise HarnessError(f"{repository} on the hub has no parquet files")
+    chosen = hub.choose(source, shards=MOST_FILES)
+    names = [name for name, _ in chosen.files if name.endswith(".parquet")]
+    if not names:
+        raise HarnessError(f"{source} has no parquet files")
+    files = hub.download(chosen.repository, names, progress, chosen.revision)
     found, targets, classes = [], [], list[str]()
     for path in files:
         for row, (data, label, names) in enumerate(_parquet_rows(path)):

@@ -46,7 +46,7 @@ class Items:
             "source_file": str(own) if own.exists() else "",
         }  # fmt: skip
 
-    def about(self) -> str:
+    def about(self) -> list[str]:
         facts = self.facts["facts"]
         shape, replies = (" x ".join(map(str, facts[name])) for name in ("input_shape", "reply_shape"))
         parts = [
@@ -59,7 +59,7 @@ class Items:
                 parts.append(f"{len(value)} {name}: {', '.join(value[:SHOWN])}{more}")
             elif isinstance(value, str):
                 parts.append(f"{name} {value}")
-        return "; ".join(parts)
+        return ["; ".join(parts)]
 
     def warning(self) -> str:
         """None: there is nothing to say, see `harness.tasks.registry.Prepared`."""

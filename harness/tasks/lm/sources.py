@@ -4,22 +4,27 @@ A source is an iterable of `Document`s that can be walked more than once, always
 It says which split a document may go to; whether it goes there, a hash of its content decides.
 """
 
-import json
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import util
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from harness.config import DataConfig
 from harness.errors import HarnessError
 from harness.tasks import hub
 from harness.tasks.folder import Progress
+from harness.tasks.lm import reading
+from harness.tasks.lm.cutting import pieces
+from harness.tasks.lm.files import Found, entries, find, splits
 
 NAMED = ("python", "climbmix", "tinystories")
-LOCAL_SUFFIXES = (".txt", ".jsonl", ".parquet")
 CHARS_PER_TOKEN = 2.2  # a low guess, so that most pieces fit into a row whole
+MOST_BAD = 0.01  # of the files, or of the records
+LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -93,114 +98,128 @@ class PythonSource:
 # ── files ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass
+class Report:
+    """What was read in one walk through the files, and what not and why."""
+
+    files: int = 0
+    hidden: int = 0
+    no_text: list[str] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)
+    """Why, by file: all of it or its rest."""
+    records: int = 0
+    bad_records: int = 0
+    first_bad_record: str = ""
+    empty: int = 0
+    val: list[str] = field(default_factory=list)
+    """Files that are the validation split as they stand, as the next ones the holdout."""
+    holdout: list[str] = field(default_factory=list)
+
+    def refuse(self, source: str) -> None:
+        """Raise if too much of it is bad."""
+        if len(self.bad) > MOST_BAD * self.files:
+            listed = "; ".join(f"{name}: {why}" for name, why in islice(self.bad.items(), LISTED))
+            more = f"; and {len(self.bad) - LISTED} more" if len(self.bad) > LISTED else ""
+            raise HarnessError(
+                f"{source}: {len(self.bad)} of {self.files} files can't be read: {listed}{more}"
+            )
+        if self.bad_records > MOST_BAD * self.records:
+            why = f"{self.bad_records:,} of {self.records:,} records have no text: {self.first_bad_record}"
+            raise HarnessError(f"{source}: {why}")
+
+
 class FileSource:
-    """Local files. A file named `val*` is the validation split as it stands, and in its order."""
+    """Local files of any kind that has text, see `reading` and `files`."""
 
     def __init__(
-        self, files: list[Path], piece_chars: int, is_val: Callable[[Path], bool] | None = None
+        self, found: Found, piece_chars: int, column: str = "", is_val: Callable[[str], bool] | None = None
     ) -> None:
-        self.files = files
-        self.piece_chars = piece_chars
-        self.is_val = is_val or (lambda path: path.name.lower().startswith("val"))
-        self.pinned = any(map(self.is_val, files))
+        self.found, self.piece_chars, self.column = found, piece_chars, column
+        self.report = Report()  # of the last walk
+        self.revision, self.files_of = "", len(found.files)  # of a data set of the hub
+        names = [entry.name for _, entry in entries(found.files) if isinstance(entry, reading.Entry)]
+        if is_val is not None:
+            self._splits = {name: "val" if is_val(name) else "holdout-or-train" for name in names}
+        else:
+            self._splits = splits(names)
+        self.pinned = "val" in self._splits.values()
 
     def documents(self) -> Iterator[Document]:
-        for path in self.files:
-            hint = "val" if self.is_val(path) else "holdout-or-train" if self.pinned else "any"
-            for text in _texts(path, self.piece_chars):
-                if text:
-                    yield Document(text, hint)
+        report = self.report = Report(hidden=self.found.hidden)
+        for name, entry in entries(self.found.files):
+            if isinstance(entry, reading.Unreadable):
+                report.files += 1
+                report.bad[name] = str(entry)
+                continue
+            split = self._splits.get(entry.name, "any")
+            read = False
+            try:
+                for text in reading.texts(entry, self.column, self.piece_chars, self._bad_record):
+                    read = True
+                    report.records += 1
+                    if text.strip():
+                        yield Document(text, split)
+                    else:
+                        report.empty += 1
+            except reading.NoText:
+                report.no_text.append(entry.name)
+                continue
+            except reading.Unreadable as why:
+                report.bad[entry.name] = f"{why}, and what came before was read" if read else str(why)
+            report.files += 1
+            if split in ("val", "holdout"):
+                (report.val if split == "val" else report.holdout).append(entry.name)
 
-
-def _texts(path: Path, piece_chars: int) -> Iterator[str]:
-    try:
-        if path.suffix == ".parquet":
-            yield from _parquet_texts(path)
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield _json_text(line, path, number)
-        else:
-            for document in path.read_text(encoding="utf-8").split("<|endoftext|>"):
-                yield from pieces(document.strip(), piece_chars)
-    except UnicodeDecodeError as error:
-        raise HarnessError(f"{path} is not UTF-8 text: {error}") from None
-
-
-def _json_text(line: str, path: Path, number: int) -> str:
-    try:
-        text = json.loads(line)["text"]
-    except (ValueError, TypeError, KeyError):
-        text = None
-    if not isinstance(text, str):
-        raise HarnessError(f'{path}:{number} is not a JSON object with a string "text"')
-    return text
-
-
-def _parquet_texts(path: Path) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-        if "text" not in file.schema_arrow.names:
-            raise HarnessError(f"{path} has no column 'text', only {file.schema_arrow.names}")
-        for group in range(file.num_row_groups):
-            yield from filter(None, file.read_row_group(group, columns=["text"])["text"].to_pylist())
-    except pyarrow.ArrowInvalid as error:
-        raise HarnessError(f"{path} is not a readable parquet file: {error}") from None
-
-
-def pieces(text: str, limit: int) -> Iterator[str]:
-    """Cut text into documents of about `limit` characters: at blank lines, else at line ends.
-
-    The pieces of a text joined are the text again.
-    """
-    piece = ""
-    *paragraphs, last = text.split("\n\n")
-    for paragraph in [*(p + "\n\n" for p in paragraphs), last]:
-        whole = len(paragraph) <= limit
-        for unit in [paragraph] if whole else paragraph.splitlines(keepends=True):
-            if piece and len(piece) + len(unit) > limit:
-                yield piece
-                piece = ""
-            piece += unit
-    if piece:
-        yield piece
+    def _bad_record(self, why: str) -> None:
+        report = self.report
+        report.records += 1
+        report.bad_records += 1
+        report.first_bad_record = report.first_bad_record or why
 
 
 # ── by name ───────────────────────────────────────────────────────────────────────────────────
 
 
-def open_source(name: str, shards: int, seq_len: int, progress: Progress) -> Source:
-    """The source called `name`, its files downloaded first where it has any.
+def open_source(config: DataConfig, progress: Progress) -> Source:
+    """The source that a config names, its files downloaded first where it has any.
 
-    Code and plain text have no documents of their own: they are cut into pieces of about a row,
-    because packing would train on nothing but the heads of longer ones.
+    Code and plain text have no documents of their own: they are cut into pieces of about a row.
 
     Raises:
-        HarnessError: no such name or path, nothing readable in it, or the download failed.
+        HarnessError: no such name or path, nothing in it, or the download failed.
     """
-    piece_chars = int(CHARS_PER_TOKEN * seq_len)
+    name, shards = config.source, config.shards
+    piece_chars = int(CHARS_PER_TOKEN * config.seq_len)
     if name == "python":
         return PythonSource(piece_chars)
     if name == "climbmix":
-        files = hub.download(hub.CLIMBMIX, hub.climbmix_files(shards), progress)
-        return FileSource(files, piece_chars, is_val=lambda path: path.name == hub.CLIMBMIX_VAL)
+        paths = hub.download(hub.CLIMBMIX, hub.climbmix_files(shards), progress)
+        return FileSource(_named(paths), piece_chars, is_val=lambda name: name == hub.CLIMBMIX_VAL)
     if name == "tinystories":
-        return FileSource(hub.download(hub.TINYSTORIES, None, progress), piece_chars)
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise HarnessError(
-            f"no data source {name!r}: not {', '.join(NAMED)}, and no such path", "harness prepare python"
-        )
-    files = [path] if path.is_file() else _files_in(path)
-    if not files or any(file.suffix not in LOCAL_SUFFIXES for file in files):
-        raise HarnessError(f"{path} holds no {', '.join(LOCAL_SUFFIXES)} file", "another file or folder")
-    return FileSource(files, piece_chars)
+        return FileSource(_named(hub.download(hub.TINYSTORIES, None, progress)), piece_chars)
+    if name.startswith(hub.PREFIX):
+        chosen = hub.choose(name, shards)
+        wanted = [file for file, _ in chosen.files]
+        paths = hub.download(chosen.repository, wanted, progress, chosen.revision)
+        found = Found(tuple((path, name) for path, (_, name) in zip(paths, chosen.files, strict=True)), 0)
+        source = FileSource(found, piece_chars, config.column)
+        source.revision, source.files_of = chosen.revision, chosen.of
+        return source
+    found = find(Path(name).expanduser())
+    if not found.files:
+        raise missing(name)
+    return FileSource(found, piece_chars, config.column)
 
 
-def _files_in(folder: Path) -> list[Path]:
-    found: Iterable[Path] = folder.rglob("*")
-    return sorted(p for p in found if p.suffix in LOCAL_SUFFIXES and p.is_file())
+def missing(name: str) -> HarnessError:
+    if Path(name).expanduser().exists():
+        return HarnessError(f"{name} holds no file to read", "another file or folder")
+    known = f"{', '.join(NAMED)}, hf:OWNER/NAME"
+    return HarnessError(
+        f"no data source {name!r}: not {known}, and no such path",
+        "another `source` in .autoresearch/config.toml",
+    )
+
+
+def _named(paths: Sequence[Path]) -> Found:
+    return Found(tuple((path, path.name) for path in paths), 0)

@@ -66,13 +66,18 @@ class Corpus:
             "token_bytes": str(self.folder / "token_bytes.npy"),
         }  # fmt: skip
 
-    def about(self) -> str:
-        return f"vocabulary {self.vocab_size:,}, rows of {self.seq_len:,} tokens"
+    def about(self) -> list[str]:
+        """What was made of what, in lines."""
+        read = self._manifest()["read"]
+        return [f"vocabulary {self.vocab_size:,}, rows of {self.seq_len:,} tokens", *_read_lines(read)]
+
+    def _manifest(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / folders.MANIFEST).read_text(encoding="utf-8"))
+        return found
 
     def warning(self) -> str:
         """That the text is too little for what is scored, see `harness.tasks.registry.Prepared`."""
-        manifest = json.loads((self.folder / folders.MANIFEST).read_text(encoding="utf-8"))
-        val = manifest["splits"]["val"]["tokens"]
+        val = self._manifest()["splits"]["val"]["tokens"]
         scored = np.load(self.rows_file("val"), mmap_mode="r").shape[0] * self.seq_len
         if min(val, scored) >= self.eval_tokens // self.seq_len * self.seq_len:
             return ""
@@ -97,6 +102,37 @@ def open_corpus(folder: Path, prepare: str = "harness prepare") -> Corpus:
         )
     except (KeyError, TypeError):
         raise HarnessError(f"{folder / folders.MANIFEST} is not a manifest", f"{prepare} --again") from None
+
+
+def _read_lines(read: dict[str, Any]) -> list[str]:
+    """What of a source was read, what not and why, and what validates."""
+    repeats = f"{read['repeats']:,} exact repeats"
+    if "files" not in read:
+        return [f"left out: {repeats}"]
+    of = f" of {read['of_files']:,}" if read["of_files"] > read["files"] + read["no_text"] else ""
+    revision = f", revision {read['revision'][:12]}" if read["revision"] else ""
+    lines = [f"read: {read['files']:,}{of} files, {read['records']:,} documents{revision}"]
+    left_out = [repeats]
+    left_out += [f"{read['empty']:,} empty"] if read["empty"] else []
+    left_out += [f"{read['hidden']:,} hidden files and folders"] if read["hidden"] else []
+    if read["no_text"]:
+        left_out.append(
+            f"{read['no_text']:,} files that are no text ({_some(read['no_text_names'], read['no_text'])})"
+        )
+    if read["bad_records"]:
+        left_out.append(f"{read['bad_records']:,} records ({read['first_bad_record']})")
+    lines.append(f"left out: {', '.join(left_out)}")
+    lines += [f"unread: {name}: {why}" for name, why in read["bad_names"].items()]
+    for split in ("val", "holdout"):
+        if count := read[f"{split}_files"]:
+            lines.append(
+                f"{split}: {_some(read[split], count)}, as {'they stand' if count > 1 else 'it stands'}"
+            )
+    return lines
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names) + (f" and {count - len(names):,} more" if count > len(names) else "")
 
 
 def token_file_header(documents: int, tokens: int) -> bytes:
