@@ -20,7 +20,7 @@ from harness.store.hooks import Hooks
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
 from harness.tasks.lm import fit
-from harness.tasks.registry import open_task
+from harness.tasks.registry import changed, open_task
 from harness.worker import device, probe
 from harness.worker.probe import probe_inside
 
@@ -77,7 +77,7 @@ def _findings() -> Iterator[Finding]:
     yield _guarded("sandbox", lambda: _sandbox(config))
     if readable:
         root = repository.paths.root if repository is not None else Path.cwd()
-        yield _guarded("data", lambda: Finding("data", "ok", open_task(config, root).data.id))
+        yield _guarded("data", lambda: _data(config, root))
     yield _disk()
     yield _load()
     found = [key for key in KEYS if os.environ.get(key)]
@@ -92,6 +92,13 @@ def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
         return check()
     except HarnessError as error:
         return Finding(name, "fail", error.message, error.fix)
+
+
+def _data(config: configs.Config, root: Path) -> Finding:
+    found = open_task(config, root).data.id
+    if why := changed(config):
+        return Finding("data", "warn", f"{found}; its source has other files now: {why}", "harness prepare")
+    return Finding("data", "ok", found)
 
 
 def _git(repository: Repository) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from harness.store.experiment import last_kept
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
+from harness.tasks.registry import changed
 from harness.worker.device import Device, chosen
 from harness.worker.run import device_for
 
@@ -45,7 +46,7 @@ Examples:
   harness loop --workers 1              # the other cores are for you
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
-  harness loop --agent command --command 'claude -p --permission-mode acceptEdits'
+  harness loop --agent command --command 'claude -p --permission-mode acceptEdits --allowedTools "Bash(git *)"'
 """
 ADOPT_EXAMPLES = """\b
 Examples:
@@ -124,6 +125,9 @@ def loop(
             return Command(command, repository, say, minutes, writable)
         return search
 
+    if why := changed(config):
+        said = f"{config.data.source} has other files than were prepared ({why})"
+        click.echo(f"WARNING: {said}: harness prepare", err=True)
     device, devices = device_for(config, repository.paths.root), None
     if gpus is not None:
         devices = chosen(device, gpus)

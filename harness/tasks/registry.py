@@ -10,6 +10,7 @@ import importlib
 import sys
 import types
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,6 +130,15 @@ def _opened(config: Config, root: Path, progress: Progress | None, again: bool) 
     return Opened(name, metric, task.library, data, _digest(own), growth, hidden)
 
 
+def changed(config: Config) -> str:
+    """How a person's own files differ from those that the data were made of; empty if they don't."""
+    if config.task.name != "lm":
+        return ""
+    from harness.tasks.lm import prepare as text
+
+    return text.changed(config.text)
+
+
 def library_of(config: Config, root: Path) -> str:
     """`torch` or `numpy`."""
     return "torch" if config.task.name == "lm" else task_of(config, root).library
@@ -142,8 +152,10 @@ def task_of(config: Config, root: Path) -> Task | Game:
 
 
 def _where(source: str) -> tuple[Path, ...]:
-    """Of data, where that is a person's own file or folder."""
+    """Of data, where that is a person's own file or folder, or a pattern of some."""
     path = Path(source).expanduser()
+    if not path.exists():
+        path = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts))
     if not source or not path.exists():
         return ()
     return (path if path.is_dir() else path.parent,)

@@ -10,7 +10,7 @@ from harness.tasks.registry import Opened
 from harness.worker.device import Device
 
 EVALUATOR_VERSION = 1
-RUNTIME_VERSION, PROCESSOR_RUNTIME_VERSION = 1, 2  # the latter where a budget is a processor's time
+RUNTIME_VERSION, PROCESSOR_RUNTIME_VERSION = 2, 3  # the latter where a budget is a processor's time
 EVALUATOR_SOURCES = (
     "worker/scorer.py", "worker/model_client.py", "worker/model_server.py", "worker/tolerance.py",
     "worker/buffers.py", "worker/overtime.py", "tasks/lm/exam.py", "tasks/lm/audit.py", "tasks/lm/losses.py",
