@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOOKS = ("pre-commit", "commit-msg", "reference-transaction")
-STARTER_FOLDERS = {"train.py": ".", "program.md": ".autoresearch", **dict.fromkeys(HOOKS, "hooks")}
+OWN = ("program.md", "AGENTS.md", "SKILL.md")
+STARTER_FOLDERS = {"train.py": ".", **dict.fromkeys(OWN, ".autoresearch"), **dict.fromkeys(HOOKS, "hooks")}
 
 
 def cache_dir() -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -299,6 +300,26 @@ def test_init_makes_a_repository_and_changes_nothing_that_is_there(tmp_path):
     assert harness("init", cwd=folder).stdout == "nothing was missing\n"
     (folder / "inner").mkdir()
     assert_mistake(harness("init", cwd=folder / "inner"), "would lie inside the repository", "harness init")
+
+
+def test_init_tells_coding_agents_what_this_place_is(tmp_path):
+    assert harness("init", cwd=tmp_path).returncode == 0
+    skill = (tmp_path / ".agents" / "skills" / "autoresearch" / "SKILL.md").read_text()
+    assert skill.startswith("---\nname: autoresearch\ndescription: ")
+    assert "edit `train.py` and nothing else" in (tmp_path / "AGENTS.md").read_text()
+
+
+def test_coding_agents_are_known_by_name(tmp_path):
+    """One that is there and signed in, one that is there, and those that aren't."""
+    for name in ("claude", "codex"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": str(tmp_path), "ANTHROPIC_API_KEY": "x", "OPENAI_API_KEY": "", "CODEX_API_KEY": ""}
+    said = harness("agents", **env, HOME=str(tmp_path)).stdout
+    assert re.search(r"^claude +ready +harness loop --agent command --command claude$", said, re.M)
+    assert re.search(r"^codex +not signed in +codex login$", said, re.M)
+    assert re.search(r"^goose +not installed +https://", said, re.M)
+    assert json.loads(harness("agents", "--json").stdout)[0]["command"].startswith("claude -p ")
 
 
 def test_a_slip_of_the_finger_in_a_command_or_a_limit_is_named(tmp_path):

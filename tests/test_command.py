@@ -1,7 +1,9 @@
 """The `command` agent: real programs that work in a clone, and every way to leave the one file."""
 
+import contextlib
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -217,16 +219,83 @@ def test_nothing_to_say_is_told_and_an_uncommitted_edit_too(ask, as_it_was):
         ask(EDIT)
 
 
+def test_an_edit_that_it_did_not_commit_counts_with_its_last_words(ask, as_it_was):
+    said = []
+    made = ask(EDIT + "echo 'I halved the rate. It overshoots.'\n", said)
+    assert made.source.decode() == HONEST.replace("lr=1.0", "lr=0.5")
+    assert (made.title, made.hypothesis) == ("I halved the rate", "I halved the rate. It overshoots.")
+    assert "its edit was not committed" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo x > other; git add other", "train.py only, not other"),
+        ("rm train.py; ln -s /etc/passwd train.py", "regular file"),
+        ("echo x >> .autoresearch/config.toml", "train.py only, not .autoresearch/config.toml"),
+    ],
+)
+def test_what_it_did_not_commit_is_held_to_the_same_rules(ask, as_it_was, script, words):
+    with pytest.raises(NoProposal, match=words):
+        ask(EDIT + script + "\necho done\n")
+
+
+def test_one_that_always_failed_at_once_needs_the_person(ask, as_it_was):
+    said = []
+    with pytest.raises(
+        HarnessError, match=r"failed 3 times, each within seconds: exit 1: not as root.*harness agents"
+    ):
+        ask("echo not as root; exit 1", said)
+    assert sum("again in" in line for line in said) == 2
+
+
+def test_while_it_waits_somebody_else_may_propose(research, context):
+    said = []
+    agent = Command("exit 1", open_repository(research.folder), said.append, first_wait_seconds=3.0)
+
+    def propose():
+        with contextlib.suppress(NoProposal):
+            agent.propose(context)
+
+    threading.Thread(target=propose, daemon=True).start()
+    until = time.monotonic() + 20
+    while not agent.is_waiting and time.monotonic() < until:
+        time.sleep(0.05)
+    assert agent.is_waiting
+    agent._end()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "python3 -c 'import time; x = bytearray(400_000_000); time.sleep(60)'",
+            r"it took 0\.\d GB of memory",
+        ),
+        ("for i in $(seq 30); do sleep 60 & done; wait", r"it had \d+ processes, over 20"),
+    ],
+)
+def test_its_memory_and_its_processes_are_bounded(ask, as_it_was, monkeypatch, script, words):
+    monkeypatch.setattr("harness.agents.command.ATTEMPTS", 1)
+    monkeypatch.setattr("harness.agents.command.memory_bytes", lambda: 500_000_000)
+    monkeypatch.setattr("harness.agents.command.MOST_PROCESSES", 20)
+    began = time.monotonic()
+    with pytest.raises(HarnessError, match=words):
+        ask(script)
+    assert time.monotonic() - began < 20
+
+
 def test_a_command_that_is_not_there_needs_the_person(ask, as_it_was):
     with pytest.raises(HarnessError, match=r"does not start: .*no-such-agent.*not found"):
         ask("no-such-agent --yes")
 
 
-def test_a_failing_command_is_run_again_after_longer_and_longer_waits(ask, as_it_was, research):
+def test_a_failing_command_is_run_again_after_longer_and_longer_waits(ask, as_it_was, monkeypatch):
     said = []
     given = Path.home() / "counter"
     given.mkdir()
     counter = given / "tries"
+    monkeypatch.setattr("harness.agents.command.FAST_ATTEMPTS", 9)
     made = ask(
         f"echo x >> {counter}; [ $(wc -l < {counter}) -gt 3 ] || {{ echo '\x1b[31mmodel is out'; exit 7; }}\n"
         + EDIT + COMMIT,

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -21,20 +22,27 @@ from harness import config as configs
 from harness.agents import Context, NoProposal, answer, confine, prompt
 from harness.errors import HarnessError
 from harness.paths import HOOKS, starter
+from harness.sandbox import processes
 from harness.sandbox.namespace import Namespace
 from harness.store import message, rules
 from harness.store.decisions import Proposal
 from harness.store.experiments import AGENT_EMAIL
 from harness.store.repo import TRAIN_BYTES, Change, Repository
+from harness.worker.device import memory_bytes
 
 BRANCH = "exp/draft"  # in the clone only
 MINUTES = 15.0
 HISTORY_TOKENS = 12_000
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 600.0
 ATTEMPTS = 15  # of a command that fails, with the waits above: almost two hours
+FAST_SECONDS, FAST_ATTEMPTS = 10.0, 3  # of one that fails at once and never did anything else
+MEMORY_SHARE = 0.5  # of the machine's, for all its processes together; the rest is for runs
+MOST_PROCESSES = 1000
+LOOK_SECONDS = 1.0
 ASKING_SECONDS = 30.0
 LOG_BYTES = 2**20
 LONGEST_CHANGES = 65_536
+NOTHING = "nothing"  # said in place of last words
 NOT_RUNNABLE = (126, 127)  # what a shell says of a command that it can't start
 
 
@@ -69,6 +77,8 @@ class Command:
         self._running: Namespace | None = None
         self._ended = False
         self._last_words = ""
+        self._has_worked = False
+        self.is_waiting = False  # for its model, say: somebody else may propose meanwhile
         for folder in (self._clone, self._paths.runs):
             folder.mkdir(parents=True, exist_ok=True)
         self._confined = self._confinement()
@@ -122,24 +132,32 @@ class Command:
 
         Raises:
             NoProposal: there is no commit, or one that breaks a rule; says which.
-            HarnessError: there is no such command, or it fails for hours.
+            HarnessError: there is no such command; or it fails for hours, or at once and always did.
         """
-        pause = self._first_wait_seconds
+        pause, fast = self._first_wait_seconds, 0
         for _ in range(ATTEMPTS):
             self._make_clone(context.commit)
+            began = time.monotonic()
             try:
                 failure = self._run(prompt.task(context, BRANCH, self._minutes, HISTORY_TOKENS))
-                proposal = self._commit(context)
+                proposal = self._commit(context, ended_well=not failure)
             except NoProposal as none:
                 raise NoProposal(f"{none} (its last words: {self._last_words})") from None
             finally:
                 self._remove_clone()
             if proposal is not None:
+                self._has_worked = True
                 return proposal
             if not failure:
                 raise NoProposal(f"it ended without a commit (its last words: {self._last_words})")
+            fast += time.monotonic() - began < FAST_SECONDS
+            if fast == FAST_ATTEMPTS and not self._has_worked:
+                why = f"{self._name} failed {fast} times, each within seconds: {failure}"
+                raise HarnessError(why, "its command line by hand; harness agents")
             self._say(f"{self._name}: {failure}; again in {pause:.0f} s")
+            self.is_waiting = True
             threading.Event().wait(pause)
+            self.is_waiting = False
             pause = min(2 * pause, LONGEST_WAIT_SECONDS)
         raise HarnessError(f"{self._name} failed {ATTEMPTS} times: {failure}", "try its command line by hand")
 
@@ -177,18 +195,30 @@ class Command:
         with contextlib.suppress(OSError):  # `nice` counts for nothing where sessions have a share each
             Path(f"/proc/{running.process.pid}/autogroup").write_text("10")
         output = _Output(running.process)
-        try:
-            code = running.process.wait(60 * self._minutes)
-        except subprocess.TimeoutExpired:
-            code = None
+        code, too_much = self._waited(running.process)
         running.kill()
         self._last_words = last = output.last_line()
         self._paths.agent_log.write_bytes(output.kept)
         if code is None:
-            return f"it was not done after {self._minutes:g} minutes"
+            return too_much or f"it was not done after {self._minutes:g} minutes"
         if code in NOT_RUNNABLE:
             raise self._does_not_start(last)
         return f"exit {code}: {last}" if code else ""
+
+    def _waited(self, process: "subprocess.Popen[bytes]") -> tuple[int | None, str]:
+        """Its exit code; or None, and what it took too much of if that wasn't time."""
+        end = time.monotonic() + 60 * self._minutes
+        most = MEMORY_SHARE * memory_bytes()
+        while (left := end - time.monotonic()) > 0:
+            try:
+                return process.wait(min(left, LOOK_SECONDS)), ""
+            except subprocess.TimeoutExpired:
+                every = processes.tree(process.pid)
+            if len(every) > MOST_PROCESSES:
+                return None, f"it had {len(every):,} processes, over {MOST_PROCESSES:,}"
+            if (taken := processes.anonymous_bytes(every)) > most:
+                return None, f"it took {taken / 2**30:.1f} GB of memory, over half of the machine's"
+        return None, ""
 
     def _start(
         self, command: list[str], variables: dict[str, str], stdin: int | IO[bytes], errors: int
@@ -210,12 +240,11 @@ class Command:
 
     # ── what it committed, from a `.git` in which anything may stand ──────────────────────────
 
-    def _commit(self, context: Context) -> Proposal | None:
+    def _commit(self, context: Context, ended_well: bool) -> Proposal | None:
         """The change of all its commits together, as one; None if there are none."""
         if self._git("rev-parse", BRANCH).decode("ascii", "replace").strip() == context.commit:
-            if self._git("status", "--porcelain", "--", "train.py"):
-                raise NoProposal("train.py was changed, but not committed")
-            return None
+            left = self._git("diff", "--raw", "-z", "--no-renames", "--abbrev=40", "HEAD")
+            return self._uncommitted(left, ended_well) if left else None
         raw = self._git("diff", "--raw", "-z", "--no-renames", "--abbrev=40", context.commit, BRANCH)
         if len(raw) >= LONGEST_CHANGES:
             raise NoProposal("an experiment may change train.py only, not a thousand files")
@@ -234,9 +263,30 @@ class Command:
             raise NoProposal("its title or its hypothesis is empty")
         return Proposal(title, hypothesis, source, self._name)
 
+    def _uncommitted(self, raw: bytes, ended_well: bool) -> Proposal:
+        """What it left in the clone and did not commit, with its last words as hypothesis.
+
+        Raises:
+            NoProposal: it is not train.py alone, or nothing says why it was changed.
+        """
+        last = self._last_words
+        if (
+            not ended_well or last in ("", NOTHING) or last.startswith("harness:")
+        ):  # a hook refused its commit
+            raise NoProposal("train.py was changed, but not committed")
+        if broken := rules.broken_change(BRANCH, _changes(raw)):
+            raise NoProposal(f"not committed: {broken}")
+        source = self._out(["cat", "train.py"], TRAIN_BYTES + 1)
+        self._say(f"{self._name}: its edit was not committed; it counts with its last words: {last}")
+        title = answer.clean(last.partition(". ")[0], answer.TITLE_CHARS)
+        return Proposal(title, answer.clean(last, answer.LINE_CHARS), source, self._name)
+
     def _git(self, *args: str, limit: int = LONGEST_CHANGES) -> bytes:
         """What git says in the clone, where its config may start anything: confined like the agent."""
-        running = self._start(["git", *args], {}, subprocess.DEVNULL, subprocess.DEVNULL)
+        return self._out(["git", *args], limit)
+
+    def _out(self, command: list[str], limit: int) -> bytes:
+        running = self._start(command, {}, subprocess.DEVNULL, subprocess.DEVNULL)
         timer = threading.Timer(ASKING_SECONDS, running.kill)
         timer.start()
         assert running.process.stdout is not None
@@ -282,4 +332,4 @@ class _Output:
 def _line(said: bytes) -> str:
     """The last line of what was printed, fit for a message."""
     lines = said.decode("utf-8", "replace").strip().splitlines()
-    return answer.clean(lines[-1] if lines else "nothing", 200)
+    return answer.clean(lines[-1] if lines else NOTHING, 200)

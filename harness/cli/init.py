@@ -43,9 +43,10 @@ Examples:
 def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | None, named: str | None) -> None:
     """Make DIRECTORY (default: here) a research repository.
 
-    Writes train.py, hooks, .autoresearch/config.toml and program.md where they are missing, ignores
-    run folders and points git at the hooks. What exists is left as it is, but for a train.py that is still
-    the starter of text: its sizes are fitted to this machine. A task brings a train.py of its own.
+    Writes train.py, hooks, .autoresearch/config.toml and program.md, and for coding agents AGENTS.md and a
+    skill, where they are missing. Ignores run folders and points git at the hooks. What exists is left as
+    it is, but for a train.py that is still the starter of text: its sizes are fitted to this machine. A
+    task brings a train.py of its own.
     """
     folder = (directory or Path.cwd()).absolute()
     if folder == Path.home() and not (folder / ".git").exists():
@@ -77,6 +78,8 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         *began,
         _copy(starter("program.md", task if task in examples() else "lm"), paths.program),
         _write(paths.config, configs.dump(config)),
+        _copy(starter("AGENTS.md"), paths.root / "AGENTS.md"),
+        _copy(starter("SKILL.md"), paths.root / ".agents" / "skills" / "autoresearch" / "SKILL.md"),
         *(_copy(starter(name), paths.hooks / name) for name in HOOKS),
         *(_copy(starter(HOOKS[0]), paths.hooks / name) for name in hooks.earlier),
         _ignore(paths),
@@ -145,7 +148,7 @@ def _fit(train: Path, values: Mapping[str, int | float]) -> Path | None:
 def _copy(source: Path, target: Path) -> Path | None:
     if target.exists() or not source.exists():
         return None
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)  # with its mode: hooks are executable
     return target
 

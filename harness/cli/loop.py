@@ -46,7 +46,7 @@ Examples:
   harness loop --workers 1              # the other cores are for you
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
-  harness loop --agent command --command 'claude -p --permission-mode acceptEdits --allowedTools "Bash(git *)"'
+  harness loop --agent command --command claude   # see harness agents
 """
 ADOPT_EXAMPLES = """\b
 Examples:
@@ -109,6 +109,7 @@ def loop(
         if given and agent != kind:
             raise click.UsageError(f"{option} is for --agent {kind}")
 
+    from harness.agents.known import command_line
     from harness.agents.search import Search
 
     config = configs.load(repository.paths.config)
@@ -122,7 +123,7 @@ def loop(
         if agent == "command" and command:
             from harness.agents.command import Command
 
-            return Command(command, repository, say, minutes, writable)
+            return Command(command_line(command), repository, say, minutes, writable)
         return search
 
     if why := changed(config):

@@ -1,5 +1,6 @@
 """Processes and those below them, by the kernel's word in `/proc` and never by their own."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +47,16 @@ def _below(ancestor: int) -> dict[int, list[str]]:
 def tree(ancestor: int) -> list[int]:
     """A process and all that descend from it."""
     return [*_below(ancestor)]
+
+
+def anonymous_bytes(processes: Iterable[int]) -> int:
+    """What they hold of memory that no file stands for."""
+    found = 0
+    for process in processes:
+        with contextlib.suppress(OSError, ValueError):
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+            found += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    return found
 
 
 def _states(process: int) -> Iterator[str]:

@@ -92,7 +92,7 @@ class Device:
         """How many runs: on a processor one for each core, if memory has room for them."""
         if not self.is_processor:
             return 1
-        return max(1, min(self.core_count, int(_memory_bytes() / RUN_BYTES)))
+        return max(1, min(self.core_count, int(memory_bytes() / RUN_BYTES)))
 
     @property
     def core_count(self) -> int:
@@ -107,11 +107,11 @@ class Device:
             training: whether it has the cores of one.
             memory_gb: a config's; 0 means four fifths of the machine or container, shared by all places.
         """
-        memory = memory_gb * 2**30 or 0.8 * _memory_bytes() / self.places
+        memory = memory_gb * 2**30 or 0.8 * memory_bytes() / self.places
         return {"memory_bytes": int(memory), "cores": self.training_cores if training else self.cores}
 
 
-def _memory_bytes() -> float:
+def memory_bytes() -> float:
     """Of the machine or the container."""
     return min(_machine_bytes(), quota_bytes())
 
