@@ -95,6 +95,14 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
         (HONEST.replace("\n", "\r\n"), "carriage returns"),
         (edit(("default_rng(run.seed)", "default_rng(1234)")), "sets a seed of its own"),
         (
+            edit(("default_rng(run.seed)", "default_rng(seed)"), ("import os", "seed = 1337\nimport os")),
+            "a seed of its own",
+        ),
+        (HONEST + "\nseed_everything(seed=42)\n", "a seed of its own"),
+        (HONEST + "\nchooser = random.Random(42)\n", "a seed of its own"),
+        (HONEST + "\nlucky: int = 3\nagain = lucky + 4\nnp.random.seed(again)\n", "a seed of its own"),
+        (edit(("default_rng(run.seed)", "default_rng()")), "nothing begins from run.seed any more"),
+        (
             edit(("    run = trial.open()\n", "    run = trial.open()\n    run.seed = 7\n")),
             "a seed of its own",
         ),
@@ -103,6 +111,25 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
 def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, source, word):
     write(guarded, source)
     assert_refused(guarded("exp/0004-odd", "add", "train.py"), word)
+
+
+@pytest.mark.parametrize(
+    "seeding",
+    [
+        "default_rng(run.seed + 1)",
+        "default_rng(seed=run.seed)",
+        "default_rng([run.seed, 7])",
+        "default_rng((start := run.seed) * 3)",
+    ],
+)
+def test_whatever_begins_from_the_runs_seed_is_allowed(seeding):
+    changed = edit(("default_rng(run.seed)", seeding))
+    assert rules.broken_source(changed.encode(), HONEST.encode()) is None
+    named = edit(
+        ("default_rng(run.seed)", "default_rng(mine)"),
+        ("    model, rate", "    mine = run.seed\n    model, rate"),
+    )
+    assert rules.broken_source(named.encode(), HONEST.encode()) is None
 
 
 def test_a_seed_that_the_program_had_before_is_no_reason_to_refuse_a_change():

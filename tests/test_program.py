@@ -16,7 +16,7 @@ else:
 
 def f(x, scale=2):
     """Doc."""
-    y = x * scale  # why
+    y = x * scale * RATE + SIZES[0]  # why
     def g(z):
         w = y + z
         return w
@@ -34,6 +34,14 @@ def f(x, scale=2):
         (b"w", b"inner"),
         (b"\n\n", b"\n\n\n"),
         (b"512", b"2 ** 9"),
+        (b"RATE = ", b"RATE: float = "),
+        (b"RATE = 0.1 * 2\nSIZES = (4, 0.5)\n", b"SIZES = (4, 0.5)\nRATE = 0.1 * 2\n"),
+        (b"SIZES = ", b"UNUSED = 3\nSIZES = "),
+        (b"    y = ", b"    y: float = "),
+        (
+            b'def f(x, scale=2):\n    """Doc."""\n    y = x * scale * RATE',
+            b"LR = RATE\ndef f(x, scale=2):\n    y = x * scale * LR",
+        ),
     ],
 )
 def test_what_trains_the_same_is_the_same_program(old, new):
@@ -51,6 +59,9 @@ def test_what_trains_the_same_is_the_same_program(old, new):
         (b"y + z", b"z + z"),
         (b"y + z", b"w + z"),
         (b"g(y)", b"g(x)"),
+        (b"RATE = 0.1 * 2", b"RATE = 0.2\nRATE = 0.3"),
+        (b"def f", b"LR = RATE\nLR = 2\ndef f"),
+        (b"SIZES = ", b"MADE = make()\nSIZES = "),
     ],
 )
 def test_what_trains_otherwise_is_another_program(old, new):

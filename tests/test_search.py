@@ -28,7 +28,7 @@ def test_a_part_of_something_stays_between_nothing_and_all_of_it(octaves):
 
 
 def test_numbers_without_measure_are_no_constants_to_search():
-    source = b"RATE = 0.1\nHUGE = 1" + b"0" * 400 + b"\nENDLESS = 1e999\n"
+    source = b"RATE = 0.1\nHUGE = 1" + b"0" * 400 + b"\nENDLESS = 1e999\nprint(RATE, HUGE, ENDLESS)\n"
     assert [constant.name for constant in program.constants(source, False)] == ["RATE"]
     history = [Tried("t", "h", source, "discard", 2.5, None, "")]
     assert b"RATE" in Search().propose(context(history, source)).source
@@ -97,7 +97,7 @@ def test_it_learns_which_way_is_better():
     """Scores that fall with the rate: what it proposes next is more often a higher one."""
 
     def program_at(rate):
-        return f"RATE = {rate}\nOTHER = 4.0\n".encode()
+        return f"RATE = {rate}\nOTHER = 4.0\nprint(RATE, OTHER)\n".encode()
 
     rates = (0.01, 0.015, 0.02, 0.025, 0.04, 0.05, 0.06, 0.08, 0.1, 0.11)
     history = [Tried("t", "h", program_at(r), "discard", 2.5 - 3 * r, None, "") for r in rates]

@@ -1,7 +1,8 @@
 """train.py as a program: its digest, so that nothing is trained twice, and its constants.
 
 The digest is of the syntax tree without docstrings, with constant expressions folded and local names
-numbered in the order they appear: comments, formatting and renamed locals make no new program.
+numbered in the order they appear: comments, formatting and renamed locals make no new program. Neither do
+annotations, a second name for something, or constants that nobody uses or that stand in another order.
 """
 
 import ast
@@ -36,12 +37,13 @@ def digest(source: bytes) -> str:
     Raises:
         SyntaxError: it is no program.
     """
-    return _hashed(shown(_Normal().visit(ast.parse(source))))
+    return _hashed(shown(_Normal().visit(_settled(ast.parse(source)))))
 
 
-def former_digest(source: bytes) -> str:
-    """The same of release 0.1.0, whose digests depend on Python's minor version: this one's."""
-    return _hashed(ast.dump(_Normal().visit(ast.parse(source))))
+def former_digests(source: bytes) -> tuple[str, ...]:
+    """The same of releases 0.1.0, whose digests depend on Python's minor version, and 0.2.0."""
+    tree = _Normal().visit(ast.parse(source))
+    return _hashed(ast.dump(tree)), _hashed(shown(tree))
 
 
 def _hashed(text: str) -> str:
@@ -66,6 +68,76 @@ def lines(source: bytes) -> int:
         SyntaxError: it is no program.
     """
     return len(ast.unparse(_Normal().visit(ast.parse(source))).splitlines())
+
+
+def _settled(tree: ast.Module) -> ast.Module:
+    """Without annotations of variables, aliases and unused constants; constants first, by name."""
+    tree = _Plain().visit(tree)
+    nodes = list(ast.walk(tree))
+    stored = [n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)]
+    stored += [name for n in nodes if isinstance(n, (ast.Global, ast.Nonlocal)) for name in n.names]
+    stored += [n.arg for n in nodes if isinstance(n, ast.arg)]
+    once = {name for name in stored if stored.count(name) == 1}
+    names = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+        if node.targets[0].id in once
+    }
+    defined = {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
+    defined |= {
+        a.asname or a.name for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names
+    }
+    same = {
+        name: value.id
+        for name, value in names.items()
+        if isinstance(value, ast.Name)
+        and (value.id in once or (value.id in defined and value.id not in stored))
+    }
+    for node in nodes:
+        while isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in same:
+            node.id = same.pop(node.id) if same.get(same[node.id]) == node.id else same[node.id]
+    used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    literals: list[tuple[str, ast.stmt]] = []
+    rest: list[ast.stmt] = []
+    for node in tree.body:
+        name = (
+            node.targets[0].id
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            else ""
+        )
+        if name in same or (name in names and _is_literal(names[name]) and name not in used):
+            continue
+        is_constant = name in names and _is_literal(names[name])
+        if is_constant:
+            literals.append((name, node))
+        else:
+            rest.append(node)
+    tree.body = [node for _, node in sorted(literals, key=lambda pair: pair[0])] + rest
+    return tree
+
+
+def _is_literal(node: ast.expr) -> bool:
+    """Numbers, flags, text and tuples of them, also as sums of some."""
+    kinds = (
+        ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context
+    )  # fmt: skip
+    return all(isinstance(each, kinds) for each in ast.walk(node))
+
+
+class _Plain(ast.NodeTransformer):
+    """Assignments without their annotation; those of a class are its fields."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        for part in node.body:
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                self.visit(part)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        if node.value is None or not isinstance(node.target, ast.Name):
+            return node
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
 class _Normal(ast.NodeTransformer):

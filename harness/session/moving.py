@@ -100,7 +100,7 @@ class Moving:
         """Whether it is not to be run again; its own may be: a person may want that measured anew."""
         own = proposal.origin
         tried = {e.program for e in self._experiments if not own or own not in (e.commit, e.origin)}
-        return not tried.isdisjoint({mark, program.former_digest(proposal.source)})
+        return not tried.isdisjoint({mark, *program.former_digests(proposal.source)})
 
     def reapplied(self, proposal: Proposal, base: str, onto: str) -> Proposal:
         """The same change on another commit.

@@ -8,12 +8,11 @@ them; a person's own branches are theirs.
 import ast
 import zlib
 
-from harness.store import refs
+from harness.store import refs, seeds
 from harness.store.records import GROWTH_BYTES
 from harness.store.repo import TRAIN_BYTES, Change
 
 REGULAR_MODES = (0o100644, 0o100755)
-SEEDERS = ("manual_seed", "manual_seed_all", "seed", "default_rng", "RandomState")
 AGENT_BRANCH = "HARNESS_BRANCH"  # set where an agent works: the one branch that is its own
 
 
@@ -45,39 +44,16 @@ def broken_source(source: bytes, parent: bytes = b"", growth_bytes: int = GROWTH
         return f"train.py is no program: {error.__class__.__name__}, line {getattr(error, 'lineno', '?')}"
     if not any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body):
         return "train.py defines no function load(checkpoint_dir, device)"
-    if len(lines := _seeds_itself(source)) > len(_seeds_itself(parent)):
+    if len(lines := seeds.own(source)) > len(seeds.own(parent)):
         return f"line {lines[0]} sets a seed of its own, not run.seed: good luck that is kept is no idea"
+    if seeds.is_from_run(parent) and not seeds.is_from_run(source):
+        return "nothing begins from run.seed any more: without it every run has the same luck"
     guarded = any(
         isinstance(node, ast.If)
         and any(isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test))
         for node in body
     )
     return None if guarded else "train.py has no `if __name__ == '__main__':`, so importing it would train"
-
-
-def _seeds_itself(source: bytes) -> list[int]:
-    """Lines where randomness begins from something that no `seed` is in, or a `.seed` is assigned.
-
-    It catches what agents write without a thought; who hides it gets past.
-    """
-    lines = []
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    for node in nodes:
-        if isinstance(node, ast.Call):
-            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            if called in SEEDERS and given and not any(_names(each) & {"seed"} for each in given):
-                lines.append(node.lineno)
-        elif isinstance(node, ast.Assign) and any(getattr(to, "attr", "") == "seed" for to in node.targets):
-            lines.append(node.lineno)
-    return lines
-
-
-def _names(node: ast.AST) -> set[str]:
-    return {getattr(each, "attr", getattr(each, "id", "")) for each in ast.walk(node)}
 
 
 def broken_move(own_branch: str, ref: str, new: str) -> str | None:
