@@ -33,6 +33,7 @@ MUCH_BETTER = [2.0 - 15 * SD, 2.0 - 15.5 * SD, 2.0 - 15.2 * SD]
 
 
 PLACES = "".join(f"\n# place {n}\n\nPLACE_{n} = 0\n" for n in range(21))
+PLACES += f"\nPLACES = [{', '.join(f'PLACE_{n}' for n in range(21))}]\n"  # what nobody uses is no change
 
 
 def program(*numbers):
@@ -61,6 +62,7 @@ class Setup:
         worker,
         handle,
         suspect_beyond=0.0,
+        trained=None,
     ):
         self.ran.append((commit, seed))
         title = self._git("log", "-1", "--format=%s", commit).split(" (squared_error")[0]

@@ -14,6 +14,8 @@ from harness.errors import HarnessError
 from harness.store import notes
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
+from harness.worker.scoring import Scoring
+from harness.worker.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 
@@ -157,3 +159,37 @@ def test_a_note_that_somebody_writes_meanwhile_is_kept(research, monkeypatch):
     Experiments(repository).amend(main, lambda note: note.with_parts(reached=True))
     assert research("notes", "--ref", "autoresearch", "show", "main^{tree}") == "mine"
     assert Experiments(repository).note(main).has_reached
+
+
+def test_what_was_trained_is_scored_by_the_next_and_not_trained_again(research, monkeypatch):
+    killed(research.folder, ARROWS["before the score"], ("Sleep less", FASTER))
+    (left,) = (research.folder / ".autoresearch" / "runs").glob("*/trained.json")
+    said, trainings = [], []
+    real = Supervisor.train
+    monkeypatch.setattr(Supervisor, "train", lambda self: trainings.append(self.source) or real(self))
+    with contextlib.suppress(HarnessError):
+        loop_in(research.folder, Script(), lambda event: said.append(event.text), experiments=1).run()
+    known = Experiments(open_repository(research.folder))
+    (kept,) = known
+    (measured,) = known.runs(kept.commit)
+    assert kept.status == "keep"
+    assert str(measured.seed) == left.parent.name.rpartition("-s")[2]
+    assert left.parent / "train.py" not in trainings
+    assert any("its checkpoint is scored now" in line for line in said)
+    assert not left.exists()
+
+
+def test_a_scorer_that_died_is_started_again_and_nothing_is_trained_for_it(research, monkeypatch):
+    real, killed = Scoring.result, []
+
+    def result(self, observe):
+        if not killed:
+            killed.append(self)
+            self._process.kill()
+        return real(self, observe)
+
+    monkeypatch.setattr(Scoring, "result", result)
+    loop_in(research.folder, Script(("Sleep less", FASTER)), experiments=1).run()
+    known = Experiments(open_repository(research.folder))
+    assert [e.status for e in known] == ["keep"] and killed
+    assert [run.instead_of for e in known for run in known.runs(e.commit)] == [()]

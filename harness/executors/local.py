@@ -9,11 +9,12 @@ scorer is neither.)
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from harness.store.experiment import Experiment
-from harness.store.records import RunRecord
+from harness.store.records import RunRecord, Training
 from harness.worker.device import Device
 from harness.worker.run import Setup
 from harness.worker.worker import RunHandle, Worker
@@ -36,6 +37,8 @@ class Order:
     """For a person: an experiment's number, or what `main` is run for."""
     suspect_beyond: float | None = None
     """What is better than that is not taken without a larger audit."""
+    trained: tuple[Path, Training] | None = None
+    """A folder in which an earlier session trained it and did not come to its score."""
 
 
 @dataclass(eq=False)

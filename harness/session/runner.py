@@ -29,6 +29,7 @@ from harness.store.experiment import Experiment
 from harness.store.experiments import Experiments
 from harness.store.records import ERROR, OK, Kind, RunRecord
 from harness.store.repo import Repository
+from harness.worker import unscored
 from harness.worker.progress import Progress
 from harness.worker.run import Setup, measure, open_setup
 from harness.worker.worker import RunHandle, Worker
@@ -122,7 +123,13 @@ class Runner:
         while (seed := 1 + secrets.randbelow(LARGEST_SEED)) in used:
             pass
         suspect_beyond = standing.suspect_beyond if standing is not None else None
-        return Order(commit, self.experiments.source(commit), seed, name, suspect_beyond)
+        order = Order(commit, self.experiments.source(commit), seed, name, suspect_beyond)
+        if self._last is None:
+            return order
+        for folder, run in unscored.find(self._repository.paths.runs, commit, self._last[1].setting):
+            if run.seed not in used:
+                return replace(order, seed=run.seed, trained=(folder, run.training))
+        return order
 
     def run(self, order: Order, setup: Setup, worker: Worker, handle: RunHandle) -> tuple[RunRecord, Path]:
         """One run, and its folder; what others contaminated is repeated. Any thread may call it, since it
@@ -140,11 +147,15 @@ class Runner:
         while True:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
             folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
+            trained = None
+            if order.trained is not None and not attempts:
+                folder, trained = order.trained
+                self._tell("note", f"{order.name} was trained and not scored: its checkpoint is scored now")
             alone, handle.was_joined = handle.may_train.is_set(), False
             handle.trained.clear()
             run = measure(
                 order.source, order.commit, order.seed, setup, folder, show, self._note, True, worker, handle,
-                order.suspect_beyond,
+                order.suspect_beyond, trained,
             )  # fmt: skip
             attempts.append(run)
             if not alone and run.training.startup_seconds is None:

@@ -8,6 +8,7 @@ the checkpoint or has it removed, because many of them fill a disk.
 """
 
 import contextlib
+import dataclasses
 import re
 import shutil
 import time
@@ -25,7 +26,7 @@ from harness.store.decisions import Holdout, Opinion
 from harness.store.note import write_run
 from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
 from harness.tasks.registry import Opened, library_of, open_task
-from harness.worker import scoring, versions
+from harness.worker import scoring, unscored, versions
 from harness.worker.device import Device, resolve
 from harness.worker.monitor import Monitor, contaminated
 from harness.worker.progress import Observer, Progress
@@ -115,26 +116,28 @@ def measure(
     worker: Worker | None = None,
     handle: RunHandle | None = None,
     suspect_beyond: float | None = None,
+    trained: Training | None = None,
 ) -> RunRecord:
     """Train and score one train.py.
 
     Args:
         source: the commit's blob, not a working copy.
-        folder: made for this run; must not exist.
+        folder: made for this run; must not exist, unless it `trained` there.
         observe: told of progress a few times a second.
         on_wait: told once if somebody else uses the device.
         keep_checkpoint: leave what was scored in `folder / "checkpoint"`.
         worker: where it runs, if runs follow each other there.
         handle: says when it may train, if another one is being scored there.
         suspect_beyond: what is better than that is not taken without a larger audit.
+        trained: how an earlier one went, of which only the score is missing.
 
     Raises:
         KeyboardInterrupt, Cancelled: everything that was started is dead by then.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=trained is not None)
     script, checkpoint, log = folder / "train.py", folder / "checkpoint", folder / "log.txt"
     script.write_bytes(source)
-    checkpoint.mkdir()
+    checkpoint.mkdir(exist_ok=trained is not None)
     place, handle = worker or Worker(), handle or RunHandle.alone()
     to_sit = setup.config.trial, setup.isolation, setup.device, setup.compiled
     with _whole_or_gone(folder), contextlib.ExitStack() as stack:
@@ -172,30 +175,48 @@ def measure(
             if progress.phase == "waiting":  # another may go first, on a head that has just moved
                 place.prepare(*to_sit)
 
-        try:
-            supervisor = Supervisor(
-                script, checkpoint, setup.spec(seed), setup.task.data.train_file, setup.config.trial,
-                place.prestarted(*to_sit), show, begin, may_train,
-                lambda: place.trains is not None,
+        def of_training(training: Training) -> RunRecord:
+            return RunRecord(
+                commit=commit, seed=seed, status=training.status, detail=training.detail, kind=training.kind,
+                value=None, training=training, score=None,
+                total_seconds=time.monotonic() - started, waited_seconds=started - waited,
+                device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.task.data.id,
+                evaluator=setup.setting.evaluator, runtime=setup.setting.runtime,
+                isolation=setup.isolation.kind, budget_seconds=setup.config.trial.budget_seconds,
+                metric=setup.task.metric,
             )  # fmt: skip
-            try:
-                training = supervisor.train()
-            finally:
-                if place.trains is handle:
-                    place.trains = handle.watch = None
-                handle.was_joined = handle.was_joined or place.is_shared
-            idle = None
-            if place.trained_at is not None and supervisor.first_batch_at is not None:
-                idle = supervisor.first_batch_at - place.trained_at
-            if supervisor.first_batch_at is not None:
-                place.trained_at = supervisor.ended_at
+
+        idle = None
+        try:
+            if trained is not None:
+                while not place.take(LOOK_SECONDS):
+                    handle.check()
+                stack.callback(place.leave)
+                training = trained
+            else:
+                supervisor = Supervisor(
+                    script, checkpoint, setup.spec(seed), setup.task.data.train_file, setup.config.trial,
+                    place.prestarted(*to_sit), show, begin, may_train,
+                    lambda: place.trains is not None,
+                )  # fmt: skip
+                try:
+                    training = supervisor.train()
+                finally:
+                    if place.trains is handle:
+                        place.trains = handle.watch = None
+                    handle.was_joined = handle.was_joined or place.is_shared
+                if place.trained_at is not None and supervisor.first_batch_at is not None:
+                    idle = supervisor.first_batch_at - place.trained_at
+                if supervisor.first_batch_at is not None:
+                    place.trained_at = supervisor.ended_at
         except OSError as failed:
-            training, idle = Training(ERROR, f"the machine failed: {failed}"), None
+            training = Training(ERROR, f"the machine failed: {failed}")
         log.write_text(training.log, encoding="utf-8")
         status, detail, kind = training.status, training.detail, training.kind
         if why := contaminated(training.conditions, setup.config.trial.desktop_percent):
             status, detail, kind = ERROR, why, Kind.CONTAMINATED
         if status == OK:
+            unscored.keep(folder, of_training(training))
             if not training.is_short(setup.config.trial.budget_seconds):  # that one is trained once more
                 handle.has_trained()
             if not begun:
@@ -210,15 +231,12 @@ def measure(
             status, detail, kind = ERROR, why, Kind.LOST
         if not keep_checkpoint or scored is None:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        run = RunRecord(
-            commit=commit, seed=seed, status=status, detail=detail, kind=kind,
-            value=scored.value if scored else None, training=training, score=scored,
-            total_seconds=time.monotonic() - started, waited_seconds=started - waited, idle_seconds=idle,
-            device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.task.data.id,
-            evaluator=setup.setting.evaluator, runtime=setup.setting.runtime, isolation=setup.isolation.kind,
-            budget_seconds=setup.config.trial.budget_seconds, metric=setup.task.metric,
+        run = dataclasses.replace(
+            of_training(training), status=status, detail=detail, kind=kind,
+            value=scored.value if scored else None, score=scored, idle_seconds=idle,
         )  # fmt: skip
     write_atomically(folder / "trial.json", write_run(run))
+    unscored.drop(folder)
     return run
 
 
@@ -296,8 +314,9 @@ def _scored(
     suspect_beyond: float | None = None,
 ) -> Score | Failure:  # fmt: skip
     result = _result(begun, observe)
-    # It may be for want of what another one took; not a failed audit, which would be another draw.
-    if isinstance(result, Failure) and result.status != INVALID and place.is_shared:
+    # The scorer died; or it may be for want of what another one took. Not a failed audit: another draw.
+    died = isinstance(result, Failure) and result.status == ERROR and result.kind == Kind.OTHER
+    if died or (isinstance(result, Failure) and result.status != INVALID and place.is_shared):
         with contextlib.closing(_begin_scoring(folder, split, setup, suspect_beyond)) as once_more:
             return _result(once_more, observe)
     return result
@@ -315,9 +334,10 @@ def _result(begun: scoring.Scoring, observe: Observer) -> Score | Failure:
 
 @contextmanager
 def _whole_or_gone(folder: Path) -> Iterator[None]:
-    """An interrupted run leaves no folder: there is no record that it would belong to."""
+    """An interrupted run leaves no folder: there is no record that it would belong to. Unless it trained."""
     try:
         yield
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not unscored.is_in(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
