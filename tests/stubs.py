@@ -157,7 +157,19 @@ class Held:
         self.seen, self.tells_apart = Conditions(1, 1, 1, 0.0, 10_000), lambda title: False
 
     def __call__(
-        self, source, commit, seed, setup, folder, observe, on_wait, keep, worker, handle, suspect=0.0
+        self,
+        source,
+        commit,
+        seed,
+        setup,
+        folder,
+        observe,
+        on_wait,
+        keep,
+        worker,
+        handle,
+        suspect=0.0,
+        trained=None,
     ):
         title = self.git("log", "-1", "--format=%s", commit)
         self.started.append((title, handle.may_train.is_set()))

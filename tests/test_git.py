@@ -1,5 +1,6 @@
 """Whatever a person does with git beside a loop, or did before it: nothing is lost, nothing is undone."""
 
+import re
 import subprocess
 
 import pytest
@@ -64,6 +65,102 @@ def test_main_that_is_being_rebased_stays(greedy, told):
     told.scores["the greedy rule"] = [2.0]
     session(greedy.folder, told, ("Better", 1, [rebase]))
     assert greedy("rev-parse", "main") == base
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (["merge", "other"], "a merge"),
+        (["cherry-pick", "other"], "a cherry-pick"),
+        (["revert", "--no-commit", "HEAD"], "a revert"),
+    ],
+)
+def test_main_stays_while_a_person_is_in_the_middle_of_something(greedy, told, begin, what):
+    """As git's own fast-forward would; what was kept is there when they are done."""
+    (greedy.folder / "mine").write_text("a")
+    greedy("add", "mine")
+    greedy("commit", "-qm", "mine")
+    greedy("branch", "other", "HEAD~1")
+    greedy("switch", "-q", "other")
+    (greedy.folder / "mine").write_text("b")
+    greedy("add", "mine")
+    greedy("commit", "-qm", "theirs")
+    greedy("switch", "-q", "main")
+    told.scores["mine"] = [2.0]
+    base, said = greedy("rev-parse", "main"), []
+
+    def start():
+        subprocess.run(["git", *begin], cwd=greedy.folder, capture_output=True, check=False)
+        return FAR_BETTER
+
+    session(greedy.folder, told, ("Better", 1, [start]), said=said)
+    assert greedy("rev-parse", "main") == base
+    assert any(f"{what} is in progress, so main can't move" in line for line in said), said
+    greedy(begin[0], "--abort")
+    session(greedy.folder, told, ("Worse", 2, [3.0]))
+    assert greedy("rev-parse", "main") == known(greedy).find("1").commit
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        (["bisect", "start", "HEAD", "HEAD~1"], "a bisect is in progress.*git bisect reset"),
+        (["rebase", "--exec", "false", "HEAD~1"], "a rebase is in progress.*git rebase --continue"),
+        (["switch", "--detach"], "HEAD is detached.*git switch main"),
+    ],
+)
+def test_a_loop_says_why_it_does_not_start_on_a_detached_head(greedy, begin, words):
+    for name in "ab":
+        (greedy.folder / name).write_text(name)
+        greedy("add", name)
+        greedy("commit", "-qm", name)
+    subprocess.run(["git", *begin], cwd=greedy.folder, capture_output=True, check=False)
+    if begin[0] == "bisect":
+        greedy("checkout", "-q", "--detach")
+    done = harness("loop", "--experiments", "1", cwd=greedy.folder)
+    assert done.returncode == 1 and re.search(words, done.stderr), done.stderr
+
+
+def test_a_sparse_checkout_without_our_folder_says_how_to_have_it(greedy):
+    (greedy.folder / "docs").mkdir()
+    (greedy.folder / "docs" / "a").write_text("a")
+    greedy("add", "docs")
+    greedy("commit", "-qm", "docs")
+    greedy("sparse-checkout", "set", "--cone", "docs")
+    done = harness("status", cwd=greedy.folder)
+    assert done.returncode == 1 and "git sparse-checkout add .autoresearch" in done.stderr
+    greedy("sparse-checkout", "add", ".autoresearch")
+    assert harness("status", cwd=greedy.folder).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["autocrlf", "ignorecase", "gpgsign", "stash", "submodule"])
+def test_a_session_leaves_alone_what_else_a_person_has_in_git(greedy, told, tmp_path, how):
+    folder = greedy.folder
+    if how == "autocrlf":
+        greedy("config", "core.autocrlf", "true")
+    elif how == "ignorecase":
+        greedy("config", "core.ignorecase", "true")
+    elif how == "gpgsign":
+        greedy("config", "commit.gpgsign", "true")
+        greedy("config", "user.signingkey", "0000")
+    elif how == "stash":
+        with (folder / "train.py").open("a") as file:
+            file.write("# mine\n")
+        greedy("stash", "-q")
+    else:
+        on_disk("clone", "-q", "--bare", str(folder), str(tmp_path / "bare"), cwd=tmp_path)
+        greedy(
+            "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "bare"), "sub"
+        )
+        greedy("-c", "commit.gpgsign=false", "commit", "-qm", "sub")
+        told.scores["sub"] = list(told.scores["baseline"])
+    before = on_disk("stash", "list", cwd=folder)
+    told.scores.setdefault("the greedy rule", [2.0])
+    session(folder, told, ("Better", 1, [FAR_BETTER]))
+    (kept,) = known(greedy)
+    assert on_disk("rev-parse", "main", cwd=folder) == kept.commit
+    assert on_disk("status", "--porcelain", cwd=folder) == ""
+    assert on_disk("stash", "list", cwd=folder) == before
 
 
 def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told):
@@ -150,7 +247,7 @@ def test_a_submodule_and_a_git_folder_elsewhere_are_repositories(tmp_path, greed
 
 
 @pytest.mark.parametrize(
-    ("prepare", "mend"), [(["init", "-q", "--object-format=sha256"], "git clone"), (["init", "-q"], None)]
+    ("prepare", "mend"), [(["init", "-q", "--object-format=sha256"], "git fast-export"), (["init", "-q"], None)]
 )
 def test_a_kind_of_repository_that_can_not_be_read_is_one_line(tmp_path, prepare, mend):
     on_disk(*prepare, cwd=tmp_path)

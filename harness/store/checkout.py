@@ -11,6 +11,15 @@ from harness.paths import write_atomically
 from harness.store import refs
 from harness.store.repo import LOCK_SECONDS, Repository
 
+BEGUN = {
+    "MERGE_HEAD": ("a merge", "git merge --continue, or --abort"),
+    "CHERRY_PICK_HEAD": ("a cherry-pick", "git cherry-pick --continue, or --abort"),
+    "REVERT_HEAD": ("a revert", "git revert --continue, or --abort"),
+    "rebase-merge": ("a rebase", "git rebase --continue, or --abort"),
+    "rebase-apply": ("a rebase", "git rebase --continue, or --abort"),
+    "BISECT_LOG": ("a bisect", "git bisect reset"),
+}  # files and folders of git's, in its own of this work tree
+
 
 class Checkout:
     """Of one repository. A person works in it meanwhile: what is theirs stays as it is."""
@@ -57,6 +66,8 @@ class Checkout:
         if self._repository.git.is_shallow:
             raise HarnessError("this clone is shallow, its history is cut off", "git fetch --unshallow")
         if self._repository.git.head_is_detached:
+            if (begun := self._begun()) is not None:
+                raise HarnessError(f"{begun[0]} is in progress, so main can't be followed", begun[1])
             raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
         if (elsewhere := self._main_elsewhere()) is not None:
             raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
@@ -114,6 +125,13 @@ class Checkout:
             return HarnessError(f"main is checked out in {elsewhere}", f"git -C {elsewhere} switch --detach")
         return None
 
+    def _begun(self) -> tuple[str, str] | None:
+        """What a person began in this work tree, and what ends it; git moves nothing until then."""
+        for name, (what, mend) in BEGUN.items():
+            if (Path(self._repository.git.path) / name).exists():
+                return what, mend
+        return None
+
     def _main_elsewhere(self) -> Path | None:
         """The other work tree of this repository that has `main` checked out."""
         done = self._repository.ask("worktree", "list", "--porcelain")
@@ -139,6 +157,8 @@ class Checkout:
             raise taken
         train, source, here = self._repository.paths.train, self._repository.commit(new).source, None
         if follows := self._repository.branch == ref.removeprefix("refs/heads/"):
+            if (begun := self._begun()) is not None:
+                raise HarnessError(f"{begun[0]} is in progress, so main can't move", begun[1])
             here = train.read_bytes() if train.exists() else None
             if self.train_is_dirty and here != source:
                 raise self._dirty(", so main can't move to a kept experiment")

@@ -1,5 +1,6 @@
 """A research repository found or made: what libgit2 can't open is said in one line, with what mends it."""
 
+import subprocess
 from pathlib import Path
 
 import pygit2
@@ -31,7 +32,17 @@ def open_repository(where: Path | None = None, checked: bool = True) -> Reposito
                 reference.peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError):
             raise HarnessError(f"{name} is at no commit that is here", "git fsck") from None
+    home = ".autoresearch/config.toml"
+    if not (found / home).exists() and home in git.index and _is_left_out(git, home):
+        why = "a sparse checkout leaves out .autoresearch"
+        raise HarnessError(why, "git sparse-checkout add .autoresearch hooks")
     return Repository(git)
+
+
+def _is_left_out(git: pygit2.Repository, path: str) -> bool:
+    """Whether git was told not to check it out."""
+    done = subprocess.run(["git", "ls-files", "-t", path], cwd=git.workdir, capture_output=True, check=False)
+    return done.stdout.startswith(b"S")
 
 
 def _opened(folder: Path) -> pygit2.Repository:
@@ -53,7 +64,9 @@ def _opened(folder: Path) -> pygit2.Repository:
         mend = "git update-index --no-split-index"
     elif "'sdir'" in why:
         mend = "git sparse-checkout reapply --no-sparse-index"
-    else:  # sha256, reftable, partial clones
+    elif "sha256" in why or "reftable" in why:
+        mend = "git fast-export --all | git -C NEW fast-import, NEW a plain git init"
+    else:
         mend = "a plain git clone of it, or git fsck"
     raise HarnessError(f"{folder} can't be opened: {why}", mend)
 
