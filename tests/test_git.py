@@ -247,7 +247,8 @@ def test_a_submodule_and_a_git_folder_elsewhere_are_repositories(tmp_path, greed
 
 
 @pytest.mark.parametrize(
-    ("prepare", "mend"), [(["init", "-q", "--object-format=sha256"], "git fast-export"), (["init", "-q"], None)]
+    ("prepare", "mend"),
+    [(["init", "-q", "--object-format=sha256"], "git fast-export"), (["init", "-q"], None)],
 )
 def test_a_kind_of_repository_that_can_not_be_read_is_one_line(tmp_path, prepare, mend):
     on_disk(*prepare, cwd=tmp_path)
