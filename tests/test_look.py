@@ -18,11 +18,12 @@ from harness.cli.status import status as shown
 from harness.report import table
 from harness.report.plot import built_on, draw
 from harness.store import message as messages
-from harness.store import notes, refs
+from harness.store import notes, refs, views
 from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiment import Experiment, comparable
 from harness.store.experiments import Experiments
+from harness.store.history import History, HistorySnapshot
 from harness.store.message import Message
 from harness.store.metric import Metric
 from harness.store.opening import open_repository
@@ -76,6 +77,35 @@ def test_status_reads_no_note_and_reckons_nothing_twice(tmp_path, monkeypatch):
     assert CliRunner().invoke(shown).exit_code == 0
     assert len(read) == len(set(read)) > 5
     assert len(reckoned) == 1
+
+
+@pytest.mark.parametrize("broken", [None, b"", b"\x92\x01\x90", b"\x92\x63\x90", b"nonsense"])
+def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch, broken):
+    """Without it, with it, where it is broken, and where a branch moved since."""
+    fill(tmp_path, 40)
+    monkeypatch.setattr(views, "FEWEST", 1)
+    kept = tmp_path / ".autoresearch" / "runs" / views.FILE
+    git = lambda *args: subprocess.run(["git", *args], cwd=tmp_path, capture_output=True, check=True)  # noqa: E731
+
+    def all_shown():
+        found = History(open_repository(tmp_path))
+        seen = HistorySnapshot(open_repository(tmp_path))
+        assert list(seen) == list(found)
+        return list(seen)
+
+    before = all_shown()
+    assert not kept.exists(), "there is no folder of runs"
+    kept.parent.mkdir()
+    assert all_shown() == before and kept.exists()
+    if broken is not None:
+        kept.write_bytes(broken)
+    assert all_shown() == before
+    git("branch", "-f", before[3].name.branch, before[5].commit)
+    git("branch", "-D", before[7].name.branch)
+    after = all_shown()
+    assert len(after) == len(before) - 1 and after[3].commit == before[5].commit
+    kept.unlink()
+    assert all_shown() == after
 
 
 def seconds_of(command, folder):

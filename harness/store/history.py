@@ -10,7 +10,7 @@ import pygit2
 
 from harness.errors import HarnessError
 from harness.store import message as messages
-from harness.store import refs
+from harness.store import refs, views
 from harness.store.commits import HISTORY, Commits
 from harness.store.decisions import Holdout, HoldoutFailure, Measured, Proposal
 from harness.store.experiment import Experiment
@@ -46,7 +46,7 @@ class History(Commits):
             if found is not None:
                 seen[key] = found
         self._known = seen
-        return iter(sorted(seen.values(), key=lambda experiment: experiment.name))
+        return iter(sorted(seen.values(), key=lambda each: (each.name.number, each.name.slug)))
 
     def _read(self, name: Name, commit: pygit2.Commit) -> Experiment | None:
         if len(parents := commit.parent_ids) != 1:
@@ -160,7 +160,7 @@ class History(Commits):
         kept = of.status == KEEP and of.commit not in gone
         # It may have been run again since, which its message can't say any more.
         runs = self._runs_of(of.commit, setting) if kept or of.commit in line else {}
-        if runs or of.setting != setting or of.value is None:
+        if runs or of.value is None or of.setting != setting:
             return runs
         scores = [*filter(setting.metric.is_score, of.runs or [of.value])]
         seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if SEED.fullmatch(seed)]
@@ -217,10 +217,19 @@ class HistorySnapshot(History):
         self._every: list[Experiment] | None = None
         self._notes: dict[str, Note] = {}
         self._measured: dict[tuple[Setting, str], list[Measured]] = {}
+        self._main = ""
+
+    @property
+    def main(self) -> str:
+        self._main = self._main or super().main
+        return self._main
 
     def __iter__(self) -> Iterator[Experiment]:
         if self._every is None:
+            self._known = kept = views.read(self._repository.paths.runs)
             self._every = list(super().__iter__())
+            new = sum(key not in kept for key in self._known)
+            views.write(self._repository.paths.runs, self._known, new)
         return iter(self._every)
 
     def note(self, commit: str) -> Note:
