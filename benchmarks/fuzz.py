@@ -76,7 +76,8 @@ def seeds(target: str) -> list[bytes]:
         return [MESSAGE.encode()]
     training = Training(OK, "", 20.0, 300.0, 0.5, (Point(1.0, 1, 3.0),), Reported(1000, 499_600_000))
     run = RunRecord(
-        "a" * 40, 1, OK, "", 2.0, training, None, 400.0, "NVIDIA H200", None, "climbmix@3f9c2d1", "1", "bwrap", 300.0
+        "a" * 40, 1, OK, "", 2.0, training, None, 400.0, "NVIDIA H200", None, "climbmix@3f9c2d1", "1",
+        "bwrap", 300.0,
     )  # fmt: skip
     made = (
         note.Note().with_run(run).with_parts(Decision(KEEP, "so it is", Incumbent("b" * 40, 2.1), 2.0, -0.1))
