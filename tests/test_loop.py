@@ -100,12 +100,12 @@ def test_where_an_agent_gives_nothing_usable_any_more_another_stands_in_and_it_i
     said = []
 
     def asked(*answers, **limits):
-        agent, stand_in = Script(*answers), Script(("In its place", BROKEN + "a = 1\n"))
+        agent, stand_in = Script(*answers), Script(("In its place", BROKEN + "print(1)\n"))
         tell = lambda event: said.append(event.text)  # noqa: E731
         loop_in(research.folder, agent, tell, stand_in=stand_in, **limits).run()
         return agent
 
-    told = asked(("First", BROKEN), "no", "no", "not this", ("Second", BROKEN + "a = 2\n"), experiments=3)
+    told = asked(("First", BROKEN), "no", "no", "not this", ("Second", BROKEN + "print(2)\n"), experiments=3)
     assert [e.message.title for e in all_of(research)] == ["First", "In its place", "Second"]
     assert sum("proposes one in its place" in line for line in said) == 1
     assert told.contexts[-1].trouble == "not this", "it is told of its own failure, after another stood in"
@@ -126,8 +126,8 @@ class Away(Script):
 
 
 def test_no_device_is_idle_while_an_agent_s_provider_is_away_and_it_proposes_when_it_is_back(research):
-    agent = Away(("It is back", BROKEN + "b = 1\n"))
-    stand_in = Script(*[(f"Meanwhile {n}", BROKEN + f"a = {n}\n") for n in range(9)])
+    agent = Away(("It is back", BROKEN + "print(3)\n"))
+    stand_in = Script(*[(f"Meanwhile {n}", BROKEN + f"print({n})\n") for n in range(9)])
     agent.back = lambda: len(stand_in.answers) < 7
     loop_in(research.folder, agent, stand_in=stand_in, experiments=4).run()
     titles = [e.message.title for e in all_of(research)]
@@ -142,7 +142,7 @@ def test_what_only_the_person_can_mend_leaves_the_rest_of_a_session_to_another_o
             return super().propose(context)
 
     said = []
-    stand_in = Script(*[(f"Instead {n}", BROKEN + f"a = {n}\n") for n in range(9)])
+    stand_in = Script(*[(f"Instead {n}", BROKEN + f"print({n})\n") for n in range(9)])
     tell = lambda event: said.append(event.text)  # noqa: E731
     loop_in(research.folder, Broke(("First", BROKEN)), tell, stand_in=stand_in, experiments=3).run()
     assert [e.message.title for e in all_of(research)] == ["First", "Instead 0", "Instead 1"]
@@ -162,7 +162,7 @@ def test_an_agent_that_fails_in_a_way_that_nobody_thought_of_gave_nothing_usable
 
 def test_a_stand_in_is_no_agent_for_a_whole_night(research, monkeypatch):
     monkeypatch.setattr("harness.session.proposals.STAND_INS", 2)
-    stand_in = Script(*[(f"Stand-in {i}", BROKEN + f"a = {i}\n") for i in range(20)])
+    stand_in = Script(*[(f"Stand-in {i}", BROKEN + f"print({i})\n") for i in range(20)])
     with pytest.raises(HarnessError, match="nothing usable 9 times"):
         loop_in(research.folder, Script(("First", BROKEN)), stand_in=stand_in, experiments=30).run()
     assert [e.message.title for e in all_of(research)] == ["First", "Stand-in 0", "Stand-in 1"]

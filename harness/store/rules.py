@@ -46,7 +46,7 @@ def broken_source(source: bytes, parent: bytes = b"", growth_bytes: int = GROWTH
         return "train.py defines no function load(checkpoint_dir, device)"
     if len(lines := seeds.own(source)) > len(seeds.own(parent)):
         return f"line {lines[0]} sets a seed of its own, not run.seed: good luck that is kept is no idea"
-    if seeds.is_from_run(parent) and not seeds.is_from_run(source):
+    if seeds.is_from_run(parent) and seeds.draws(source) and not seeds.is_from_run(source):
         return "nothing begins from run.seed any more: without it every run has the same luck"
     guarded = any(
         isinstance(node, ast.If)

@@ -12,6 +12,13 @@ SEEDERS = (
     "Random", "PRNGKey",
 )  # fmt: skip
 
+# What draws: of numpy, Python and torch, whose modules draw their first weights.
+DRAWING = {
+    "rand", "randn", "randint", "randperm", "normal", "normal_", "uniform", "uniform_", "random", "shuffle",
+    "permutation", "choice", "default_rng", "Module", "Linear", "Embedding", "Dropout", "dropout",
+    "multinomial",
+}  # fmt: skip
+
 
 def own(source: bytes) -> list[int]:
     """Lines where it begins from what no run's seed is in, or where a `.seed` is assigned."""
@@ -29,6 +36,12 @@ def is_from_run(source: bytes) -> bool:
     tree = _parsed(source)
     bound = _bound(tree)
     return any(any(_is_given(each, bound) for each in given) for _, given in _calls(tree))
+
+
+def draws(source: bytes) -> bool:
+    """Whether anything in it is random."""
+    named = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(_parsed(source)))
+    return not DRAWING.isdisjoint(named)
 
 
 def _parsed(source: bytes) -> ast.Module:
