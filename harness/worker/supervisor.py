@@ -255,9 +255,8 @@ class Supervisor:
             compile_cache.take(sent[0], self.prestarted.compiled)
         if ask != "submit":
             close_all(sent)
-        if ask == "boot":
-            state.booted = True
-        elif ask == "open":
+        state.booted = state.booted or ask == "boot"
+        if ask == "open":
             state.opened_at = state.opened_at or now
         elif ask == "data" and state.first_batch_at is None:
             state.asked_at = state.asked_at or now
