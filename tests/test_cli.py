@@ -375,7 +375,7 @@ def test_prepare_says_when_val_is_smaller_than_what_is_scored_and_leaves_no_ruin
     cache = tmp_path / "cache"
     done = harness("prepare", str(text), cwd=repository.folder, HARNESS_CACHE=str(cache))
     assert done.returncode == 0, done.stderr
-    assert "are scored and val has" in done.stderr and "eval_tokens = " in done.stderr
+    assert "are to be scored, val has" in done.stderr and "eval_tokens = " in done.stderr
     text.write_text("")
     done = harness(
         "prepare", str(text), "--again", cwd=repository.folder, HARNESS_CACHE=str(tmp_path / "cache")

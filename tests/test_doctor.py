@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, harness, without_bwrap
@@ -31,12 +34,15 @@ def test_doctor_names_what_is_wrong_and_what_mends_it(repository, tmp_path):
 
 
 def test_doctor_names_hooks_that_do_not_run_and_says_nothing_of_data_without_a_config(tmp_path):
-    def found():
-        done = harness("doctor", "--json", cwd=tmp_path)
+    here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def found(env=here):
+        done = harness("doctor", "--json", cwd=tmp_path, **env)
         return {finding["name"]: finding for finding in json.loads(done.stdout)}
 
     assert harness("init", cwd=tmp_path).returncode == 0
     assert found()["hooks"]["level"] == "ok"
+    assert "harness is not on PATH" in found({"PATH": "/usr/bin:/bin"})["hooks"]["detail"]
     nobody = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "")
     said = harness("doctor", cwd=tmp_path, **nobody).stdout
     assert said.count("has no commit yet") == said.count("who you are") == 1

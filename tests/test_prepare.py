@@ -91,7 +91,9 @@ def test_embedded_documents_are_held_out_only_from_hidden_directories():
         ("x.parquet", b"PAR0", "broken"),
         ("x.zip", b"", "broken"),
         ("x.txt.gz", b"\x1f\x8b\x08\0cut", "broken"),
-        ("x.csv", b"a,b\n1,2\n", "which column is the text, 'a', 'b'"),
+        ("x.csv", b"a,b,n\nx,y,1\n", "which column is the text, 'a', 'b'"),
+        ("x.csv", b"a;b\n1;2\n", "no column of text, only 'a', 'b'"),
+        ("x.png", b"\x89PNG\0", "holds no text .x.png"),
     ],
 )
 def test_a_file_that_is_no_corpus_is_named(tmp_path, name, content, words):
@@ -193,6 +195,8 @@ def odd(tmp_path):
         "d.ndjson": lines(some(), "story"), "list.json": json.dumps(records(some())).encode(),
         "inside.json": json.dumps({"version": 1, "data": records(some(), "code")}).encode(),
         "lines.json": lines(some(), "document"), "e.csv": csv_of(some(), ","), "e.tsv": csv_of(some(), "\t"),
+        "semicolons.csv": csv_of(some(), ";"), "settings.json": b'{"name": "x", "version": 1}',
+        "tsconfig.json": b"{\n  // a comment\n}",
         "d.jsonl.gz": gzip.compress(lines(some())), "d.jsonl.bz2": bz2.compress(lines(some())),
         "d.jsonl.xz": lzma.compress(lines(some())), "d.jsonl.zst": zstd(lines(some())),
         "f.txt.gz": gzip.compress(plain().encode()),
@@ -219,12 +223,12 @@ def test_forty_files_of_odd_kinds_are_read_or_said_not_to_be(odd):
     source = opened(folder, seq_len=4096)
     assert sorted(d.text for d in source.documents()) == sorted(expected)
     report = source.report
-    assert report.bad == {} and report.bad_records == 0
+    assert report.bad == report.bad_records == {}
     assert report.hidden == 3, "a file and two folders"
-    assert sorted(report.no_text) == ["picture.png", "program"]
+    assert sorted(report.no_text) == ["picture.png", "program", "settings.json", "tsconfig.json"]
     said = "\n".join(making.prepare(config_for(folder), quiet).about())
     assert f"read: {report.files} files, " in said
-    assert "3 hidden files and folders, 2 files that are no text (picture.png, program)" in said
+    assert "3 hidden files and folders, 4 files that are no text (picture.png, program, " in said
 
 
 def test_bad_files_are_left_out_if_they_are_few_and_named(odd):
@@ -245,7 +249,7 @@ def test_a_record_without_text_is_left_out_if_they_are_few(folder_of_texts):
     with (folder_of_texts / "a.jsonl").open("a") as file:
         file.write('\n{"text": 7}\nnot json')
     said = "\n".join(making.prepare(config_for(folder_of_texts), quiet).about())
-    assert "2 records (a.jsonl:1501: no column of text" in said
+    assert "2 records of a.jsonl (a.jsonl:1501: no column of text" in said
 
 
 @pytest.mark.parametrize(
@@ -301,7 +305,7 @@ def test_a_pattern_takes_what_matches_it(folder_of_texts):
     (folder_of_texts / "notes" / "a.md").write_text("a note")
     found = opened(f"{folder_of_texts}/**/*.md")
     assert [d.text for d in found.documents()] == ["a note"]
-    with pytest.raises(HarnessError, match="no data source"):
+    with pytest.raises(HarnessError, match="no file matches"):
         opened(f"{folder_of_texts}/**/*.rst")
 
 

@@ -32,7 +32,7 @@ class Kind(StrEnum):
 FOR_THE_PERSON = (Kind.MONEY, Kind.KEY, Kind.MODEL)
 MENDS = {
     Kind.MONEY: "the provider's account page",
-    Kind.KEY: "export the provider's API key, then harness doctor",
+    Kind.KEY: "export the provider's API key; for a server of your own OPENAI_API_BASE=http://HOST:PORT/v1",
     Kind.MODEL: "another --model PROVIDER/NAME",
 }
 

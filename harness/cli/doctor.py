@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +128,9 @@ def _hooks(repository: Repository) -> Finding:
         return Finding("hooks", "warn", f"{what}: only the loop checks what is committed by hand", mend)
     if path != "hooks":
         return Finding("hooks", "ok", f"core.hooksPath is {path}, which should call `harness hook NAME`")
+    if shutil.which("harness") is None:
+        why = "harness is not on PATH: a git that is called from here checks nothing"
+        return Finding("hooks", "warn", why, f"source {Path(sys.executable).parent / 'activate'}")
     return Finding("hooks", "ok", ", ".join(HOOKS))
 
 

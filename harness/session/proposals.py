@@ -178,6 +178,8 @@ class Proposals:
             if self._stand_in is None or not (late or getattr(self._agent, "is_waiting", False)):
                 return None
             self._meantime = self._ask(base, setup, results, by_stand_in=True)
+            name, other = _name(self._agent), _name(self._stand_in)
+            self._tell("note", f"{name} has no answer yet: {other} proposes one meanwhile")
         if not self._meantime.answer.done():
             return None
         pending, self._meantime = self._meantime, None

@@ -182,6 +182,9 @@ def _build(config: DataConfig, folder: Path, progress: Progress) -> None:
     report.refuse(config.source)
     row_length = config.seq_len + 1
     rows = config.eval_tokens // config.seq_len
+    if not report.records and report.no_text:
+        what = ", ".join(report.no_text[:LISTED])
+        raise HarnessError(f"{config.source} holds no text ({what})", "another file or folder")
     for name, split in splits.items():
         if not split.documents:
             raise HarnessError(
@@ -231,9 +234,9 @@ def _read(source: Source, report: Report, twice: int) -> dict[str, Any]:
         "files": report.files, "of_files": source.files_of, "revision": source.revision,
         "records": report.records, "hidden": report.hidden, "no_text": len(report.no_text),
         "no_text_names": report.no_text[:LISTED], "bad": len(report.bad),
-        "bad_names": dict(islice(report.bad.items(), LISTED)), "bad_records": report.bad_records,
-        "first_bad_record": report.first_bad_record, "empty": report.empty, "repeats": twice,
-        "val": report.val[:LISTED], "val_files": len(report.val),
+        "bad_names": dict(islice(report.bad.items(), LISTED)),
+        "bad_records": dict(islice(report.bad_records.items(), LISTED)), "empty": report.empty,
+        "repeats": twice, "val": report.val[:LISTED], "val_files": len(report.val),
         "holdout": report.holdout[:LISTED], "holdout_files": len(report.holdout),
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -133,12 +134,14 @@ def _plain(stream: Any, name: str) -> BinaryIO:
     return cast(BinaryIO, stream)
 
 
-def texts(entry: Entry, column: str, piece_chars: int, bad_record: Callable[[str], None]) -> Iterator[str]:
+def texts(
+    entry: Entry, column: str, piece_chars: int, bad_record: Callable[[str, str], None]
+) -> Iterator[str]:
     """Its documents; what is no record is cut into pieces.
 
     Args:
         column: which one is the text; empty to find out.
-        bad_record: told of a record that has none, which is left out.
+        bad_record: told of a record that has none, which is left out: its file, and where and why.
 
     Raises:
         Unreadable: the rest of it can't be read, or none of it.
@@ -158,7 +161,7 @@ def texts(entry: Entry, column: str, piece_chars: int, bad_record: Callable[[str
                         raise record
                     yield _text_of(record, column)
                 except Unreadable as why:
-                    bad_record(f"{entry.name}:{where}: {why}")
+                    bad_record(entry.name, f"{entry.name}:{where}: {why}")
     except UnicodeDecodeError as error:
         raise Unreadable(_other_encoding(entry, error)) from None
     except BROKEN as error:
@@ -168,7 +171,10 @@ def texts(entry: Entry, column: str, piece_chars: int, bad_record: Callable[[str
 def _other_encoding(entry: Entry, error: UnicodeDecodeError) -> str:
     wide = b"\0" in error.object[:1000]
     encoding = "UTF-16" if wide else "LATIN1"
-    return f"not UTF-8 ({error.reason}); if it is {encoding}: iconv -f {encoding} -t UTF-8 {entry.name}"
+    name = entry.name
+    return (
+        f"not UTF-8 ({error.reason}); if it is {encoding}: iconv -f {encoding} -t UTF-8 {name} > new-{name}"
+    )
 
 
 def choose(names: Sequence[str], strings: Sequence[str], wanted: str) -> str:
@@ -280,24 +286,41 @@ def _json(stream: BinaryIO, entry: Entry, column: str) -> Iterator[tuple[int, An
     try:
         found = json.loads(data.decode(_encoding(data)))
     except (json.JSONDecodeError, RecursionError):
+        if isinstance(
+            _parsed(data.lstrip().partition(b"\n")[0].decode(_encoding(data), "replace")), Unreadable
+        ):
+            raise NoText("neither JSON nor lines of it") from None  # with comments, say
         yield from _json_lines(cast(BinaryIO, io.BytesIO(data)), entry, column)
         return
     lists = [value for value in found.values() if isinstance(value, list)] if isinstance(found, dict) else []
+    if isinstance(found, dict) and len(lists) != 1 and not {*COLUMNS, column} & set(found):
+        raise NoText("settings, no records")
     yield from enumerate(lists[0] if len(lists) == 1 else found if isinstance(found, list) else [found], 1)
 
 
 def _csv(stream: BinaryIO, entry: Entry, column: str) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(_lines(stream, newline=""), delimiter="\t" if entry.suffix == ".tsv" else ",")
+    lines = _lines(stream, newline="")
+    head = lines.readline()
+    between = "\t" if entry.suffix == ".tsv" else max(",;\t|", key=head.count)
+    rows = csv.reader(chain([head], lines), delimiter=between)
     try:
-        names = next(rows, [])
-        at = names.index(choose(names, names, column))
-        for row in rows:
+        names, first = next(rows, []), next(rows, [])
+        words = [name for name, value in zip(names, first, strict=False) if not _is_number(value)]
+        at = names.index(choose(names, words if first else names, column))
+        for row in chain([first], rows):
             if row:
                 short = Unreadable(f"{len(row)} fields in place of {len(names)}")
                 yield rows.line_num, row[at] if len(row) > at else short
     except csv.Error as error:
         raise Unreadable(f"line {rows.line_num}: {error}") from None
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return float(value) is not None
+    except ValueError:
+        return not value
 
 
 def _parquet(stream: BinaryIO, entry: Entry, column: str) -> Iterator[tuple[int, Any]]:

@@ -108,8 +108,8 @@ class Report:
     bad: dict[str, str] = field(default_factory=dict)
     """Why, by file: all of it or its rest."""
     records: int = 0
-    bad_records: int = 0
-    first_bad_record: str = ""
+    bad_records: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """How many, and why the first one, by file."""
     empty: int = 0
     val: list[str] = field(default_factory=list)
     """Files that are the validation split as they stand, as the next ones the holdout."""
@@ -123,9 +123,11 @@ class Report:
             raise HarnessError(
                 f"{source}: {len(self.bad)} of {self.files} files can't be read: {listed}{more}"
             )
-        if self.bad_records > MOST_BAD * self.records:
-            why = f"{self.bad_records:,} of {self.records:,} records have no text: {self.first_bad_record}"
-            raise HarnessError(f"{source}: {why}")
+        bad = sum(count for count, _ in self.bad_records.values())
+        if bad > MOST_BAD * self.records:
+            listed = "; ".join(why for _, why in islice(self.bad_records.values(), LISTED))
+            mend = "`column` in the config, or without that file"
+            raise HarnessError(f"{source}: {bad:,} of {self.records:,} records have no text: {listed}", mend)
 
 
 class FileSource:
@@ -161,20 +163,20 @@ class FileSource:
                         yield Document(text, split)
                     else:
                         report.empty += 1
+                report.empty += not read
             except reading.NoText:
                 report.no_text.append(entry.name)
                 continue
             except reading.Unreadable as why:
                 report.bad[entry.name] = f"{why}, and what came before was read" if read else str(why)
-            report.files += 1
+            report.files += read or entry.name in report.bad
             if split in ("val", "holdout"):
                 (report.val if split == "val" else report.holdout).append(entry.name)
 
-    def _bad_record(self, why: str) -> None:
-        report = self.report
-        report.records += 1
-        report.bad_records += 1
-        report.first_bad_record = report.first_bad_record or why
+    def _bad_record(self, name: str, why: str) -> None:
+        count, first = self.report.bad_records.get(name, (0, why))
+        self.report.bad_records[name] = count + 1, first
+        self.report.records += 1
 
 
 # ── by name ───────────────────────────────────────────────────────────────────────────────────
@@ -212,6 +214,8 @@ def open_source(config: DataConfig, progress: Progress) -> Source:
 
 
 def missing(name: str) -> HarnessError:
+    if set(name) & set("*?["):
+        return HarnessError(f"no file matches {name!r}", "another pattern; ** is any folder")
     if Path(name).expanduser().exists():
         return HarnessError(f"{name} holds no file to read", "another file or folder")
     known = f"{', '.join(NAMED)}, hf:OWNER/NAME"

@@ -77,14 +77,15 @@ class Corpus:
 
     def warning(self) -> str:
         """That the text is too little for what is scored, see `harness.tasks.registry.Prepared`."""
-        val = self._manifest()["splits"]["val"]["tokens"]
+        splits = self._manifest()["splits"]
+        val = splits["val"]["tokens"]
         scored = np.load(self.rows_file("val"), mmap_mode="r").shape[0] * self.seq_len
         if min(val, scored) >= self.eval_tokens // self.seq_len * self.seq_len:
             return ""
-        return (
-            f"{scored:,} of {self.eval_tokens:,} tokens are scored and val has {val:,}: documents come twice "
-            f"and more, though no row does. More text mends it, or eval_tokens = "
-            f"{min(val, scored) // self.seq_len * self.seq_len}"
+        fits = min(val, scored, splits["holdout"]["tokens"]) // self.seq_len * self.seq_len
+        why = f"{self.eval_tokens:,} tokens are to be scored, val has {val:,}: text is scored more than once"
+        return f"{why}. More text mends it" + (
+            f", or eval_tokens = {fits}" if fits else "; this is too little"
         )
 
 
@@ -119,8 +120,8 @@ def _read_lines(read: dict[str, Any]) -> list[str]:
         left_out.append(
             f"{read['no_text']:,} files that are no text ({_some(read['no_text_names'], read['no_text'])})"
         )
-    if read["bad_records"]:
-        left_out.append(f"{read['bad_records']:,} records ({read['first_bad_record']})")
+    for name, (count, why) in read["bad_records"].items():
+        left_out.append(f"{count:,} records of {name} ({why})")
     lines.append(f"left out: {', '.join(left_out)}")
     lines += [f"unread: {name}: {why}" for name, why in read["bad_names"].items()]
     for split in ("val", "holdout"):
