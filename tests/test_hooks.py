@@ -120,6 +120,10 @@ def test_what_is_no_experiment_is_refused_before_it_costs_anything(guarded, sour
         "default_rng(seed=run.seed)",
         "default_rng([run.seed, 7])",
         "default_rng((start := run.seed) * 3)",
+        "Generator(np.random.PCG64(run.seed))",
+        "default_rng(np.random.SeedSequence(run.seed).spawn(2)[1])",
+        "default_rng(getattr(run, 'seed'))",
+        "default_rng([*range(run.seed, run.seed + 3)])",
     ],
 )
 def test_whatever_begins_from_the_runs_seed_is_allowed(seeding):

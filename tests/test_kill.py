@@ -1,6 +1,8 @@
 """SIGKILL at every arrow of the flow: the next start finishes it, nothing is lost or counted twice."""
 
 import contextlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,9 @@ import harness.session.runner as runner
 from harness.errors import HarnessError
 from harness.store import notes
 from harness.store.experiments import Experiments
+from harness.store.note import read_run
 from harness.store.opening import open_repository
+from harness.worker import unscored
 from harness.worker.scoring import Scoring
 from harness.worker.supervisor import Supervisor
 
@@ -163,7 +167,7 @@ def test_a_note_that_somebody_writes_meanwhile_is_kept(research, monkeypatch):
 
 def test_what_was_trained_is_scored_by_the_next_and_not_trained_again(research, monkeypatch):
     killed(research.folder, ARROWS["before the score"], ("Sleep less", FASTER))
-    (left,) = (research.folder / ".autoresearch" / "runs").glob("*/trained.json")
+    (left,) = filter(unscored.is_in, (research.folder / ".autoresearch" / "runs").iterdir())
     said, trainings = [], []
     real = Supervisor.train
     monkeypatch.setattr(Supervisor, "train", lambda self: trainings.append(self.source) or real(self))
@@ -173,10 +177,31 @@ def test_what_was_trained_is_scored_by_the_next_and_not_trained_again(research, 
     (kept,) = known
     (measured,) = known.runs(kept.commit)
     assert kept.status == "keep"
-    assert str(measured.seed) == left.parent.name.rpartition("-s")[2]
-    assert left.parent / "train.py" not in trainings
+    assert str(measured.seed) == left.name.rpartition("-s")[2]
+    assert left / "train.py" not in trainings
     assert any("its checkpoint is scored now" in line for line in said)
-    assert not left.exists()
+    assert not unscored.is_in(left)
+
+
+def test_a_folder_of_runs_that_came_with_a_clone_is_not_scored(research, tmp_path):
+    """Nor is one in which somebody put links, or that a living process is about to score."""
+    killed(research.folder, ARROWS["before the score"], ("Sleep less", FASTER))
+    runs = research.folder / ".autoresearch" / "runs"
+    (left,) = filter(unscored.is_in, runs.iterdir())
+    commit = Experiments(open_repository(research.folder)).find("1").commit
+    data = unscored._said(left).read_bytes()
+    setting = read_run(data.partition(b"\n")[2]).setting
+    assert [folder for folder, _ in unscored.find(runs, commit, setting)] == [left]
+    copied = runs / f"20990101-000000-1-{commit[:7]}-s5"
+    shutil.copytree(left, copied)
+    (copied / "trained.json").write_bytes(data)
+    assert [folder for folder, _ in unscored.find(runs, commit, setting)] == [left]
+    unscored._said(left).write_bytes(str(os.getpid()).encode() + b"\n" + data.partition(b"\n")[2])
+    assert unscored.find(runs, commit, setting) == []
+    unscored._said(left).write_bytes(data)
+    (left / "log.txt").unlink(missing_ok=True)
+    (left / "log.txt").symlink_to(tmp_path / "victim")
+    assert unscored.find(runs, commit, setting) == []
 
 
 def test_a_scorer_that_died_is_started_again_and_nothing_is_trained_for_it(research, monkeypatch):

@@ -84,7 +84,7 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
     """Without it, with it, where it is broken, and where a branch moved since."""
     fill(tmp_path, 40)
     monkeypatch.setattr(views, "FEWEST", 1)
-    kept = tmp_path / ".autoresearch" / "runs" / views.FILE
+    kept = views.place(open_repository(tmp_path).common)
     git = lambda *args: subprocess.run(["git", *args], cwd=tmp_path, capture_output=True, check=True)  # noqa: E731
 
     def all_shown():
@@ -94,9 +94,7 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
         return list(seen)
 
     before = all_shown()
-    assert not kept.exists(), "there is no folder of runs"
-    kept.parent.mkdir()
-    assert all_shown() == before and kept.exists()
+    assert kept.exists() and all_shown() == before
     if broken is not None:
         kept.write_bytes(broken)
     assert all_shown() == before

@@ -10,6 +10,7 @@ import lzma
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -243,6 +244,37 @@ def test_bad_files_are_left_out_if_they_are_few_and_named(odd):
         (folder / f"more-{number}.txt").write_text(f"the {number}th text of a long row of them")
     said = "\n".join(making.prepare(config_for(folder), quiet).about())
     assert "unread: latin.txt: not UTF-8" in said and "unread: cut.tar.gz: it is broken" in said
+
+
+def lying_arrow(path):
+    """Whose text would begin far behind its end."""
+    lies = [None, pa.py_buffer(struct.pack("<iii", 0, 2_000_000_000, 4)), pa.py_buffer(b"abcdabcd")]
+    batch = pa.RecordBatch.from_arrays([pa.Array.from_buffers(pa.string(), 2, lies)], ["text"])
+    with pa.ipc.new_file(path, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def test_what_comes_from_anywhere_ends_in_one_line(tmp_path):
+    lying_arrow(tmp_path / "lies.arrow")
+    (tmp_path / "odd\n\x1b[31mname.jsonl").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "kernel.txt").symlink_to("/proc/kmsg")
+    os.mkfifo(tmp_path / "fifo.txt")
+    with zipfile.ZipFile(tmp_path / "strange.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    data = bytearray((tmp_path / "strange.zip").read_bytes())
+    data[data.index(b"PK\1\2") + 10] = data[8] = 99  # a method that nobody has
+    (tmp_path / "strange.zip").write_bytes(data)
+    with pytest.raises(HarnessError) as refused:
+        making.prepare(config_for(tmp_path), quiet)
+    said = str(refused.value)
+    assert said.isprintable() and str(tmp_path) not in said.split(": ", 1)[1]
+    assert "lies.arrow" in said and "strange.zip" in said and "3 of 3 files" in said
+
+
+def test_half_a_character_in_json_ends_nothing(folder_of_texts):
+    with (folder_of_texts / "a.jsonl").open("a") as file:
+        file.write('\n{"text": "half \\ud83d of one"}')
+    assert making.prepare(config_for(folder_of_texts), quiet)
 
 
 def test_a_record_without_text_is_left_out_if_they_are_few(folder_of_texts):

@@ -62,11 +62,35 @@ def test_what_trains_the_same_is_the_same_program(old, new):
         (b"RATE = 0.1 * 2", b"RATE = 0.2\nRATE = 0.3"),
         (b"def f", b"LR = RATE\nLR = 2\ndef f"),
         (b"SIZES = ", b"MADE = make()\nSIZES = "),
+        (b"y = x", b"y = globals() and x"),
     ],
 )
 def test_what_trains_otherwise_is_another_program(old, new):
     assert old in SOURCE
     assert digest(SOURCE.replace(old, new)) != digest(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "LR = 1\nprint({k: v for k, v in globals().items() if k.isupper()})",
+            "LR = 7\nprint({k: v for k, v in globals().items() if k.isupper()})",
+        ),
+        ("LR = 1\nexec('print(LR)')", "LR = 7\nexec('print(LR)')"),
+        ("import sys\nLR = 1\nprint(sys.modules)", "import sys\nLR = 2\nprint(sys.modules)"),
+        ("from math import *\ne = 3\nprint(e)", "e = 3\nfrom math import *\nprint(e)"),
+        ("from math import pi as LR\nLR = 3\nprint(LR)", "LR = 3\nfrom math import pi as LR\nprint(LR)"),
+        (
+            "def f(): return 1\ng = f\ndef f(): return g() + 1\nprint(g())",
+            "def f(): return 1\ng = f\ndef f(): return g() + 1\nprint(f())",
+        ),
+        ("A = 1\nB = A\ndef f(A): return B\nprint(f(2))", "A = 1\nB = A\ndef f(A): return A\nprint(f(2))"),
+        ("x = round(2.6)\nround = None\nprint(x)", "round = None\nx = round(2.6)\nprint(x)"),
+    ],
+)
+def test_what_looks_names_up_or_gives_them_twice_is_taken_as_it_stands(one, other):
+    assert digest(one.encode()) != digest(other.encode())
 
 
 def test_constants_are_those_of_the_device():

@@ -6,6 +6,7 @@ annotations, a second name for something, or constants that nobody uses or that 
 """
 
 import ast
+import builtins
 import hashlib
 import operator
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ FOLDED = {
     ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow,
 }  # fmt: skip
 LARGEST = 1e12
+# What sees names that nothing else in a program does.
+LOOKING_IN = {
+    "globals", "locals", "vars", "dir", "exec", "eval", "sys.modules", "__main__", "__dict__",
+    "__annotations__", "__doc__",
+}  # fmt: skip
+BINDING = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar
+)  # fmt: skip
+IMPORTING = (ast.Import, ast.ImportFrom)
 
 
 @dataclass(frozen=True)
@@ -72,31 +82,36 @@ def lines(source: bytes) -> int:
 
 def _settled(tree: ast.Module) -> ast.Module:
     """Without annotations of variables, aliases and unused constants; constants first, by name."""
+    nodes = list(ast.walk(tree))
+    named = {getattr(n, "attr", getattr(n, "id", "")) for n in nodes}
+    named |= {ast.unparse(n) for n in nodes if isinstance(n, ast.Attribute) and n.attr == "modules"}
+    named |= {a.name for n in nodes if isinstance(n, IMPORTING) for a in n.names}
+    if named & {*LOOKING_IN, "*"}:
+        return tree  # it may look up any name, or have others
     tree = _Plain().visit(tree)
     nodes = list(ast.walk(tree))
     stored = [n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)]
     stored += [name for n in nodes if isinstance(n, (ast.Global, ast.Nonlocal)) for name in n.names]
     stored += [n.arg for n in nodes if isinstance(n, ast.arg)]
-    once = {name for name in stored if stored.count(name) == 1}
+    stored += [n.name for n in nodes if isinstance(n, BINDING) and n.name]
+    stored += [
+        (a.asname or a.name).partition(".")[0] for n in nodes if isinstance(n, IMPORTING) for a in n.names
+    ]
+    once = {name for name in stored if stored.count(name) == 1 and not hasattr(builtins, name)}
     names = {
         node.targets[0].id: node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
         if node.targets[0].id in once
     }
-    defined = {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
-    defined |= {
-        a.asname or a.name for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names
-    }
     same = {
         name: value.id
         for name, value in names.items()
-        if isinstance(value, ast.Name)
-        and (value.id in once or (value.id in defined and value.id not in stored))
+        if isinstance(value, ast.Name) and _is_literal(names.get(value.id, value))
     }
     for node in nodes:
-        while isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in same:
-            node.id = same.pop(node.id) if same.get(same[node.id]) == node.id else same[node.id]
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            node.id = same.get(node.id, node.id)
     used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     literals: list[tuple[str, ast.stmt]] = []
     rest: list[ast.stmt] = []

@@ -22,6 +22,9 @@ PROC, SYS, CGROUP, CGROUP2 = (
     0x63677270,
 )  # file systems that are the kernel's word
 TOLD = {PROC, SYS, CGROUP, CGROUP2}
+IN_MEMORY = (
+    0x01021994  # a file system whose files are, and are the process's own; those with holes would grow
+)
 EVICTIONS = ("pgsteal_", "pginodesteal ", "kswapd_inodesteal ", "drop_pagecache ")  # of /proc/vmstat
 
 
@@ -60,8 +63,10 @@ def touch(processes: Iterable[int], touched: Touched) -> str:
             return "it has descriptors on their way between its own sockets"
         for path in _held(process):
             with suppress(OSError):  # gone, or no file of a disk's
-                if _file_system(path) in TOLD:
+                if (kind := _file_system(path)) in TOLD:
                     return "it keeps a file open that counts what all processes do (below /proc or /sys)"
+                if kind == IN_MEMORY:
+                    continue
                 file = path.stat()
                 known = (file.st_dev, file.st_ino) in touched.files
                 if known or not (stat.S_ISREG(file.st_mode) and file.st_size):

@@ -226,10 +226,10 @@ class HistorySnapshot(History):
 
     def __iter__(self) -> Iterator[Experiment]:
         if self._every is None:
-            self._known = kept = views.read(self._repository.paths.runs)
+            self._known = kept = views.read(self._repository.common)
             self._every = list(super().__iter__())
             new = sum(key not in kept for key in self._known)
-            views.write(self._repository.paths.runs, self._known, new)
+            views.write(self._repository.common, self._known, new)
         return iter(self._every)
 
     def note(self, commit: str) -> Note:

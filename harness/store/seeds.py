@@ -21,21 +21,33 @@ DRAWING = {
 
 
 def own(source: bytes) -> list[int]:
-    """Lines where it begins from what no run's seed is in, or where a `.seed` is assigned."""
+    """Lines where it begins from a number that stands in it, or where something's `seed` is one."""
     tree = _parsed(source)
     bound = _bound(tree)
     lines = [call.lineno for call, given in _calls(tree) if not any(_is_given(each, bound) for each in given)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(getattr(to, "attr", "") == "seed" for to in node.targets):
-            lines.append(node.lineno)
-    return sorted(lines)
+            lines += [] if _is_given(node.value, bound) else [node.lineno]
+        elif isinstance(node, ast.keyword) and node.arg == "seed" and isinstance(node.value, ast.Constant):
+            lines.append(node.value.lineno)
+        elif isinstance(node, ast.ClassDef):
+            fields = (part for part in node.body if isinstance(part, (ast.Assign, ast.AnnAssign)))
+            lines += [part.lineno for part in fields if _is_a_seed(part)]
+    return sorted(set(lines))
+
+
+def _is_a_seed(field: ast.Assign | ast.AnnAssign) -> bool:
+    targets = field.targets if isinstance(field, ast.Assign) else [field.target]
+    return isinstance(field.value, ast.Constant) and any(getattr(to, "id", "") == "seed" for to in targets)
 
 
 def is_from_run(source: bytes) -> bool:
-    """Whether anything begins from a run's seed."""
-    tree = _parsed(source)
-    bound = _bound(tree)
-    return any(any(_is_given(each, bound) for each in given) for _, given in _calls(tree))
+    """Whether it asks for a run's seed anywhere."""
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr == "seed" and isinstance(node.ctx, ast.Load))
+        or (isinstance(node, ast.Constant) and node.value == "seed")
+        for node in ast.walk(_parsed(source))
+    )
 
 
 def draws(source: bytes) -> bool:
@@ -62,8 +74,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, list[ast.expr]]]:
 
 
 def _bound(tree: ast.Module) -> dict[str, list[ast.expr]]:
-    """What each name stands for somewhere in it; parameters, which callers give, aren't among them."""
-    parameters = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    """What each name is said to be, where that is all that is said of it."""
     found: dict[str, list[ast.expr]] = {}
     for node in ast.walk(tree):
         targets: list[ast.expr] = []
@@ -73,20 +84,30 @@ def _bound(tree: ast.Module) -> dict[str, list[ast.expr]]:
             targets = [node.target]
         value = getattr(node, "value", None)
         for target in targets:
-            if isinstance(target, ast.Name) and target.id not in parameters and value is not None:
+            if isinstance(target, ast.Name) and value is not None:
                 found.setdefault(target.id, []).append(value)
-    return found
+            elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                for part, its in zip(target.elts, value.elts, strict=False):
+                    if isinstance(part, ast.Name):
+                        found.setdefault(part.id, []).append(its)
+    stored = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    given = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}  # by callers
+    return {
+        name: values
+        for name, values in found.items()
+        if name not in given and stored.count(name) == len(values)
+    }
 
 
 def _is_given(node: ast.expr, bound: dict[str, list[ast.expr]], behind: frozenset[str] = frozenset()) -> bool:
-    """Whether a run's seed is in it, or what nothing in the file says."""
+    """Whether anything is in it that isn't a number which stands in the file."""
     for each in ast.walk(node):
-        if isinstance(each, ast.Attribute) and each.attr == "seed":
+        if isinstance(each, ast.Attribute) and (each.attr == "seed" or "seed" in each.attr.lower()):
             return True
+        if isinstance(each, ast.Call) and not DRAWING.isdisjoint({getattr(each.func, "attr", "")}):
+            return True  # drawn from what was seeded before
         if isinstance(each, ast.Name) and each.id not in behind and isinstance(each.ctx, ast.Load):
             values = bound.get(each.id)
-            if values is None and "seed" in each.id.lower():
-                return True
-            if values and any(_is_given(value, bound, behind | {each.id}) for value in values):
+            if values is None or any(_is_given(value, bound, behind | {each.id}) for value in values):
                 return True
     return False

@@ -1,19 +1,20 @@
 """What views read of experiments' commits, kept from one command to the next: a view costs what is new.
 
-A file that may be deleted at any time. A commit never changes, so that what was read of it holds for as long
-as its branch is where it was; nothing else is taken from here, and a session reads git alone.
+A file in the machine's cache, which may be deleted at any time and which no clone brings along. A commit
+never changes, so that what was read of it holds for as long as its branch is where it was; nothing else is
+taken from here, and a session reads git alone.
 """
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from harness.paths import write_atomically
+from harness.paths import cache_dir, write_atomically
 from harness.store.experiment import Experiment
 
-FILE = "views.msgpack"
 VERSION = 1  # of what is kept, with how it is read from a message
 FEWEST, SHARE = 200, 20  # that are new before it is written anew: so many, and one of so many
 
@@ -21,21 +22,27 @@ Key = tuple[str, str]
 """A branch's ref and its commit."""
 
 
-def read(folder: Path) -> dict[Key, Experiment]:
-    """What is kept there; nothing where it can't be read."""
+def place(common: Path) -> Path:
+    """Where it lies, for the repository with this `.git`."""
+    return cache_dir() / "views" / hashlib.sha256(str(common.resolve()).encode()).hexdigest()[:32]
+
+
+def read(common: Path) -> dict[Key, Experiment]:
+    """What is kept; nothing where it can't be read."""
     with suppress(OSError, msgspec.MsgspecError, ValueError, RecursionError):
-        version, found = DECODER.decode((folder / FILE).read_bytes())
+        version, found = DECODER.decode(place(common).read_bytes())
         if version == VERSION:
             return {(each.name.ref, each.commit): each for each in found}
     return {}
 
 
-def write(folder: Path, known: Mapping[Key, Experiment], new: int) -> None:
+def write(common: Path, known: Mapping[Key, Experiment], new: int) -> None:
     """Keep what was read, if enough of it is `new`. What has no record yet may still change its parent."""
     every = [each for (ref, _), each in known.items() if each.program and ref == each.name.ref]
-    if new >= FEWEST and new * SHARE >= len(every) and folder.is_dir():
+    if new >= FEWEST and new * SHARE >= len(every):
         with suppress(OSError):
-            write_atomically(folder / FILE, msgspec.msgpack.encode((VERSION, every)))
+            place(common).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place(common), msgspec.msgpack.encode((VERSION, every)))
 
 
 DECODER = msgspec.msgpack.Decoder(tuple[int, list[Experiment]])

@@ -217,9 +217,9 @@ def _audit(
     asked = exam.again(planned, losses)
     inputs, targets = (filled(of, batch, of[:0], 0) for of in (asked.inputs, asked.targets))
     answered = answer(server, exam, inputs, targets, batch, request["scoring_seconds"], "auditing")
-    _overtime(server, answered, usual, request)
     found = exam.compare(asked, losses, answered.losses[: len(asked.inputs)])
     _refuse(tolerance.judge(found, request["device"]["kind"], exam.must_not_see))
+    _overtime(server, answered, usual, request)  # last: what is late is run again, which is another draw
     return found
 
 

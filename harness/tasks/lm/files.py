@@ -13,6 +13,8 @@ VAL = {"val", "valid", "validation", "dev"}
 TEST = {"test"}
 BESIDE_CODE = VAL - {"dev"}  # a source tree has folders of the other names
 
+KERNELS = ("/proc/", "/sys/", "/dev/")  # where a link may lead to what never ends
+
 
 @dataclass(frozen=True)
 class Found:
@@ -35,15 +37,15 @@ def find(where: Path | str) -> Found:
         return Found(tuple(sorted(set(files))), sum(found.hidden for found in inside))
     path = Path(text)
     if path.is_file():
-        return Found(((path, path.name),), 0)
+        return Found(((path, reading.shown(path.name)),), 0)
     files, hidden = [], 0
     for folder, folders, names in os.walk(path):
         hidden += sum(map(is_hidden, [*folders, *names]))
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in filter(lambda name: not is_hidden(name), names):
             file = Path(folder, name)
-            if file.is_file():
-                files.append((file, str(file.relative_to(path))))
+            if file.is_file() and not str(file.resolve()).startswith(KERNELS):
+                files.append((file, reading.shown(str(file.relative_to(path)))))
     return Found(tuple(sorted(files)), hidden)
 
 

@@ -6,6 +6,7 @@ A file whose size and time are as they were isn't read again; of another one its
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.tasks.folder import Progress
@@ -19,7 +20,8 @@ def write(folder: Path, files: Files, progress: Progress) -> None:
     found = {}
     for done, (path, name) in enumerate(files):
         progress("remember the files", done, len(files))
-        found[name] = [*_mark(path), _digest(path)]
+        with suppress(OSError):  # gone since, which the next look tells
+            found[name] = [*_mark(path), _digest(path)]
     progress("remember the files", len(files), len(files))
     (folder / FILE).write_text(json.dumps(found), encoding="utf-8")
 

@@ -35,7 +35,10 @@ BOMS = (
 BLOCK_BYTES = 2**23
 MOST_JSON_BYTES = 2**31  # of a file that must be read whole
 END_OF_TEXT = "<|endoftext|>"
-BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, ValueError)
+BROKEN = (
+    OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, ValueError,
+    RuntimeError, MemoryError,
+)  # fmt: skip
 
 
 class Unreadable(Exception):
@@ -91,11 +94,22 @@ def entries(path: Path, name: str) -> Iterator[Entry]:
         else:
             yield _entry(name, partial(path.open, "rb"))
     except BROKEN as error:
-        raise Unreadable(f"it is broken: {error}") from None
+        raise Unreadable(_why(error)) from None
+
+
+def _why(error: Exception) -> str:
+    """In one line, without a place on this machine."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"it is broken: {shown((said or type(error).__name__).splitlines()[0])}"
+
+
+def shown(name: str) -> str:
+    """Fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _entry(name: str, opened: Callable[[], Any]) -> Entry:
-    return Entry(name, lambda: _plain(opened(), name))
+    return Entry(shown(name), lambda: _plain(opened(), name))
 
 
 class _Member(io.RawIOBase):
@@ -165,7 +179,7 @@ def texts(
     except UnicodeDecodeError as error:
         raise Unreadable(_other_encoding(entry, error)) from None
     except BROKEN as error:
-        raise Unreadable(f"it is broken: {str(error).splitlines()[0]}") from None
+        raise Unreadable(_why(error)) from None
 
 
 def _other_encoding(entry: Entry, error: UnicodeDecodeError) -> str:
@@ -239,6 +253,8 @@ def _blocks(stream: BinaryIO, entry: Entry) -> Iterator[str]:
             if entry.suffix not in (".txt", ".md", "") and not kept:
                 raise NoText("no text") from None
             raise
+        if "\0" in kept:
+            raise Unreadable("zero bytes in it")
         end = kept.rfind("\n") + 1 or len(kept)
         yield kept[:end]
         kept, data = kept[end:], _read(stream)
@@ -344,7 +360,13 @@ def _arrow(stream: BinaryIO, entry: Entry, column: str) -> Iterator[tuple[int, A
         source.seek(0)
         file = batches = ipc.open_stream(source)
     name = _arrow_column(file.schema, column)
-    yield from _rows(batch.column(batch.schema.get_field_index(name)) for batch in batches)
+
+    def checked(batch: Any) -> Any:
+        values = batch.column(batch.schema.names.index(name))
+        values.validate(full=True)  # what says where text begins may be a lie
+        return values
+
+    yield from _rows(map(checked, batches))
 
 
 def _arrow_column(schema: Any, column: str) -> str:

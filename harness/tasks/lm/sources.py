@@ -130,6 +130,15 @@ class Report:
             raise HarnessError(f"{source}: {bad:,} of {self.records:,} records have no text: {listed}", mend)
 
 
+def _encodable(text: str) -> str:
+    """Without halves of characters, which JSON can have."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+
+
 class FileSource:
     """Local files of any kind that has text, see `reading` and `files`."""
 
@@ -160,7 +169,7 @@ class FileSource:
                     read = True
                     report.records += 1
                     if text.strip():
-                        yield Document(text, split)
+                        yield Document(_encodable(text), split)
                     else:
                         report.empty += 1
                 report.empty += not read
