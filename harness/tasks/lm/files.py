@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from harness.tasks.lm import reading
+from harness.tasks.lm import reading, records
 
 VAL = {"val", "valid", "validation", "dev"}
 TEST = {"test"}
@@ -53,14 +53,14 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
-def entries(files: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, reading.Entry | reading.Unreadable]]:
+def entries(files: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, reading.Entry | records.Unreadable]]:
     """What is in them, archives too, each with its file's name; or why a file can't be looked into."""
     for path, name in files:
         try:
             for entry in reading.entries(path, name):
                 if not is_hidden(entry.name):
                     yield name, entry
-        except reading.Unreadable as why:
+        except records.Unreadable as why:
             yield name, why
 
 

@@ -17,7 +17,7 @@ from harness.config import DataConfig
 from harness.errors import HarnessError
 from harness.tasks import hub
 from harness.tasks.folder import Progress
-from harness.tasks.lm import reading
+from harness.tasks.lm import reading, records
 from harness.tasks.lm.cutting import pieces
 from harness.tasks.lm.files import Found, entries, find, splits
 
@@ -158,7 +158,7 @@ class FileSource:
     def documents(self) -> Iterator[Document]:
         report = self.report = Report(hidden=self.found.hidden)
         for name, entry in entries(self.found.files):
-            if isinstance(entry, reading.Unreadable):
+            if isinstance(entry, records.Unreadable):
                 report.files += 1
                 report.bad[name] = str(entry)
                 continue
@@ -173,10 +173,10 @@ class FileSource:
                     else:
                         report.empty += 1
                 report.empty += not read
-            except reading.NoText:
+            except records.NoText:
                 report.no_text.append(entry.name)
                 continue
-            except reading.Unreadable as why:
+            except records.Unreadable as why:
                 report.bad[entry.name] = f"{why}, and what came before was read" if read else str(why)
             report.files += read or entry.name in report.bad
             if split in ("val", "holdout"):
