@@ -100,6 +100,8 @@ def test_a_rename_and_a_mode_change_are_refused(guarded):
         ),
         (HONEST + "\nseed_everything(seed=42)\n", "a seed of its own"),
         (HONEST + "\nchooser = random.Random(42)\n", "a seed of its own"),
+        (HONEST + "\nnp.random.seed(int(42))\n", "a seed of its own"),
+        (HONEST + "\nnp.random.seed(np.int64(42))\n", "a seed of its own"),
         (HONEST + "\nlucky: int = 3\nagain = lucky + 4\nnp.random.seed(again)\n", "a seed of its own"),
         (edit(("default_rng(run.seed)", "default_rng()")), "nothing begins from run.seed any more"),
         (

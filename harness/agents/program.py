@@ -9,6 +9,7 @@ import ast
 import builtins
 import hashlib
 import operator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,7 @@ def _settled(tree: ast.Module) -> ast.Module:
     stored += [
         (a.asname or a.name).partition(".")[0] for n in nodes if isinstance(n, IMPORTING) for a in n.names
     ]
-    once = {name for name in stored if stored.count(name) == 1 and not hasattr(builtins, name)}
+    once = {name for name, count in Counter(stored).items() if count == 1 and not hasattr(builtins, name)}
     names = {
         node.targets[0].id: node.value
         for node in tree.body

@@ -5,6 +5,8 @@ repeats with other seeds show it.
 """
 
 import ast
+import builtins
+from collections import Counter
 from collections.abc import Iterator
 
 SEEDERS = (
@@ -90,24 +92,28 @@ def _bound(tree: ast.Module) -> dict[str, list[ast.expr]]:
                 for part, its in zip(target.elts, value.elts, strict=False):
                     if isinstance(part, ast.Name):
                         found.setdefault(part.id, []).append(its)
-    stored = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):  # no module is a seed, nor is `int`
+            found |= {(alias.asname or alias.name).partition(".")[0]: [] for alias in node.names}
+    names = (n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    stored = Counter(name.id for name in names)
     given = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}  # by callers
     return {
-        name: values
-        for name, values in found.items()
-        if name not in given and stored.count(name) == len(values)
+        name: values for name, values in found.items() if name not in given and stored[name] == len(values)
     }
 
 
 def _is_given(node: ast.expr, bound: dict[str, list[ast.expr]], behind: frozenset[str] = frozenset()) -> bool:
     """Whether anything is in it that isn't a number which stands in the file."""
     for each in ast.walk(node):
-        if isinstance(each, ast.Attribute) and (each.attr == "seed" or "seed" in each.attr.lower()):
+        if isinstance(each, ast.Attribute) and "seed" in each.attr.lower():
+            return True
+        if isinstance(each, ast.Constant) and each.value == "seed":  # getattr(run, "seed")
             return True
         if isinstance(each, ast.Call) and not DRAWING.isdisjoint({getattr(each.func, "attr", "")}):
             return True  # drawn from what was seeded before
         if isinstance(each, ast.Name) and each.id not in behind and isinstance(each.ctx, ast.Load):
-            values = bound.get(each.id)
+            values = bound.get(each.id, [] if hasattr(builtins, each.id) else None)
             if values is None or any(_is_given(value, bound, behind | {each.id}) for value in values):
                 return True
     return False

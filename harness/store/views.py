@@ -12,10 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from harness import __version__
 from harness.paths import cache_dir, write_atomically
 from harness.store.experiment import Experiment
+from harness.store.message import TRAILERS
 
-VERSION = 1  # of what is kept, with how it is read from a message
+VERSION = " ".join((__version__, *TRAILERS))  # by which messages are read
 FEWEST, SHARE = 200, 20  # that are new before it is written anew: so many, and one of so many
 
 Key = tuple[str, str]
@@ -45,4 +47,4 @@ def write(common: Path, known: Mapping[Key, Experiment], new: int) -> None:
             write_atomically(place(common), msgspec.msgpack.encode((VERSION, every)))
 
 
-DECODER = msgspec.msgpack.Decoder(tuple[int, list[Experiment]])
+DECODER = msgspec.msgpack.Decoder(tuple[str, list[Experiment]])

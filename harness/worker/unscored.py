@@ -7,6 +7,7 @@ along nor any sandbox sees: else anybody's checkpoint could be put there to be s
 
 import hashlib
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def keep(folder: Path, run: RunRecord) -> None:
     """Say that its training is over and good, and who is about to score it."""
     with suppress(OSError):  # then it is trained anew
         _said(folder).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_said(folder), f"{os.getpid()}\n".encode() + write_run(run))
+        write_atomically(_said(folder), f"{platform.node()} {os.getpid()}\n".encode() + write_run(run))
 
 
 def is_in(folder: Path) -> bool:
@@ -40,17 +41,25 @@ def find(runs: Path, commit: str, setting: Setting) -> list[tuple[Path, RunRecor
     found = []
     for folder in sorted(runs.glob(f"*-{commit[:7]}-s*"), reverse=True):
         try:
-            process, _, data = _said(folder).read_bytes().partition(b"\n")
-            os.kill(int(process), 0)
-            continue
-        except ProcessLookupError:
-            run = read_run(data)
+            who, _, data = _said(folder).read_bytes().partition(b"\n")
+            host, _, process = who.decode().rpartition(" ")
+            if host != platform.node() or _is_alive(int(process)):
+                continue
         except (OSError, ValueError):
             continue
+        run = read_run(data)
         plain = folder.is_dir() and (folder / "checkpoint").is_dir() and not _has_links(folder)
         if plain and run is not None and run.commit == commit and run.setting == setting:
             found.append((folder, run))
     return found
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return True
+    except ProcessLookupError:
+        return False
 
 
 def _has_links(folder: Path) -> bool:
