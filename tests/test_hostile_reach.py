@@ -4,13 +4,14 @@ import dataclasses
 import os
 import platform
 import re
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import assert_failed, edit
+from conftest import assert_failed, edit, processes_with
 
-from harness.sandbox import holdings, isolation, readonly
+from harness.sandbox import holdings, isolation, namespace, readonly
 from harness.store.records import CRASH, ERROR, INVALID, OK
 
 LOOP_END = "        spin(0.01)\n"
@@ -340,3 +341,23 @@ def test_what_was_brought_into_memory_is_touched_again_only_if_the_kernel_put_so
     assert touched.is_all_there()
     assert not touched.is_all_there(), "a page more went"
     assert not touched.is_all_there(), "the kernel doesn't say"
+
+
+def test_what_a_killed_start_of_a_sandbox_left_is_ended_by_the_next():
+    reading, writing = os.pipe()
+    os.close(reading)  # as it is when who started it is dead: the outer process ends, the inner one waits
+    command = ["bwrap", "--unshare-user", "--unshare-pid", "--die-with-parent", "--ro-bind", "/", "/"]
+    mark = f"left-{os.getpid()}"
+    left = subprocess.Popen(
+        [*command, "--info-fd", str(writing), "--", "sleep", "977", mark], pass_fds=[writing],
+        env={"PATH": os.environ["PATH"], namespace.OURS: "1"}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writing)
+    left.wait(timeout=10)
+    assert len(processes_with(mark)) == 1
+    namespace._sweep.cache_clear()
+    namespace._sweep()
+    until = time.monotonic() + 10
+    while processes_with(mark) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert processes_with(mark) == []
