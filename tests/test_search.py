@@ -2,36 +2,105 @@
 
 import ast
 import dataclasses
+import math
+import random
 
 import pytest
 from conftest import STARTER
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.agents import Context, NoProposal, Tried, program
+from harness.agents.axes import Axis, Kind
 from harness.agents.catalogue import CATALOGUE
-from harness.agents.search import Search, _coordinate, _value
+from harness.agents.mix import Mix
+from harness.agents.program import Constant
+from harness.agents.search import Search, think, told
+from harness.agents.tuning import FIRST
 from harness.store.aliases import VAL_BPB
+from harness.store.decisions import Proposal
 
 SOURCE = STARTER.encode()
+TWO = b"RATE = 0.03\nOTHER = 4.0\nprint(RATE, OTHER)\n"
 
 
-def context(history=(), source=SOURCE, seed=0):
-    return Context("", source, VAL_BPB, 2.2, "0" * 40, tuple(history), False, len(history), seed)
+def context(history=(), source=SOURCE, seed=0, noise=0.001, value=2.2):
+    return Context(
+        "", source, VAL_BPB, value, "0" * 40, tuple(history), False, len(history), seed, noise=noise
+    )
 
 
-def tried(proposal, value=2.3):
-    return Tried(proposal.title, proposal.hypothesis, proposal.source, "discard", value, 0.1, "")
+def tried(proposal, value=2.3, status="discard"):
+    return Tried(
+        proposal.title, proposal.hypothesis, proposal.source, status, value, 0.1, "", agent=proposal.agent
+    )
 
 
-@pytest.mark.parametrize("octaves", [-2.0, 0.0, 1.0, 2.0])
-def test_a_part_of_something_stays_between_nothing_and_all_of_it(octaves):
-    assert 0 <= _value(octaves, 0.5) < 1
+def axis(value, name="RATE"):
+    return Axis(Constant(name, value, 0, 0, 0))
+
+
+def two(rate, other=4.0):
+    return f"RATE = {rate}\nOTHER = {other}\nprint(RATE, OTHER)\n".encode()
+
+
+def values(source):
+    return {c.name: c.value for c in program.constants(source, False)}
+
+
+# ── constants as axes ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("MATRIX_LR", 0.03, Kind.RATE), ("EMBEDDING_LR", 0.7, Kind.RATE), ("MOMENTUM", 0.95, Kind.NEAR_ONE),
+        ("ADAM_BETAS[0]", 0.8, Kind.NEAR_ONE), ("DECAY", 0.99, Kind.NEAR_ONE), ("DROPOUT", 0.5, Kind.SHARE),
+        ("WARMDOWN_RATIO", 0.7, Kind.SHARE), ("WIDTH", 512, Kind.SIZE), ("DEPTH", 8, Kind.COUNT),
+        ("TIED", True, Kind.FLAG),
+    ],
+)  # fmt: skip
+def test_a_constant_is_searched_by_its_kind(name, value, kind):
+    assert axis(value, name).kind is kind
+
+
+NUMBERS = st.one_of(
+    st.floats(-1e9, 1e9, allow_nan=False), st.integers(-(10**9), 10**9), st.booleans(),
+    st.sampled_from([0.0, 1.0, 0.95, 0.5, 1e-12, 3, 64, 1, 2]),
+)  # fmt: skip
+
+
+@given(NUMBERS, st.sampled_from(["RATE", "MOMENTUM", "DROPOUT", "SIZE"]), st.floats(-3, 3))
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_constant_is_its_own_place_is_0_and_other_values_are_of_its_type(now, name, place):
+    one = axis(now, name)
+    assert one.coordinate(now) == 0
+    assert one.value(0.0) == now and type(one.value(0.0)) is type(now)
+    other = one.value(place)
+    assert type(other) is type(now) and math.isfinite(other)
+    low, high = one.bounds
+    assert low <= 0 <= high and one.said(other)
+
+
+@pytest.mark.parametrize("place", [-2.0, 0.0, 1.0, 2.0])
+def test_a_part_of_something_stays_between_nothing_and_all_of_it(place):
+    assert 0 <= axis(0.5, "DROPOUT").value(place) <= 1
+    assert 0 <= axis(0.95, "MOMENTUM").value(place) < 1
+
+
+def test_sizes_go_by_doublings_and_half_way_between_and_counts_by_ones():
+    assert {value for _, value in axis(512, "WIDTH").grid} == {128, 256, 384, 512, 768, 1024, 2048}
+    assert {value for _, value in axis(3, "DEPTH").grid} == {1, 2, 3, 4, 5, 6}
 
 
 def test_numbers_without_measure_are_no_constants_to_search():
     source = b"RATE = 0.1\nHUGE = 1" + b"0" * 400 + b"\nENDLESS = 1e999\nprint(RATE, HUGE, ENDLESS)\n"
     assert [constant.name for constant in program.constants(source, False)] == ["RATE"]
     history = [Tried("t", "h", source, "discard", 2.5, None, "")]
-    assert b"RATE" in Search().propose(context(history, source)).source
+    assert b"RATE" in Search(()).propose(context(history, source)).source
+
+
+# ── what it proposes ──────────────────────────────────────────────────────────────────────────
 
 
 def test_it_never_proposes_what_was_tried():
@@ -42,32 +111,78 @@ def test_it_never_proposes_what_was_tried():
     assert len({*digests, program.digest(SOURCE)}) == len(history) + 1
 
 
-def test_an_edit_is_not_tried_again_on_every_new_incumbent_while_others_were_not_tried():
-    history, titles = [], []
-    for number in range(len(CATALOGUE)):
-        source = SOURCE + f"X = {number}\n".encode()  # an incumbent that moves every time
-        proposal = Search().propose(dataclasses.replace(context(history, source), number=3 * number + 2))
-        titles.append(proposal.title)
-        history.append(tried(proposal))
-    assert sorted(titles) == sorted(edit.title for edit in CATALOGUE)
-
-
 def test_the_same_history_and_seed_give_the_same_proposal():
     history = [tried(Search().propose(context()))]
     assert Search().propose(context(history)) == Search().propose(context(history))
-    assert Search().propose(context(history, seed=5)) != Search().propose(context(history))
+    others = {Search(()).propose(context(history, seed=seed)).source for seed in range(4)}
+    assert len(others) > 1
 
 
-def test_proposals_are_programs_that_say_what_changed():
+def test_proposals_are_programs_that_say_what_changed_in_a_line_that_fits():
     history, agents = [], set()
-    for _ in range(8):
+    for _ in range(12):
         proposal = Search().propose(context(history))
         ast.parse(proposal.source)
         assert proposal.source != SOURCE
-        assert proposal.title and proposal.hypothesis and "\n" not in proposal.title
+        assert proposal.hypothesis and "\n" not in proposal.title and 0 < len(proposal.title) <= 72
         history.append(tried(proposal))
         agents.add(proposal.agent)
-    assert agents == {"search/tpe", "search/catalogue"}
+    assert agents == {"search/gp", "search/catalogue"}
+
+
+def test_it_says_what_it_expects_and_finds_where_scores_are_best():
+    """Scores that are lowest at a rate of 0.06, whatever the other constant: with noise."""
+    noise, history = random.Random(1), []
+    incumbent, best = TWO, 2.2
+    for _ in range(22):
+        made = Search(()).propose(context(history, incumbent, value=best))
+        rate = values(made.source)["RATE"]
+        value = 2.1 + 0.1 * math.log2(rate / 0.06) ** 2 + noise.gauss(0, 0.001)
+        status = "keep" if value < best - 0.002 else "discard"
+        history.append(dataclasses.replace(tried(made, value, status), parent=incumbent))
+        if status == "keep":
+            incumbent, best = made.source, value
+    assert 0.05 < values(incumbent)["RATE"] < 0.072
+    assert "expected" in history[-1].hypothesis and "±" in history[-1].hypothesis
+    thought, _ = think(context(history, incumbent, value=best), 0)
+    assert thought.matters[0][0] == "RATE" and thought.matters[0][1] > 5 * thought.matters[1][1]
+    assert "RATE" in told(context(history, incumbent), thought)
+
+
+def test_it_keeps_away_from_where_programs_crash():
+    """A rate above 0.05 gives no score, however good it would be."""
+    chooser, history = random.Random(2), []
+    for _ in range(14):
+        rate = 0.03 * 2 ** chooser.uniform(-1, 1.2)
+        value = None if rate > 0.05 else 2.2 - rate
+        history.append(Tried("t", "h", two(rate), "crash" if value is None else "discard", value, None, ""))
+    crashes = 0
+    for seed in range(10):
+        crashes += values(Search(()).propose(context(history, TWO, seed)).source)["RATE"] > 0.05
+    assert crashes <= 1
+
+
+def test_what_still_runs_is_not_proposed_again():
+    chooser = random.Random(3)
+    rates = [0.03 * 2 ** chooser.uniform(-1, 1) for _ in range(14)]
+    history = [Tried("t", "h", two(r), "discard", 2.2 + math.log2(r / 0.05) ** 2, None, "") for r in rates]
+    proposed = []
+    for _ in range(4):
+        made = Search(()).propose(context(history, TWO))
+        proposed.append(tuple(values(made.source).values()))
+        history.append(
+            Tried(made.title, made.hypothesis, made.source, None, None, None, "", agent=made.agent)
+        )
+    assert len({*proposed}) == 4
+
+
+def test_after_a_kept_structure_the_constants_that_it_brought_move_first():
+    old = b"RATE = 0.03\nOTHER = 4.0\nprint(RATE, OTHER)\n"
+    new = old + b"BOOST = 2.0\nprint(RATE * BOOST)\n"
+    kept = Tried("t", "h", new, "keep", 2.1, -0.1, "", agent="llm/m", parent=old)
+    for seed in range(5):
+        made = values(Search(()).propose(context([kept], new, seed, value=2.1)).source)
+        assert made["OTHER"] == 4.0 and (made["RATE"], made["BOOST"]) != (0.03, 2.0)
 
 
 @pytest.mark.parametrize("edit", CATALOGUE, ids=lambda edit: edit.title)
@@ -77,38 +192,108 @@ def test_every_structural_edit_applies_to_the_starter(edit):
     assert program.digest(made.encode()) != program.digest(SOURCE)
 
 
-@pytest.mark.parametrize("anchor", [3, 64, 0.03, 0.95, 0.5, 10000.0, 15.0])
-def test_a_coordinate_of_0_is_the_anchor_itself(anchor):
-    assert _value(0.0, anchor) == anchor
-    assert _coordinate(anchor, anchor) == 0.0
+def test_edits_that_helped_are_tried_more_often_than_those_that_never_did():
+    def share_of_edits(status, effect):
+        edits = [
+            Tried(
+                f"edit {n}",
+                "h",
+                SOURCE + f"X{n} = 1\n".encode(),
+                status,
+                2.3,
+                effect,
+                "",
+                1,
+                "search/catalogue",
+            )
+            for n in range(12)
+        ]
+        made = [Search().propose(context(edits, seed=seed, noise=0.001)).agent for seed in range(8)]
+        return sum(agent == "search/catalogue" for agent in made)
+
+    assert share_of_edits("keep", -0.02) > share_of_edits("discard", 0.01)
 
 
-@pytest.mark.parametrize("anchor", [1, 2, 4, 128])
-def test_what_must_divide_goes_on_dividing(anchor):
-    made = {_value(octaves / 10, anchor) for octaves in range(-20, 21)}
-    assert len(made) > 2 and all(value.bit_count() == 1 for value in made), made
-
-
-def test_a_count_goes_by_ones():
-    assert {_value(octaves / 10, 3) for octaves in range(-20, 21)} >= {2, 3, 4, 5, 6, 7}
-
-
-def test_it_learns_which_way_is_better():
-    """Scores that fall with the rate: what it proposes next is more often a higher one."""
-
-    def program_at(rate):
-        return f"RATE = {rate}\nOTHER = 4.0\nprint(RATE, OTHER)\n".encode()
-
-    rates = (0.01, 0.015, 0.02, 0.025, 0.04, 0.05, 0.06, 0.08, 0.1, 0.11)
-    history = [Tried("t", "h", program_at(r), "discard", 2.5 - 3 * r, None, "") for r in rates]
-    ups = downs = 0
-    for seed in range(60):
-        made = Search().propose(context(history, program_at(0.03), seed)).source
-        value = next(c.value for c in program.constants(made, False) if c.name == "RATE")
-        ups, downs = ups + (value > 0.03), downs + (value < 0.03)
-    assert ups > 2 * downs, (ups, downs)
+# ── bad input ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_without_constants_and_edits_it_says_so():
     with pytest.raises(NoProposal, match="no upper-case constants"):
         Search().propose(context(source=b"x = 1\n"))
+
+
+FORTY = (
+    "".join(f"RATE_{n} = 0.{n + 1:02d}\n" for n in range(40))
+    + f"print({', '.join(f'RATE_{n}' for n in range(40))})\n"
+)
+
+
+@pytest.mark.parametrize("source", [b"RATE = 0.1\nprint(RATE)\n", FORTY.encode()], ids=["one", "forty"])
+@pytest.mark.parametrize(
+    "scores",
+    [[], [2.2] * 14, [None] * 14, [1e300, -1e300, 2.2, 1e-300, 0.0] * 3, [2.2 + n / 100 for n in range(14)]],
+    ids=["none", "all equal", "all crash", "lies", "a slope"],
+)
+def test_any_history_gives_a_proposal(source, scores):
+    chooser, history = random.Random(4), []
+    for value in scores:
+        now = program.constants(source, False)
+        changed = {c: round(c.value * 2 ** chooser.uniform(-1, 1), 6) for c in now}
+        other = program.with_values(source, changed)
+        history.append(Tried("t", "h", other, "crash" if value is None else "discard", value, None, ""))
+    made = Search(()).propose(context(history, source))
+    assert made.source != source
+
+
+def test_programs_of_another_task_and_what_is_no_program_are_no_trouble():
+    other = b"WIDTH = 7\nFLAG = True\nNAME = 'x'\n"
+    history = [
+        Tried("t", "h", s, "discard", 2.0, None, "") for s in (other, b"\xff(", b"", b"RATE = -3\n") * 4
+    ]
+    assert Search(()).propose(context(history, TWO)).source != TWO
+
+
+def test_a_constant_that_nothing_uses_gives_no_new_program():
+    idle = b"IDLE = 0.1\nprint(1)\n"
+    with pytest.raises(NoProposal, match="that it uses"):
+        Search(()).propose(context(source=idle))
+
+
+# ── a mix ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Other:
+    """A model whose answers are all the same program."""
+
+    def __init__(self):
+        self.told = []
+
+    def propose(self, context):
+        self.told.append(context.learned)
+        return Proposal("Another structure", "It may help.", context.source + b"\nY = 1\n", "llm/other")
+
+
+def shares(history):
+    other = Other()
+    made = [Mix(Search(()), other).propose(context(history, TWO, seed)).agent for seed in range(12)]
+    return sum(agent == "llm/other" for agent in made), other
+
+
+def test_in_a_mix_the_one_that_earns_more_proposes_more_often():
+    def done(agent, status, effect, usd=None):
+        return Tried("t", "h", two(0.03), status, 2.2, effect, "", 1, agent, usd)
+
+    good = [done("llm/other", "keep", -0.02)] * 8 + [done("search/gp", "discard", 0.0)] * 8
+    bad = [done("llm/other", "discard", 0.0)] * 8 + [done("search/gp", "keep", -0.02)] * 8
+    dear = [done("llm/other", "keep", -0.02, 40.0)] * 8 + [done("search/gp", "keep", -0.01)] * 8
+    assert shares(good)[0] >= 10
+    assert shares(bad)[0] <= 2
+    assert shares(dear)[0] <= 2
+
+
+def test_in_a_mix_the_model_is_told_what_the_process_knows():
+    chooser = random.Random(5)
+    rates = [round(0.03 * 2 ** chooser.uniform(-1, 1), 5) for _ in range(FIRST + 4)]
+    history = [Tried("t", "h", two(r), "discard", 2.2 + math.log2(r / 0.05) ** 2, 0.1, "") for r in rates]
+    _, other = shares([dataclasses.replace(one, agent="search/gp") for one in history])
+    assert other.told and all("RATE" in said for said in other.told)

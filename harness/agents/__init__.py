@@ -19,7 +19,16 @@ class Tried:
     value: float | None
     """Its score."""
     delta: float | None
+    """The estimated effect of its change: better or worse, as the metric goes."""
     reason: str
+    runs: int = 1
+    agent: str = ""
+    """Who proposed it: `search/gp`, `llm/MODEL`, `command/NAME`."""
+    cost_usd: float | None = None
+    program: str = ""
+    """Digest of its syntax tree; empty where it isn't known."""
+    parent: bytes = b""
+    """The source that it is a change of; empty where it isn't known."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,10 @@ class Context:
     """The last experiment, if it gave no score and may be mended."""
     failed_log: str = ""
     """The end of its output, without control characters."""
+    noise: float | None = None
+    """Sd of a score, in the metric's units; None while it isn't known."""
+    learned: str = ""
+    """What `search` knows of the constants, for a model to read; mostly empty."""
 
 
 class Agent(Protocol):

@@ -1,29 +1,31 @@
-"""`search`: Optuna over the constants of train.py, and a catalogue of structural edits.
+"""`search`: a Gaussian process over the constants of train.py, and a catalogue of structural edits.
 
-No network, no key. Its state is rebuilt from the experiments' own programs at every proposal: what is
-in git is all that it knows. One or two constants change at a time, the rest stays the incumbent's, so
-that a result says something about them. It is the honest baseline that a model has to beat.
+No network, no key. Its state is rebuilt from the experiments' own programs at every proposal: what is in git
+is all that it knows. It is the honest baseline that a model has to beat.
 """
 
-import math
+import functools
+import hashlib
 import random
-import warnings
+import re
+from collections.abc import Sequence
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import PartialFixedSampler, TPESampler
-
-from harness.agents import Context, NoProposal, program
+from harness.agents import Context, NoProposal, Tried, program
+from harness.agents.axes import Axis, Value, axes_of
 from harness.agents.catalogue import CATALOGUE, Edit
+from harness.agents.earnings import Earned, earned
+from harness.agents.thinking import Question, elsewhere
+from harness.agents.tuning import FIRST, Seen, Step, Thought
 from harness.store.decisions import Proposal
+from harness.store.records import KEEP
 
-OCTAVES = 2.0  # a constant is searched from a quarter to four times of the incumbent's
-STRUCTURAL_EVERY = 3
-ATTEMPTS = 50
-STARTUP = 5  # programs scored before the estimator is asked
-FACTORS = (1, 2, 4)
-ZERO_STEP = 0.1  # what stands for an octave where a constant begins at 0
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+STEPS = 6  # of which the first is taken that no earlier program is
+TUNED_AFTER = 3  # proposals after a kept structure that move what it touched
+TITLE = 72  # characters
+MATTER = 3  # constants that a hypothesis names
+CONSTANT = "search/gp"
+STRUCTURAL = "search/catalogue"
+NAMES = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
 
 
 class Search:
@@ -39,68 +41,155 @@ class Search:
         Raises:
             NoProposal: train.py has no constants to search, and no edit applies.
         """
-        tried = {program.digest(context.source)}
-        for earlier in context.history:
-            tried.add(_digest(earlier.source))
-        chooser = random.Random(f"{context.seed} {context.number}")
-        if context.number % STRUCTURAL_EVERY == STRUCTURAL_EVERY - 1:
-            titles = [earlier.title for earlier in context.history]
-            edits = chooser.sample(self._edits, len(self._edits))  # then those first that were tried least
-            for edit in sorted(edits, key=lambda edit: titles.count(edit.title)):
-                source = edit.applied(context.source.decode("utf-8", "replace"))
-                if source is not None and _digest(source.encode()) not in tried:
-                    return Proposal(edit.title, edit.hypothesis, source.encode(), "search/catalogue")
-        for attempt in range(ATTEMPTS):
-            proposal = self._tuned(context, chooser, attempt)
-            if _digest(proposal.source) not in tried:
-                return proposal
-        raise NoProposal("every change of a constant that search thinks of was tried before")
+        chooser = random.Random(f"{context.seed} {context.number} {len(context.trouble)}")
+        tried = {program.digest(context.source)} | {_digest_of(earlier) for earlier in context.history}
+        thought, why = think(context, chooser.randrange(2**31))
+        tuned = self._tuned(context, thought, tried)
+        edit = self._edit(context, tried, chooser)
+        if edit is not None and (tuned is None or edit[1] > _worth(context, tuned[1], chooser)):
+            return edit[0]
+        if tuned is not None:
+            return tuned[0]
+        raise NoProposal(why or "every change of a constant that search thinks of was tried before")
 
-    def _tuned(self, context: Context, chooser: random.Random, attempt: int) -> Proposal:
+    def _tuned(self, context: Context, thought: Thought, tried: set[str]) -> tuple[Proposal, Step] | None:
         now = {c.name: c for c in program.constants(context.source, context.on_gpu)}
-        if not now:
-            raise NoProposal("train.py has no upper-case constants to search")
-        anchor = {name: constant.value for name, constant in now.items()}
-        space = {name: _distribution(value) for name, value in anchor.items()}
-        here = {name: _coordinate(value, value) for name, value in anchor.items()}
-        names = chooser.sample(sorted(now), min(len(now), chooser.choice((1, 1, 2))))
-        fixed = {name: value for name, value in here.items() if name not in names}
-        seed = chooser.randrange(2**31)
-        with warnings.catch_warnings():  # experimental or deprecated there, and pinned below 6 here
-            warnings.simplefilter("ignore")
-            tpe = TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, gamma=_good)
-            sampler = PartialFixedSampler(fixed, tpe)
-        study = optuna.create_study(sampler=sampler)
-        for earlier in context.history:
-            values = {c.name: c.value for c in program.constants(earlier.source, context.on_gpu)}
-            if earlier.value is None or not set(now) <= set(values):
+        for step in thought.steps:
+            source = program.with_values(context.source, {now[n]: v for n, v in step.changed.items()})
+            if program.digest(source) in tried:
                 continue
-            params = {name: _coordinate(values[name], anchor[name]) for name in now}
-            if all(_within(space[name], value) for name, value in params.items()):
-                study.add_trial(
-                    optuna.trial.create_trial(
-                        params=params, distributions=space, value=context.metric.sign * earlier.value
-                    )
-                )
-        asked = study.ask(space).params
-        changed = {now[name]: _value(asked[name], anchor[name]) for name in names}
-        changed = {constant: value for constant, value in changed.items() if value != constant.value}
-        what = ", ".join(f"{c.name} {c.value!r} to {value!r}" for c, value in changed.items())
-        known = len(study.trials) - 1
-        how = "a random step" if known < STARTUP else "the step likeliest to help"
-        which = " and ".join(c.name for c in changed) or "Nothing"
-        return Proposal(
-            f"Change {what}" if what else "Change nothing",
-            f"{which} may not be at the best value: {how} after {known} scored programs of these constants "
-            "(tree-structured Parzen estimator).",
-            program.with_values(context.source, changed),
-            "search/tpe",
+            axes = {name: Axis(now[name]) for name in step.changed}
+            what = ", ".join(axes[name].said(value) for name, value in step.changed.items())
+            title = f"Change {what}"
+            if len(title) > TITLE:
+                title = f"Change {' and '.join(list(step.changed)[:2])} and {len(step.changed) - 2} more"
+            if len(title) > TITLE:
+                title = f"Change {len(step.changed)} constants"
+            return Proposal(title, _hypothesis(context, what, step, thought), source, CONSTANT), step
+        return None
+
+    def _edit(
+        self, context: Context, tried: set[str], chooser: random.Random
+    ) -> tuple[Proposal, float] | None:
+        """The edit whose turn it is, and what it may earn; None where none applies."""
+        unit = context.noise or 1.0
+        own = [one for one in context.history if one.agent == STRUCTURAL]
+        every = earned(own, unit)
+        text, best = context.source.decode("utf-8", "replace"), None
+        for edit in self._edits:
+            source = edit.applied(text)
+            if source is None or _digest(source.encode()) in tried:
+                continue
+            known = earned((one for one in own if one.title == edit.title), unit)
+            draw = known.draw(chooser, every)
+            if best is None or draw > best[0]:
+                best = draw, Proposal(edit.title, edit.hypothesis, source.encode(), STRUCTURAL)
+        if best is None:
+            return None
+        return best[1], every.draw(chooser)
+
+
+def think(context: Context, seed: int, count: int = STEPS) -> tuple[Thought, str]:
+    """What the process of the incumbent's constants knows; or nothing, and why."""
+    constants = program.constants(context.source, context.on_gpu)
+    used = [c for c in constants if context.source.count(c.name.partition("[")[0].encode()) > 1]
+    axes = axes_of(used)
+    if not axes:
+        return Thought(), "train.py has no upper-case constants to search that it uses"
+    structure, _ = _read(context.source, context.on_gpu)
+    seen: list[Seen] = []
+    loss: float | None
+    if context.value is not None and all(one.source != context.source for one in context.history):
+        loss = context.metric.sign * context.value
+        seen.append(Seen({c.name: c.value for c in constants}, structure, loss, 2))
+    for earlier in context.history:
+        other, values = _read(earlier.source, context.on_gpu)
+        if values:
+            loss = None if earlier.value is None else context.metric.sign * earlier.value
+            seen.append(Seen(values, other, loss, earlier.runs, earlier.status is None))
+    now = {axis.name: axis.now for axis in axes}
+    touched = _touched(context, tuple(now))
+    question = Question(now, structure, tuple(seen), context.noise, seed, count, touched)
+    thought = elsewhere(question)
+    return (Thought(), thought) if isinstance(thought, str) else (thought, "")
+
+
+def told(context: Context, thought: Thought) -> str:
+    """What the process knows, in lines for a person or a model; empty where that is nothing."""
+    if thought.optimum is None or thought.optimum_sd is None:
+        return ""
+    digits, sign = context.metric.decimals, context.metric.sign
+    lines = [
+        "By how much the score differs within half and double of each constant (about an octave): "
+        + ", ".join(f"{name} {span:.{digits}f}" for name, span in thought.matters[: 2 * MATTER]),
+        f"The best that is expected of constants alone: {sign * thought.optimum:+.{digits}f} ± "
+        f"{thought.optimum_sd:.{digits}f} {context.metric.name}, by {thought.scored} scored programs.",
+    ]
+    if thought.is_exhausted:
+        lines.append("The constants are exhausted: a change of structure is worth more than another value.")
+    return "\n".join(lines)
+
+
+def _hypothesis(context: Context, what: str, step: Step, thought: Thought) -> str:
+    known = f"{thought.scored} scored programs"
+    if step.effect is None or step.effect_sd is None:
+        return (
+            f"{what}: too little is known to expect anything, {thought.scored} of {FIRST} first programs "
+            "have a score. Several constants at a time tell most of what matters."
         )
+    digits, sign = context.metric.decimals, context.metric.sign
+    expected = f"{sign * step.effect:+.{digits}f} ± {step.effect_sd:.{digits}f}"
+    said = f"{what}: expected {expected} {context.metric.name}, by a Gaussian process over {known}."
+    names = ", ".join(name for name, _ in thought.matters[:MATTER])
+    said += f" What matters most near the incumbent: {names}."
+    if thought.optimum is not None and thought.optimum_sd is not None:
+        best = f"{sign * thought.optimum:+.{digits}f} ± {thought.optimum_sd:.{digits}f}"
+        said += f" The best expected of all constants: {best}."
+    return said + (" They are exhausted here." if thought.is_exhausted else "")
 
 
-def _good(count: int) -> int:
-    """How many of the scored programs count as good: more than Optuna's tenth, since they are few."""
-    return min(25, math.ceil(count / 4))
+def _worth(context: Context, step: Step, chooser: random.Random) -> float:
+    """What a step is expected to earn a run, in units of noise: by the process, or by those before it."""
+    before = earned((one for one in context.history if one.agent == CONSTANT), context.noise or 1.0)
+    if step.gain is None or context.noise is None:
+        return before.draw(chooser) if before.tries else Earned(1, 1).draw(chooser)
+    return step.gain / context.noise
+
+
+def _touched(context: Context, names: Sequence[str]) -> tuple[str, ...]:
+    """Constants of a structure that was kept just now: those move first, and alone."""
+    for age, earlier in enumerate(reversed(context.history)):
+        if age > TUNED_AFTER:
+            return ()
+        if earlier.status == KEEP and earlier.source == context.source and earlier.parent:
+            if _read(earlier.source, context.on_gpu)[0] == _read(earlier.parent, context.on_gpu)[0]:
+                return ()
+            old = set(earlier.parent.splitlines())
+            new = b"\n".join(line for line in earlier.source.splitlines() if line not in old)
+            used = {name.decode() for name in NAMES.findall(new)}
+            return tuple(name for name in names if name.partition("[")[0] in used)
+    return ()
+
+
+@functools.lru_cache(maxsize=8192)
+def _read(source: bytes, on_gpu: bool) -> tuple[str, dict[str, Value]]:
+    """What a program is but for its constants, as a digest, and their values."""
+    outline = _outline(source)
+    constants = program.constants(outline, on_gpu) or program.constants(source, on_gpu)
+    blank = program.with_values(source, dict.fromkeys(constants, 0))
+    return hashlib.sha256(blank).hexdigest()[:12], {c.name: c.value for c in constants}
+
+
+INDENTED = re.compile(rb"(?m)^(?:class|def|async def|@)[^\n]*\n(?:(?:[ \t)\]}][^\n]*)?\n)*")
+
+
+def _outline(source: bytes) -> bytes:
+    """Without the bodies of classes and functions, and as many lines: reads ten times as fast."""
+    return INDENTED.sub(lambda found: b"\n" * found.group().count(b"\n"), source)
+
+
+def _digest_of(earlier: Tried) -> str:
+    return earlier.program or _digest(earlier.source)
 
 
 def _digest(source: bytes) -> str:
@@ -108,43 +197,3 @@ def _digest(source: bytes) -> str:
         return program.digest(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
-
-
-def _distribution(value: float) -> BaseDistribution:
-    if isinstance(value, bool):
-        return CategoricalDistribution((False, True))
-    return FloatDistribution(-OCTAVES, OCTAVES)
-
-
-def _within(space: BaseDistribution, value: float) -> bool:
-    return not isinstance(space, FloatDistribution) or space.low <= value <= space.high
-
-
-def _coordinate(value: float, anchor: float) -> float | bool:
-    """Where a constant lies, in octaves from its anchor; the inverse of `_value`.
-
-    What is near 1 from below (a momentum, a decay) is measured by its distance from 1.
-    """
-    if isinstance(anchor, bool):
-        return bool(value)
-    if anchor == 0:
-        return value / ZERO_STEP
-    if isinstance(anchor, float) and 0.5 <= anchor < 1:
-        return math.log2((1 - value) / (1 - anchor)) if value < 1 else math.inf
-    return math.log2(value / anchor) if value / anchor > 0 else -math.inf
-
-
-def _value(coordinate: float, anchor: float) -> int | float | bool:
-    if isinstance(anchor, bool):
-        return bool(coordinate)
-    if anchor == 0:
-        return type(anchor)(round(max(0.0, coordinate) * ZERO_STEP, 4))
-    if isinstance(anchor, float) and 0.5 <= anchor < 1:
-        return max(0.0, float(f"{1 - (1 - anchor) * 2**coordinate:.4g}"))
-    if isinstance(anchor, int):
-        # Sizes, and factors such as one of 2: doublings, so that what must divide goes on dividing. Counts
-        # between them, of layers say, go one by one.
-        is_count = abs(anchor) < 16 and abs(anchor) not in FACTORS
-        steps = anchor * 2.0 ** (coordinate if is_count else round(coordinate))
-        return int(math.copysign(max(1, round(abs(steps))), anchor))
-    return float(f"{anchor * 2**coordinate:.3g}")

@@ -47,6 +47,7 @@ Examples:
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
   harness loop --agent command --command claude   # see harness agents
+  harness loop --agent mix --model anthropic/claude-sonnet-4-5   # search and a model, by what they earn
 """
 ADOPT_EXAMPLES = """\b
 Examples:
@@ -56,7 +57,9 @@ Examples:
 
 
 @click.command(epilog=LOOP_EXAMPLES)
-@click.option("--agent", type=click.Choice(["search", "llm", "command"]), default="search", show_default=True)
+@click.option(
+    "--agent", type=click.Choice(["search", "llm", "command", "mix"]), default="search", show_default=True
+)
 @click.option("--model", "models", multiple=True, help="litellm model name; repeat it for fall-backs.")
 @click.option("--command", help="Of `command`: any coding agent's command line, its task on stdin.")
 @click.option(
@@ -105,26 +108,32 @@ def loop(
     if agent == "command" and not command:
         raise HarnessError("--agent command runs a program, and none is named", "--command 'PROGRAM ...'")
 
+    if agent == "mix" and bool(models) == bool(command):
+        raise HarnessError(
+            "--agent mix is search and one other", "--model PROVIDER/NAME, or --command 'PROGRAM ...'"
+        )
     for option, given, kind in (("--model", models, "llm"), ("--command", command, "command")):
-        if given and agent != kind:
-            raise click.UsageError(f"{option} is for --agent {kind}")
+        if given and agent not in (kind, "mix"):
+            raise click.UsageError(f"{option} is for --agent {kind} or mix")
 
     from harness.agents.known import command_line
+    from harness.agents.mix import Mix
     from harness.agents.search import Search
 
     config = configs.load(repository.paths.config)
     search = Search(_edits(repository, config.task.name))
 
     def make(say: Callable[[str], None]) -> Agent:
-        if agent == "llm":
+        other: Agent | None = None
+        if models:
             from harness.agents.llm import Llm
 
-            return Llm(models, say, log=repository.paths.agent_log)
-        if agent == "command" and command:
+            other = Llm(models, say, log=repository.paths.agent_log)
+        elif command:
             from harness.agents.command import Command
 
-            return Command(command_line(command), repository, say, minutes, writable)
-        return search
+            other = Command(command_line(command), repository, say, minutes, writable)
+        return Mix(search, other) if agent == "mix" and other is not None else other or search
 
     if why := changed(config):
         said = f"{config.data.source} has other files than were prepared ({why})"

@@ -231,20 +231,27 @@ class Proposals:
         context = Context(
             self._program_text(), self._experiments.source(base.commit), setup.setting.metric,
             base.value, base.commit, tried, setup.device.kind == "cuda", len(every) + len(ahead), self._seed,
-            trouble, mend, log,
+            trouble, mend, log, self._noise(setup),
         )  # fmt: skip
         agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
         return Pending(base.commit, in_background(agent.propose, context), by_stand_in)
 
     def _as_tried(self, experiment: Experiment, setup: Setup) -> Tried:
         """As the agent sees it: what was scored in another setting has no score that compares."""
-        message = experiment.message
+        message, known = experiment.message, self._experiments
         comparable = experiment.setting in (None, setup.setting)
         return Tried(
-            message.title, message.hypothesis, self._experiments.source_or_nothing(experiment.commit),
+            message.title, message.hypothesis, known.source_or_nothing(experiment.commit),
             experiment.status, experiment.value if comparable else None,
             experiment.delta if comparable else None, message.trailers.get("Reason", ""),
+            max(1, len(experiment.runs)), experiment.agent, experiment.cost_usd,
+            experiment.program, known.source_or_nothing(experiment.parent),
         )  # fmt: skip
+
+    def _noise(self, setup: Setup) -> float | None:
+        """Sd of a score, once there are runs of one program to tell it."""
+        found = self._runner.noise(setup)
+        return found.sd if found is not None and found.sd > 0 else None
 
     def _paid(self, proposal: Proposal) -> Proposal:
         """With what the unusable answers before it cost: the commit carries all of it."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from harness.store.aliases import VAL_BPB
-from harness.store.message import ORIGIN, Message
+from harness.store.message import AGENT, COST, ORIGIN, Message
 from harness.store.metric import Metric, read_metric
 from harness.store.records import ERROR, KEEP, Setting
 from harness.store.refs import Name
@@ -96,6 +96,16 @@ class Experiment:
         """Whether it has the runs of that one and no others: the same program, put on another commit."""
         seeds = self.message.trailers.get("Seeds")
         return other is not None and seeds is not None and seeds == other.message.trailers.get("Seeds")
+
+    @property
+    def agent(self) -> str:
+        """Who proposed it; empty where nobody did."""
+        return self.message.trailers.get(AGENT, "")
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Of its proposal; None where nothing was paid, or it isn't known."""
+        return _figure(self.message.trailers.get(COST))
 
     @property
     def program(self) -> str:
