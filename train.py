@@ -23,28 +23,30 @@ from harness import ops, trial
 DEPTH = 8  # layers
 WIDTH = 512  # channels of the residual stream
 HEAD_DIM = 128
-SHORT_WINDOW = 128  # tokens that a layer with a short window looks back
-TOTAL_BATCH_SIZE = 524288  # tokens of an optimizer step
+SHORT_WINDOW = 256  # tokens that a layer with a short window looks back
+TOTAL_BATCH_SIZE = 262144  # tokens of an optimizer step
 DEVICE_BATCH_SIZE = 128  # rows of one forward and backward pass; halved if they don't fit
 DROPOUT = 0.5  # of what a layer adds, where text is seen many times
+NGRAM_ROWS = 1048576  # of a table of hashed n-grams, where text is not; 0 for no tables
 COMPILE = torch.cuda.is_available()
 
 MLP_RATIO = 4
 WINDOW_PATTERN = "SSSL"  # repeated over the layers; S short, L the whole row; the last is always L
 VALUE_EMBEDDING_EVERY = 2  # layers, counted back from the last one; 0 for none
+NGRAM_ORDERS = (2, 3)  # tokens that an n-gram table looks at, its own and those before it
 SOFTCAP = 15.0
-ROPE_BASE = 10000.0
+ROPE_BASE = 200000.0
 
 MATRIX_LR = 0.03
-EMBEDDING_LR = 0.3  # this and the next for a width of 512
+EMBEDDING_LR = 0.7  # this and the next for a width of 512
 UNEMBEDDING_LR = 0.006
 SCALAR_LR = 0.03
 WEIGHT_DECAY = 0.1  # of matrices
 MOMENTUM = 0.95
 ADAM_BETAS = (0.8, 0.95)
 WARMUP_RATIO = 0.0  # part of the budget
-WARMDOWN_RATIO = 0.5  # part of the budget, at its end
-FINAL_LR_FRAC = 0.0  # where the warm-down ends, as a part of the full rate
+WARMDOWN_RATIO = 0.7  # part of the budget, at its end
+FINAL_LR_FRAC = 0.05  # where the warm-down ends, as a part of the full rate
 MAX_STEPS = None  # stop after so many steps, for runs that must be the same to the bit
 
 
@@ -65,6 +67,8 @@ class Config:  # everything that `load` needs to rebuild the model
     mlp_ratio: int = MLP_RATIO
     softcap: float = SOFTCAP
     rope_base: float = ROPE_BASE
+    ngram_rows: int = 0
+    ngram_orders: tuple[int, ...] = NGRAM_ORDERS
 
     @property
     def heads(self) -> int:
@@ -78,9 +82,22 @@ class Config:  # everything that `load` needs to rebuild the model
         every = self.value_embedding_every
         return every > 0 and (self.depth - 1 - layer) % every == 0
 
+    @property
+    def orders(self) -> tuple[int, ...]:  # of the n-grams that there are tables of
+        return tuple(self.ngram_orders) if self.ngram_rows else ()
+
 
 def norm(x: Tensor) -> Tensor:  # RMSNorm without a gain: https://arxiv.org/abs/1910.07467
     return F.rms_norm(x, (x.size(-1),), eps=1e-6)
+
+
+def hashed(tokens: Tensor, order: int, rows: int) -> Tensor:
+    """Which row of a table each token (B, T) has with the `order - 1` before it in its row: (B, T) int64."""
+    mixed = tokens.long()
+    for back in range(1, order):
+        mixed = mixed * 36313 + F.pad(tokens.long(), (back, 0))[:, : tokens.size(1)] + 1
+    mixed = mixed * 2654435761
+    return (mixed ^ (mixed >> 29)) % rows
 
 
 class Linear(nn.Linear):  # no bias; float32 weights, used in the type of the input
@@ -99,19 +116,21 @@ class Attention(nn.Module):
         self.key = Linear(config.width, inner)
         self.value = Linear(config.width, inner)
         self.out = Linear(inner, config.width)
-        # How much of the value embedding each head mixes in, by what the token is about:
-        # https://arxiv.org/abs/2410.17897 has the embedding, KellerJordan/modded-nanogpt the gate.
-        self.gate = Linear(min(32, config.width), self.heads) if config.has_value_embedding(layer) else None
+        # How much of each value embedding a head mixes in, by what the token is about: the embedding is of
+        # https://arxiv.org/abs/2410.17897, the gate and the hashed n-grams of KellerJordan/modded-nanogpt.
+        gates = (1 + len(config.orders)) * self.heads
+        self.gate = Linear(min(32, config.width), gates) if config.has_value_embedding(layer) else None
 
-    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embeddings: list[Tensor], cos: Tensor, sin: Tensor) -> Tensor:
         heads = (*x.shape[:2], self.heads, -1)  # (B, T, H, D)
         # One product for both, which reads x once; as weights they stay apart, for Muon's sake.
         qk = F.linear(x, torch.cat([self.query.weight, self.key.weight]).to(x.dtype))
         q, k = ops.norm_rope(qk.view(*x.shape[:2], 2, self.heads, -1), cos, sin)
         v = self.value(x).view(heads)
         if self.gate is not None:
-            gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H)
-            v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(heads))
+            gates = 2 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))  # (B, T, H) each
+            for gate, embedding in zip(gates.chunk(len(embeddings), -1), embeddings, strict=True):
+                v = torch.addcmul(v, gate.unsqueeze(-1), embedding.view(heads))
         return self.out(ops.causal_attention(q, k, v, self.window).flatten(2))
 
 
@@ -134,10 +153,10 @@ class Block(nn.Module):
         self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.dropout = 0.0  # https://jmlr.org/papers/v15/srivastava14a.html
 
-    def forward(self, x, first, value_embedding, cos, sin):  # (B, T, C)
+    def forward(self, x, first, embeddings, cos, sin):  # (B, T, C)
         mix = self.mix.to(x.dtype)
         x = mix[0] * x + mix[1] * first
-        x = x + self.dropped(self.attention(norm(x), value_embedding, cos, sin))
+        x = x + self.dropped(self.attention(norm(x), embeddings, cos, sin))
         return x + self.dropped(self.mlp(norm(x)))
 
     def dropped(self, x: Tensor) -> Tensor:
@@ -155,6 +174,8 @@ class GPT(nn.Module):
         self.value_embeddings = nn.ModuleDict(
             {layer: nn.Embedding(config.vocab_size, inner, dtype=dtype) for layer in valued}
         )
+        ngrams = [nn.Embedding(config.ngram_rows, inner, dtype=dtype) for _ in config.orders]
+        self.ngrams = nn.ModuleList(ngrams)
         self.blocks = nn.ModuleList([Block(config, layer) for layer in layers])
         self.head = Linear(config.width, config.vocab_size)
         cos, sin = ops.rope_tables(config.seq_len, config.head_dim, config.rope_base)  # (T, D)
@@ -164,7 +185,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def initialize(self) -> None:
         for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight", "gate.weight")):
+            if name.endswith(("out.weight", "down.weight", "gate.weight")) or name.startswith("ngrams"):
                 weight.zero_()  # every block begins as the identity
             elif name in ("embedding.weight", "head.weight"):
                 weight.normal_(std=1.0 if name == "embedding.weight" else 0.001)
@@ -174,9 +195,11 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) in float32, or the mean loss if `targets` are given; tokens are (B, T)."""
         x = first = norm(self.embedding(tokens))
-        values = {int(layer): table(tokens) for layer, table in self.value_embeddings.items()}
+        pairs = zip(self.ngrams, self.config.orders, strict=True)
+        ngrams = [table(hashed(tokens, order, self.config.ngram_rows)) for table, order in pairs]
+        values = {int(layer): [table(tokens), *ngrams] for layer, table in self.value_embeddings.items()}
         for layer, block in enumerate(self.blocks):
-            x = block(x, first, values.get(layer), self.cos, self.sin)
+            x = block(x, first, values.get(layer, []), self.cos, self.sin)
         x = norm(x)
         if targets is None:
             return ops.softcap(self.head(x), self.config.softcap)
@@ -185,7 +208,8 @@ class GPT(nn.Module):
 
     def flops_per_token(self) -> float:
         """Forward and backward, embeddings left out: https://arxiv.org/abs/2204.02311, appendix B."""
-        matrices = sum(p.numel() for n, p in self.named_parameters() if "embedding" not in n)
+        tables = "embedding", "value_embeddings", "ngrams"
+        matrices = sum(p.numel() for n, p in self.named_parameters() if n.partition(".")[0] not in tables)
         spans = sum(self.config.window(layer) for layer in range(self.config.depth))
         return 6 * matrices + 12 * self.config.width * spans
 
@@ -241,7 +265,7 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(model: GPT) -> list[torch.optim.Optimizer]:
     matrices = [p for n, p in model.blocks.named_parameters() if p.ndim == 2 and "gate" not in n]
-    tables = [model.embedding.weight, *(e.weight for e in model.value_embeddings.values())]
+    tables = [e.weight for e in (model.embedding, *model.value_embeddings.values(), *model.ngrams)]
     known = {id(p) for p in [*matrices, *tables, model.head.weight]}
     scalars = [p for p in model.parameters() if id(p) not in known]
     scale = (WIDTH / 512) ** -0.5
@@ -293,11 +317,13 @@ def main() -> None:
     run = trial.open()
     torch.manual_seed(run.seed)
     torch.set_float32_matmul_precision("high")
+    is_little = run.train_tokens < 200e6  # text: seen again and again, it would be learned by heart
     with run.device:
-        plain = GPT(Config(run.vocab_size, run.seq_len, run.dtype))
+        config = Config(run.vocab_size, run.seq_len, run.dtype, ngram_rows=0 if is_little else NGRAM_ROWS)
+        plain = GPT(config)
     plain.initialize()
     for block in plain.blocks:
-        block.dropout = DROPOUT if run.train_tokens < 200e6 else 0.0
+        block.dropout = DROPOUT if is_little else 0.0
     optimizers = make_optimizers(plain)
     model = torch.compile(plain, dynamic=False, disable=not COMPILE)
 

@@ -65,12 +65,12 @@ def test_a_gpu_that_the_installed_torch_cannot_use_is_a_failure_where_the_device
     assert doctor._device(chosen).level == "ok"
 
 
-@pytest.mark.parametrize("rows", [64, 128])
+@pytest.mark.parametrize("rows", [32, 128])
 def test_it_says_what_train_py_takes_of_the_card_and_what_a_score_will(git, rows):
     text = fit.fitted((ROOT / "train.py").read_text(), {"DEVICE_BATCH_SIZE": rows})
     (git.folder / "train.py").write_text(text)
     found = doctor._fit(configs.GPU, open_repository(git.folder), fit.Machine("cuda", 24_000, 150.0))
-    assert found.level == ("ok" if rows == 64 else "warn")
+    assert found.level == ("ok" if rows == 32 else "warn")
     assert "of 23 GB" in found.detail and "a score takes about 34 s" in found.detail
 
 

@@ -18,7 +18,7 @@ SOURCE = STARTER
 
 
 def small(starter, **changes):
-    sizes = {"width": 32, "head_dim": 16, "short_window": 8, **changes}
+    sizes = {"width": 32, "head_dim": 16, "short_window": 8, "ngram_rows": 512, **changes}
     config = starter.Config(64, 32, "float32", **sizes)
     model = starter.GPT(config)
     model.initialize()
@@ -45,6 +45,16 @@ def test_no_logit_depends_on_a_later_token(starter):
     with torch.no_grad():
         before, after = model(tokens)[:, :20], model(changed)[:, :20]
     assert torch.equal(before, after)
+
+
+def test_a_hashed_n_gram_is_of_its_tokens_alone_and_spreads_over_the_table(starter):
+    torch.manual_seed(0)
+    tokens = torch.randint(8192, (4, 512))
+    for order in (2, 3):
+        rows = starter.hashed(tokens, order, 2**20)
+        assert 0 <= rows.min() and rows.max() < 2**20 and len(rows.unique()) > 0.99 * rows.numel()
+        moved = torch.cat([torch.randint(8192, (4, 7)), tokens], 1)
+        assert torch.equal(starter.hashed(moved, order, 2**20)[:, 7 + order - 1 :], rows[:, order - 1 :])
 
 
 def test_a_short_window_forgets_and_the_last_layer_does_not(starter):

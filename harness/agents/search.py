@@ -60,7 +60,7 @@ class Search:
                 continue
             axes = {name: Axis(now[name]) for name in step.changed}
             what = ", ".join(axes[name].said(value) for name, value in step.changed.items())
-            title = f"Change {what}"
+            title = "Change " + ", ".join(f"{n} {axes[n].now!r} to {v!r}" for n, v in step.changed.items())
             if len(title) > TITLE:
                 title = f"Change {' and '.join(list(step.changed)[:2])} and {len(step.changed) - 2} more"
             if len(title) > TITLE:
@@ -118,12 +118,12 @@ def told(context: Context, thought: Thought) -> str:
     """What the process knows, in lines for a person or a model; empty where that is nothing."""
     if thought.optimum is None or thought.optimum_sd is None:
         return ""
-    digits, sign = context.metric.decimals, context.metric.sign
+    sign = context.metric.sign
     lines = [
         "By how much the score differs within half and double of each constant (about an octave): "
-        + ", ".join(f"{name} {span:.{digits}f}" for name, span in thought.matters[: 2 * MATTER]),
-        f"The best that is expected of constants alone: {sign * thought.optimum:+.{digits}f} ± "
-        f"{thought.optimum_sd:.{digits}f} {context.metric.name}, by {thought.scored} scored programs.",
+        + ", ".join(f"{name} {span:.2g}" for name, span in thought.matters[: 2 * MATTER]),
+        f"The best that is expected of constants alone: {sign * thought.optimum:+.2g} ± "
+        f"{thought.optimum_sd:.1g} {context.metric.name}, by {thought.scored} scored programs.",
     ]
     if thought.is_exhausted:
         lines.append("The constants are exhausted: a change of structure is worth more than another value.")
@@ -137,13 +137,13 @@ def _hypothesis(context: Context, what: str, step: Step, thought: Thought) -> st
             f"{what}: too little is known to expect anything, {thought.scored} of {FIRST} first programs "
             "have a score. Several constants at a time tell most of what matters."
         )
-    digits, sign = context.metric.decimals, context.metric.sign
-    expected = f"{sign * step.effect:+.{digits}f} ± {step.effect_sd:.{digits}f}"
+    sign = context.metric.sign
+    expected = f"{sign * step.effect:+.2g} ± {step.effect_sd:.1g}"
     said = f"{what}: expected {expected} {context.metric.name}, by a Gaussian process over {known}."
     names = ", ".join(name for name, _ in thought.matters[:MATTER])
     said += f" What matters most near the incumbent: {names}."
     if thought.optimum is not None and thought.optimum_sd is not None:
-        best = f"{sign * thought.optimum:+.{digits}f} ± {thought.optimum_sd:.{digits}f}"
+        best = f"{sign * thought.optimum:+.2g} ± {thought.optimum_sd:.1g}"
         said += f" The best expected of all constants: {best}."
     return said + (" They are exhausted here." if thought.is_exhausted else "")
 

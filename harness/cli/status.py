@@ -15,22 +15,26 @@ from harness.report.snapshot import Snapshot, snapshot
 from harness.session.events import Running, Session, read
 from harness.store.opening import open_repository
 from harness.store.records import Setting
-from harness.worker.run import open_setup
+from harness.worker.run import device_for, open_setup
 
 STATUS_EXAMPLES = """\b
 Examples:
   harness status
   watch -n 5 harness status
+  harness status --constants    # which of them matter, and what they may still bring
 """
 
 
 @click.command(epilog=STATUS_EXAMPLES)
+@click.option("--constants", is_flag=True, help="What was learned of train.py's constants; takes a second.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def status(as_json: bool) -> int:
+def status(constants: bool, as_json: bool) -> int:
     """What runs now, the frontier, the last results, the limits."""
     repository = open_repository()
     now = snapshot(repository)
     now = replace(now, asked=_setting(now))
+    if constants:
+        return _constants(now, as_json)
     process = holder(repository.loop_lock)
     session = read(repository.events) if process else None
     cache_mb = repository.paths.megabytes(repository.paths.compiled)
@@ -39,6 +43,32 @@ def status(as_json: bool) -> int:
         return DONE
     for lines in (_running(process, session), _main(now, process), _trouble(now, cache_mb), _tried(now)):
         click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    return DONE
+
+
+def _constants(now: Snapshot, as_json: bool) -> int:
+    """What the process of `search` knows of the frontier's head."""
+    from harness.agents import Context
+    from harness.agents.search import think, told
+    from harness.agents.tuning import FIRST
+    from harness.session.contexts import MEMORY, as_tried
+
+    repository, setting, head = now.repository, now.setting, now.frontier.head
+    if setting is None:
+        raise HarnessError("nothing is measured yet, so nothing is known of the constants", "harness loop")
+    scores = now.frontier.scores(head)
+    history = tuple(as_tried(now.known, each, setting) for each in now.experiments[-MEMORY:])
+    on_gpu = device_for(load(repository.paths.config), repository.paths.root).kind == "cuda"
+    context = Context(
+        "", now.known.source_or_nothing(head), now.metric, sum(scores) / len(scores) if scores else None,
+        head, history, on_gpu, len(history), 0, noise=now.frontier.noise_sd,
+    )  # fmt: skip
+    thought, why = think(context, 0, count=1)
+    if as_json:
+        click.echo(json.dumps({"head": head, "trouble": why or None, **asdict(thought)}))
+        return DONE
+    few = f"{thought.scored} scored programs differ in constants, {FIRST} are needed to say anything"
+    click.echo(told(context, thought) or why or few)
     return DONE
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from harness.agents import Agent, Context, NoProposal, Tried
 from harness.errors import HarnessError
 from harness.session.background import in_background
+from harness.session.contexts import MEMORY, as_tried
 from harness.session.limits import failed_in_a_row
 from harness.session.moving import Moving, mark_of
 from harness.session.runner import Runner
@@ -27,7 +28,6 @@ FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
 IDLE_SECONDS = 120.0  # that an agent may take while a device has nothing to do
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
-MEMORY = 500  # earlier experiments that an agent is shown
 
 
 @dataclass(frozen=True)
@@ -237,16 +237,7 @@ class Proposals:
         return Pending(base.commit, in_background(agent.propose, context), by_stand_in)
 
     def _as_tried(self, experiment: Experiment, setup: Setup) -> Tried:
-        """As the agent sees it: what was scored in another setting has no score that compares."""
-        message, known = experiment.message, self._experiments
-        comparable = experiment.setting in (None, setup.setting)
-        return Tried(
-            message.title, message.hypothesis, known.source_or_nothing(experiment.commit),
-            experiment.status, experiment.value if comparable else None,
-            experiment.delta if comparable else None, message.trailers.get("Reason", ""),
-            max(1, len(experiment.runs)), experiment.agent, experiment.cost_usd,
-            experiment.program, known.source_or_nothing(experiment.parent),
-        )  # fmt: skip
+        return as_tried(self._experiments, experiment, setup.setting)
 
     def _noise(self, setup: Setup) -> float | None:
         """Sd of a score, once there are runs of one program to tell it."""

@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from harness.config import Config
 
 STARTER: dict[str, int | float] = {
-    "DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128, "TOTAL_BATCH_SIZE": 2**19, "DEVICE_BATCH_SIZE": 128,
-    "DROPOUT": 0.5,
+    "DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128, "TOTAL_BATCH_SIZE": 2**18, "DEVICE_BATCH_SIZE": 128,
+    "DROPOUT": 0.5, "NGRAM_ROWS": 2**20,
 }  # fmt: skip
 SMALL: dict[str, int | float] = {
     "DEPTH": 3, "WIDTH": 64, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**11, "DEVICE_BATCH_SIZE": 8,
-    "DROPOUT": 0.0,
+    "DROPOUT": 0.0, "NGRAM_ROWS": 0, "EMBEDDING_LR": 0.3, "WARMDOWN_RATIO": 0.5, "FINAL_LR_FRAC": 0.0,
 }  # fmt: skip
 # Of the starter with 8 layers of 512 channels, by an H200's driver: MB a row of 2048 tokens, and the rest.
 # Where a plain formula stands for a kernel it is more, which `fit_rows` finds.
 ROW_MB, REST_MB = 295, 1700
+NGRAM_KB = 7  # a row of both tables, with its gradient and what Adam keeps of it
+NGRAM_SHARE = 0.15  # of the memory that those may take
 FLOAT32_ROW_MB = (
     800  # without bfloat16, as on Turing: twice as wide, and logits that no kernel takes; reckoned
 )
@@ -30,7 +32,7 @@ ROWS = 128
 # In 62 s of an H200, batches of 2**19, 2**17 (with 6 layers) and 2**16 tokens gave 0.487, 0.445 and 0.446
 # bits per byte of Python code, in 241, 1219 and 1829 steps: steps count, as long as they are not noise.
 STEPS = 900
-MOST_TOKENS, LEAST_BATCH_TOKENS = 2**19, 2**14
+MOST_TOKENS, LEAST_BATCH_TOKENS = 2**18, 2**14
 TRAINING_FLOPS_A_TOKEN = 315e6  # the starter's: on an H200 2.07 M tokens/s at 650 TFLOP/s
 SCORING_SECONDS = 20
 LEAST_TOKENS = 2**20  # of validation text: the fewer, the more of a difference is which ones
@@ -55,12 +57,14 @@ def constants(machine: Machine, budget_seconds: float) -> dict[str, int | float]
     if machine.kind == "cpu":
         return SMALL
     batch = batch_tokens(machine.tflops, budget_seconds)
-    rows = min(ROWS, batch // 2048)
-    while (
-        machine.memory_mb and rows > 1 and memory_mb(rows, machine.has_bfloat16) > SHARE * machine.memory_mb
-    ):
-        rows //= 2
-    return STARTER | {"TOTAL_BATCH_SIZE": batch, "DEVICE_BATCH_SIZE": rows}
+    rows, ngrams = min(ROWS, batch // 2048), int(STARTER["NGRAM_ROWS"])
+    if machine.memory_mb:
+        while ngrams > 2**14 and ngrams * NGRAM_KB / 1024 > NGRAM_SHARE * machine.memory_mb:
+            ngrams //= 2
+        most = SHARE * machine.memory_mb
+        while rows > 1 and memory_mb(rows, ngrams, machine.has_bfloat16) > most:
+            rows //= 2
+    return STARTER | {"TOTAL_BATCH_SIZE": batch, "DEVICE_BATCH_SIZE": rows, "NGRAM_ROWS": ngrams}
 
 
 def batch_tokens(tflops: float, budget_seconds: float) -> int:
@@ -71,9 +75,9 @@ def batch_tokens(tflops: float, budget_seconds: float) -> int:
     return min(MOST_TOKENS, max(LEAST_BATCH_TOKENS, 2 ** int(math.log2(max(1.0, tokens / STEPS)))))
 
 
-def memory_mb(rows: int, has_bfloat16: bool = True) -> int:
-    """What the starter takes of a GPU with so many rows in a forward and backward pass."""
-    return rows * (ROW_MB if has_bfloat16 else FLOAT32_ROW_MB) + REST_MB
+def memory_mb(rows: int, ngrams: int, has_bfloat16: bool = True) -> int:
+    """What the starter takes of a GPU, with so many rows in a forward and backward pass and in its tables."""
+    return rows * (ROW_MB if has_bfloat16 else FLOAT32_ROW_MB) + ngrams * NGRAM_KB // 1024 + REST_MB
 
 
 def is_starter(source: str) -> bool:
