@@ -18,7 +18,7 @@ from harness.agents.gaussian import Array, Gaussian, fitted
 
 FIRST = 6  # programs that are scored before the process is asked
 FIRST_STEPS = 0.2, 0.6  # octaves, of those
-FIRST_SHARE = 0.5  # of the constants, that each of those moves
+FIRST_SHARE = 0.3  # of the constants, that each of those moves
 REGION = 1.0  # octaves around the incumbent that are looked at: further off, less is known of crashes
 MOST = 400  # programs that it looks at: the best and the newest
 DRAWN, ROUNDS, BEST = 600, 7, 40  # candidates at first; times that the best are varied; how many those are

@@ -19,7 +19,7 @@ class Proposal:
     source: bytes
     """The whole new train.py."""
     agent: str
-    """`search/tpe`, `llm/MODEL`, `command/NAME`."""
+    """`search/gp`, `llm/MODEL`, `command/NAME`."""
     cost_usd: float | None = None
     """None where it is not known, or nothing was paid for."""
     base: str = ""
