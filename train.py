@@ -185,8 +185,10 @@ class GPT(nn.Module):
     @torch.no_grad()
     def initialize(self) -> None:
         for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight", "gate.weight")) or name.startswith("ngrams"):
+            if name.endswith(("out.weight", "down.weight", "gate.weight")):
                 weight.zero_()  # every block begins as the identity
+            elif name.startswith("ngrams"):
+                weight.zero_()
             elif name in ("embedding.weight", "head.weight"):
                 weight.normal_(std=1.0 if name == "embedding.weight" else 0.001)
             elif weight.ndim == 2:

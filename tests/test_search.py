@@ -16,6 +16,7 @@ from harness.agents.catalogue import CATALOGUE
 from harness.agents.mix import Mix
 from harness.agents.program import Constant
 from harness.agents.search import Search, think, told
+from harness.agents.thinking import Question
 from harness.agents.tuning import FIRST
 from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Proposal
@@ -34,6 +35,15 @@ def tried(proposal, value=2.3, status="discard"):
     return Tried(
         proposal.title, proposal.hypothesis, proposal.source, status, value, 0.1, "", agent=proposal.agent
     )
+
+
+def searching(edits=CATALOGUE):
+    """In this process: to start one takes longer than to think."""
+    return Search(edits, Question.answer)
+
+
+def thinking(known, seed):
+    return think(known, seed, ask=Question.answer)
 
 
 def axis(value, name="RATE"):
@@ -97,7 +107,7 @@ def test_numbers_without_measure_are_no_constants_to_search():
     source = b"RATE = 0.1\nHUGE = 1" + b"0" * 400 + b"\nENDLESS = 1e999\nprint(RATE, HUGE, ENDLESS)\n"
     assert [constant.name for constant in program.constants(source, False)] == ["RATE"]
     history = [Tried("t", "h", source, "discard", 2.5, None, "")]
-    assert b"RATE" in Search(()).propose(context(history, source)).source
+    assert b"RATE" in searching(()).propose(context(history, source)).source
 
 
 # ── what it proposes ──────────────────────────────────────────────────────────────────────────
@@ -106,22 +116,22 @@ def test_numbers_without_measure_are_no_constants_to_search():
 def test_it_never_proposes_what_was_tried():
     history = []
     for _ in range(12):
-        history.append(tried(Search().propose(context(history))))
+        history.append(tried(searching().propose(context(history))))
     digests = [program.digest(earlier.source) for earlier in history]
     assert len({*digests, program.digest(SOURCE)}) == len(history) + 1
 
 
 def test_the_same_history_and_seed_give_the_same_proposal():
-    history = [tried(Search().propose(context()))]
-    assert Search().propose(context(history)) == Search().propose(context(history))
-    others = {Search(()).propose(context(history, seed=seed)).source for seed in range(4)}
+    history = [tried(searching().propose(context()))]
+    assert searching().propose(context(history)) == searching().propose(context(history))
+    others = {searching(()).propose(context(history, seed=seed)).source for seed in range(4)}
     assert len(others) > 1
 
 
 def test_proposals_are_programs_that_say_what_changed_in_a_line_that_fits():
     history, agents = [], set()
     for _ in range(12):
-        proposal = Search().propose(context(history))
+        proposal = searching().propose(context(history))
         ast.parse(proposal.source)
         assert proposal.source != SOURCE
         assert proposal.hypothesis and "\n" not in proposal.title and 0 < len(proposal.title) <= 72
@@ -135,7 +145,7 @@ def test_it_says_what_it_expects_and_finds_where_scores_are_best():
     noise, history = random.Random(1), []
     incumbent, best = TWO, 2.2
     for _ in range(22):
-        made = Search(()).propose(context(history, incumbent, value=best))
+        made = searching(()).propose(context(history, incumbent, value=best))
         rate = values(made.source)["RATE"]
         value = 2.1 + 0.1 * math.log2(rate / 0.06) ** 2 + noise.gauss(0, 0.001)
         status = "keep" if value < best - 0.002 else "discard"
@@ -144,7 +154,7 @@ def test_it_says_what_it_expects_and_finds_where_scores_are_best():
             incumbent, best = made.source, value
     assert 0.05 < values(incumbent)["RATE"] < 0.072
     assert "expected" in history[-1].hypothesis and "±" in history[-1].hypothesis
-    thought, _ = think(context(history, incumbent, value=best), 0)
+    thought, _ = thinking(context(history, incumbent, value=best), 0)
     assert thought.matters[0][0] == "RATE" and thought.matters[0][1] > 5 * thought.matters[1][1]
     assert "RATE" in told(context(history, incumbent), thought)
 
@@ -158,8 +168,34 @@ def test_it_keeps_away_from_where_programs_crash():
         history.append(Tried("t", "h", two(rate), "crash" if value is None else "discard", value, None, ""))
     crashes = 0
     for seed in range(10):
-        crashes += values(Search(()).propose(context(history, TWO, seed)).source)["RATE"] > 0.05
+        crashes += values(searching(()).propose(context(history, TWO, seed)).source)["RATE"] > 0.05
     assert crashes <= 1
+
+
+def test_a_structure_that_crashed_and_an_error_of_the_machine_say_nothing_of_the_constants():
+    chooser = random.Random(6)
+    rates = [round(0.03 * 2 ** chooser.uniform(-1, 1), 5) for _ in range(10)]
+    history = [Tried("t", "h", two(r), "discard", 2.2 + math.log2(r / 0.05) ** 2, 0.1, "") for r in rates]
+    lost = [Tried("t", "h", TWO + f"print({n})\n".encode(), "crash", None, None, "") for n in range(9)]
+    lost += [Tried("t", "h", two(0.04 + n / 1000), "error", None, None, "") for n in range(9)]
+    known, _ = thinking(context(history, TWO), 0)
+    same, _ = thinking(context([*history, *lost], TWO), 0)
+    assert same.steps[0].changed == known.steps[0].changed
+
+
+def test_a_process_of_its_own_says_the_same_and_a_late_or_dead_one_is_a_line(monkeypatch):
+    history = [Tried("t", "h", two(0.02 + n / 500), "discard", 2.2 + n / 100, 0.1, "") for n in range(9)]
+    assert (
+        think(context(history, TWO), 1)[0].steps[0].changed
+        == thinking(context(history, TWO), 1)[0].steps[0].changed
+    )
+    monkeypatch.setattr("harness.agents.thinking.LONGEST_SECONDS", 0.01)
+    with pytest.raises(NoProposal, match="thought for more than"):
+        Search(()).propose(context(history, TWO))
+    monkeypatch.setattr("harness.agents.thinking.LONGEST_SECONDS", 60.0)
+    monkeypatch.setattr("harness.agents.thinking.sys.executable", "/bin/false")
+    with pytest.raises(NoProposal, match="ended with 1"):
+        Search(()).propose(context(history, TWO))
 
 
 def test_what_still_runs_is_not_proposed_again():
@@ -168,7 +204,7 @@ def test_what_still_runs_is_not_proposed_again():
     history = [Tried("t", "h", two(r), "discard", 2.2 + math.log2(r / 0.05) ** 2, None, "") for r in rates]
     proposed = []
     for _ in range(4):
-        made = Search(()).propose(context(history, TWO))
+        made = searching(()).propose(context(history, TWO))
         proposed.append(tuple(values(made.source).values()))
         history.append(
             Tried(made.title, made.hypothesis, made.source, None, None, None, "", agent=made.agent)
@@ -181,7 +217,7 @@ def test_after_a_kept_structure_the_constants_that_it_brought_move_first():
     new = old + b"BOOST = 2.0\nprint(RATE * BOOST)\n"
     kept = Tried("t", "h", new, "keep", 2.1, -0.1, "", agent="llm/m", parent=old)
     for seed in range(5):
-        made = values(Search(()).propose(context([kept], new, seed, value=2.1)).source)
+        made = values(searching(()).propose(context([kept], new, seed, value=2.1)).source)
         assert made["OTHER"] == 4.0 and (made["RATE"], made["BOOST"]) != (0.03, 2.0)
 
 
@@ -208,7 +244,7 @@ def test_edits_that_helped_are_tried_more_often_than_those_that_never_did():
             )
             for n in range(12)
         ]
-        made = [Search().propose(context(edits, seed=seed, noise=0.001)).agent for seed in range(8)]
+        made = [searching().propose(context(edits, seed=seed, noise=0.001)).agent for seed in range(8)]
         return sum(agent == "search/catalogue" for agent in made)
 
     assert share_of_edits("keep", -0.02) > share_of_edits("discard", 0.01)
@@ -219,7 +255,7 @@ def test_edits_that_helped_are_tried_more_often_than_those_that_never_did():
 
 def test_without_constants_and_edits_it_says_so():
     with pytest.raises(NoProposal, match="no upper-case constants"):
-        Search().propose(context(source=b"x = 1\n"))
+        searching().propose(context(source=b"x = 1\n"))
 
 
 FORTY = (
@@ -241,7 +277,7 @@ def test_any_history_gives_a_proposal(source, scores):
         changed = {c: round(c.value * 2 ** chooser.uniform(-1, 1), 6) for c in now}
         other = program.with_values(source, changed)
         history.append(Tried("t", "h", other, "crash" if value is None else "discard", value, None, ""))
-    made = Search(()).propose(context(history, source))
+    made = searching(()).propose(context(history, source))
     assert made.source != source
 
 
@@ -250,13 +286,13 @@ def test_programs_of_another_task_and_what_is_no_program_are_no_trouble():
     history = [
         Tried("t", "h", s, "discard", 2.0, None, "") for s in (other, b"\xff(", b"", b"RATE = -3\n") * 4
     ]
-    assert Search(()).propose(context(history, TWO)).source != TWO
+    assert searching(()).propose(context(history, TWO)).source != TWO
 
 
 def test_a_constant_that_nothing_uses_gives_no_new_program():
     idle = b"IDLE = 0.1\nprint(1)\n"
     with pytest.raises(NoProposal, match="that it uses"):
-        Search(()).propose(context(source=idle))
+        searching(()).propose(context(source=idle))
 
 
 # ── a mix ─────────────────────────────────────────────────────────────────────────────────────
@@ -275,7 +311,7 @@ class Other:
 
 def shares(history):
     other = Other()
-    made = [Mix(Search(()), other).propose(context(history, TWO, seed)).agent for seed in range(12)]
+    made = [Mix(searching(()), other).propose(context(history, TWO, seed)).agent for seed in range(12)]
     return sum(agent == "llm/other" for agent in made), other
 
 

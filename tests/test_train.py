@@ -52,7 +52,7 @@ def test_a_hashed_n_gram_is_of_its_tokens_alone_and_spreads_over_the_table(start
     tokens = torch.randint(8192, (4, 512))
     for order in (2, 3):
         rows = starter.hashed(tokens, order, 2**20)
-        assert 0 <= rows.min() and rows.max() < 2**20 and len(rows.unique()) > 0.99 * rows.numel()
+        assert rows.min() >= 0 and rows.max() < 2**20 and len(rows.unique()) > 0.99 * rows.numel()
         moved = torch.cat([torch.randint(8192, (4, 7)), tokens], 1)
         assert torch.equal(starter.hashed(moved, order, 2**20)[:, 7 + order - 1 :], rows[:, order - 1 :])
 

@@ -44,5 +44,5 @@ class Mix:
                 return self._search.propose(context)
             except NoProposal:
                 pass  # it is exhausted: then it is always the other one's turn
-        thought, _ = think(context, chooser.randrange(2**31), count=1)
+        thought, _ = think(context, chooser.randrange(2**31), 1, self._search.ask)
         return self._other.propose(dataclasses.replace(context, learned=told(context, thought)))

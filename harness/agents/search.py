@@ -8,7 +8,7 @@ import functools
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from harness.agents import Context, NoProposal, Tried, program
 from harness.agents.axes import Axis, Value, axes_of
@@ -17,7 +17,7 @@ from harness.agents.earnings import Earned, earned
 from harness.agents.thinking import Question, elsewhere
 from harness.agents.tuning import FIRST, Seen, Step, Thought
 from harness.store.decisions import Proposal
-from harness.store.records import KEEP
+from harness.store.records import ERROR, KEEP
 
 STEPS = 6  # of which the first is taken that no earlier program is
 TUNED_AFTER = 3  # proposals after a kept structure that move what it touched
@@ -25,15 +25,16 @@ TITLE = 72  # characters
 MATTER = 3  # constants that a hypothesis names
 CONSTANT = "search/gp"
 STRUCTURAL = "search/catalogue"
+Ask = Callable[[Question], Thought | str]
 NAMES = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
 
 
 class Search:
     """See `harness.agents.Agent`."""
 
-    def __init__(self, edits: tuple[Edit, ...] = CATALOGUE) -> None:
-        """`edits`: what it tries besides constants."""
-        self._edits = edits
+    def __init__(self, edits: tuple[Edit, ...] = CATALOGUE, ask: Ask = elsewhere) -> None:
+        """`edits`: what it tries besides constants; `ask`: what thinks of those."""
+        self._edits, self.ask = edits, ask
 
     def propose(self, context: Context) -> Proposal:
         """The next program that was not tried.
@@ -43,7 +44,7 @@ class Search:
         """
         chooser = random.Random(f"{context.seed} {context.number} {len(context.trouble)}")
         tried = {program.digest(context.source)} | {_digest_of(earlier) for earlier in context.history}
-        thought, why = think(context, chooser.randrange(2**31))
+        thought, why = think(context, chooser.randrange(2**31), ask=self.ask)
         tuned = self._tuned(context, thought, tried)
         edit = self._edit(context, tried, chooser)
         if edit is not None and (tuned is None or edit[1] > _worth(context, tuned[1], chooser)):
@@ -89,7 +90,7 @@ class Search:
         return best[1], every.draw(chooser)
 
 
-def think(context: Context, seed: int, count: int = STEPS) -> tuple[Thought, str]:
+def think(context: Context, seed: int, count: int = STEPS, ask: Ask = elsewhere) -> tuple[Thought, str]:
     """What the process of the incumbent's constants knows; or nothing, and why."""
     constants = program.constants(context.source, context.on_gpu)
     used = [c for c in constants if context.source.count(c.name.partition("[")[0].encode()) > 1]
@@ -104,13 +105,13 @@ def think(context: Context, seed: int, count: int = STEPS) -> tuple[Thought, str
         seen.append(Seen({c.name: c.value for c in constants}, structure, loss, 2))
     for earlier in context.history:
         other, values = _read(earlier.source, context.on_gpu)
-        if values:
+        if values and earlier.status != ERROR:  # which says nothing of the program
             loss = None if earlier.value is None else context.metric.sign * earlier.value
             seen.append(Seen(values, other, loss, earlier.runs, earlier.status is None))
     now = {axis.name: axis.now for axis in axes}
     touched = _touched(context, tuple(now))
     question = Question(now, structure, tuple(seen), context.noise, seed, count, touched)
-    thought = elsewhere(question)
+    thought = ask(question)
     return (Thought(), thought) if isinstance(thought, str) else (thought, "")
 
 

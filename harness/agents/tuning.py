@@ -100,7 +100,11 @@ class Tuning:
         every = [(one, place, one.loss) for one, place in placed if one.loss is not None]
         least, most = _tolerable([loss for *_, loss in every])
         scored = _chosen([each for each in every if least <= each[2] <= most])
-        failed = [p for one, p in placed if not one.is_running and (one.loss is None or one.loss > most)]
+        alive = {structure, *(one.structure for one, *_ in scored)}  # where it may be the constants' fault
+        failed = [
+            place for one, place in placed
+            if one.structure in alive and not one.is_running and (one.loss is None or one.loss > most)
+        ]  # fmt: skip
         self._points = _rows([place for _, place, _ in scored], len(axes))
         groups = [names.setdefault(one.structure, len(names)) for one, *_ in scored]
         self._groups = np.array(groups, np.int64)
@@ -133,8 +137,7 @@ class Tuning:
         gains = [step.gain for step in steps.values() if step.gain is not None]
         return Thought(
             tuple(steps.values()) or self._first(count), len(self._points), self._matters(),
-            min(0.0, float(means[best])),
-            float(sds[best]), not gains or gains[0] < LEAST * self._noise,
+            min(0.0, float(means[best])), float(sds[best]), not gains or gains[0] < LEAST * self._noise,
         )  # fmt: skip
 
     def _step(self, place: Array) -> Step:
