@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.agents import Context, NoProposal, Tried, program
 from harness.agents.axes import Axis, Kind
-from harness.agents.catalogue import CATALOGUE
+from harness.agents.catalogue import CATALOGUE, Edit
 from harness.agents.mix import Mix
 from harness.agents.program import Constant
 from harness.agents.search import Search, think, told
@@ -230,24 +230,19 @@ def test_every_structural_edit_applies_to_the_starter(edit):
 
 def test_edits_that_helped_are_tried_more_often_than_those_that_never_did():
     def share_of_edits(status, effect):
+        rates = [0.02, 0.025, 0.028, 0.033, 0.036, 0.04, 0.045]
+        steps = [Tried("t", "h", two(r), "discard", 2.2 + r, 0.1, "", 1, "search/gp") for r in rates]
         edits = [
             Tried(
-                f"edit {n}",
-                "h",
-                SOURCE + f"X{n} = 1\n".encode(),
-                status,
-                2.3,
-                effect,
-                "",
-                1,
-                "search/catalogue",
+                f"edit {n}", "h", TWO + f"X = {n}\n".encode(), status, 2.3, effect, "", 1, "search/catalogue"
             )
             for n in range(12)
         ]
-        made = [searching().propose(context(edits, seed=seed, noise=0.001)).agent for seed in range(8)]
+        free = Edit("Print one more", "It may help.", (("print(RATE, OTHER)", "print(RATE, OTHER, 1)"),))
+        made = [searching((free,)).propose(context([*steps, *edits], TWO, seed)).agent for seed in range(8)]
         return sum(agent == "search/catalogue" for agent in made)
 
-    assert share_of_edits("keep", -0.02) > share_of_edits("discard", 0.01)
+    assert share_of_edits("keep", -0.5) > share_of_edits("discard", 0.01)
 
 
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from harness.agents import Context, NoProposal, Tried, program
 from harness.agents.axes import Axis, Value, axes_of
 from harness.agents.catalogue import CATALOGUE, Edit
-from harness.agents.earnings import Earned, earned
+from harness.agents.earnings import earned
 from harness.agents.thinking import Question, elsewhere
 from harness.agents.tuning import FIRST, Seen, Step, Thought
 from harness.store.decisions import Proposal
@@ -22,6 +22,7 @@ from harness.store.records import ERROR, KEEP
 STEPS = 6  # of which the first is taken that no earlier program is
 TUNED_AFTER = 3  # proposals after a kept structure that move what it touched
 TITLE = 72  # characters
+EDIT_EVERY = 3  # proposals, while little is known of the constants
 MATTER = 3  # constants that a hypothesis names
 CONSTANT = "search/gp"
 STRUCTURAL = "search/catalogue"
@@ -47,7 +48,7 @@ class Search:
         thought, why = think(context, chooser.randrange(2**31), ask=self.ask)
         tuned = self._tuned(context, thought, tried)
         edit = self._edit(context, tried, chooser)
-        if edit is not None and (tuned is None or edit[1] > _worth(context, tuned[1], chooser)):
+        if edit is not None and (tuned is None or _is_turn_of(edit[1], tuned[1], context, chooser)):
             return edit[0]
         if tuned is not None:
             return tuned[0]
@@ -149,11 +150,17 @@ def _hypothesis(context: Context, what: str, step: Step, thought: Thought) -> st
     return said + (" They are exhausted here." if thought.is_exhausted else "")
 
 
+def _is_turn_of(draw: float, step: Step, context: Context, chooser: random.Random) -> bool:
+    """Whether an edit that may earn so much comes before the step."""
+    if step.gain is None:  # little is known of the constants: the sooner it is, the better
+        return context.number % EDIT_EVERY == EDIT_EVERY - 1
+    return draw > _worth(context, step, chooser)
+
+
 def _worth(context: Context, step: Step, chooser: random.Random) -> float:
     """What a step is expected to earn a run, in units of noise: by the process, or by those before it."""
-    before = earned((one for one in context.history if one.agent == CONSTANT), context.noise or 1.0)
     if step.gain is None or context.noise is None:
-        return before.draw(chooser) if before.tries else Earned(1, 1).draw(chooser)
+        return earned((one for one in context.history if one.agent == CONSTANT), 1.0).draw(chooser)
     return step.gain / context.noise
 
 

@@ -19,7 +19,8 @@ from harness.agents.gaussian import Array, Gaussian, fitted
 FIRST = 6  # programs that are scored before the process is asked
 FIRST_STEPS = 0.2, 0.6  # octaves, of those
 FIRST_SHARE = 0.3  # of the constants, that each of those moves
-REGION = 1.0  # octaves around the incumbent that are looked at: further off, less is known of crashes
+REGIONS = 0.6, 1.0  # octaves around the incumbent that are looked at, while little is known and later
+MUCH = 20  # programs, from which on much is known
 MOST = 400  # programs that it looks at: the best and the newest
 DRAWN, ROUNDS, BEST = 600, 7, 40  # candidates at first; times that the best are varied; how many those are
 STEPS = np.array([0.05, 0.15, 0.4, 0.8])  # octaves, sds
@@ -113,6 +114,7 @@ class Tuning:
         self._noise = noise or typical or 1e-6
         self._variances = np.array([self._noise**2 / one.runs for one, *_ in scored], float)
         self._failed = _rows(failed[-MOST:], len(axes))
+        self._region = REGIONS[len(scored) >= MUCH]
 
     # ── what is asked of it ───────────────────────────────────────────────────────────────────
 
@@ -193,11 +195,15 @@ class Tuning:
         places = places.copy()
         for column, axis in enumerate(self._axes):
             if axis.grid:
-                grid = np.array([place for place, _ in axis.grid if abs(place) <= REGION])
+                grid = np.array(
+                    [place for place, _ in axis.grid if abs(place) <= self._region or abs(place) <= 1 + 1e-9]
+                )
                 places[:, column] = grid[np.abs(places[:, column, None] - grid).argmin(1)]
             else:
                 low, high = axis.bounds
-                places[:, column] = np.clip(places[:, column], max(low, -REGION), min(high, REGION))
+                places[:, column] = np.clip(
+                    places[:, column], max(low, -self._region), min(high, self._region)
+                )
         return places
 
     # ── where to look ─────────────────────────────────────────────────────────────────────────
