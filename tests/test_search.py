@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness.agents import Context, NoProposal, Tried, program
 from harness.agents.axes import Axis, Kind
 from harness.agents.catalogue import CATALOGUE, Edit
+from harness.agents.earnings import earned
 from harness.agents.mix import Mix
 from harness.agents.program import Constant
 from harness.agents.search import Search, think, told
@@ -243,6 +244,60 @@ def test_edits_that_helped_are_tried_more_often_than_those_that_never_did():
         return sum(agent == "search/catalogue" for agent in made)
 
     assert share_of_edits("keep", -0.5) > share_of_edits("discard", 0.01)
+
+
+def test_scores_of_another_setting_are_no_crashes():
+    chooser = random.Random(7)
+    rates = [round(0.03 * 2 ** chooser.uniform(-0.5, 0.5), 5) for _ in range(20)]
+    elsewhere = [Tried("t", "h", two(r), "discard", None, None, "") for r in rates]
+    assert thinking(context(elsewhere, TWO), 0) == thinking(context([], TWO), 0)
+
+
+@pytest.mark.parametrize("source", [b"DEPTH = 4\nprint(DEPTH)\n", b"A = True\nB = False\nprint(A, B)\n"])
+def test_where_there_is_little_to_choose_all_of_it_is_tried_before_it_gives_up(source):
+    history = []
+    with pytest.raises(NoProposal):
+        for _ in range(20):
+            history.append(tried(searching(()).propose(context(history, source))))
+    every = {tuple(values(one.source).values()) for one in history}
+    assert len(every) == len(history) == (6 if b"DEPTH" in source else 3)
+
+
+def test_programs_that_nobody_could_tell_apart_are_not_tried_one_after_the_other():
+    history, noise = [], random.Random(8)
+    for _ in range(16):
+        made = searching(()).propose(context(history, TWO))
+        history.append(tried(made, 2.2 + noise.gauss(0, 0.001)))
+    places = [(math.log2(v["RATE"]), math.log2(v["OTHER"])) for v in map(values, (h.source for h in history))]
+    assert all(max(abs(a - b) for a, b in zip(p, q, strict=True)) > 0.02 for n, p in enumerate(places) for q in places[:n])
+
+
+def test_where_scores_tie_a_worse_one_is_no_crash():
+    rates = [0.02, 0.022, 0.025, 0.028, 0.033, 0.036, 0.04, 0.045]
+    ties = [Tried("t", "h", two(r), "discard", 0.05, None, "") for r in rates]
+    worse = Tried("t", "h", two(0.05), "discard", 0.051, None, "")
+    known, _ = thinking(context([*ties, worse], TWO, noise=0.002, value=0.05), 0)
+    assert known.scored == len(ties) + 2
+
+
+@pytest.mark.parametrize("now", [0.99995, 0.9999, 0.9, 0.5])
+def test_what_is_close_to_1_stays_below_it_and_can_go_both_ways(now):
+    one = axis(now, "EMA_DECAY")
+    assert one.value(-0.5) < now < one.value(0.5) < 1
+    assert one.coordinate(one.value(0.5)) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_kept_change_that_is_a_little_worse_earned_nothing():
+    kept = Tried("t", "h", TWO, "keep", 2.2, 0.003, "")
+    better = dataclasses.replace(kept, delta=-0.003)
+    assert earned([kept], 0.001, 1).gain == 0 and earned([better], 0.001, 1).gain == pytest.approx(3)
+    assert earned([kept], 0.001, -1).gain == pytest.approx(3), "a metric to raise"
+
+
+def test_what_main_scored_is_known_after_the_first_candidate():
+    old, new = TWO, two(0.04)
+    kept = Tried("t", "h", new, "keep", 2.1, -0.1, "", agent="search/gp", parent=old, parent_value=2.2)
+    assert thinking(context([kept], new, value=2.1), 0)[0].scored == 2
 
 
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────

@@ -29,6 +29,8 @@ class Tried:
     """Digest of its syntax tree; empty where it isn't known."""
     parent: bytes = b""
     """The source that it is a change of; empty where it isn't known."""
+    parent_value: float | None = None
+    """Of that, as it was estimated when this was decided."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class Axis:
         if self.kind is Kind.SHARE:
             return round(min(1.0, max(0.0, now + SHARE_STEP * coordinate)), 3)
         if self.kind is Kind.NEAR_ONE:
-            return float(f"{1 - (1 - now) * 2**-coordinate:.4g}")
+            left = (1 - now) * 2**-coordinate
+            return max(0.0, round(1 - left, 2 - math.floor(math.log10(left))))
         if now == 0:
             return float(f"{max(0.0, coordinate * ZERO_STEP):.3g}")
         return float(f"{now * 2**coordinate:.3g}")

@@ -43,10 +43,10 @@ class Earned:
         return share * size / max(runs, 0.1)
 
 
-def earned(tried: Iterable[Tried], unit: float) -> Earned:
-    """By those that came to a result. `unit`: the noise, in the metric's units."""
+def earned(tried: Iterable[Tried], unit: float, sign: int) -> Earned:
+    """By those that came to a result. `unit`: the noise, in the metric's units; `sign`: the metric's."""
     done = [one for one in tried if one.status is not None]
     kept = [one for one in done if one.status == KEEP]
-    gains = [abs(one.delta) / unit for one in kept if one.delta is not None]
+    gains = [max(0.0, -sign * one.delta) / unit for one in kept if one.delta is not None]
     cost = sum(one.runs + (one.cost_usd or 0.0) / USD_A_RUN for one in done)
     return Earned(len(done), len(kept), sum(gains), cost)

@@ -35,8 +35,9 @@ class Mix:
         """
         unit = context.noise or 1.0
         chooser = random.Random(f"mix {context.seed} {context.number}")
-        own = earned((one for one in context.history if one.agent.startswith(OWN)), unit)
-        others = earned((one for one in context.history if one.agent and not one.agent.startswith(OWN)), unit)
+        mine = [one for one in context.history if one.agent.startswith(OWN)]
+        theirs = [one for one in context.history if one.agent and not one.agent.startswith(OWN)]
+        own, others = (earned(some, unit, context.metric.sign) for some in (mine, theirs))
         is_others = others.draw(chooser) >= own.draw(chooser)
         mends = context.failed is not None and not context.failed.agent.startswith(OWN)
         if not (is_others or mends):

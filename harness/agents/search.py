@@ -8,6 +8,7 @@ import functools
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harness.agents import Context, NoProposal, Tried, program
@@ -17,7 +18,7 @@ from harness.agents.earnings import earned
 from harness.agents.thinking import Question, elsewhere
 from harness.agents.tuning import FIRST, Seen, Step, Thought
 from harness.store.decisions import Proposal
-from harness.store.records import ERROR, KEEP
+from harness.store.records import CRASH, INVALID, KEEP
 
 STEPS = 6  # of which the first is taken that no earlier program is
 TUNED_AFTER = 3  # proposals after a kept structure that move what it touched
@@ -27,7 +28,7 @@ MATTER = 3  # constants that a hypothesis names
 CONSTANT = "search/gp"
 STRUCTURAL = "search/catalogue"
 Ask = Callable[[Question], Thought | str]
-NAMES = re.compile(rb"\b[A-Z][A-Z0-9_]+\b")
+NAMES = re.compile(rb"\b[A-Z][A-Z0-9_]*\b")
 
 
 class Search:
@@ -76,13 +77,13 @@ class Search:
         """The edit whose turn it is, and what it may earn; None where none applies."""
         unit = context.noise or 1.0
         own = [one for one in context.history if one.agent == STRUCTURAL]
-        every = earned(own, unit)
+        every = earned(own, unit, context.metric.sign)
         text, best = context.source.decode("utf-8", "replace"), None
         for edit in self._edits:
             source = edit.applied(text)
             if source is None or _digest(source.encode()) in tried:
                 continue
-            known = earned((one for one in own if one.title == edit.title), unit)
+            known = earned((one for one in own if one.title == edit.title), unit, context.metric.sign)
             draw = known.draw(chooser, every)
             if best is None or draw > best[0]:
                 best = draw, Proposal(edit.title, edit.hypothesis, source.encode(), STRUCTURAL)
@@ -94,19 +95,26 @@ class Search:
 def think(context: Context, seed: int, count: int = STEPS, ask: Ask = elsewhere) -> tuple[Thought, str]:
     """What the process of the incumbent's constants knows; or nothing, and why."""
     constants = program.constants(context.source, context.on_gpu)
-    used = [c for c in constants if context.source.count(c.name.partition("[")[0].encode()) > 1]
+    names = Counter(NAMES.findall(context.source))
+    used = [c for c in constants if names[c.name.partition("[")[0].encode()] > 1]
     axes = axes_of(used)
     if not axes:
         return Thought(), "train.py has no upper-case constants to search that it uses"
     structure, _ = _read(context.source, context.on_gpu)
     seen: list[Seen] = []
     loss: float | None
-    if context.value is not None and all(one.source != context.source for one in context.history):
+    shown = {one.source for one in context.history}
+    for parent, value in {one.parent: one.parent_value for one in context.history}.items():
+        other, values = _read(parent, context.on_gpu)
+        if parent not in shown | {context.source} and value is not None and values:  # `main`, as a rule
+            seen.append(Seen(values, other, context.metric.sign * value, 2))
+    if context.value is not None and context.source not in shown:
         loss = context.metric.sign * context.value
         seen.append(Seen({c.name: c.value for c in constants}, structure, loss, 2))
     for earlier in context.history:
         other, values = _read(earlier.source, context.on_gpu)
-        if values and earlier.status != ERROR:  # which says nothing of the program
+        # Without a score only these say something of the program; others were scored in another setting.
+        if values and (earlier.value is not None or earlier.status in (None, CRASH, INVALID)):
             loss = None if earlier.value is None else context.metric.sign * earlier.value
             seen.append(Seen(values, other, loss, earlier.runs, earlier.status is None))
     now = {axis.name: axis.now for axis in axes}
@@ -122,13 +130,13 @@ def told(context: Context, thought: Thought) -> str:
         return ""
     sign = context.metric.sign
     lines = [
-        "By how much the score differs within half and double of each constant (about an octave): "
+        "By how much the score differs near the incumbent, constant by constant: "
         + ", ".join(f"{name} {span:.2g}" for name, span in thought.matters[: 2 * MATTER]),
-        f"The best that is expected of constants alone: {sign * thought.optimum:+.2g} ± "
+        f"The best that is expected of constants alone: {sign * thought.optimum + 0.0:+.2g} ± "
         f"{thought.optimum_sd:.1g} {context.metric.name}, by {thought.scored} scored programs.",
     ]
     if thought.is_exhausted:
-        lines.append("The constants are exhausted: a change of structure is worth more than another value.")
+        lines.append("The constants are exhausted: what is left there is less than the noise can tell.")
     return "\n".join(lines)
 
 
@@ -140,12 +148,12 @@ def _hypothesis(context: Context, what: str, step: Step, thought: Thought) -> st
             "have a score. Several constants at a time tell most of what matters."
         )
     sign = context.metric.sign
-    expected = f"{sign * step.effect:+.2g} ± {step.effect_sd:.1g}"
+    expected = f"{sign * step.effect + 0.0:+.2g} ± {step.effect_sd:.1g}"
     said = f"{what}: expected {expected} {context.metric.name}, by a Gaussian process over {known}."
     names = ", ".join(name for name, _ in thought.matters[:MATTER])
     said += f" What matters most near the incumbent: {names}."
     if thought.optimum is not None and thought.optimum_sd is not None:
-        best = f"{sign * thought.optimum:+.2g} ± {thought.optimum_sd:.1g}"
+        best = f"{sign * thought.optimum + 0.0:+.2g} ± {thought.optimum_sd:.1g}"
         said += f" The best expected of all constants: {best}."
     return said + (" They are exhausted here." if thought.is_exhausted else "")
 
@@ -159,15 +167,16 @@ def _is_turn_of(draw: float, step: Step, context: Context, chooser: random.Rando
 
 def _worth(context: Context, step: Step, chooser: random.Random) -> float:
     """What a step is expected to earn a run, in units of noise: by the process, or by those before it."""
-    if step.gain is None or context.noise is None:
-        return earned((one for one in context.history if one.agent == CONSTANT), 1.0).draw(chooser)
+    if step.gain is None or not context.noise:
+        steps = (one for one in context.history if one.agent == CONSTANT)
+        return earned(steps, 1.0, context.metric.sign).draw(chooser)
     return step.gain / context.noise
 
 
 def _touched(context: Context, names: Sequence[str]) -> tuple[str, ...]:
     """Constants of a structure that was kept just now: those move first, and alone."""
     for age, earlier in enumerate(reversed(context.history)):
-        if age > TUNED_AFTER:
+        if age >= TUNED_AFTER:
             return ()
         if earlier.status == KEEP and earlier.source == context.source and earlier.parent:
             if _read(earlier.source, context.on_gpu)[0] == _read(earlier.parent, context.on_gpu)[0]:

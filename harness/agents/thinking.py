@@ -59,7 +59,10 @@ def elsewhere(question: Question) -> Thought | str:
     if done.returncode:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
         return f"the search's process ended with {done.returncode}: {''.join(last)}"
-    return msgspec.json.decode(done.stdout, type=Thought)
+    try:
+        return msgspec.json.decode(done.stdout, type=Thought)
+    except msgspec.MsgspecError as error:
+        return f"the search's process said what nobody understands: {error}"
 
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ class Tuning:
         self._moves = np.array([not touched or axis.name in touched for axis in self._axes], bool)
         names = {structure: 0}
         placed = [(one, place) for one in seen if (place := self._place(one.values)) is not None]
-        self._tried = {tuple(np.round(place, 6)) for one, place in placed if one.structure == structure}
-        self._tried.add((0.0,) * len(axes))
+        here = np.zeros(len(axes))
+        self._been = np.array([here, *(place for one, place in placed if one.structure == structure)])
         self._running = _rows(
             [p for one, p in placed if one.is_running and one.structure == structure], len(axes)
         )
         every = [(one, place, one.loss) for one, place in placed if one.loss is not None]
-        least, most = _tolerable([loss for *_, loss in every])
+        least, most = _tolerable([loss for *_, loss in every], noise or 0.0)
         scored = _chosen([each for each in every if least <= each[2] <= most])
         alive = {structure, *(one.structure for one, *_ in scored)}  # where it may be the constants' fault
         failed = [
@@ -122,23 +122,25 @@ class Tuning:
         """Up to `count` steps that were not tried, and what is known."""
         if not self._moves.any():
             return Thought(scored=len(self._points))
-        if (scored := len(np.unique(self._points, axis=0))) < FIRST:
-            return Thought(self._first(count), scored)
+        scored = len(np.unique(self._points, axis=0))
+        if (scored < FIRST and (steps := self._first(count))) or not scored:
+            return Thought(steps, scored)
         candidates, improvement = self._climbed()
-        steps: dict[tuple[float, ...], Step] = {}
+        found: list[Step] = []
+        been = self._been
         for place in candidates[np.argsort(-improvement)]:
-            place = self._plain(place)
-            key = self._key(place)
-            if key not in self._tried and key not in steps:
-                steps[key] = self._step(place)
-                if len(steps) == count:
+            place = self._written(self._plain(place))
+            if _is_new(place, been):
+                been = np.vstack([been, place])
+                found.append(self._step(place))
+                if len(found) == count:
                     break
         here = np.zeros(len(self._axes))
         means, sds = self.process.difference(candidates, here, 0)
         best = int(means.argmin())
-        gains = [step.gain for step in steps.values() if step.gain is not None]
+        gains = [step.gain for step in found if step.gain is not None]
         return Thought(
-            tuple(steps.values()) or self._first(count), len(self._points), self._matters(),
+            tuple(found) or self._first(count), len(self._points), self._matters(),
             min(0.0, float(means[best])), float(sds[best]), not gains or gains[0] < LEAST * self._noise,
         )  # fmt: skip
 
@@ -185,10 +187,10 @@ class Tuning:
         changed = {axis: axis.value(float(coordinate)) for axis, coordinate in pairs}
         return {axis.name: value for axis, value in changed.items() if value != axis.now}
 
-    def _key(self, place: Array) -> tuple[float, ...]:
+    def _written(self, place: Array) -> Array:
         """Of the values that are written there."""
-        written = [axis.coordinate(axis.value(float(c))) for axis, c in zip(self._axes, place, strict=True)]
-        return tuple(np.round(written, 6))
+        pairs = zip(self._axes, place, strict=True)
+        return np.array([axis.coordinate(axis.value(float(coordinate))) for axis, coordinate in pairs])
 
     def _snapped(self, places: Array) -> Array:
         """Into the bounds, and onto what may be written."""
@@ -210,7 +212,8 @@ class Tuning:
 
     def _first(self, count: int) -> tuple[Step, ...]:
         """Some constants, each by some part of an octave: that says most while nothing is known."""
-        steps: dict[tuple[float, ...], Step] = {}
+        found: list[Step] = []
+        been = self._been
         shape = DRAWN // 10, len(self._axes)
         moved = self._moves & (self._chooser.random(shape) < max(1 / self._moves.sum(), FIRST_SHARE))
         tried = self._points.sum(0) + self._chooser.normal(0, 0.1, shape)
@@ -220,12 +223,13 @@ class Tuning:
         places = self._snapped(places)
         likely = self._likely(places)
         for at in np.argsort(np.where(likely > np.log(SAFE), 0.0, -likely), kind="stable"):
-            key = self._key(places[at])
-            if key not in self._tried and key not in steps:
-                steps[key] = Step(self._changes(places[at]))
-                if len(steps) == count:
+            place = self._written(places[at])
+            if _is_new(place, been):
+                been = np.vstack([been, place])
+                found.append(Step(self._changes(place)))
+                if len(found) == count:
                     break
-        return tuple(steps.values())
+        return tuple(found)
 
     def _climbed(self) -> tuple[Array, Array]:
         """Candidates, and the logarithm of what each is expected to bring."""
@@ -283,6 +287,11 @@ class Tuning:
         return kept if np.any(kept) else place
 
 
+def _is_new(place: Array, been: Array) -> bool:
+    """Whether it differs from all of those by more than nobody could tell."""
+    return bool(np.all(np.abs(been - place).max(1) >= TINY_STEP))
+
+
 def _rows(places: Sequence[Array], axes: int) -> Array:
     return np.array(places, float).reshape(len(places), axes)
 
@@ -296,7 +305,7 @@ def _chosen(scored: list[tuple[Seen, Array, float]]) -> list[tuple[Seen, Array, 
     return [older[i] for i in sorted(order)] + newer
 
 
-def _tolerable(losses: Sequence[float]) -> tuple[float, float]:
+def _tolerable(losses: Sequence[float], noise: float) -> tuple[float, float]:
     """Below the first a loss is a lie; beyond the second it is no better than none: it diverged, and how far
     says nothing of the good ones."""
     if not losses:
@@ -306,7 +315,7 @@ def _tolerable(losses: Sequence[float]) -> tuple[float, float]:
     best = min(loss for loss in losses if loss >= least)
     early = float(np.median(losses[:FIRST]))  # later ones are ever closer to the best
     usual = max(middle, early) - best
-    return least, best + WORSE * max(usual, 1e-12)
+    return least, best + WORSE * max(usual, noise, 1e-12)
 
 
 def _log_improvement(z: Array) -> Array:

@@ -17,4 +17,12 @@ def as_tried(known: History, experiment: Experiment, setting: Setting) -> Tried:
         experiment.value if comparable else None, experiment.delta if comparable else None,
         message.trailers.get("Reason", ""), max(1, len(experiment.runs)), experiment.agent,
         experiment.cost_usd, experiment.program, known.source_or_nothing(experiment.parent),
+        _parents(experiment) if comparable else None,
     )  # fmt: skip
+
+
+def _parents(experiment: Experiment) -> float | None:
+    """The value of its parent, if that is what it was judged against."""
+    if (incumbent := experiment.incumbent) is None or not experiment.parent.startswith(incumbent[0]):
+        return None
+    return incumbent[1]
