@@ -269,7 +269,11 @@ def test_programs_that_nobody_could_tell_apart_are_not_tried_one_after_the_other
         made = searching(()).propose(context(history, TWO))
         history.append(tried(made, 2.2 + noise.gauss(0, 0.001)))
     places = [(math.log2(v["RATE"]), math.log2(v["OTHER"])) for v in map(values, (h.source for h in history))]
-    assert all(max(abs(a - b) for a, b in zip(p, q, strict=True)) > 0.02 for n, p in enumerate(places) for q in places[:n])
+    assert all(
+        max(abs(a - b) for a, b in zip(p, q, strict=True)) > 0.02
+        for n, p in enumerate(places)
+        for q in places[:n]
+    )
 
 
 def test_where_scores_tie_a_worse_one_is_no_crash():

@@ -63,12 +63,9 @@ class Search:
                 continue
             axes = {name: Axis(now[name]) for name in step.changed}
             what = ", ".join(axes[name].said(value) for name, value in step.changed.items())
-            title = "Change " + ", ".join(f"{n} {axes[n].now!r} to {v!r}" for n, v in step.changed.items())
-            if len(title) > TITLE:
-                title = f"Change {' and '.join(list(step.changed)[:2])} and {len(step.changed) - 2} more"
-            if len(title) > TITLE:
-                title = f"Change {len(step.changed)} constants"
-            return Proposal(title, _hypothesis(context, what, step, thought), source, CONSTANT), step
+            values = [f"{name} {axes[name].now!r} to {value!r}" for name, value in step.changed.items()]
+            title, said = _title(values, list(axes)), _hypothesis(context, what, step, thought)
+            return Proposal(title, said, source, CONSTANT), step
         return None
 
     def _edit(
@@ -138,6 +135,13 @@ def told(context: Context, thought: Thought) -> str:
     if thought.is_exhausted:
         lines.append("The constants are exhausted: what is left there is less than the noise can tell.")
     return "\n".join(lines)
+
+
+def _title(values: Sequence[str], names: Sequence[str]) -> str:
+    """As much as fits into a line."""
+    some = f"{names[0]}, {names[1]} and {len(names) - 2} more" if len(names) > 2 else " and ".join(names)
+    titles = f"Change {', '.join(values)}", f"Change {some}", f"Change {len(names)} constants"
+    return next(title for title in titles if len(title) <= TITLE or title is titles[-1])
 
 
 def _hypothesis(context: Context, what: str, step: Step, thought: Thought) -> str:
