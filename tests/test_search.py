@@ -343,6 +343,15 @@ def test_programs_of_another_task_and_what_is_no_program_are_no_trouble():
     assert searching(()).propose(context(history, TWO)).source != TWO
 
 
+def test_a_program_too_deep_to_read_and_endless_names_are_no_trouble():
+    deep = b"RATE = 1.0\nX = " + b"-" * 200_000 + b"1\n"
+    long = b"A" * 5000
+    source = TWO + long + b" = 2.0\nprint(" + long + b")\n"
+    history = [Tried("t", "h", deep, "discard", 2.0, None, "")] * 3
+    made = searching(()).propose(context(history, source))
+    assert made.source != source and len(made.title) <= 72 and len(made.hypothesis) < 1000
+
+
 def test_a_constant_that_nothing_uses_gives_no_new_program():
     idle = b"IDLE = 0.1\nprint(1)\n"
     with pytest.raises(NoProposal, match="that it uses"):

@@ -22,6 +22,7 @@ NO_AXIS = re.compile(
 )  # luck, tests, the task's own, the machine's
 SHARE_STEP = 0.2  # of a share, what counts like an octave
 ZERO_STEP = 0.1  # the same where a rate begins at 0
+LONGEST = 40  # characters of a name: it goes into messages and prompts
 LARGE = 16  # whole numbers from here on are sizes
 
 
@@ -134,4 +135,5 @@ class Axis:
 
 def axes_of(constants: list[Constant]) -> tuple[Axis, ...]:
     """Those that are searched, in the order of the file."""
-    return tuple(Axis(c) for c in constants if not NO_AXIS.search(c.name) and math.isfinite(c.value))
+    known = (c for c in constants if len(c.name) <= LONGEST and math.isfinite(c.value))
+    return tuple(Axis(c) for c in known if not NO_AXIS.search(c.name))

@@ -225,7 +225,7 @@ def constants(source: bytes, on_gpu: bool) -> list[Constant]:
     found: list[Constant] = []
     try:
         body = ast.parse(source).body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     for node in body:
         if isinstance(node, ast.If) and any(

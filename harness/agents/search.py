@@ -24,7 +24,8 @@ STEPS = 6  # of which the first is taken that no earlier program is
 TUNED_AFTER = 3  # proposals after a kept structure that move what it touched
 TITLE = 72  # characters
 EDIT_EVERY = 3  # proposals, while little is known of the constants
-MATTER = 3  # constants that a hypothesis names
+SAID = 8  # changes that a hypothesis names; the diff has all
+MATTER = 3  # constants that it says matter most
 CONSTANT = "search/gp"
 STRUCTURAL = "search/catalogue"
 Ask = Callable[[Question], Thought | str]
@@ -62,7 +63,8 @@ class Search:
             if program.digest(source) in tried:
                 continue
             axes = {name: Axis(now[name]) for name in step.changed}
-            what = ", ".join(axes[name].said(value) for name, value in step.changed.items())
+            parts = [axes[name].said(value) for name, value in step.changed.items()]
+            what = ", ".join(parts[:SAID]) + (f" and {len(parts) - SAID} more" if len(parts) > SAID else "")
             values = [f"{name} {axes[name].now!r} to {value!r}" for name, value in step.changed.items()]
             title, said = _title(values, list(axes)), _hypothesis(context, what, step, thought)
             return Proposal(title, said, source, CONSTANT), step
@@ -170,8 +172,8 @@ def _is_turn_of(draw: float, step: Step, context: Context, chooser: random.Rando
 
 
 def _worth(context: Context, step: Step, chooser: random.Random) -> float:
-    """What a step is expected to earn a run, in units of noise: by the process, or by those before it."""
-    if step.gain is None or not context.noise:
+    """What a step is expected to earn a run, in units of noise, by the process."""
+    if step.gain is None or not context.noise:  # the noise isn't known: by those before it
         steps = (one for one in context.history if one.agent == CONSTANT)
         return earned(steps, 1.0, context.metric.sign).draw(chooser)
     return step.gain / context.noise
@@ -192,7 +194,7 @@ def _touched(context: Context, names: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=1024)  # those that an agent is shown, and their parents
 def _read(source: bytes, on_gpu: bool) -> tuple[str, dict[str, Value]]:
     """What a program is but for its constants, as a digest, and their values."""
     outline = _outline(source)

@@ -217,10 +217,8 @@ class Tuning:
         shape = DRAWN // 10, len(self._axes)
         moved = self._moves & (self._chooser.random(shape) < max(1 / self._moves.sum(), FIRST_SHARE))
         tried = self._points.sum(0) + self._chooser.normal(0, 0.1, shape)
-        places = (
-            -np.sign(tried) * moved * self._chooser.uniform(*FIRST_STEPS, shape)
-        )  # where it was less so far
-        places = self._snapped(places)
+        rarer = -np.sign(tried)  # the side of each axis where less was tried
+        places = self._snapped(rarer * moved * self._chooser.uniform(*FIRST_STEPS, shape))
         likely = self._likely(places)
         for at in np.argsort(np.where(likely > np.log(SAFE), 0.0, -likely), kind="stable"):
             place = self._written(places[at])
