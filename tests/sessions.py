@@ -10,12 +10,14 @@ from conftest import HONEST, edit
 from harness import config as configs
 from harness.agents import NoProposal
 from harness.errors import HarnessError
+from harness.paths import Paths
 from harness.session.events import Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
 from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
+from harness.worker.service import Service
 
 FASTER = edit(("        spin(0.01)\n", ""))
 WORSE = "import sys\n" + edit(("inputs @ weights\n    return", "0.0 * (inputs @ weights)\n    return"))
@@ -43,8 +45,14 @@ class Script:
 def loop_in(folder, agent, tell=lambda _: None, places=1, stand_in=None, **limits):
     watcher = Watcher(tell, lambda *_: None)
     return Loop(
-        open_repository(folder), agent, Limits(**limits), 0, watcher, places=places, stand_in=stand_in
-    )
+        open_repository(folder), agent, Limits(**limits), 0, watcher, places=places, stand_in=stand_in,
+        connect=in_process(folder),
+    )  # fmt: skip
+
+
+def in_process(folder):
+    """Workers in this process, so that a test may put something in place of a part of them."""
+    return lambda place: Service(place, Paths(folder).runs)
 
 
 def session(research, *answers, said=None, **limits):

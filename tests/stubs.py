@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import HONEST, edit
-from sessions import Script
+from sessions import Script, in_process
 
-import harness.executors.local as executor
-import harness.session.checkpoints as kept
+import harness.executors.jobs as executor
+import harness.executors.local as local
 import harness.session.runner as runner
+import harness.worker.attempts as attempts
+import harness.worker.service as service
 from harness.session.events import Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
@@ -93,8 +95,9 @@ class Setup:
 @pytest.fixture
 def told(repository, monkeypatch):
     made = Setup(repository)
-    monkeypatch.setattr(runner, "measure", made.measure)
-    monkeypatch.setattr(kept, "measure_holdout", made.measure_holdout)
+    monkeypatch.setattr(local, "worker", lambda place, runs, root: service.Service(place, runs))
+    monkeypatch.setattr(attempts, "measure", made.measure)
+    monkeypatch.setattr(service, "measure_holdout", made.measure_holdout)
     return made
 
 
@@ -142,7 +145,7 @@ def begin(repository, agent, places=2, devices=None, said=None, **limits):
     tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
     return Loop(
         open_repository(repository.folder), agent, Limits(**limits), 0, Watcher(tell, lambda *_: None),
-        devices, places,
+        devices, places, connect=in_process(repository.folder),
     )  # fmt: skip
 
 
@@ -211,11 +214,9 @@ class Held:
 def gpu(fresh, told, monkeypatch):
     """A repository whose trials think that they run on a GPU with room."""
     made = Held(told, fresh)
-    monkeypatch.setattr(runner, "measure", made)
+    monkeypatch.setattr(attempts, "measure", made)
     monkeypatch.setattr(
-        executor.LocalExecutor,
-        "setup",
-        lambda self, setup, worker=None: dataclasses.replace(setup, device=GPU),
+        executor.Executor, "setup", lambda self, setup, worker=None: dataclasses.replace(setup, device=GPU)
     )
     monkeypatch.setattr(
         runner, "open_setup", lambda *args: dataclasses.replace(open_setup(*args), device=GPU)
@@ -226,6 +227,6 @@ def gpu(fresh, told, monkeypatch):
 @pytest.fixture
 def beside(gpu, monkeypatch):
     """A GPU whose driver tells processes apart, and cores enough."""
-    monkeypatch.setattr(executor, "CORES_BESIDE", 1)
+    monkeypatch.setattr(service, "CORES_BESIDE", 1)
     gpu.tells_apart = lambda title: True
     return gpu

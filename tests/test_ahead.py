@@ -7,8 +7,9 @@ import time
 import pytest
 from stubs import BASELINE, SD, Changing, begin, known
 
-import harness.executors.local as executor
+import harness.executors.jobs as executor
 import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.errors import HarnessError
 from harness.store.records import CRASH, ERROR, Kind
 
@@ -40,7 +41,7 @@ def test_a_run_of_main_and_the_first_experiment_start_while_a_run_of_main_trains
 def test_a_main_that_gives_no_score_ends_the_night_at_its_first_run(fresh, told, beside, monkeypatch):
     beside.train = lambda title: beside.until_start_of("baseline", 2)
     no_score = {"status": CRASH, "detail": "exit 1", "value": None}
-    monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
+    monkeypatch.setattr(attempts, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
     with pytest.raises(HarnessError, match="gives no score: crash: exit 1"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     assert beside.cancelled == ["baseline"] and len(told.ran) == 1
@@ -55,12 +56,12 @@ def test_a_lost_gpu_ends_the_session_and_what_ran_on_it_is_measured_in_the_next(
         is_one = fresh("log", "-1", "--format=%s", commit) == "One"
         return dataclasses.replace(run, **gone) if is_one else run
 
-    monkeypatch.setattr(runner, "measure", lost)
+    monkeypatch.setattr(attempts, "measure", lost)
     with pytest.raises(HarnessError, match="the GPU doesn't answer"):
         begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     (one,) = known(fresh)
     assert one.status is None and len(told.scores["One"]) == len(WORSE)
-    monkeypatch.setattr(runner, "measure", told.measure)
+    monkeypatch.setattr(attempts, "measure", told.measure)
     begin(fresh, Changing([]), places=1, experiments=1).run()
     assert known(fresh).find("1").status == "discard"
 
@@ -252,14 +253,14 @@ def test_what_was_begun_on_a_main_that_gives_no_score_is_measured_on_the_mended_
             beside.until_start_of("Two")
 
     beside.train, no_score = train, {"status": CRASH, "detail": "exit 1", "value": None}
-    monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
+    monkeypatch.setattr(attempts, "measure", lambda *args: dataclasses.replace(beside(*args), **no_score))
     with pytest.raises(HarnessError, match="gives no score"):
         begin(fresh, Changing(two_runs), places=2, experiments=2).run()
     source = fresh.folder / "train.py"
     source.write_text(source.read_text() + "# by hand\n")
     fresh("commit", "-qam", "Mended")
     beside.train = lambda title: None
-    monkeypatch.setattr(runner, "measure", beside)
+    monkeypatch.setattr(attempts, "measure", beside)
     assert begin(fresh, Changing([]), places=2, experiments=2).run().measured == 2
     assert {e.parent for e in known(fresh)} == {fresh("rev-parse", "main")}
 
@@ -285,9 +286,9 @@ def test_a_person_may_put_main_on_an_experiment_that_is_held(fresh, told, beside
 @pytest.fixture
 def slow(monkeypatch):
     """The loop is away for a moment: what is over meanwhile comes back together."""
-    real = executor.LocalExecutor.wait
+    real = executor.Executor.wait
     monkeypatch.setattr(
-        executor.LocalExecutor, "wait", lambda self, also=None: (real(self, also), time.sleep(0.3))
+        executor.Executor, "wait", lambda self, also=None: (real(self, also), time.sleep(0.3))
     )
     return threading.Barrier(2, timeout=20)
 
@@ -313,7 +314,7 @@ def test_a_run_of_main_that_crashes_leaves_the_score_of_one_that_comes_back_with
         no_score = {"status": CRASH, "detail": "exit 1", "value": None}
         return dataclasses.replace(trial, **no_score) if len(over) == 1 else trial
 
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(attempts, "measure", measure)
     assert begin(fresh, Changing(two_runs), places=2, experiments=1).run().measured == 1
 
 
@@ -346,7 +347,7 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
         trained.append(title)
         if title == "baseline" and len(trained) < 3:
             beside.until_start_of("One")
-            held = next(job.worker for job in loop._executor.running if job.experiment)
+            held = next(job.worker._worker for job in loop._executor.running if job.experiment)
             if here.worker is held:  # over first: One waits for the other run of main
                 text = path.read_text()
                 path.write_text(text.replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
@@ -359,6 +360,6 @@ def test_what_waits_for_main_is_put_back_when_a_person_changes_the_config(
         return real(context)
 
     real, agent.propose, beside.train = agent.propose, propose, train
-    monkeypatch.setattr(runner, "measure", lambda *a: setattr(here, "worker", a[8]) or beside(*a))
+    monkeypatch.setattr(attempts, "measure", lambda *a: setattr(here, "worker", a[8]) or beside(*a))
     loop.run()
     assert known(fresh).find("1").setting.budget_seconds == 0.5

@@ -14,14 +14,14 @@ import pytest
 from conftest import HONEST, with_caps
 from stubs import SD, Changing, begin, known
 
-import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.errors import HarnessError
 from harness.sandbox.text import kind_of
-from harness.store.opening import open_repository
 from harness.store.records import CRASH, ERROR, OK, RunRecord, Training
 from harness.worker import monitor, supervisor
 from harness.worker.device import Device
 from harness.worker.monitor import Monitor, contaminated
+from harness.worker.orders import Hears, Order
 from harness.worker.prestart import Prestarted
 from harness.worker.run import measure
 from harness.worker.worker import Cancelled, RunHandle, Worker
@@ -80,7 +80,7 @@ def test_while_one_waits_for_its_turn_a_seat_is_made_for_who_may_take_it(setup, 
             assert asked.wait(20)
             assert worker.trains is None
         finally:
-            handle.may_train.set()
+            handle.release()
         assert running.result().status == OK
 
 
@@ -195,7 +195,7 @@ def outcome(status, detail="", startup_seconds=1.0, warning="", value=None):
         (False, False, [outcome(CRASH, "", None), outcome(ERROR), outcome(OK)]),
     ],
 )
-def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch, alone, joined, outcomes):
+def test_what_may_be_another_ones_doing_is_run_once_more(tmp_path, monkeypatch, alone, joined, outcomes):
     left = list(outcomes)
 
     def stub(*args):
@@ -203,20 +203,20 @@ def test_what_may_be_another_ones_doing_is_run_once_more(repository, monkeypatch
         handle.has_trained()
         handle.was_joined = joined
         if not handle.may_train.is_set():
-            handle.may_train.set()  # the other one is over
+            handle.release()  # the other one is over
         return left.pop(0)
 
-    monkeypatch.setattr(runner, "measure", stub)
-    made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
+    monkeypatch.setattr(attempts, "measure", stub)
     handle = RunHandle.alone() if alone else RunHandle()
-    found, _ = made.run(runner.Order("0" * 40, b"", 1, "baseline"), None, Worker(), handle)
+    order = Order("0" * 40, b"", 1, "baseline")
+    found, _ = attempts.attempt(order, None, tmp_path, Worker(), handle, Hears())
     said = tuple(f"{each.status}: {each.detail}" for each in outcomes[:-1])
     assert found == dataclasses.replace(outcomes[-1], instead_of=said) and not left
 
 
 @pytest.mark.parametrize(("first", "second", "counts"), [(2.1, 2.0, 2.1), (2.0, 2.1, 2.1), (2.0, None, None)])
 def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
-    repository, monkeypatch, first, second, counts
+    tmp_path, monkeypatch, first, second, counts
 ):
     left = [outcome(OK, warning="short", value=first), outcome(OK if second else CRASH, value=second)]
     folders = []
@@ -226,9 +226,9 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
         (args[4] / "checkpoint").mkdir(parents=True)
         return left.pop(0)
 
-    monkeypatch.setattr(runner, "measure", stub)
-    made = runner.Runner(open_repository(repository.folder), lambda *_: None, lambda *_: None)
-    found, folder = made.run(runner.Order("0" * 40, b"", 1, "baseline"), None, Worker(), RunHandle.alone())
+    monkeypatch.setattr(attempts, "measure", stub)
+    order = Order("0" * 40, b"", 1, "baseline")
+    found, folder = attempts.attempt(order, None, tmp_path, Worker(), RunHandle.alone(), Hears())
     assert found.value == counts and not left
     short = "only 1.0 of 10 s were used for training"
     assert found.instead_of == (f"ok {second:.6f}: " if counts == first else f"ok {first:.6f}: {short}",)

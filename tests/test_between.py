@@ -11,6 +11,7 @@ from sessions import Script, loop_in
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known, program
 
 import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store.decisions import Proposal
@@ -84,7 +85,7 @@ def test_what_ran_out_of_memory_beside_another_one_is_run_again_with_nothing_bes
         no_memory = {"status": CRASH, "detail": "OutOfMemoryError", "kind": Kind.MEMORY, "value": None}
         return dataclasses.replace(trial, **no_memory) if waiting else trial
 
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(attempts, "measure", measure)
     loop = begin(fresh, Changing([("One", 1, 0), ("Two", 5, 0)]), places=1, experiments=2)
     loop.run()
     assert tries[:2] == [1, 0] and beside.cancelled == ["Two"]
@@ -141,7 +142,7 @@ def test_a_main_that_a_person_mended_while_it_crashed_is_measured(fresh, told, m
         return dataclasses.replace(trial, status=CRASH, detail="exit 1", value=None)
 
     told.scores |= {"baseline": [mend], "mended": list(BASELINE), "One": list(WORSE)}
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(attempts, "measure", measure)
     assert begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run().measured == 1
 
 

@@ -13,6 +13,7 @@ from text import TEXT
 
 import harness.session.checkpoints as kept
 import harness.worker.run as trials
+import harness.worker.service as service
 from harness.errors import HarnessError
 from harness.store.decisions import Holdout
 from harness.store.records import ERROR, Failure, Score
@@ -44,7 +45,7 @@ def test_a_trial_trains_while_the_holdout_of_main_waits_for_its_end(fresh, told,
         if title == "One":
             over.set()
 
-    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    monkeypatch.setattr(service, "measure_holdout", holdout)
     gpu.train = train
     assert begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run().measured == 1
     assert order.index("begun") < order.index("One")
@@ -71,7 +72,7 @@ def test_a_holdout_that_a_stopped_loop_left_is_scored_by_the_next_beside_its_own
         real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "measure_holdout", never)
+        patch.setattr(service, "measure_holdout", never)
         patch.setattr(kept.Checkpoints, "settle", interrupted)
         with pytest.raises(KeyboardInterrupt):
             begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
@@ -92,7 +93,7 @@ def test_a_checkpoint_of_another_setting_says_nothing_of_this_one(fresh, told, g
         pairs.append((value, setup.setting.budget_seconds))
         return Failure(ERROR, "no score")
 
-    monkeypatch.setattr(kept, "measure_holdout", fails)
+    monkeypatch.setattr(service, "measure_holdout", fails)
     begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1).run()
     path.write_text(ours.replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
     begin(fresh, Changing([]), places=1, experiments=0).run()
@@ -108,7 +109,7 @@ def test_a_night_that_ends_with_an_error_waits_for_the_holdout(fresh, told, gpu,
         assert (folder / "checkpoint").is_dir(), "gone when main had moved"
         return Holdout(value, 3.0, setup.setting)
 
-    monkeypatch.setattr(kept, "measure_holdout", slow)
+    monkeypatch.setattr(service, "measure_holdout", slow)
     with pytest.raises(HarnessError, match="nothing usable"):
         begin(fresh, Changing([("Much", 1, MUCH_BETTER)]), places=1).run()
     assert known(fresh).find("1").commit == fresh("rev-parse", "main")
@@ -126,7 +127,7 @@ def test_where_trials_fill_the_gpu_none_starts_beside_a_holdout(fresh, told, gpu
         assert len(gpu.started) == count[-1]
         return Holdout(value, 3.0, setup.setting)
 
-    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    monkeypatch.setattr(service, "measure_holdout", holdout)
     answers = [("Much", 1, MUCH_BETTER), ("One", 5, WORSE)]
     begin(fresh, Changing(answers), places=1, experiments=2).run()
     assert len(count) == 2 and [e.status for e in known(fresh)] == ["keep", "discard"]
@@ -140,7 +141,7 @@ def test_a_holdouts_progress_is_not_shown_in_between_that_of_a_trial(fresh, told
             observe(Progress("auditing", 2.0, 120.0))
         return Holdout(value, 3.0, setup.setting)
 
-    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    monkeypatch.setattr(service, "measure_holdout", holdout)
     loop, shown = begin(fresh, Changing([("One", 1, WORSE)]), places=1, experiments=1), []
     monkeypatch.setattr(loop._runner.kept, "_show", lambda progress, place: shown.append(progress.phase))
     told.scores["One"] = list(WORSE)
@@ -155,7 +156,7 @@ def test_a_holdout_that_can_not_be_scored_is_said_aloud_and_stops_nothing(fresh,
             return how
         raise how
 
-    monkeypatch.setattr(kept, "measure_holdout", broken)
+    monkeypatch.setattr(service, "measure_holdout", broken)
     told.scores["One"], said = list(WORSE), []
     loop = begin(fresh, Changing([("One", 1, WORSE)]), places=1, said=said, experiments=1)
     assert loop.run().measured == 1
@@ -224,7 +225,7 @@ def test_the_holdout_waits_for_whoever_has_the_device_and_who_trains_for_it(setu
         assert worker.take()
         waits = pool.submit(measure_holdout, *holdout, RunHandle())
         also = pool.submit(measure_holdout, *holdout, gone := RunHandle())
-        gone.cancelled.set()
+        gone.cancel()
         with pytest.raises(Cancelled):
             also.result(20)
         assert not waits.done()

@@ -6,11 +6,11 @@ import pytest
 from conftest import harness
 from stubs import BASELINE, SD, Changing, begin, known
 
-from harness.executors.local import Order
 from harness.lock import held
 from harness.session.events import BEGUN, MEASURED, Journal, Run, Watcher, read
 from harness.session.limits import Limits
 from harness.store.opening import open_repository
+from harness.worker.orders import Order
 from harness.worker.progress import Progress
 
 WORSE = [2.0 + 5 * SD] * 3

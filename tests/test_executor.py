@@ -8,7 +8,7 @@ from conftest import assert_mistake, edit, harness
 from sessions import Script, loop_in
 from stubs import SD, Changing, begin, known
 
-import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.store.records import Conditions
 from harness.worker import device
 from harness.worker.monitor import contaminated
@@ -29,7 +29,7 @@ def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fre
             slow.set()
         return real(source, commit, *rest)
 
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(attempts, "measure", measure)
     answers = [(title, number, [2.0 + 5 * SD] * 3) for number, title in enumerate(("One", "Two", "Three"))]
     for title, _, scores in answers:
         told.scores[title] = list(scores)
@@ -48,7 +48,7 @@ def test_winners_that_meet_are_measured_together(fresh, told, monkeypatch):
             together.wait()
         return real(source, commit, *rest)
 
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(attempts, "measure", measure)
     answers = [("One", 1, [2.0 - 4 * SD] * 3), ("Two", 9, [2.0 - 5 * SD] * 3)]
     told.scores |= {title: [scores[0], *[2.0 - 9 * SD] * 3] for title, _, scores in answers}
     summary = begin(fresh, Changing(answers), experiments=3).run()

@@ -20,7 +20,7 @@ from harness.store.opening import open_repository
 from harness.store.records import Setting
 from harness.store.repo import Repository
 from harness.worker.run import open_setup
-from harness.worker.worker import Worker
+from harness.worker.service import Service
 
 
 def session(repository, told, *answers, said=None, **limits):
@@ -345,7 +345,7 @@ def test_repeats_of_a_commit_count_when_main_has_moved_on_too(fresh, told):
     made = runner.Runner(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
     told.scores["Much"] = [MUCH_BETTER[0] + each * SD for each in (-1, 0, 1)]
     for _ in range(3):
-        made.again(at, made.setup(), Worker())
+        made.again(at, made.setup(), Service(0, fresh.folder / ".autoresearch" / "runs"))
     session(fresh, told, ("Much more", 2, [score - 40 * SD for score in MUCH_BETTER]))
     assert known(fresh).main != at and known(fresh).on_main(at)
     (scores,) = (each.scores for each in known(fresh).measured(made.setup().setting) if each.commit == at)
@@ -375,7 +375,7 @@ def test_ahead_in_status_is_where_the_next_one_stands(fresh, told):
     made = runner.Runner(open_repository(fresh.folder), lambda *_: None, lambda *_: None)
     told.scores["Small"] = [2.0 + 9 * SD] * 2
     for _ in range(2):
-        made.again(small.commit, made.setup(), Worker())
+        made.again(small.commit, made.setup(), Service(0, fresh.folder / ".autoresearch" / "runs"))
     assert "ahead" not in harness("status", cwd=fresh.folder).stdout
     shown = harness("show", "1", cwd=fresh.folder).stdout
     assert "Dropped from the frontier" in shown and shown.count("seed ") == 3

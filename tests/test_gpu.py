@@ -172,7 +172,7 @@ def test_a_trial_may_start_beside_another_if_it_leaves_it_the_gpu(gpu_setup, tmp
 
     with ThreadPoolExecutor() as pool, contextlib.closing(worker):
         one = run("first", ON_GPU, first, observe)
-        second.may_train.set()
+        second.release()
         two = early[0].result()
     assert one.status == OK, one.detail
     assert one.training.conditions.told_apart

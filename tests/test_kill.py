@@ -29,14 +29,14 @@ import os, signal, sys
 sys.path.insert(0, TESTS)
 from sessions import Script, loop_in
 from pathlib import Path
-from harness.executors import local
+from harness.executors import jobs
 from harness.session import checkpoints
 from harness.session import runner
 from harness.session import loop
 from harness.store import experiments
 from harness.store import notes
 from harness.store import checkout, repo
-from harness.worker import supervisor
+from harness.worker import attempts, service, supervisor
 from harness.worker.monitor import Monitor
 
 def die(*args, **kwargs):
@@ -56,20 +56,20 @@ loop_in(Path(FOLDER), Script(*answers), experiments=len(answers)).run()
 ARROWS = {
     "before the commit": "before(experiments.Experiments, 'begin')",
     "after its branch": "after(experiments.Experiments, 'begin')",
-    "before the training": "before(runner, 'measure')",
+    "before the training": "before(attempts, 'measure')",
     "in the training": "before(supervisor.Supervisor, '_note')",
     "before the score": "before(__import__('harness.worker.scoring').worker.scoring.Scoring, 'result')",
     "before the decision": "before(loop.gate, 'decide')",
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",
     "before what is proven is noted": "before(experiments.Experiments, 'note')",
-    "before the holdout": "before(checkpoints, 'measure_holdout')",
+    "before the holdout": "before(service, 'measure_holdout')",
     "between the branch and main": "before(checkout.Checkout, 'fast_forward')",
     "between the checkout and main": "after(checkout, 'write_atomically')",
 }
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.
-MAY_START = "local.LocalExecutor._may_start = lambda self, station: len(self.at(station)) < local.AT_A_TIME"
+MAY_START = "jobs.Executor._may_start = lambda self, worker: len(self.at(worker)) < jobs.AT_A_TIME"
 BESIDE = f"""
 {MAY_START}
 Monitor.strain = lambda self, waits: die() if waits else ""

@@ -8,7 +8,7 @@ from conftest import HONEST, assert_mistake, harness
 from sessions import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, session
 from stubs import SD, Changing
 
-import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.store import message as messages
@@ -214,7 +214,7 @@ def test_failures_in_a_row_are_told_to_the_agent_and_in_the_end_stop_the_night(r
 
 
 def test_what_an_error_of_the_machine_spoilt_is_measured_at_the_next_start(research, monkeypatch):
-    import harness.session.runner as module
+    import harness.worker.attempts as module
 
     real, contaminated = module.measure, []
 
@@ -239,7 +239,7 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
     research, monkeypatch, delayed
 ):
     """It could have kept itself busy: each trial more is another draw."""
-    import harness.session.runner as module
+    import harness.worker.attempts as module
 
     real, late = module.measure, []
 
@@ -265,7 +265,7 @@ def test_one_that_was_late_is_measured_once_more_and_then_it_counts_however_busy
 
 def test_a_main_that_was_only_late_is_not_called_wrong(fresh, told, monkeypatch):
     late = {"status": "invalid", "detail": "trained 1.3 s past its budget", "kind": Kind.LATE, "value": None}
-    monkeypatch.setattr(runner, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
+    monkeypatch.setattr(attempts, "measure", lambda *args: dataclasses.replace(told.measure(*args), **late))
     with pytest.raises(HarnessError, match=r"past its budget. Try: harness loop, with less beside it"):
         loop_in(fresh.folder, Script(), experiments=1).run()
 

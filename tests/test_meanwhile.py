@@ -10,6 +10,7 @@ from sessions import BROKEN, CRASHING, FASTER, WORSE, Script, all_of, loop_in, s
 from stubs import SD, Changing
 
 import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.errors import HarnessError
 from harness.lock import held
 from harness.session.moving import Moving
@@ -46,7 +47,7 @@ def test_a_winner_is_applied_again_where_main_moved_meanwhile(fresh, told, monke
             fresh("commit", "-qam", "by hand")
         return told.measure(*given)
 
-    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(attempts, "measure", measure)
     agent = Changing([("Sleep less", 1, [])])
     if killed:  # after the winner was recorded, before it was begun again
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -6,8 +6,9 @@ import time
 import pytest
 from stubs import BASELINE, MUCH_BETTER, SD, Changing, begin, known
 
-import harness.session.checkpoints as kept
 import harness.session.runner as runner
+import harness.worker.attempts as attempts
+import harness.worker.service as service
 from harness.errors import HarnessError
 from harness.store.records import ERROR, INVALID, Failure
 
@@ -29,7 +30,7 @@ def test_what_a_person_commits_while_the_holdout_of_a_winner_is_scored_is_built_
             commit_by_hand(fresh)
         return real(folder, value, *args)
 
-    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    monkeypatch.setattr(service, "measure_holdout", holdout)
     begin(fresh, Changing([("Much", 1, 0), ("One", 5, 0)]), places=1, experiments=2).run()
     by_hand = fresh("rev-list", "--max-count=1", "--grep=By hand", "main")
     found = known(fresh)
@@ -96,8 +97,8 @@ def test_a_winner_beside_another_is_applied_on_it_though_the_loop_was_killed_in_
             raise KeyboardInterrupt
         return told.measure_holdout(folder, value, *args)
 
-    monkeypatch.setattr(runner, "measure", slow)
-    monkeypatch.setattr(kept, "measure_holdout", holdout)
+    monkeypatch.setattr(attempts, "measure", slow)
+    monkeypatch.setattr(service, "measure_holdout", holdout)
     with pytest.raises(KeyboardInterrupt):
         begin(fresh, Changing([("Bit", 1, 0), ("Much", 9, 0)]), experiments=2).run()
     with contextlib.suppress(HarnessError):
@@ -125,7 +126,7 @@ def test_a_checkpoint_is_held_on_to_before_its_experiment_has_a_status(fresh, to
 def test_a_holdout_that_the_machine_spoilt_is_scored_by_the_next_loop(fresh, told, monkeypatch):
     told.scores["Much"] = list(MUCH_BETTER)
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "measure_holdout", lambda *args: Failure(ERROR, "killed"))
+        patch.setattr(service, "measure_holdout", lambda *args: Failure(ERROR, "killed"))
         begin(fresh, Changing([("Much", 1, 0)]), places=1, experiments=1).run()
     main = fresh("rev-parse", "main")
     assert known(fresh).find("1").commit == main and not known(fresh).note(main).holdouts
@@ -144,7 +145,7 @@ def test_a_program_that_gives_no_score_on_the_holdout_leaves_a_trace_of_it(fresh
         calls.append(value)
         return real(folder, value, *args) if value > 1.9 else Failure(INVALID, "it looked ahead")
 
-    monkeypatch.setattr(kept, "measure_holdout", refused)
+    monkeypatch.setattr(service, "measure_holdout", refused)
     for answers in ([("Much", 1, 0)], []):
         begin(fresh, Changing(answers), places=1, experiments=len(answers)).run()
     assert len(calls) == 2, "once is enough"
@@ -159,7 +160,7 @@ def test_a_disk_that_takes_nothing_more_ends_no_night_for_what_is_only_told(fres
     told.scores |= {"Much": list(MUCH_BETTER), "One": list(WORSE)}
     runs, said = fresh.folder / ".autoresearch" / "runs", []
     if fault == "mark":
-        monkeypatch.setattr("harness.paths.Paths.mark", lambda self, run: run / "missing" / "kept")
+        monkeypatch.setattr("harness.paths.Paths.mark", staticmethod(lambda run: run / "missing" / "kept"))
     elif fault == "record":
         (runs / "29990101").mkdir(parents=True)
         (runs / "29990101" / "kept").symlink_to("/nowhere/at/all")

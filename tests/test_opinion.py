@@ -11,7 +11,7 @@ from text import (
     using_text,  # noqa: F401
 )
 
-import harness.session.checkpoints as kept
+import harness.worker.service as service
 from harness.report import explain
 from harness.store.aliases import VAL_BPB
 from harness.store.records import ERROR, INVALID, OK, Audit, Failure, RunRecord, Score, Training
@@ -54,7 +54,7 @@ def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine
 ):
     told.scores["One"], before = list(MUCH_BETTER), fresh("rev-parse", "main")
     why = "2000 rows asked again, plainly: +0.1 bits per byte"
-    monkeypatch.setattr(kept, "second_opinion", lambda *_: Failure(status, why))
+    monkeypatch.setattr(service, "second_opinion", lambda *_: Failure(status, why))
     begin(fresh, Changing([("One", 1, MUCH_BETTER)]), places=1, experiments=1).run()
     assert (fresh("rev-parse", "main") == before) == (status == INVALID)
     one = fresh("log", "--all", "--format=%H", "--grep=One").splitlines()[0]

@@ -13,8 +13,8 @@ from sessions import Script
 from stubs import Setup as Stub
 from stubs import begin, known
 
-import harness.session.checkpoints as kept
-import harness.session.runner as runner
+import harness.worker.attempts as attempts
+import harness.worker.service as service
 from harness.cli import status
 from harness.report.snapshot import Snapshot
 from harness.store.history import HistorySnapshot
@@ -84,8 +84,8 @@ def test_a_loop_measures_what_was_cut_short_and_nothing_again(stored, repository
     config = Path(".autoresearch", "config.toml")
     (stored.folder / config).write_text((repository.folder / config).read_text())
     stub = Stub(stored)
-    monkeypatch.setattr(runner, "measure", stub.measure)
-    monkeypatch.setattr(kept, "measure_holdout", stub.measure_holdout)
+    monkeypatch.setattr(attempts, "measure", stub.measure)
+    monkeypatch.setattr(service, "measure_holdout", stub.measure_holdout)
     stub.scores = {"Widen the table more": [4.0] * 3}
     begin(stored, Script(), places=1, experiments=1).run()
     last = known(stored).find("8")

@@ -16,7 +16,7 @@ from harness.sandbox.text import one_line
 from harness.session.runner import Runner
 from harness.store.checkout import Checkout
 from harness.store.opening import open_repository
-from harness.worker.worker import Worker
+from harness.worker.service import Service
 
 RUNS = 4
 EXAMPLES = """\b
@@ -43,7 +43,7 @@ def calibrate(count: int, as_json: bool) -> int:
             repository, lambda _, text: view.say(text.strip()), lambda progress, _: view.show(progress)
         )
         setup = runner.setup()
-        worker = stack.enter_context(closing(Worker()))
+        worker = stack.enter_context(closing(Service(0, repository.paths.runs)))
         stack.enter_context(closing(runner.kept))
         known = runner.known(setup)
         commit = known.incumbent.commit if known is not None else runner.experiments.main

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 
 from harness.config import GateConfig
 from harness.errors import HarnessError
-from harness.executors.local import Job, LocalExecutor, Order
+from harness.executors.jobs import Executor, Job, Worker
 from harness.session.events import BEGUN
 from harness.session.runner import Runner
 from harness.store.decisions import Base
 from harness.store.experiment import Experiment
 from harness.store.records import Setting
+from harness.worker.orders import Order
 from harness.worker.run import Setup
 
 BASELINE = "baseline"
@@ -25,7 +26,7 @@ class Baseline:
     """Of one session."""
 
     def __init__(
-        self, runner: Runner, executor: LocalExecutor, tell: Callable[[str, str, None, Order], None]
+        self, runner: Runner, executor: Executor, tell: Callable[[str, str, None, Order], None]
     ) -> None:
         self._runner, self._executor, self._tell = runner, executor, tell
         self._left: dict[BaselineKey, int] = {}
@@ -50,7 +51,7 @@ class Baseline:
             self._left[key] = self._runner.missing_runs(setup, len(self._executor))
         return self._left[key] <= 0 and not self._executor.runs_of(main)
 
-    def next(self, setup: Setup) -> Job | None:
+    def next(self, setup: Setup, worker: Worker) -> Job | None:
         """One more; None while the last ones are made, or a person moved `main` just now.
 
         Raises:
@@ -68,7 +69,7 @@ class Baseline:
         about = f"baseline {made + 1}/{made + self._left[key]}: main ({main[:7]}), {why}"
         self._left[key] -= 1
         self._tell(BEGUN, about, None, order)
-        return Job(order, setup)
+        return Job(order, setup, worker)
 
     def put_back(self, run: Job) -> None:
         """One that was begun and is not to train now."""

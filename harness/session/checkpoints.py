@@ -7,23 +7,26 @@ the next run trains, and score between two trainings. Elsewhere they would be in
 waited for. Whatever goes wrong here is said aloud and stops nothing.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from harness.executors.jobs import Worker
+from harness.executors.remote import Lost
 from harness.paths import Paths
 from harness.session.events import Run
 from harness.store.decisions import Holdout, HoldoutFailure
 from harness.store.experiments import Experiments
 from harness.store.note import Note, read_run
 from harness.store.records import ERROR, Failure, RunRecord, Setting
+from harness.worker.attempts import forget
+from harness.worker.orders import Hears
 from harness.worker.progress import Progress
-from harness.worker.run import Setup, measure_holdout, second_opinion
-from harness.worker.worker import RunHandle, Worker
+from harness.worker.run import Setup
+from harness.worker.worker import RunHandle
 
 CHECKPOINTS = 8  # of kept experiments that are held on to at a time
 
@@ -56,31 +59,25 @@ class Checkpoints:
         """Hold on to a run's checkpoint: `main` may move to its commit. One of a commit is enough."""
         for other, record in self._marked():
             if record is not None and record.commit == run.commit and not self._is_owed(other):
-                self.forget(other)
+                forget(other)
         try:
             self._paths.mark(folder).touch()
         except OSError as failed:
             self._tell("trouble", f"     its checkpoint is not kept for the holdout: {failed}")
         self.drop(CHECKPOINTS)
 
-    def forget(self, folder: Path) -> None:
-        """Remove a run's checkpoint."""
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        with suppress(OSError):
-            self._paths.mark(folder).unlink()
-
     def sweep(self) -> None:
         """Remove checkpoints that a killed loop left in the folders of finished runs."""
         for record in self._paths.runs.glob("*/trial.json"):
             if not self._paths.mark(record.parent).exists():
-                self.forget(record.parent)
+                forget(record.parent)
 
     def drop(self, but: int = 0, main: str = "") -> None:
         """Remove all but the newest and `main`'s; what is being scored stays until then."""
         runs = self._runs(main) if main else []
         for folder, record in [*self._marked()][but:]:
             if not self._is_owed(folder) and (record is None or _run(record) not in runs):
-                self.forget(folder)
+                forget(folder)
 
     def _is_owed(self, folder: Path) -> bool:
         return any(folder == owed.folder for owed in self._owed.values())
@@ -103,8 +100,12 @@ class Checkpoints:
         if found is None:
             return ""
         self._tell("note", f"     a second opinion on {commit[:7]}, before main moves")
-        with self._away():
-            said = second_opinion(found[0], setup, lambda text: self._tell("note", text), worker)
+        try:
+            with self._away():
+                said = worker.second_opinion(found[0], setup, Hears(self._tell)).result()
+        except Lost as lost:
+            self._tell("trouble", f"     no second opinion on {commit[:7]}: {lost}")
+            return ""
         why = said.detail if isinstance(said, Failure) else ""
         if said is not None:
             opinion = said
@@ -124,18 +125,9 @@ class Checkpoints:
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
         (folder, value), handle, of = found, RunHandle(), Run("holdout", commit, 0, worker.place)
-
-        def show(progress: Progress) -> None:
-            handle.check()
-            if not worker.is_shared:  # else the run that is on it is shown
-                self._show(progress, of)
-
-        def work() -> Holdout | Failure:
-            return measure_holdout(
-                folder, value, setup, show, lambda text: self._tell("note", text), worker, handle
-            )
-
-        self._owed[commit] = Owed(folder, setting, handle, worker.start(work))
+        hears = Hears(self._tell, lambda progress: self._show(progress, of))
+        begun = worker.score_holdout(folder, value, setup, handle, hears)
+        self._owed[commit] = Owed(folder, setting, handle, begun)
         if not worker.has_room:
             self.settle(wait=True)
 
@@ -170,7 +162,7 @@ class Checkpoints:
                     else:
                         noted = found
                     self._experiments.amend(commit, partial(Note.with_holdout, found=noted))
-                    self.forget(owed.folder)  # else it stays: the next loop tries again
+                    forget(owed.folder)  # else it stays: the next loop tries again
             except Exception as failed:  # noqa: BLE001 - whatever it is, no decision waits for it
                 why = str(failed) or type(failed).__name__
             del self._owed[commit]
@@ -180,7 +172,7 @@ class Checkpoints:
     def close(self) -> None:
         """Cancel what was begun: the next loop finds its checkpoint."""
         for owed in self._owed.values():
-            owed.handle.cancelled.set()
+            owed.handle.cancel()
 
 
 def _run(record: RunRecord) -> tuple[str, int]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from harness.executors.local import Order
 from harness.session.limits import Limits
 from harness.store.experiment import Experiment
+from harness.worker.orders import Order
 from harness.worker.progress import Progress
 
 PROGRESS_SECONDS = 5.0

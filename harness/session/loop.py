@@ -10,6 +10,7 @@ a worker that is free, and takes in what comes back (`_take`).
 """
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from pathlib import Path
 from harness import gate
 from harness.agents import Agent, program
 from harness.errors import HarnessError
-from harness.executors.local import Job, LocalExecutor
+from harness.executors import local
+from harness.executors.jobs import Executor, Job, Worker
+from harness.executors.remote import Lost
 from harness.lock import held, refuse
 from harness.session.background import in_background
 from harness.session.baseline import Baseline
@@ -31,9 +34,12 @@ from harness.store.decisions import CANDIDATE, Decision, Measured
 from harness.store.experiment import Experiment
 from harness.store.records import AGAIN, KEEP, RunRecord
 from harness.store.repo import Moved, Repository
+from harness.worker.attempts import forget
 from harness.worker.device import Device
 from harness.worker.run import Setup
-from harness.worker.worker import Cancelled, Worker
+from harness.worker.worker import Cancelled
+
+MOST_LOST = 3  # runs in a row, with their workers
 
 
 class Loop:
@@ -42,17 +48,20 @@ class Loop:
     def __init__(
         self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
         devices: list[Device] | None = None, places: int = 1, stand_in: Agent | None = None,
+        connect: Callable[[int], Worker] | None = None,
     ) -> None:  # fmt: skip
         """`devices`: a worker each; None: so many `places` on the one that the config means, as on a
-        processor with several cores. `stand_in`
-        proposes when `agent` has nothing usable again and again."""
+        processor with several cores. `stand_in` proposes when `agent` has nothing usable again and again.
+        `connect` makes the worker of a place; None: each is a process of its own."""
         self._repository, self._limits = repository, limits
         self._journal = Journal(repository.events, limits, watcher, lambda: self._proposals.spent_usd)
         self._tell = tell = self._journal.tell
         self._runner = Runner(repository, tell, self._journal.show)
         self._experiments = self._runner.experiments
         self._proposals = Proposals(self._runner, agent, seed, repository.paths.read_program, tell, stand_in)
-        self._executor = LocalExecutor(self._runner.run, devices, places)
+        paths = repository.paths
+        connect = connect or (lambda place: local.worker(place, paths.runs, paths.root))
+        self._executor = Executor(connect, devices, places, self._runner.hears)
         self._waiting: list[Experiment] = []  # begun, and to be measured before anything new
         self._again: list[Experiment] = []  # to be run once more before they are decided
         self._results: list[Experiment] = []
@@ -65,6 +74,7 @@ class Loop:
         self._unproposed_since: float | None = None
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # runs
+        self._lost = 0  # in a row
 
     def stop(self, why: str) -> None:
         """End after the running runs."""
@@ -154,7 +164,7 @@ class Loop:
             if job is None:
                 return
             job.propose_seconds, self._proposed_after = self._proposed_after, 0.0
-            self._executor.start(job, worker)
+            self._executor.start(job)
 
     def _next(self, worker: Worker) -> Job | None:
         """What a worker is to do now; None if there is nothing, or not yet."""
@@ -163,10 +173,11 @@ class Loop:
         waited, self._unproposed_since = self._unproposed_since, None
         if self._again and current is not None and not self._stopping:
             again = self._again.pop(0)
-            return Job(self._runner.order(again.commit, again.name.digits, standing=current), setup, again)
+            order = self._runner.order(again.commit, again.name.digits, standing=current)
+            return Job(order, setup, worker, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
-        if current is None and ((of_main := self._baseline.next(setup)) is not None or self._again):
+        if current is None and ((of_main := self._baseline.next(setup, worker)) is not None or self._again):
             return of_main
         base = (
             current.incumbent
@@ -192,7 +203,7 @@ class Loop:
         number = experiment.name.digits
         order = self._runner.order(experiment.commit, number, standing=current)
         self._tell(BEGUN, f"{number} {experiment.message.title}", experiment, order)
-        return Job(order, setup, experiment)
+        return Job(order, setup, worker, experiment)
 
     def _has_next(self, worker: Worker) -> bool:
         """Whether a run could begin at once, with nothing else to be done before."""
@@ -230,9 +241,11 @@ class Loop:
             run, folder = job.future.result()
         except Cancelled:
             return
+        except Lost as lost:
+            return self._begin_again(job, str(lost))
         run = replace(run, propose_seconds=job.propose_seconds)
         self._disturbed += bool(run.delay)
-        self._executor.learn(job, run)
+        self._lost = 0
         if job.experiment is None:
             others = any(not each.is_held for each in self._executor.runs_of(run.commit))
             mended = run.commit != self._experiments.main  # by a person, meanwhile
@@ -266,8 +279,18 @@ class Loop:
             return None if self._baseline.early(setup, self._waiting) is not None else False
         return not (self._stopping if self._experiments.runs(job.order.commit) else enough)
 
+    def _begin_again(self, job: Job, why: str) -> None:
+        """What was lost with its worker: nobody knows how it went, so it never was."""
+        if job.handle.cancelled.is_set():
+            return
+        self._lost += 1
+        if self._lost >= MOST_LOST:
+            raise HarnessError(f"{self._lost} runs in a row were lost: {why}", "harness doctor")
+        self._tell("trouble", f"     {job.order.name} is run again: {why}")
+        self._put_back(job)
+
     def _put_back(self, job: Job) -> None:
-        job.handle.cancelled.set()
+        job.handle.cancel()
         if job.experiment is None:
             self._baseline.put_back(job)
             self._tell(PUT_BACK, "", order=job.order)
@@ -294,7 +317,7 @@ class Loop:
             self._runner.kept.keep(folder, run)  # first: a killed loop's unmarked ones are swept
         done = self._record(experiment, run, decision, job)
         if done is None or done.status != KEEP:
-            self._runner.kept.forget(folder)
+            forget(folder)
         if done is None or done.value is None:
             return
         is_known, moved = standing.knows(parent), self._research.key != self._baseline.key(setup)
@@ -315,7 +338,7 @@ class Loop:
 
     def _run_again(self, experiment: Experiment, run: RunRecord, folder: Path, why: str) -> None:
         """Note what was measured; it is decided after one more run."""
-        self._runner.kept.forget(folder)
+        forget(folder)
         self._experiments.add_run(experiment.commit, run)
         self._tell("note", f"     {why}")
         self._again.append(experiment)
@@ -327,7 +350,7 @@ class Loop:
             return
         if (moved := self._proposals.moving.moved(experiment, head)) is not None:
             self._tell("note", f"{moved.name.digits} starts anew: the frontier's head is {head[:7]} now")
-            job.handle.cancelled.set()
+            job.handle.cancel()
             self._waiting.insert(0, moved)
 
     def _record(

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from harness.executors.jobs import Worker
 from harness.gate.standing import Standing, revised
 from harness.session.baseline import Baseline, BaselineKey
 from harness.session.runner import Runner
 from harness.store.experiment import Experiment
 from harness.worker.run import Setup
-from harness.worker.worker import Worker
 
 
 class Research:

@@ -5,19 +5,17 @@ else happens; `main` is measured, and the noise known, before anything is decide
 begun when `main` is about to move, and no decision sees it.
 """
 
-import math
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from harness import config as configs
 from harness.errors import HarnessError
-from harness.executors.local import Order
+from harness.executors.jobs import Worker
 from harness.gate.noise import Noise
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing, noise_of
@@ -27,15 +25,14 @@ from harness.session.events import Run
 from harness.session.frontier import passed_by, standing_on
 from harness.store.experiment import Experiment
 from harness.store.experiments import Experiments
-from harness.store.records import ERROR, OK, Kind, RunRecord
+from harness.store.records import OK, Kind, RunRecord
 from harness.store.repo import Repository
 from harness.worker import unscored
+from harness.worker.orders import Hears, Order
 from harness.worker.progress import Progress
-from harness.worker.run import Setup, measure, open_setup
-from harness.worker.worker import RunHandle, Worker
+from harness.worker.run import Setup, open_setup
+from harness.worker.worker import RunHandle
 
-REPEATS_OF_ERROR = 2
-TICK_SECONDS = 0.1
 FREE_MB = 1024  # beyond what a run may write
 LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from one that repeats it
 
@@ -131,70 +128,10 @@ class Runner:
                 return replace(order, seed=run.seed, trained=(folder, run.training))
         return order
 
-    def run(self, order: Order, setup: Setup, worker: Worker, handle: RunHandle) -> tuple[RunRecord, Path]:
-        """One run, and its folder; what others contaminated is repeated. Any thread may call it, since it
-        doesn't touch git."""
-
-        of = Run(order.name, order.commit, order.seed, worker.place)
-
-        def show(progress: Progress) -> None:
-            handle.check()
-            if handle.may_train.is_set():  # else the one that is being scored is shown
-                self._show(progress, of)
-
-        attempt, first = 0, None  # the first with a score, if it is repeated
-        attempts: list[RunRecord] = []
-        while True:
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-            folder = self._repository.paths.runs / f"{stamp}-{order.commit[:7]}-s{order.seed}"
-            trained = None
-            if order.trained is not None and not attempts:
-                folder, trained = order.trained
-                self._tell("note", f"{order.name} was trained and not scored: its checkpoint is scored now")
-            alone, handle.was_joined = handle.may_train.is_set(), False
-            handle.trained.clear()
-            run = measure(
-                order.source, order.commit, order.seed, setup, folder, show, self._note, True, worker, handle,
-                order.suspect_beyond, trained,
-            )  # fmt: skip
-            attempts.append(run)
-            if not alone and run.training.startup_seconds is None:
-                while not handle.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
-                    handle.check()
-            elif run.kind == Kind.LOST:  # all that follows would fail
-                raise HarnessError(run.detail, "nvidia-smi, or a restart of the machine; then harness loop")
-            elif run.kind == Kind.TASK:
-                raise HarnessError(
-                    f"the task failed: {run.detail}", "mend it, then harness prepare, harness loop"
-                )
-            elif run.status == ERROR:
-                self._tell("trouble", f"     error, not the experiment's fault: {run.detail}")
-                if attempt == REPEATS_OF_ERROR:
-                    break
-                attempt += 1
-            elif not attempt and _deserves_another(run, handle.was_joined):
-                self._tell("trouble", f"     run again: {run.detail or run.warning}")
-                attempt += 1
-                if run.kind == Kind.MEMORY:
-                    handle.wants_room.set()
-                    while worker.is_used:
-                        handle.check()
-                        time.sleep(TICK_SECONDS)
-                if run.warning:
-                    first = run, folder
-                    continue
-            else:
-                break
-            self.kept.forget(folder)
-        if first is not None:
-            # The worse of two counts: else a train.py that ends early when it is unlucky draws twice.
-            both = first, (run, folder)
-            (_, unused), (run, folder) = sorted(both, key=lambda each: _as_loss(each[0]))
-            self.kept.forget(unused)
-        for odd in filter(None, (run.warning, run.mismatch, run.delay)):
-            self._tell("trouble", f"     WARNING: {odd}")
-        instead_of = tuple(_attempt(each) for each in attempts if each is not run)
-        return replace(run, instead_of=instead_of), folder
+    def hears(self, order: Order, place: int) -> Hears:
+        """Who is told of a run."""
+        of = Run(order.name, order.commit, order.seed, place)
+        return Hears(self._tell, lambda progress: self._show(progress, of))
 
     def noted(self, run: RunRecord, folder: Path, setup: Setup, others: bool = False) -> None:
         """One more run of a commit that stays as it is; `others`: more of it are running.
@@ -215,7 +152,9 @@ class Runner:
 
     def again(self, commit: str, setup: Setup, worker: Worker) -> RunRecord:
         """One more run of a commit, here and now."""
-        run, folder = self.run(self.order(commit, "again"), setup, worker, RunHandle.alone())
+        order = self.order(commit, "again")
+        hears = self.hears(order, worker.place)
+        run, folder = worker.start(order, setup, RunHandle.alone(), hears).result()
         self.noted(run, folder, setup)
         return run
 
@@ -273,9 +212,6 @@ class Runner:
         """See `harness.session.frontier`."""
         return passed_by(self.experiments, setup.setting, setup.config.gate.policy)
 
-    def _note(self, text: str) -> None:
-        self._tell("note", text)
-
 
 def _identity(file: Path) -> tuple[int, ...]:
     """Changes where somebody writes to it; empty where it isn't there."""
@@ -284,18 +220,3 @@ def _identity(file: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return about.st_mtime_ns, about.st_size, about.st_ino
-
-
-def _deserves_another(run: RunRecord, was_joined: bool) -> bool:
-    """Whether the machine, or what ran beside it, may be why it ended as it did."""
-    return bool(run.warning) or run.kind == Kind.LATE or (was_joined and run.kind == Kind.MEMORY)
-
-
-def _as_loss(run: RunRecord) -> float:
-    return math.inf if run.value is None else run.metric.sign * run.value
-
-
-def _attempt(run: RunRecord) -> str:
-    """One that doesn't count, in a line."""
-    score = "" if run.value is None else f" {run.metric.exact(run.value)}"
-    return f"{run.status}{score}: {run.detail or run.warning}"

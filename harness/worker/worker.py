@@ -33,6 +33,8 @@ class RunHandle:
 
     on_trained: Callable[[], None] = lambda: None
     """Called when it doesn't train any more: another one may start."""
+    on_release: Callable[[], None] = lambda: None
+    on_cancel: Callable[[], None] = lambda: None
     may_train: threading.Event = field(default_factory=threading.Event)
     trained: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -48,6 +50,16 @@ class RunHandle:
         handle = cls()
         handle.may_train.set()
         return handle
+
+    def release(self) -> None:
+        """It may train now."""
+        self.may_train.set()
+        self.on_release()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self.cancelled.set()
+        self.on_cancel()
 
     def has_trained(self) -> None:
         self.trained.set()

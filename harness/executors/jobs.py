@@ -1,0 +1,188 @@
+"""Which run is on which worker. Whoever asks for a run hears of it when it is over.
+
+A worker has one run that trains or is scored, and at most one that starts meanwhile, where the device
+has room for both. That one gets its first batch when the loop has taken in what the other one gave, and
+knows `main`. (A holdout's scorer is neither.)
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from harness.store.decisions import Holdout, Opinion
+from harness.store.experiment import Experiment
+from harness.store.records import Failure, RunRecord
+from harness.worker.device import Device
+from harness.worker.orders import Hears, Order
+from harness.worker.run import Setup
+from harness.worker.service import AT_A_TIME
+from harness.worker.worker import RunHandle
+
+TICK_SECONDS = 0.2
+
+
+class Worker(Protocol):
+    """What the loop sees of one: a `Service` here, or a `Remote` one."""
+
+    @property
+    def place(self) -> int: ...
+    @property
+    def is_alive(self) -> bool: ...
+    @property
+    def has_room(self) -> bool: ...
+    @property
+    def may_start(self) -> bool: ...
+    def start(
+        self, order: Order, setup: Setup, handle: RunHandle, hears: Hears
+    ) -> "Future[tuple[RunRecord, Path]]": ...
+    def score_holdout(
+        self, folder: Path, value: float, setup: Setup, handle: RunHandle, hears: Hears
+    ) -> "Future[Holdout | Failure]": ...
+    def second_opinion(
+        self, folder: Path, setup: Setup, hears: Hears
+    ) -> "Future[Opinion | Failure | None]": ...
+    def close(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Job:
+    """A run that was asked for; `experiment` is None for one of `main`."""
+
+    order: Order
+    setup: Setup
+    worker: Worker
+    experiment: Experiment | None = None
+    propose_seconds: float = 0.0
+    handle: RunHandle = field(default_factory=RunHandle)
+    future: "Future[tuple[RunRecord, Path]]" = field(default_factory=Future)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it may not train yet."""
+        return not self.handle.may_train.is_set()
+
+
+class Executor:
+    """Attributes: `running`, the jobs that are not over, in the order of their start."""
+
+    def __init__(
+        self,
+        connect: Callable[[int], Worker],
+        devices: list[Device] | None,
+        places: int,
+        hears: Callable[[Order, int], Hears],
+    ) -> None:
+        """`connect` makes the worker of a place. `devices`: one for each worker; None: `places` workers on
+        the one that the config means. `hears`: who is told of a run at a place."""
+        self._connect, self._devices, self._hears = connect, devices, hears
+        self._workers = [connect(place) for place in range(len(devices) if devices else places)]
+        self._events: SimpleQueue[None] = SimpleQueue()
+        self.running: list[Job] = []
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def setup(self, setup: Setup, worker: Worker | None = None) -> Setup:
+        """The same for the device of a worker, the first one if none is given."""
+        place = worker.place if worker is not None else 0
+        if self._devices:
+            return replace(setup, device=self._devices[place])
+        return replace(setup, device=replace(setup.device, place=place, places=len(self)))
+
+    def free(self) -> list[Worker]:
+        """Where a run may start now: the idle ones, then where one is scored, then where one trains."""
+        for place, worker in enumerate(self._workers):
+            if not worker.is_alive and not self.at(worker):
+                self._workers[place] = self._connect(place)
+        found = [
+            (len(self.at(worker)) + self.is_training(worker), worker)
+            for worker in self._workers
+            if self._may_start(worker)
+        ]
+        return [worker for _, worker in sorted(found, key=lambda each: each[0])]
+
+    def at(self, worker: Worker) -> list[Job]:
+        """Whose runs are there: a further one starts held."""
+        return [job for job in self.running if job.worker is worker]
+
+    def runs_of(self, main: str) -> list[Job]:
+        """That are not over; an experiment that a person moved `main` to is none."""
+        return [job for job in self.running if job.experiment is None and job.order.commit == main]
+
+    def is_training(self, worker: Worker) -> bool:
+        """Whether a run there is not over with its training."""
+        return not all(job.handle.trained.is_set() for job in self.at(worker))
+
+    def _may_start(self, worker: Worker) -> bool:
+        here = self.at(worker)
+        if not here:
+            return True
+        is_over = all(job.future.done() for job in here)  # and not taken in yet
+        return len(here) < AT_A_TIME and worker.may_start and (worker.has_room or not is_over)
+
+    def start(self, job: Job) -> None:
+        job.handle.on_trained = self._wake
+        if not self.at(job.worker):
+            job.handle.may_train.set()
+        self.running.append(job)
+        hears = self._hears(job.order, job.worker.place)
+        job.future = job.worker.start(job.order, job.setup, job.handle, hears)
+        job.future.add_done_callback(lambda _: self._wake())
+
+    def _wake(self) -> None:
+        self._events.put(None)
+
+    def wait(self, also: "Future | None" = None) -> None:
+        """Until something happens, or a moment is over."""
+        if also is not None and not also.done():
+            also.add_done_callback(lambda _: self._wake())
+        try:
+            self._events.get(timeout=TICK_SECONDS)
+            while True:
+                self._events.get_nowait()
+        except Empty:
+            pass
+
+    def done(self) -> Iterator[Job]:
+        """Jobs that are over, each told once; the next one counts as running until this one was taken in."""
+        for job in list(self.running):
+            if job.future.done():
+                self.running.remove(job)
+                yield job
+
+    def next_to_train(self) -> list[Job]:
+        """Those that wait for their first batch where no other run is."""
+        return [
+            job
+            for job in self.running
+            if job.is_held and not job.handle.cancelled.is_set() and len(self.at(job.worker)) == 1
+        ]
+
+    def in_the_way(self) -> list[Job]:
+        """Those that wait where another one is to have all the room."""
+        return [
+            job
+            for job in self.running
+            if job.is_held and not job.handle.cancelled.is_set()
+            and any(other.handle.wants_room.is_set() for other in self.at(job.worker))
+        ]  # fmt: skip
+
+    def cancel_held(self) -> None:
+        for job in self.running:
+            if job.is_held:
+                job.handle.cancel()
+
+    def release(self, job: Job) -> None:
+        """Let one that waits train."""
+        if not job.handle.cancelled.is_set():
+            job.handle.release()
+
+    def close(self) -> None:
+        """Cancel what runs, and wait until it is gone."""
+        for job in self.running:
+            job.handle.cancel()
+        for worker in self._workers:
+            worker.close()
