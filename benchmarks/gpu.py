@@ -25,6 +25,7 @@ from typing import Any
 from harness.agents import Context
 from harness.agents.search import Search
 from harness.errors import HarnessError
+from harness.executors import local
 from harness.report import timing
 from harness.session.events import Watcher
 from harness.session.limits import Limits
@@ -74,7 +75,8 @@ def session(folder: Path, limits: Limits, agent: Any, gpus: str | None) -> tuple
     def tell(event: Any) -> None:
         print(f"{time.strftime('%H:%M:%S')} {event.text}", flush=True)
 
-    seconds = Loop(found, agent, limits, 0, Watcher(tell, lambda *_: None), devices).run().seconds
+    watcher, pool = Watcher(tell, lambda *_: None), local.pool(found.paths, devices)
+    seconds = Loop(found, agent, limits, 0, watcher, pool).run().seconds
     known = Experiments(found)
     baseline = next(commit for commit, parent in known.history if not parent)
     trials = [trial for e in known for trial in known.runs(e.commit)]

@@ -20,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.agents import Context
+from harness.agents import Agent, Context
+from harness.executors import local
 from harness.session.events import Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
@@ -105,15 +106,20 @@ def main() -> None:
     os.chdir(folder)
     watcher = Watcher(lambda event: tell(event.text), lambda *_: None)
     limits = Limits(experiments=options.tries)
+
+    def session(agent: Agent, limits: Limits) -> None:
+        found = open_repository(folder)
+        Loop(found, agent, limits, 0, watcher, local.pool(found.paths)).run()
+
     agent = Harmless()
-    Loop(open_repository(folder), agent, limits, 0, watcher).run()
+    session(agent, limits)
     harmless = run("git", "rev-parse", "main")
-    Loop(open_repository(folder), Gain(), Limits(experiments=1), 0, watcher).run()
+    session(Gain(), Limits(experiments=1))
     real = list(Experiments(open_repository(folder)))[-1]
     later = 0
     while run("git", "rev-parse", "main") == harmless and later < PATIENCE:
         later += 1
-        Loop(open_repository(folder), agent, Limits(experiments=1), 0, watcher).run()
+        session(agent, Limits(experiments=1))
     on_main = run("git", "rev-list", "main").split()
     moved = f"main moved in {options.tries} harmless tries: {'no' if harmless == base else 'YES'}; "
     moved += f"for the real gain: {'yes' if real.commit in on_main else 'NO'}"

@@ -10,6 +10,7 @@ from conftest import HONEST, edit
 from harness import config as configs
 from harness.agents import NoProposal
 from harness.errors import HarnessError
+from harness.executors.local import LocalPool
 from harness.paths import Paths
 from harness.session.events import Watcher
 from harness.session.limits import Limits
@@ -45,14 +46,13 @@ class Script:
 def loop_in(folder, agent, tell=lambda _: None, places=1, stand_in=None, **limits):
     watcher = Watcher(tell, lambda *_: None)
     return Loop(
-        open_repository(folder), agent, Limits(**limits), 0, watcher, places=places, stand_in=stand_in,
-        connect=in_process(folder),
+        open_repository(folder), agent, Limits(**limits), 0, watcher, in_process(folder, places), stand_in,
     )  # fmt: skip
 
 
-def in_process(folder):
+def in_process(folder, places=1, devices=None):
     """Workers in this process, so that a test may put something in place of a part of them."""
-    return lambda place: Service(place, Paths(folder).runs)
+    return LocalPool(lambda place, device: Service(place, Paths(folder).runs, device), devices, places)
 
 
 def session(research, *answers, said=None, **limits):

@@ -95,7 +95,9 @@ class Setup:
 @pytest.fixture
 def told(repository, monkeypatch):
     made = Setup(repository)
-    monkeypatch.setattr(local, "worker", lambda place, runs, root: service.Service(place, runs))
+    monkeypatch.setattr(
+        local, "worker", lambda place, runs, root, device=None: service.Service(place, runs, device)
+    )
     monkeypatch.setattr(attempts, "measure", made.measure)
     monkeypatch.setattr(service, "measure_holdout", made.measure_holdout)
     return made
@@ -145,7 +147,7 @@ def begin(repository, agent, places=2, devices=None, said=None, **limits):
     tell = (lambda event: said.append(event.text)) if said is not None else lambda _: None
     return Loop(
         open_repository(repository.folder), agent, Limits(**limits), 0, Watcher(tell, lambda *_: None),
-        devices, places, connect=in_process(repository.folder),
+        in_process(repository.folder, places, devices),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from stubs import known
 from harness import config as configs
 from harness.errors import HarnessError
 from harness.executors import local
+from harness.paths import Paths
 from harness.session.events import Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
@@ -145,7 +146,12 @@ def test_a_run_whose_worker_was_killed_is_run_again_and_counts_once(research):
 
     watcher = Watcher(lambda event: said.append(event.text), show)
     loop = Loop(
-        open_repository(research.folder), Script(("Sleep more", slower())), Limits(experiments=1), 0, watcher
+        open_repository(research.folder),
+        Script(("Sleep more", slower())),
+        Limits(experiments=1),
+        0,
+        watcher,
+        local.pool(Paths(research.folder)),
     )
     loop.run()
     (done,) = all_of(research)

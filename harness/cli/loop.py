@@ -13,6 +13,8 @@ from harness import config as configs
 from harness.agents import Agent, catalogue
 from harness.agents.catalogue import Edit
 from harness.errors import DONE, HarnessError
+from harness.executors import local
+from harness.executors.jobs import Pool
 from harness.gate.standing import rebuilt
 from harness.paths import starter
 from harness.report.panel import SessionPanel
@@ -24,7 +26,7 @@ from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 from harness.store.repo import Repository
 from harness.tasks.registry import changed
-from harness.worker.device import Device, chosen
+from harness.worker.device import chosen
 from harness.worker.run import device_for
 
 FOLDER = click.Path(path_type=Path)
@@ -146,8 +148,8 @@ def loop(
             f"--workers is for a processor, and this config trains on {device.name}", "--gpus all"
         )
     stand_in = search if agent != "search" else None
-    places = workers or device.most_at_a_time
-    return _session(repository, make, limits, seed, as_json, devices, stand_in, places)
+    pool = local.pool(repository.paths, devices, workers or device.most_at_a_time)
+    return _session(repository, make, limits, seed, as_json, pool, stand_in)
 
 
 def _edits(repository: Repository, task: str) -> tuple[Edit, ...]:
@@ -189,7 +191,8 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     proposals = [known.proposal(experiment) for experiment in chosen]
     limits = Limits(experiments=len(chosen) + sum(e.is_due for e in known))
     device = device_for(config, repository.paths.root)
-    return _session(repository, lambda _: Again(proposals), limits, 0, as_json, places=device.most_at_a_time)
+    pool = local.pool(repository.paths, places=device.most_at_a_time)
+    return _session(repository, lambda _: Again(proposals), limits, 0, as_json, pool)
 
 
 def _session(
@@ -198,13 +201,12 @@ def _session(
     limits: Limits,
     seed: int,
     as_json: bool,
-    devices: list[Device] | None = None,
+    pool: Pool,
     stand_in: Agent | None = None,
-    places: int = 1,
 ) -> int:
     with SessionPanel(as_json, last_kept(list(Experiments(repository)))) as view:
         watcher = Watcher(view.tell, view.show)
-        session = Loop(repository, agent(view.say), limits, seed, watcher, devices, places, stand_in)
+        session = Loop(repository, agent(view.say), limits, seed, watcher, pool, stand_in)
 
         def interrupt(number: int, frame: object) -> None:
             for again in (signal.SIGINT, signal.SIGTERM):

@@ -30,11 +30,14 @@ class Worker(Protocol):
     @property
     def place(self) -> int: ...
     @property
+    def device(self) -> Device | None: ...
+    @property
     def is_alive(self) -> bool: ...
     @property
     def has_room(self) -> bool: ...
     @property
     def may_start(self) -> bool: ...
+    def has(self, folder: Path) -> bool: ...
     def start(
         self, order: Order, setup: Setup, handle: RunHandle, hears: Hears
     ) -> "Future[tuple[RunRecord, Path]]": ...
@@ -45,6 +48,16 @@ class Worker(Protocol):
         self, folder: Path, setup: Setup, hears: Hears
     ) -> "Future[Opinion | Failure | None]": ...
     def close(self) -> None: ...
+
+
+class Pool(Protocol):
+    """Where workers come from."""
+
+    def workers(self) -> list[Worker]:
+        """Those that are there now, in the order of their places. A moment's work: it is asked for often."""
+
+    def close(self) -> None:
+        """End them."""
 
 
 @dataclass(eq=False)
@@ -68,17 +81,10 @@ class Job:
 class Executor:
     """Attributes: `running`, the jobs that are not over, in the order of their start."""
 
-    def __init__(
-        self,
-        connect: Callable[[int], Worker],
-        devices: list[Device] | None,
-        places: int,
-        hears: Callable[[Order, int], Hears],
-    ) -> None:
-        """`connect` makes the worker of a place. `devices`: one for each worker; None: `places` workers on
-        the one that the config means. `hears`: who is told of a run at a place."""
-        self._connect, self._devices, self._hears = connect, devices, hears
-        self._workers = [connect(place) for place in range(len(devices) if devices else places)]
+    def __init__(self, pool: Pool, hears: Callable[[Order, int], Hears]) -> None:
+        """`hears`: who is told of a run at a place."""
+        self._pool, self._hears = pool, hears
+        self._workers = pool.workers()
         self._events: SimpleQueue[None] = SimpleQueue()
         self.running: list[Job] = []
 
@@ -87,22 +93,24 @@ class Executor:
 
     def setup(self, setup: Setup, worker: Worker | None = None) -> Setup:
         """The same for the device of a worker, the first one if none is given."""
-        place = worker.place if worker is not None else 0
-        if self._devices:
-            return replace(setup, device=self._devices[place])
-        return replace(setup, device=replace(setup.device, place=place, places=len(self)))
+        worker = worker or self._workers[0]
+        device = worker.device or replace(setup.device, place=worker.place, places=len(self))
+        return replace(setup, device=device)
 
     def free(self) -> list[Worker]:
         """Where a run may start now: the idle ones, then where one is scored, then where one trains."""
-        for place, worker in enumerate(self._workers):
-            if not worker.is_alive and not self.at(worker):
-                self._workers[place] = self._connect(place)
+        self._workers = self._pool.workers() or self._workers
         found = [
             (len(self.at(worker)) + self.is_training(worker), worker)
             for worker in self._workers
-            if self._may_start(worker)
+            if worker.is_alive and self._may_start(worker)
         ]
         return [worker for _, worker in sorted(found, key=lambda each: each[0])]
+
+    def with_folder(self, folder: Path, worker: Worker) -> Worker | None:
+        """Who can read a run's folder: this one, if it can; None if nobody is there that can."""
+        able = (each for each in (worker, *self._workers) if each.is_alive and each.has(folder))
+        return next(able, None)
 
     def at(self, worker: Worker) -> list[Job]:
         """Whose runs are there: a further one starts held."""
@@ -184,5 +192,4 @@ class Executor:
         """Cancel what runs, and wait until it is gone."""
         for job in self.running:
             job.handle.cancel()
-        for worker in self._workers:
-            worker.close()
+        self._pool.close()

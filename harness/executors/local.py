@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import harness
+from harness.executors.jobs import Worker
 from harness.executors.remote import Remote
+from harness.paths import Paths
+from harness.worker.device import Device
 
 CLOSING_SECONDS = 8.0
 
@@ -63,12 +67,42 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
-def worker(place: int, runs: Path, root: Path) -> Remote:
+def worker(place: int, runs: Path, root: Path, device: Device | None = None) -> Remote:
     """A worker in a process of its own.
 
     Args:
         place: its number on this host.
         runs: where run folders are made.
         root: the repository's folder, which no run sees.
+        device: None for the one that a config means.
     """
-    return Remote(place, lambda remote: ProcessPipe(remote, runs, root))
+    return Remote(place, device, lambda remote: ProcessPipe(remote, runs, root))
+
+
+class LocalPool:
+    """Workers of one host, a new one in the place of one that died."""
+
+    def __init__(
+        self,
+        connect: Callable[[int, Device | None], Worker],
+        devices: Sequence[Device | None] | None,
+        places: int,
+    ) -> None:
+        """`devices`: one for each worker; None: `places` workers on the one that the config means."""
+        self._connect, self._devices = connect, devices or [None] * places
+        self._workers = [connect(place, device) for place, device in enumerate(self._devices)]
+
+    def workers(self) -> list[Worker]:
+        for place, found in enumerate(self._workers):
+            if not found.is_alive:
+                self._workers[place] = self._connect(place, self._devices[place])
+        return self._workers
+
+    def close(self) -> None:
+        for each in self._workers:
+            each.close()
+
+
+def pool(paths: Paths, devices: Sequence[Device] | None = None, places: int = 1) -> LocalPool:
+    """A repository's, each worker a process of its own; see `LocalPool`."""
+    return LocalPool(lambda place, device: worker(place, paths.runs, paths.root, device), devices, places)

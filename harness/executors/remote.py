@@ -17,6 +17,7 @@ from harness.errors import HarnessError
 from harness.store.decisions import Holdout, Opinion
 from harness.store.records import Failure, RunRecord
 from harness.worker import messages as m
+from harness.worker.device import Device
 from harness.worker.orders import Hears, Order
 from harness.worker.run import Setup
 from harness.worker.worker import Cancelled, RunHandle
@@ -53,13 +54,17 @@ class Remote:
     """Attributes: `place`; `is_alive`; `hello`, what it said of itself, None until then; `may_start` and
     `has_room`, see `Service`."""
 
-    def __init__(self, place: int, connect: "Callable[[Remote], Pipe]") -> None:
+    def __init__(self, place: int, device: Device | None, connect: "Callable[[Remote], Pipe]") -> None:
         """`connect`: makes the process, whose lines are to come to `hear`, and its end to `lost`."""
-        self.place, self.is_alive, self.may_start, self.has_room = place, True, True, False
+        self.place, self.device = place, device
+        self.is_alive, self.may_start, self.has_room = True, True, False
         self.hello: m.Hello | None = None
         self._numbers, self._lock = itertools.count(1), threading.Lock()
         self._asked: dict[int, Asked] = {}
         self._pipe = connect(self)
+
+    def has(self, folder: Path) -> bool:
+        return True
 
     def start(
         self, order: Order, setup: Setup, handle: RunHandle, hears: Hears

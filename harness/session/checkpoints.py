@@ -48,11 +48,13 @@ class Checkpoints:
         self, paths: Paths, experiments: Experiments, tell: Callable[[str, str], None],
         show: Callable[[Progress, Run], None], away: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
-        """`tell` hears a kind and a line, `show` progress and of what; `away` is around each wait."""
+        """`tell` hears a kind and a line, `show` progress and of what; `away` is around each wait.
+        `whose`: who can read a folder, if a given worker can't."""
         self._paths, self._experiments = paths, experiments
         self._tell, self._show, self._away = tell, show, away
         self._owed: dict[str, Owed] = {}
         self._tried: set[tuple[str, Setting]] = set()
+        self.whose: Callable[[Path, Worker], Worker | None] = lambda folder, worker: worker
         self._opinions: dict[tuple[str, Setting], str] = {}
 
     def keep(self, folder: Path, run: RunRecord) -> None:
@@ -99,10 +101,12 @@ class Checkpoints:
         found = self._scored(commit, setup.setting)
         if found is None:
             return ""
+        if (able := self.whose(found[0], worker)) is None:
+            return ""  # its host is gone
         self._tell("note", f"     a second opinion on {commit[:7]}, before main moves")
         try:
             with self._away():
-                said = worker.second_opinion(found[0], setup, Hears(self._tell)).result()
+                said = able.second_opinion(found[0], setup, Hears(self._tell)).result()
         except Lost as lost:
             self._tell("trouble", f"     no second opinion on {commit[:7]}: {lost}")
             return ""
@@ -122,13 +126,15 @@ class Checkpoints:
         tried = (commit, setting) in self._tried or self._experiments.holdout(commit, setting) is not None
         if tried or commit in self._owed or (found := self._scored(commit, setting)) is None:
             return
+        if (able := self.whose(found[0], worker)) is None:
+            return  # its host is gone: it may come back
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
-        (folder, value), handle, of = found, RunHandle(), Run("holdout", commit, 0, worker.place)
+        (folder, value), handle, of = found, RunHandle(), Run("holdout", commit, 0, able.place)
         hears = Hears(self._tell, lambda progress: self._show(progress, of))
-        begun = worker.score_holdout(folder, value, setup, handle, hears)
+        begun = able.score_holdout(folder, value, setup, handle, hears)
         self._owed[commit] = Owed(folder, setting, handle, begun)
-        if not worker.has_room:
+        if not able.has_room:
             self.settle(wait=True)
 
     def _scored(self, commit: str, setting: Setting) -> tuple[Path, float] | None:

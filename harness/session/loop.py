@@ -10,7 +10,6 @@ a worker that is free, and takes in what comes back (`_take`).
 """
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,7 @@ from pathlib import Path
 from harness import gate
 from harness.agents import Agent, program
 from harness.errors import HarnessError
-from harness.executors import local
-from harness.executors.jobs import Executor, Job, Worker
+from harness.executors.jobs import Executor, Job, Pool, Worker
 from harness.executors.remote import Lost
 from harness.lock import held, refuse
 from harness.session.background import in_background
@@ -35,7 +33,6 @@ from harness.store.experiment import Experiment
 from harness.store.records import AGAIN, KEEP, RunRecord
 from harness.store.repo import Moved, Repository
 from harness.worker.attempts import forget
-from harness.worker.device import Device
 from harness.worker.run import Setup
 from harness.worker.worker import Cancelled
 
@@ -47,21 +44,18 @@ class Loop:
 
     def __init__(
         self, repository: Repository, agent: Agent, limits: Limits, seed: int, watcher: Watcher,
-        devices: list[Device] | None = None, places: int = 1, stand_in: Agent | None = None,
-        connect: Callable[[int], Worker] | None = None,
+        pool: Pool, stand_in: Agent | None = None,
     ) -> None:  # fmt: skip
-        """`devices`: a worker each; None: so many `places` on the one that the config means, as on a
-        processor with several cores. `stand_in` proposes when `agent` has nothing usable again and again.
-        `connect` makes the worker of a place; None: each is a process of its own."""
+        """`pool`: the workers, which end with the session. `stand_in` proposes when `agent` has nothing
+        usable again and again."""
         self._repository, self._limits = repository, limits
         self._journal = Journal(repository.events, limits, watcher, lambda: self._proposals.spent_usd)
         self._tell = tell = self._journal.tell
         self._runner = Runner(repository, tell, self._journal.show)
         self._experiments = self._runner.experiments
         self._proposals = Proposals(self._runner, agent, seed, repository.paths.read_program, tell, stand_in)
-        paths = repository.paths
-        connect = connect or (lambda place: local.worker(place, paths.runs, paths.root))
-        self._executor = Executor(connect, devices, places, self._runner.hears)
+        self._executor = Executor(pool, self._runner.hears)
+        self._runner.kept.whose = self._executor.with_folder
         self._waiting: list[Experiment] = []  # begun, and to be measured before anything new
         self._again: list[Experiment] = []  # to be run once more before they are decided
         self._results: list[Experiment] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.store.decisions import Holdout, Opinion
 from harness.store.records import Failure, RunRecord
 from harness.worker.attempts import attempt
+from harness.worker.device import Device
 from harness.worker.orders import Hears, Order
 from harness.worker.progress import Progress
 from harness.worker.run import Setup, measure_holdout, second_opinion
@@ -25,14 +26,18 @@ class Service:
     """Attributes: `place`, its number among those of its host; `has_room`, whether a run and the score of a
     holdout may be there at a time, by what the last run took."""
 
-    def __init__(self, place: int, runs: Path) -> None:
-        """`runs`: where run folders are made."""
-        self.place, self._runs = place, runs
+    def __init__(self, place: int, runs: Path, device: Device | None = None) -> None:
+        """`runs`: where run folders are made; `device`: None for the one that a config means."""
+        self.place, self.device, self._runs = place, device, runs
         self._worker = Worker(place)
         self._here: dict[RunHandle, Setup] = {}  # whose runs are not over, in the order of their start
 
     @property
     def is_alive(self) -> bool:
+        return True
+
+    def has(self, folder: Path) -> bool:
+        """Whether a run's folder is on this host."""
         return True
 
     @property
