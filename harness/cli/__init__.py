@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": ("doctor", "Check device, sandbox, data, git and keys; say what mends what."),
     "prepare": ("prepare", "Make the data that runs train and score on."),
     "task": ("task", "Check a task of your own: `harness task check`."),
+    "cluster": ("cluster", "Hosts of a Ray cluster: which can be used, and why not."),
     "agents": ("agents", "Coding agents by name: installed, signed in, their command."),
     "loop": ("loop", "Experiment after experiment, until a limit or Ctrl-C."),
     "calibrate": ("calibrate", "Repeat the incumbent: the noise, and how small a gain shows."),

@@ -4,7 +4,9 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,7 +20,7 @@ from harness.executors.jobs import Pool
 from harness.gate.standing import rebuilt
 from harness.paths import starter
 from harness.report.panel import SessionPanel
-from harness.session.events import Watcher
+from harness.session.events import Event, Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
 from harness.store.experiment import last_kept
@@ -45,6 +47,7 @@ Examples:
   harness loop --experiments 5          # five, then a summary
   harness loop --hours 8 --patience 40
   harness loop --gpus all               # a run on each
+  harness loop --cluster auto           # on every host of a Ray cluster, see docs/clusters.md
   harness loop --workers 1              # the other cores are for you
   harness loop --json > events.jsonl    # one event a line
   harness loop --agent llm --model anthropic/claude-sonnet-4-5 --max-usd 5
@@ -82,6 +85,7 @@ Examples:
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Runs at a time on a processor. Default: all cores."
 )
+@click.option("--cluster", metavar="ADDRESS", help="Run on the hosts of a Ray cluster: HOST:PORT, or `auto`.")
 @click.option("--json", "as_json", is_flag=True, help="One event a line on stdout.")
 def loop(
     agent: str,
@@ -96,6 +100,7 @@ def loop(
     seed: int,
     gpus: str | None,
     workers: int | None,
+    cluster: str | None,
     as_json: bool,
 ) -> int:
     """Propose, train, score, decide, record; again and again.
@@ -140,6 +145,16 @@ def loop(
     if why := changed(config):
         said = f"{config.data.source} has other files than were prepared ({why})"
         click.echo(f"WARNING: {said}: harness prepare", err=True)
+    stand_in = search if agent != "search" else None
+    if cluster is not None:
+        if gpus is not None:
+            raise click.UsageError("--gpus is for this host, --cluster uses all of every host")
+        if command and config.trial.sandbox == "none":
+            raise HarnessError("a cluster and no sandbox: what an agent writes could reach every host")
+        from harness.cli.cluster import in_cluster
+
+        reach = partial(in_cluster, repository.paths, cluster, workers)
+        return _session(repository, make, limits, seed, as_json, reach, stand_in)
     device, devices = device_for(config, repository.paths.root), None
     if gpus is not None:
         devices = chosen(device, gpus)
@@ -147,9 +162,9 @@ def loop(
         raise HarnessError(
             f"--workers is for a processor, and this config trains on {device.name}", "--gpus all"
         )
-    stand_in = search if agent != "search" else None
-    pool = local.pool(repository.paths, devices, workers or device.most_at_a_time)
-    return _session(repository, make, limits, seed, as_json, pool, stand_in)
+    places = workers or device.most_at_a_time
+    here = lambda _: local.pool(repository.paths, devices, places)  # noqa: E731
+    return _session(repository, make, limits, seed, as_json, here, stand_in)
 
 
 def _edits(repository: Repository, task: str) -> tuple[Edit, ...]:
@@ -191,8 +206,8 @@ def adopt(experiments: tuple[str, ...], as_json: bool) -> int:
     proposals = [known.proposal(experiment) for experiment in chosen]
     limits = Limits(experiments=len(chosen) + sum(e.is_due for e in known))
     device = device_for(config, repository.paths.root)
-    pool = local.pool(repository.paths, places=device.most_at_a_time)
-    return _session(repository, lambda _: Again(proposals), limits, 0, as_json, pool)
+    here = lambda _: local.pool(repository.paths, places=device.most_at_a_time)  # noqa: E731
+    return _session(repository, lambda _: Again(proposals), limits, 0, as_json, here)
 
 
 def _session(
@@ -201,11 +216,14 @@ def _session(
     limits: Limits,
     seed: int,
     as_json: bool,
-    pool: Pool,
+    reach: Callable[[Callable[[str, str], None]], Pool],
     stand_in: Agent | None = None,
 ) -> int:
-    with SessionPanel(as_json, last_kept(list(Experiments(repository)))) as view:
+    """`reach` makes the workers; whom it is given hears of those that come and go."""
+    with ExitStack() as stack:
+        view = stack.enter_context(SessionPanel(as_json, last_kept(list(Experiments(repository)))))
         watcher = Watcher(view.tell, view.show)
+        pool = stack.enter_context(closing(reach(lambda kind, text: view.tell(Event(kind, text)))))
         session = Loop(repository, agent(view.say), limits, seed, watcher, pool, stand_in)
 
         def interrupt(number: int, frame: object) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import config as configs
-from harness.errors import HarnessError
+from harness.errors import DONE, FAILED, HarnessError
 from harness.store.opening import open_repository
 from harness.tasks import registry
 from harness.tasks.folder import MANIFEST
@@ -21,6 +21,7 @@ Examples:
   harness prepare '~/notes/**/*.md'      # a pattern
   harness prepare climbmix --shards 4    # from the hub, resumable
   harness prepare hf:roneneldan/TinyStories
+  harness prepare --cluster auto         # on each host, see docs/clusters.md
 """
 WORDS = {"tokenizer": "learn the tokenizer"}
 
@@ -29,8 +30,9 @@ WORDS = {"tokenizer": "learn the tokenizer"}
 @click.argument("source", required=False)
 @click.option("--shards", type=click.IntRange(min=1), help="Training shards of a sharded source.")
 @click.option("--again", is_flag=True, help="Make it anew, even if it is there.")
+@click.option("--cluster", metavar="ADDRESS", help="On each host of a Ray cluster: HOST:PORT, or `auto`.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's summary as JSON.")
-def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) -> None:
+def prepare(source: str | None, shards: int | None, again: bool, cluster: str | None, as_json: bool) -> int:
     """Make the data that runs train and score on.
 
     SOURCE is what the task takes; without it, the config's. For text it is python (embedded),
@@ -39,6 +41,15 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
     """
     paths = open_repository().paths
     config = configs.load(paths.config)
+    if cluster is not None:
+        if source or shards or again:
+            raise click.UsageError("--cluster prepares what the config says")
+        from harness.cli.cluster import prepared
+
+        found = prepared(paths, cluster)
+        for host, said in found:
+            click.echo(f"{host:<20} {said}")
+        return FAILED if not all(said.startswith("data ") for _, said in found) else DONE
     data = config.data if source is None else dataclasses.replace(config.data, source=source)
     if shards is not None:
         if not isinstance(data, configs.DataConfig):
@@ -66,6 +77,7 @@ def prepare(source: str | None, shards: int | None, again: bool, as_json: bool) 
         keys = [f"source = {data.source!r}"]
         keys += [f"shards = {data.shards}"] if isinstance(data, configs.DataConfig) else []
         click.echo(f"To train on it, set {' and '.join(keys)} in {paths.config}", err=True)
+    return DONE
 
 
 class _Bar:

@@ -20,11 +20,14 @@ CLOSING_SECONDS = 8.0
 class ProcessPipe:
     """To a worker that is started here."""
 
-    def __init__(self, remote: Remote, runs: Path, root: Path) -> None:
-        self._remote, self._lock = remote, threading.Lock()
+    def __init__(
+        self, place: int, runs: Path, root: Path, hear: Callable[[bytes], None], lost: Callable[[], None]
+    ) -> None:
+        """`hear` takes each line of the worker's, `lost` is told of its end; both in a thread of its own."""
+        self._hear, self._lost, self._lock = hear, lost, threading.Lock()
         # A session of its own: Ctrl-C is for the one that has the terminal, who ends it when it likes.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "harness.worker", str(remote.place), str(runs), str(root)],
+            [sys.executable, "-P", "-m", "harness.worker", str(place), str(runs), str(root)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=_environment(),
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
@@ -34,11 +37,11 @@ class ProcessPipe:
         try:
             for line in self._process.stdout:
                 if line.endswith(b"\n"):  # else half of one, of a worker that was killed
-                    self._remote.hear(line)
+                    self._hear(line)
         finally:
             self._process.kill()
             self._process.wait()
-            self._remote.lost()
+            self._lost()
 
     def send(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -76,7 +79,7 @@ def worker(place: int, runs: Path, root: Path, device: Device | None = None) -> 
         root: the repository's folder, which no run sees.
         device: None for the one that a config means.
     """
-    return Remote(place, device, lambda remote: ProcessPipe(remote, runs, root))
+    return Remote(place, device, lambda remote: ProcessPipe(place, runs, root, remote.hear, remote.lost))
 
 
 class LocalPool:

@@ -61,6 +61,10 @@ class Device:
         """The same of which no more memory is used."""
         return dataclasses.replace(self, memory_mb=min(self.memory_mb, memory_mb))
 
+    def at(self, place: int, places: int) -> "Device":
+        """The same as one of several that are used."""
+        return dataclasses.replace(self, place=place, places=places)
+
     @property
     def variables(self) -> dict[str, str]:
         """What a process needs in its environment to find this one and no GPU else."""
@@ -176,7 +180,7 @@ def chosen(device: Device, gpus: str) -> list[Device]:
         raise HarnessError(f"--gpus {gpus} are of different kinds ({names}): their scores don't compare")
     places = len(found)
     every = (each.with_at_most(device.memory_mb) for each in found)
-    return [dataclasses.replace(each, place=n, places=places) for n, each in enumerate(every)]
+    return [each.at(n, places) for n, each in enumerate(every)]
 
 
 def torch_is_cpu_build() -> bool:

@@ -1,0 +1,101 @@
+"""`harness cluster status`: the hosts of a Ray cluster, and what each can do here."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+
+import click
+
+from harness import config as configs
+from harness.errors import DONE, FAILED, HarnessError
+from harness.executors.cluster import ClusterPool, Engine
+from harness.executors.hosts import Wanted
+from harness.paths import Paths
+from harness.store.opening import open_repository
+
+EXAMPLES = """\b
+Examples:
+  ray get-auth-token --generate                     # once; the same file on each host
+  RAY_AUTH_MODE=token ray start --head              # on one host
+  RAY_AUTH_MODE=token ray start --address HOST:6379 # on each other one
+  harness cluster status
+  harness prepare --cluster auto
+  harness loop --cluster auto
+"""
+
+
+@click.group(epilog=EXAMPLES)
+def cluster() -> None:
+    """A Ray cluster: which of its hosts `harness loop --cluster` can use."""
+
+
+@cluster.command(epilog=EXAMPLES)
+@click.option("--address", default="auto", show_default=True, help="Of its head, HOST:PORT.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def status(address: str, as_json: bool) -> int:
+    """Ask each host what it has: versions, devices, data; and why it can't be used, if so."""
+    paths = open_repository().paths
+    wanted = wanted_of(paths, None)
+    with closing(engine_at(address)) as engine:
+        asked = [(node, engine.host(node)) for node in engine.nodes()]
+        found = [host.call("about", wanted) for _, host in asked]
+        for _, host in asked:
+            host.close()
+    if as_json:
+        click.echo(json.dumps({"hosts": [asdict(each) for each in found]}))
+    else:
+        for about in found:
+            device = f"{len(about.devices)} x {about.devices[0].name}" if about.devices else "no device"
+            data = about.setting.data if about.setting else "no data"
+            click.echo(f"{about.host:<20} {device}, {data}, harness {about.version}, Python {about.python}")
+            if about.refused:
+                click.echo(f"{'':<20} can't be used: {about.refused}")
+    return FAILED if any(about.refused for about in found) or not found else DONE
+
+
+def wanted_of(paths: Paths, workers: int | None) -> Wanted:
+    """What a host is to be able to do for a repository, by its config as it is now."""
+    config = configs.load(paths.config)
+    named = hashlib.sha256(f"{platform.node()} {paths.root}".encode()).hexdigest()[:16]
+    task = (paths.root / config.task.file).read_bytes() if config.task.file else b""
+    return Wanted(named, configs.dump(config), task, workers)
+
+
+def engine_at(address: str) -> Engine:
+    """The engine of a cluster.
+
+    Raises:
+        HarnessError: ray isn't installed, or there is no cluster.
+    """
+    try:
+        from harness.executors.ray import RayEngine
+    except ImportError:
+        raise HarnessError("ray is not installed", "pip install 'autoresearch-harness[cluster]'") from None
+    return RayEngine(address)
+
+
+def in_cluster(
+    paths: Paths, address: str, workers: int | None, tell: Callable[[str, str], None]
+) -> ClusterPool:
+    """The workers of a cluster.
+
+    Args:
+        workers: of each host, where runs are on a processor.
+        tell: hears a kind of event and a line, from any thread.
+    """
+    return ClusterPool(engine_at(address), lambda: wanted_of(paths, workers), paths.runs, tell)
+
+
+def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
+    """Data made on each host: its name, and what came of it."""
+    wanted = wanted_of(paths, None)
+    with closing(engine_at(address)) as engine:
+        found = []
+        for node in engine.nodes():
+            host = engine.host(node)
+            found.append((host.call("about", wanted).host, host.call("prepare", wanted)))
+            host.close()
+        return found
