@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.gate.hosts import EVERY, ON_EACH
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.posterior import posterior_of
-from harness.gate.standing import Bayes
+from harness.gate.standing import Bayes, rebuilt
 from harness.store.aliases import VAL_BPB
 from harness.store.decisions import Measured
 from harness.store.records import AGAIN, KEEP
@@ -51,6 +52,10 @@ class World:
     """Of Student's t, for the noise; None: Gaussian."""
     spoilt_share: float = 0.0
     """Of runs that are worse by `SPOILT` sd, as on a machine that was busy or a chip that was hot."""
+    hosts: int = 1
+    """That runs are on, each with an offset of its own; so many times the trials."""
+    host_sd: float = 0.0
+    """Of those offsets."""
 
     def effect(self, chooser: np.random.Generator) -> float:
         kind, size = chooser.random(), chooser.exponential()
@@ -75,6 +80,8 @@ WORLDS = {
     "believed noise x 2": World(assumed_sd=2 * SD),
     "Student's t (3)": World(freedom=3.0),
     "one of twenty spoilt": World(spoilt_share=0.05),
+    "4 hosts that are alike": World(hosts=4),
+    "4 hosts": World(hosts=4, host_sd=2 * SD),
 }
 
 
@@ -86,6 +93,8 @@ class Campaign:
         self._effects = np.random.default_rng([seed, 0])
         self._noise = np.random.default_rng([seed, 1])
         self._accidents = np.random.default_rng([seed, 2])
+        self._places = np.random.default_rng([seed, 3])
+        self._offsets = self._places.normal(0, world.host_sd, world.hosts)
         self.world, self.spent = world, 0
         self.main = 0.0
         self.moves = self.true_moves = 0
@@ -93,15 +102,20 @@ class Campaign:
 
     @property
     def left(self) -> int:
-        return TRIALS - self.spent
+        return TRIALS * self.world.hosts - self.spent
+
+    def host(self, but: str = "") -> str:
+        """Whichever is free."""
+        return str(self._places.choice([n for n in map(str, range(self.world.hosts)) if n != but]))
 
     def hypothesis(self, parent: float) -> float:
         """The true value of a new experiment on one that has this; to be handed back, not looked at."""
         return parent + self.world.effect(self._effects)
 
-    def measure(self, value: float) -> float:
+    def measure(self, value: float, host: str | None = None) -> float:
         self.spent += 1
         self.history.append(self.main)
+        value += self._offsets[int(host or self.host())]
         return value + self.world.noise(self._noise) + self.world.spoilt(self._accidents)
 
     def move_main(self, value: float) -> None:
@@ -175,6 +189,45 @@ def ours(campaign: Campaign, calibrate: int = 0) -> float:
     return standing.posterior.estimate(standing.posterior.main).mean - first
 
 
+def on_hosts(campaign: Campaign, told: bool = True) -> float:
+    """The gate on several hosts: `main` runs on each of them first, and a repeat goes to another one. Unless
+    it is `told` what ran where, it thinks that they are alike."""
+    hosts = [str(n) for n in range(campaign.world.hosts)]
+    truth, where = {"main": campaign.main}, hosts * ON_EACH
+    scores = tuple(campaign.measure(campaign.main, host) for host in where)
+    every = {"main": Measured("main", "", scores, kept=True, hosts=tuple(where) if told else ())}
+    main, since = "main", 0
+    standing = rebuilt(main, list(every.values()), "belief", VAL_BPB)
+    assert standing is not None
+    first = standing.incumbent.value
+    while campaign.left:
+        parent, name = standing.incumbent.commit, str(campaign.spent)
+        truth[name] = campaign.hypothesis(truth[parent])
+        found: list[float] = []
+        on: list[str] = []
+        status = AGAIN
+        while status == AGAIN and campaign.left:
+            on.append(campaign.host(but=on[-1] if on else ""))
+            found.append(campaign.measure(truth[name], on[-1]))
+            status = standing.decide(parent, found, False, on if told else ()).status
+        every[name] = Measured(name, parent, tuple(found), status == KEEP, hosts=tuple(on) if told else ())
+        since += 1
+        if since >= EVERY:
+            standing, since = rebuilt(main, list(every.values()), "belief", VAL_BPB), 0
+        else:
+            standing = standing.after(every[name])
+        assert standing is not None
+        if (move := standing.move()) is not None:
+            standing, main = standing.moved(), move.new
+            campaign.move_main(truth[main])
+    return standing.estimate(main) - first
+
+
+def on_hosts_untold(campaign: Campaign) -> float:
+    """What comes of it where the hosts' offsets are ignored."""
+    return on_hosts(campaign, told=False)
+
+
 def ours_calibrating(campaign: Campaign) -> float:
     """The gate in a new setting: its first runs, of the baseline, are part of the campaign."""
     return ours(campaign, CALIBRATION_RUNS)
@@ -185,6 +238,8 @@ POLICIES: dict[str, Callable[[Campaign], float]] = {
     "repeat until sure": until_sure,
     "ours": ours,
     "ours, calibrating first": ours_calibrating,
+    "ours on hosts": on_hosts,
+    "ours, hosts ignored": on_hosts_untold,
 }
 
 
@@ -209,9 +264,10 @@ def one(task: tuple[str, str, int]) -> tuple[float, float, int, int, list[float]
 
 def run(world: str, policy: str, campaigns: int, pool: ProcessPoolExecutor) -> Row:
     row = Row()
-    curve = np.zeros(TRIALS)
+    curve = np.zeros(TRIALS * WORLDS[world].hosts)
     tasks = [(world, policy, seed) for seed in range(campaigns)]
-    for main, off, moves, true_moves, history in pool.map(one, tasks, chunksize=8):
+    chunk = max(1, min(8, campaigns // 8))
+    for main, off, moves, true_moves, history in pool.map(one, tasks, chunksize=chunk):
         row.gains.append(main)
         row.off.append(off)
         row.moves += moves
@@ -274,6 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--campaigns", type=int, default=1000)
     parser.add_argument("--only", default=",".join(WORLDS), help="worlds, comma-separated")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gate.md")
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - set(WORLDS):
         parser.error(f"no world is called {sorted(unknown)}; there are {list(WORLDS)}")
@@ -285,6 +342,8 @@ def main() -> None:
             for policy in POLICIES:
                 if policy == "ours, calibrating first" and WORLDS[world].assumed_sd:
                     continue  # it believes what it measures
+                if ("hosts" in policy) != (WORLDS[world].hosts > 1) and policy != "greedy":
+                    continue
                 rows[policy] = run(world, policy, options.campaigns, pool)
                 lines.append(line(world, policy, rows[policy], rows["greedy"]))
                 print(lines[-1], flush=True)
@@ -296,7 +355,7 @@ def main() -> None:
                 f"{os.cpu_count()} cores; {options.campaigns} campaigns of {TRIALS} trials a row, ± is one "
                 f"standard error. Noise sd {SD} unless said.\n\n"
             )
-            (RESULTS / "gate.md").write_text(head + "\n".join(lines) + "\n")
+            options.out.write_text(head + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,10 +65,11 @@ class Distant(Remote):
     """A worker on another host, `node`. A run's folder there has one here, see `mirror`."""
 
     def __init__(
-        self, place: int, device: Device, node: str, runs: Path, connect: Callable[[Remote], Pipe]
+        self, place: int, device: Device, node: str, host: str, runs: Path, connect: Callable[[Remote], Pipe]
     ) -> None:
         self.node, self._runs = node, runs
         super().__init__(place, device, connect)
+        self.host = host
 
     def has(self, folder: Path) -> bool:
         found = mirror.where(folder)
@@ -130,7 +131,7 @@ class Link:
             def connect(remote: Remote, place: int = place, device: Device = device) -> Pipe:
                 return HostPipe(host, place, device.place)
 
-            self._remotes[place] = made = Distant(place, device, node, runs, connect)
+            self._remotes[place] = made = Distant(place, device, node, about.host, runs, connect)
             self.workers.append(made)
         threading.Thread(target=self._listen, daemon=True).start()
 

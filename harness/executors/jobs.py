@@ -14,7 +14,7 @@ from typing import Protocol
 
 from harness.store.decisions import Holdout, Opinion
 from harness.store.experiment import Experiment
-from harness.store.records import Failure, RunRecord
+from harness.store.records import Failure, RunRecord, measured_on
 from harness.worker.device import Device
 from harness.worker.orders import Hears, Order
 from harness.worker.run import Setup
@@ -31,6 +31,8 @@ class Worker(Protocol):
     def place(self) -> int: ...
     @property
     def device(self) -> Device | None: ...
+    @property
+    def host(self) -> str: ...
     @property
     def is_alive(self) -> bool: ...
     @property
@@ -106,6 +108,15 @@ class Executor:
             if worker.is_alive and self._may_start(worker)
         ]
         return [worker for _, worker in sorted(found, key=lambda each: each[0])]
+
+    def on(self, worker: Worker, setup: Setup) -> str:
+        """What runs of a worker are measured on, see `RunRecord.measured_on`."""
+        return measured_on(self.setup(setup, worker).device.uuid or worker.host)
+
+    def are_elsewhere(self, worker: Worker, setup: Setup) -> bool:
+        """Whether there are workers on another device of the kind, too."""
+        here = self.on(worker, setup)
+        return any(self.on(other, setup) != here for other in self._workers if other.is_alive)
 
     def with_folder(self, folder: Path, worker: Worker) -> Worker | None:
         """Who can read a run's folder: this one, if it can; None if nobody is there that can."""

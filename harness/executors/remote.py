@@ -5,6 +5,7 @@ affair.
 """
 
 import itertools
+import platform
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -57,6 +58,7 @@ class Remote:
     def __init__(self, place: int, device: Device | None, connect: "Callable[[Remote], Pipe]") -> None:
         """`connect`: makes the process, whose lines are to come to `hear`, and its end to `lost`."""
         self.place, self.device = place, device
+        self.host = platform.node()
         self.is_alive, self.may_start, self.has_room = True, True, False
         self.hello: m.Hello | None = None
         self._numbers, self._lock = itertools.count(1), threading.Lock()

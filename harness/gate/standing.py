@@ -7,10 +7,11 @@ metric's own; the posterior is asked in losses, of which lower is better.
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from harness.gate.hosts import levelled, offsets_of
 from harness.gate.noise import Noise, pooled
 from harness.gate.policy import SURE, main_may_move, verdict
 from harness.gate.posterior import Posterior, posterior_of
@@ -38,14 +39,20 @@ class Standing(Protocol):
     def suspect_beyond(self) -> float:
         """What is better is too good to be taken without a larger audit."""
 
+    @property
+    def offsets(self) -> Mapping[str, float]:
+        """Of what scores are measured on, in losses, as they were estimated when it was rebuilt."""
+
     def estimate(self, commit: str) -> float:
         """The true value of a commit of the chain, as it is estimated now."""
 
     def knows(self, parent: str) -> bool:
         """Whether an experiment on this commit can be decided; else it is compared with the head."""
 
-    def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
-        """Of an experiment on `parent` that had these scores so far."""
+    def decide(
+        self, parent: str, scores: Sequence[float], shorter: bool, hosts: Sequence[str] = ()
+    ) -> Decision:
+        """Of an experiment on `parent` that had these scores so far; `hosts`: what each was measured on."""
 
     def after(self, experiment: Measured) -> "Standing":
         """An experiment on a commit that is known was decided; the head may change, to one below it too."""
@@ -64,7 +71,10 @@ def as_loss(measured: Measured, metric: Metric) -> Measured:
 @dataclass(frozen=True)
 class Bayes:
     posterior: Posterior
+    """Of levelled losses."""
     metric: Metric
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    """Of what scores are measured on, in losses; empty where that is one device."""
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -88,21 +98,22 @@ class Bayes:
     def knows(self, parent: str) -> bool:
         return parent in self.posterior.nodes
 
-    def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
+    def decide(
+        self, parent: str, scores: Sequence[float], shorter: bool, hosts: Sequence[str] = ()
+    ) -> Decision:
         incumbent = self._incumbent(parent if self.knows(parent) else self.posterior.head)
         metric, noise = self.metric, self.posterior.noise
-        judged = self.posterior.judge(incumbent.commit, [metric.sign * score for score in scores])
+        it = Measured("it", parent, tuple(scores), kept=True, hosts=tuple(hosts))
+        losses = levelled(as_loss(it, metric), self.offsets).scores
+        judged = self.posterior.judge(incumbent.commit, losses)
         mean, change = statistics.fmean(scores), metric.sign * judged.effect.mean
         status = verdict(judged, noise, len(scores), shorter)
-        if (
-            status == KEEP
-            and len(scores) == 1
-            and judged.p_better >= SURE
-            and self._would_move(parent, scores)
-        ):
+        if status == KEEP and len(scores) == 1 and judged.p_better >= SURE and self._would_move(it):
             status = AGAIN  # main never moves for one lucky score
         tie = status == KEEP and judged.effect.mean >= 0
         runs = f" over {len(scores)} runs" if len(scores) > 1 else ""
+        if abs(shift := metric.sign * statistics.fmean(losses) - mean) > noise / 10:
+            runs += f" ({metric.text(mean + shift)} without its hosts' offset)"
         words = {AGAIN: "; one more run", DISCARD: "", KEEP: "; shorter at no cost" if tie else ""}
         reason = (
             f"{metric.text(mean)}{runs} vs {metric.text(incumbent.value)}; estimated effect "
@@ -114,14 +125,15 @@ class Bayes:
             judged.p_better, noise, shorter,
         )  # fmt: skip
 
-    def _would_move(self, parent: str, scores: Sequence[float]) -> bool:
-        """Whether an experiment on `main` itself would move it by these scores alone."""
-        if not parent == self.posterior.main == self.posterior.head:
+    def _would_move(self, it: Measured) -> bool:
+        """Whether an experiment on `main` itself would move it by its scores alone."""
+        if not it.parent == self.posterior.main == self.posterior.head:
             return False
-        return self.after(Measured("it", parent, tuple(scores), kept=True)).move() is not None
+        return self.after(it).move() is not None
 
     def after(self, experiment: Measured) -> "Bayes":
-        return replace(self, posterior=self.posterior.with_one(as_loss(experiment, self.metric)))
+        loss = levelled(as_loss(experiment, self.metric), self.offsets)
+        return replace(self, posterior=self.posterior.with_one(loss))
 
     def move(self) -> Move | None:
         posterior = self.posterior
@@ -144,6 +156,10 @@ class Greedy:
     metric: Metric
 
     @property
+    def offsets(self) -> Mapping[str, float]:
+        return {}
+
+    @property
     def incumbent(self) -> Incumbent:
         return Incumbent(self.chain[-1], self.scores[-1])
 
@@ -157,7 +173,9 @@ class Greedy:
     def knows(self, parent: str) -> bool:
         return parent == self.chain[-1]
 
-    def decide(self, parent: str, scores: Sequence[float], shorter: bool) -> Decision:
+    def decide(
+        self, parent: str, scores: Sequence[float], shorter: bool, hosts: Sequence[str] = ()
+    ) -> Decision:
         mean, incumbent = statistics.fmean(scores), self.incumbent
         is_better, text = self.metric.is_better(mean, incumbent.value), self.metric.text
         reason = f"{text(mean)} is {'better' if is_better else 'not better'} than {text(incumbent.value)}"
@@ -210,10 +228,12 @@ def rebuilt(main: str, measured: list[Measured], policy: str, metric: Metric) ->
         return None
     if policy == "greedy":
         return greedy(main, measured, metric)
-    losses, usual = [as_loss(each, metric) for each in measured], _usual_noise(of_main.scores[0])
+    raw, usual = [as_loss(each, metric) for each in measured], _usual_noise(of_main.scores[0])
+    offsets = offsets_of(raw)
+    losses = [levelled(each, offsets) for each in raw]
     noise = pooled(each.scores for each in losses)
     level = noise.sd if noise and noise.sd > LEAST_NOISE * usual else usual
-    return Bayes(posterior_of(main, losses, level, _elsewhere(main, losses)), metric)
+    return Bayes(posterior_of(main, losses, level, _elsewhere(main, losses)), metric, offsets)
 
 
 def _usual_noise(score: float) -> float:
@@ -222,7 +242,9 @@ def _usual_noise(score: float) -> float:
 
 def noise_of(measured: Iterable[Measured], metric: Metric) -> Noise | None:
     """Of a score, by all repeats; None where there are none."""
-    return pooled(as_loss(each, metric).scores for each in measured)
+    losses = [as_loss(each, metric) for each in measured]
+    offsets = offsets_of(losses)
+    return pooled(levelled(each, offsets).scores for each in losses)
 
 
 def _elsewhere(main: str, measured: list[Measured]) -> Noise | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from harness.config import GateConfig
 from harness.errors import HarnessError
 from harness.executors.jobs import Executor, Job, Worker
+from harness.gate.hosts import ON_EACH
 from harness.session.events import BEGUN
 from harness.session.runner import Runner
 from harness.store.decisions import Base
@@ -62,14 +63,31 @@ class Baseline:
             if key in self._left and not self._executor.runs_of(main):
                 raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
             return None
-        running = self._executor.runs_of(main)
-        made = len(self._runner.experiments.main_scores(setup.setting)) + len(running)
+        made = len(self._runner.experiments.main_scores(setup.setting)) + len(self._executor.runs_of(main))
         why = "to measure run-to-run noise" if made else "not measured in this setting yet"
-        order = self._runner.order(main, BASELINE, [job.order.seed for job in running])
-        about = f"baseline {made + 1}/{made + self._left[key]}: main ({main[:7]}), {why}"
         self._left[key] -= 1
-        self._tell(BEGUN, about, None, order)
+        return self.one(setup, worker, why, f" {made + 1}/{made + self._left[key] + 1}")
+
+    def one(self, setup: Setup, worker: Worker, why: str, which: str = "") -> Job:
+        """A run of `main`, whatever is left."""
+        main = self._runner.experiments.main
+        running = [job.order.seed for job in self._executor.runs_of(main)]
+        order = self._runner.order(main, BASELINE, running)
+        self._tell(BEGUN, f"baseline{which}: main ({main[:7]}), {why}", None, order)
         return Job(order, setup, worker)
+
+    def missing_on(self, on: str, setup: Setup, worker: Worker) -> int:
+        """Runs of `main` that a device is to make before anything is judged there, less those that run."""
+        main = self._runner.experiments.main
+        made = [device for _, device in self._runner.experiments.scored(main, setup.setting)]
+        if not (self._executor.are_elsewhere(worker, setup) or {on, *made} - {on, ""}):
+            return 0
+        running = sum(self._executor.on(job.worker, setup) == on for job in self._executor.runs_of(main))
+        return ON_EACH - made.count(on) - running
+
+    def on(self, worker: Worker, setup: Setup) -> str:
+        """What a worker's runs are measured on."""
+        return self._executor.on(worker, setup)
 
     def put_back(self, run: Job) -> None:
         """One that was begun and is not to train now."""

@@ -19,6 +19,7 @@ from harness.agents import Agent, program
 from harness.errors import HarnessError
 from harness.executors.jobs import Executor, Job, Pool, Worker
 from harness.executors.remote import Lost
+from harness.gate.hosts import EVERY
 from harness.lock import held, refuse
 from harness.session.background import in_background
 from harness.session.baseline import Baseline
@@ -69,6 +70,7 @@ class Loop:
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._disturbed = 0  # runs
         self._lost = 0  # in a row
+        self._since_rebuilt = 0  # decisions
 
     def stop(self, why: str) -> None:
         """End after the running runs."""
@@ -165,12 +167,13 @@ class Loop:
         setup = self._setup(worker)
         current = self._research.now(setup, worker)
         waited, self._unproposed_since = self._unproposed_since, None
-        if self._again and current is not None and not self._stopping:
-            again = self._again.pop(0)
+        if current is not None and not self._stopping and (again := self._next_again(setup, worker)):
             order = self._runner.order(again.commit, again.name.digits, standing=current)
             return Job(order, setup, worker, again)
         if self._enough(ahead=0 if self._again else self._undecided):
             return None
+        if current is not None and self._research.is_new_to(worker, setup, current):
+            return self._baseline.one(setup, worker, "this device hasn't run it yet")
         if current is None and ((of_main := self._baseline.next(setup, worker)) is not None or self._again):
             return of_main
         base = (
@@ -198,6 +201,17 @@ class Loop:
         order = self._runner.order(experiment.commit, number, standing=current)
         self._tell(BEGUN, f"{number} {experiment.message.title}", experiment, order)
         return Job(order, setup, worker, experiment)
+
+    def _next_again(self, setup: Setup, worker: Worker) -> Experiment | None:
+        """Of those that are to be run again the first one that ran elsewhere, if there is an elsewhere."""
+        here = self._executor.on(worker, setup)
+        anywhere = not self._executor.are_elsewhere(worker, setup)
+        for again in self._again:
+            ran_on = {on for _, on in self._experiments.scored(again.commit, setup.setting)}
+            if anywhere or here not in ran_on:
+                self._again.remove(again)
+                return again
+        return None
 
     def _has_next(self, worker: Worker) -> bool:
         """Whether a run could begin at once, with nothing else to be done before."""
@@ -303,7 +317,7 @@ class Loop:
         if standing is None:
             return self._run_again(experiment, run, folder, "it waits for main's score in this setting")
         shorter = program.is_shorter(*map(self._experiments.source, (experiment.commit, parent)))
-        earlier = self._experiments.scores(experiment.commit, setup.setting)
+        earlier = self._experiments.scored(experiment.commit, setup.setting)
         decision = gate.decide(run, earlier, parent, standing, shorter)
         if decision.status == AGAIN:
             return self._run_again(experiment, run, folder, decision.reason)
@@ -323,11 +337,15 @@ class Loop:
         in_its_place = done.origin and self._experiments.are_one_program(done.origin, done.commit)
         if moved or not is_known or in_its_place:
             return self._research.read_again(self._setup(job.worker), job.worker)
-        scores = self._experiments.scores(done.commit, setup.setting)
-        of = Measured(done.commit, parent, scores, done.status == KEEP, shorter)
+        scores, hosts = zip(*self._experiments.scored(done.commit, setup.setting), strict=True)
+        of = Measured(done.commit, parent, scores, done.status == KEEP, shorter, hosts)
         now = standing.after(of)
         if done.status == KEEP and parent != standing.chain[-1]:
             self._waiting += self._proposals.moving.meet(done, standing, now)  # moving main may take a while
+        self._since_rebuilt += 1
+        if standing.offsets and self._since_rebuilt >= EVERY:  # what was measured since says more of them
+            self._since_rebuilt = 0
+            return self._research.read_again(self._setup(job.worker), job.worker)
         self._research.advance(now, setup, job.worker)
 
     def _run_again(self, experiment: Experiment, run: RunRecord, folder: Path, why: str) -> None:

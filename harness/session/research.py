@@ -36,6 +36,11 @@ class Research:
             known = self._runner.known(setup) or known  # its runs may hold there
         return self.advance(known, setup, worker)
 
+    def is_new_to(self, worker: Worker, setup: Setup, standing: Standing) -> bool:
+        """Whether a device has to run `main` first: its offset isn't known, and others have theirs."""
+        on = self._baseline.on(worker, setup)
+        return on not in standing.offsets and self._baseline.missing_on(on, setup, worker) > 0
+
     def advance(self, standing: Standing, setup: Setup, worker: Worker) -> Standing:
         """Move `main` as far as it may."""
         for line in revised(self.standing, standing):

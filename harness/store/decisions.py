@@ -59,6 +59,8 @@ class Measured:
     """Whether it may be on the frontier: kept by the gate, or put on `main` by a person."""
     shorter: bool = False
     """Whether its train.py has fewer lines than its parent's: ties go to the simpler program."""
+    hosts: tuple[str, ...] = ()
+    """What each score was measured on, see `RunRecord.measured_on`; empty where nobody asks."""
 
 
 @dataclass(frozen=True)

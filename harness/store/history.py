@@ -117,6 +117,10 @@ class History(Commits):
 
     def scores(self, commit: str, setting: Setting) -> tuple[float, ...]:
         """Of its runs in this setting."""
+        return tuple(score for score, _ in self.scored(commit, setting))
+
+    def scored(self, commit: str, setting: Setting) -> tuple[tuple[float, str], ...]:
+        """The same, each with what it was measured on."""
         return tuple(self._runs_of(commit, setting).values())
 
     @property
@@ -151,7 +155,7 @@ class History(Commits):
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
         """The scores of its runs in this setting."""
         return runs_of(
-            (run.seed, run.value) for run in self.runs(commit)
+            (run.seed, run.value, run.measured_on) for run in self.runs(commit)
             if run.status == OK and setting.metric.is_score(run.value) and run.setting == setting
         )  # fmt: skip
 
@@ -164,8 +168,11 @@ class History(Commits):
             return runs
         scores = [*filter(setting.metric.is_score, of.runs or [of.value])]
         seeds = [int(seed) for seed in of.message.trailers.get("Seeds", "").split() if SEED.fullmatch(seed)]
-        same = len(seeds) == len(scores)
-        return runs_of(zip(seeds if same else range(-len(scores), 0), scores, strict=True))
+        on = of.message.trailers.get("Hosts", "").split()
+        numbers = seeds if len(seeds) == len(scores) else range(-len(scores), 0)
+        return runs_of(
+            zip(numbers, scores, on if len(on) == len(scores) else [""] * len(scores), strict=True)
+        )
 
     @property
     def gone(self) -> set[str]:

@@ -19,8 +19,8 @@ AGENT, COST, ORIGIN, BLOB = "Agent", "Cost-Usd", "Origin", "Blob"
 # Only the harness writes these, in this order.
 MEASURED = (
     "Status", "Reason", "Metric", "Value", "Value-Runs", "Val-Bpb", "Val-Bpb-Runs", "Incumbent",
-    "Delta", "Effect", "Confidence", "Seeds", "Figures", "Train-Seconds", "Tokens-M", "Items-M", "Params-M",
-    "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data", "Evaluator", "Runtime", "Isolation",
+    "Delta", "Effect", "Confidence", "Seeds", "Hosts", "Figures", "Train-Seconds", "Tokens-M", "Items-M",
+    "Params-M", "Peak-Vram-Mb", "Budget-Seconds", "Device", "Data", "Evaluator", "Runtime", "Isolation",
 )  # fmt: skip
 PROPOSED = ("Program", BLOB, ORIGIN, AGENT, COST)  # the harness's too, known before a run
 TRAILERS = (*MEASURED, *PROPOSED)
@@ -123,6 +123,7 @@ def measured(last: RunRecord, runs: Sequence[RunRecord], decision: Decision) -> 
         else None,
         "Confidence": _text(decision.confidence, 3),
         "Seeds": " ".join(str(run.seed) for run in runs),
+        "Hosts": " ".join(run.measured_on for run in runs) if all(run.measured_on for run in runs) else None,
         "Train-Seconds": _text(training.training_seconds, 1),
         "Figures": _figures(last),
         f"{said.unit.title()}-M": _millions(said.total_tokens),

@@ -15,13 +15,17 @@ from harness.store.experiment import Experiment
 from harness.store.metric import DIGITS
 from harness.store.records import KEEP
 
-Runs = dict[tuple[Any, float], float]
-"""Scores, by what tells one run from another."""
+Runs = dict[tuple[Any, float], tuple[float, str]]
+"""Scores, each with what it was measured on, by what tells one run from another."""
 
 
-def runs_of(scores: Iterable[tuple[Any, float]]) -> Runs:
-    """Of pairs of seed and score, a run being known by both, as precise as a message has them."""
-    return {(seed if isinstance(seed, int) else None, round(score, DIGITS)): score for seed, score in scores}
+def runs_of(scores: Iterable[tuple[Any, float, str]]) -> Runs:
+    """Of seeds, scores and what those were measured on; a run is known by the first two, as precise as a
+    message has them."""
+    return {
+        (seed if isinstance(seed, int) else None, round(score, DIGITS)): (score, on)
+        for seed, score, on in scores
+    }
 
 
 def reaches(commit: str, every: Mapping[str, Experiment], line: Container[str]) -> bool:
@@ -76,8 +80,8 @@ class Programs:
         last = {commit: place for place, commit in enumerate(reversed(self._by_hand.values()))}
         scored = (
             Measured(
-                e.commit, e.parent if e.kept else self._last(e.parent), tuple(runs),
-                kept=e.kept, shorter=e.shorter,
+                e.commit, e.parent if e.kept else self._last(e.parent), tuple(score for score, _ in runs),
+                kept=e.kept, shorter=e.shorter, hosts=tuple(on for _, on in runs),
             )
             for e in self._found.values() if (runs := self._runs[e.commit].values())
         )  # fmt: skip

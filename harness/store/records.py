@@ -4,6 +4,7 @@ All frozen. A figure nobody measured is None, never 0. `Reported` is what train.
 shown, never decided on.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -217,6 +218,11 @@ class Setting:
             object.__setattr__(self, "runtime", f"1 torch {TORCH}")
 
 
+def measured_on(name: str) -> str:
+    """Digits that stand for a GPU's uuid or a machine's name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8] if name else ""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One training of one commit with one seed, and its score."""
@@ -251,6 +257,14 @@ class RunRecord:
     kind: Kind = Kind.OTHER
     """Of its failure."""
     metric: Metric = VAL_BPB
+    host: str = ""
+    """The machine's name; records of earlier releases have none."""
+
+    @property
+    def measured_on(self) -> str:
+        """Which one of its kind: digits that stand for the GPU, else for the machine; empty if not known."""
+        seen = self.training.conditions
+        return measured_on((seen.uuid if seen else "") or self.host)
 
     @property
     def setting(self) -> "Setting":

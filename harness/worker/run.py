@@ -9,6 +9,7 @@ the checkpoint or has it removed, because many of them fill a disk.
 
 import contextlib
 import dataclasses
+import platform
 import re
 import shutil
 import time
@@ -183,7 +184,7 @@ def measure(
                 device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.task.data.id,
                 evaluator=setup.setting.evaluator, runtime=setup.setting.runtime,
                 isolation=setup.isolation.kind, budget_seconds=setup.config.trial.budget_seconds,
-                metric=setup.task.metric,
+                metric=setup.task.metric, host=platform.node(),
             )  # fmt: skip
 
         idle = None

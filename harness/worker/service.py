@@ -4,6 +4,7 @@ One object a device. It lives in a process of its own, see `harness.worker.__mai
 it, where a person waits for a single run.
 """
 
+import platform
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Service:
     def __init__(self, place: int, runs: Path, device: Device | None = None) -> None:
         """`runs`: where run folders are made; `device`: None for the one that a config means."""
         self.place, self.device, self._runs = place, device, runs
+        self.host = platform.node()
         self._worker = Worker(place)
         self._here: dict[RunHandle, Setup] = {}  # whose runs are not over, in the order of their start
 
