@@ -90,7 +90,9 @@ def pool_of(research, setup):
         def make(engine, change=lambda config: config):
             def wanted():
                 config = change(configs.load(research.folder / ".autoresearch" / "config.toml"))
-                return Wanted("a-test", configs.dump(config), b"", 1)
+                of = dataclasses.replace(setup, config=config)
+                expected = lambda device: dataclasses.replace(of, device=device).setting  # noqa: E731
+                return Wanted("a-test", configs.dump(config), b"", 1), expected
 
             said = []
             runs = research.folder / ".autoresearch" / "runs"

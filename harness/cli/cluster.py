@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
@@ -15,6 +15,10 @@ from harness.executors.cluster import ClusterPool, Engine
 from harness.executors.hosts import Wanted
 from harness.paths import Paths
 from harness.store.opening import open_repository
+from harness.store.records import Setting
+from harness.tasks.items.salt import salt
+from harness.worker.device import Device
+from harness.worker.run import open_setup
 
 EXAMPLES = """\b
 Examples:
@@ -86,7 +90,13 @@ def in_cluster(
         workers: of each host, where runs are on a processor.
         tell: hears a kind of event and a line, from any thread.
     """
-    return ClusterPool(engine_at(address), lambda: wanted_of(paths, workers), paths.runs, tell)
+
+    def wanted() -> tuple[Wanted, Callable[[Device], Setting]]:
+        setup = open_setup(configs.load(paths.config), paths.root)
+        return wanted_of(paths, workers), lambda device: replace(setup, device=device).setting
+
+    wanted()  # what is wrong here is said at once
+    return ClusterPool(engine_at(address), wanted, paths.runs, tell)
 
 
 def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
@@ -96,6 +106,6 @@ def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
         found = []
         for node in engine.nodes():
             host = engine.host(node)
-            found.append((host.call("about", wanted).host, host.call("prepare", wanted)))
+            found.append((host.call("about", wanted).host, host.call("prepare", wanted, salt())))
             host.close()
         return found

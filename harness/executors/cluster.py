@@ -164,9 +164,18 @@ class ClusterPool:
     """The workers of all hosts that can be used, as they come and go."""
 
     def __init__(
-        self, engine: Engine, wanted: Callable[[], Wanted], runs: Path, tell: Callable[[str, str], None]
+        self,
+        engine: Engine,
+        wanted: Callable[[], tuple[Wanted, Callable[[Device], Setting]]],
+        runs: Path,
+        tell: Callable[[str, str], None],
     ) -> None:
         """
+        Args:
+            wanted: what hosts are asked for now, and the setting that scores on a device must have.
+            runs: where run folders are mirrored.
+            tell: hears a kind of event and a line, from any thread.
+
         Raises:
             HarnessError: no host can be used.
         """
@@ -174,11 +183,11 @@ class ClusterPool:
         self._links: dict[str, Link] = {}
         self._asked: set[str] = set()  # nodes that are being asked what they are
         self._refused: dict[str, tuple[str, float]] = {}  # why, and when
-        # The first one's, under a config: others' scores must compare with it.
-        self._reference: tuple[str, Setting] | None = None
+        self._kind = ""  # of device, the first one's: scores on others don't compare
         self._places, self._lock = itertools.count(), threading.Lock()
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
         self._wait_for_one()
 
     def workers(self) -> list[Worker]:
@@ -187,6 +196,8 @@ class ClusterPool:
         return [worker for link in links for worker in link.workers if worker.is_alive]
 
     def close(self) -> None:
+        if self._closed.is_set():
+            return
         self._closed.set()
         with self._lock:
             links = list(self._links.values())
@@ -195,6 +206,7 @@ class ClusterPool:
             each.start()
         for each in ending:
             each.join(CLOSING_SECONDS)
+        self._watching.join(CLOSING_SECONDS)
         self._engine.close()
 
     def hosts(self) -> list[tuple[str, About]]:
@@ -246,10 +258,10 @@ class ClusterPool:
         host: HostHandle | None = None
         try:
             host = self._engine.host(node)
-            wanted = self._wanted()
+            wanted, expected = self._wanted()
             about: About = host.call("about", wanted)
             with self._lock:
-                why = about.refused or self._differs(about, wanted.config)
+                why = about.refused or self._differs(about, expected)
                 if not why:
                     self._refused.pop(node, None)
                     self._links[node] = Link(node, host, about, self._places, self._runs)
@@ -267,17 +279,17 @@ class ClusterPool:
         with self._lock:
             self._asked.discard(node)
 
-    def _differs(self, about: About, config: str) -> str:
+    def _differs(self, about: About, expected: Callable[[Device], Setting]) -> str:
         """Why scores of that host don't compare with those of others; empty if they do."""
         if about.version != __version__:
             return f"it has harness {about.version}, this one is {__version__} (pip install there)"
         if not about.devices or about.setting is None:
             return "it has no device for this config"
-        known = self._reference
-        if known is None or known[0] != config:
-            self._reference = config, about.setting
-        elif about.setting != known[1]:
-            return f"its scores would be of another setting: {differences(about.setting, known[1])}"
+        self._kind = self._kind or about.setting.device
+        if self._kind != about.setting.device:
+            return f"scores on a {about.setting.device} don't compare with those on a {self._kind}"
+        if about.setting != (wanted := expected(about.devices[0])):
+            return f"its scores would be of another setting: {differences(about.setting, wanted)}"
         return ""
 
     def _refuse(self, node: str, why: str) -> None:
@@ -292,7 +304,7 @@ def differences(ours: Setting, others: Setting) -> str:
     """In words, what two settings don't have in common."""
     mend = {"data": "harness prepare --cluster", "runtime": "the same torch there"}
     found = []
-    for name in ("device", "data", "evaluator", "budget_seconds", "runtime", "metric"):
+    for name in ("data", "evaluator", "budget_seconds", "runtime", "metric"):
         if (one := getattr(ours, name)) != (other := getattr(others, name)):
             found.append(f"{name} {one}, not {other}" + (f" ({mend[name]})" if name in mend else ""))
     return ", ".join(found)

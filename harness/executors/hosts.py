@@ -20,6 +20,7 @@ from harness.executors.local import ProcessPipe
 from harness.paths import Paths, cache_dir
 from harness.store.records import Setting
 from harness.tasks import registry
+from harness.tasks.items import salt
 from harness.worker.device import Device, driver, nvidia
 from harness.worker.run import open_setup
 
@@ -94,10 +95,15 @@ class Host:
         placed = tuple(each.at(place, len(devices)) for place, each in enumerate(devices))
         return About(said.host, said.version, said.python, said.driver, said.time, placed, setup.setting)
 
-    def prepare(self, wanted: Wanted) -> str:
-        """Make the data here; what they are named, or in one line why that failed."""
+    def prepare(self, wanted: Wanted, secret: bytes) -> str:
+        """Make the data here; what they are named, or in one line why that failed.
+
+        Args:
+            secret: the salt by which items are held out: hosts with another one would hold out others.
+        """
         config, root = self._config(wanted)
         try:
+            salt.take(secret)
             return f"data {registry.prepare(config, root, lambda *_: None).data.id}"
         except (HarnessError, OSError) as why:
             return f"failed: {why}"

@@ -8,6 +8,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read by its import: no late call may start a cluster
+
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

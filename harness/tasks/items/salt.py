@@ -6,12 +6,13 @@ import secrets
 
 import numpy as np
 
+from harness.errors import HarnessError
 from harness.paths import cache_dir
 from harness.tasks import folder as folders
 
 
 def salt() -> bytes:
-    """Made when it is needed first. Who prepares the same data on several hosts copies the file."""
+    """Made when it is needed first."""
     path = cache_dir() / "salt"
     try:
         return path.read_bytes()
@@ -26,6 +27,25 @@ def salt() -> bytes:
             pass
         temporary.unlink()
         return path.read_bytes()
+
+
+def take(other: bytes) -> None:
+    """Have the salt of another host, so that the same items are held out here.
+
+    Raises:
+        HarnessError: there is one already, and it is another one.
+    """
+    path = cache_dir() / "salt"
+    folders.make_place(path.parent)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(other)
+    except FileExistsError:
+        if salt() != other:
+            raise HarnessError(
+                f"{path} is not the coordinator's, so other items would be held out",
+                f"mv {path} {path}.old there, then harness prepare --cluster",
+            ) from None
 
 
 def generator(name: str) -> np.random.Generator:
