@@ -143,10 +143,13 @@ class Cluster:
         run("ip", "link", "set", f"v77{number}", "up" if is_in else "down")
 
     def wait_for(self, count: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while self.ray("status", "--address", f"{HEAD}:{PORT}").count(" node_") < count:
             if time.monotonic() > deadline:
                 raise SystemExit("the nodes didn't come up")
+            for number in range(1, count):
+                if not self.processes(number):  # on a busy machine Ray gives up its own start
+                    self.join(number)
 
 
 def research(cluster: Cluster, name: str, start: float, step: float) -> Path:

@@ -186,6 +186,21 @@ def test_data_home_sockets_and_the_gpu_are_out_of_its_reach_and_what_it_is_given
     assert not (home / ".gitconfig").exists()
 
 
+def test_a_clusters_token_is_out_of_its_reach(ask, as_it_was, monkeypatch, tmp_path):
+    elsewhere = tmp_path / "token"
+    elsewhere.write_text("secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(elsewhere))
+    folder = Path.home() / ".ray"
+    folder.mkdir(exist_ok=True)
+    (folder / "auth_token").write_text("secret")
+    made = ask(
+        f"! cat {folder}/auth_token || exit 1\n! grep secret {elsewhere} || exit 1\n"
+        f"! env | grep RAY_ || exit 1\n! grep -az RAY_ /proc/*/environ || exit 1\n{EDIT}{COMMIT}"
+    )
+    assert made.title == "Halve the rate"
+
+
 def test_no_note_is_among_what_it_can_read(research, ask, as_it_was):
     blob = research("rev-parse", "refs/notes/autoresearch^{tree}")
     assert "holdout_value" in research("grep", "-h", "holdout_value", "refs/notes/autoresearch")

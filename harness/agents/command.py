@@ -105,8 +105,8 @@ class Command:
         return HarnessError(f"the agent's command does not start: {last}", mend)
 
     def _environment(self) -> dict[str, str]:
-        own = Path(sys.executable).parent
-        return {**os.environ, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        return {**confine.without_tokens(os.environ), "PATH": path}
 
     def _confinement(self) -> bool:
         wanted = configs.load(self._paths.config).trial.sandbox

@@ -7,9 +7,11 @@ abstract sockets, and secrets of home, which an agent with a network could send 
 run by hand. Without bubblewrap only the hooks hold an agent, and it can go round those.
 """
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -19,6 +21,17 @@ from harness.tasks.lm.sources import hidden_dirs
 # Where well-known agents keep their sessions, below home; writable where they are.
 SESSIONS = (".claude", ".codex", ".gemini", ".config/opencode", ".local/share/opencode", ".aider")
 NAMES = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")  # what resolv.conf may point to
+
+
+def without_tokens(variables: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment, without what lets a process run anything on the hosts of a cluster."""
+    return {name: value for name, value in variables.items() if not name.startswith("RAY_")}
+
+
+def _tokens() -> tuple[Path, ...]:
+    """Where those lie."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return (Path.home() / ".ray", *([Path(named)] if named else []))
 
 
 def check_writable(folders: tuple[Path, ...], paths: Paths) -> None:
@@ -60,7 +73,8 @@ def prefix(paths: Paths, clone: Path, writable: tuple[Path, ...], hide: tuple[Pa
     for path in (*sessions, *writable):
         args += ["--bind", str(_real(path)), str(_real(path))]
     root = _real(paths.root)
-    for path in sorted({_real(p) for p in (cache_dir(), *hidden_dirs(), *hide) if p.exists()} - {root}):
+    unseen = (cache_dir(), *hidden_dirs(), *_tokens(), *hide)
+    for path in sorted({_real(p) for p in unseen if p.exists()} - {root}):
         args += ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", "/dev/null", str(path)]
         if root.is_relative_to(path):
             args += ["--ro-bind", str(root), str(root)]

@@ -20,6 +20,8 @@ from harness.executors.hosts import Host
 
 # Casts stay in order, in a thread of their own, while a call waits for lines and another one prepares data.
 CLOSING_SECONDS = 10.0
+# What Ray hears of its processes it prints to stdout, where events belong; who is gone we say ourselves.
+ray._private.worker.print_to_stdstream = lambda *_, **__: None
 GROUPS = {"casts": 1, "lines": 1}
 CASTS, LINES = ("start", "send", "hold", "close"), ("receive",)
 
