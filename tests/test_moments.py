@@ -40,7 +40,7 @@ def test_what_a_person_commits_while_the_holdout_of_a_winner_is_scored_is_built_
 
 def test_what_a_person_commits_while_the_runs_of_main_are_counted_is_measured(fresh, told, monkeypatch):
     told.scores |= {"By hand": list(BASELINE), "One": list(WORSE)}
-    real, calls = runner.Runner.missing_runs, []
+    real, calls = runner.Runner.wanted_runs, []
 
     def missing(*args):
         found = real(*args)
@@ -49,7 +49,7 @@ def test_what_a_person_commits_while_the_runs_of_main_are_counted_is_measured(fr
         calls.append(found)
         return found
 
-    monkeypatch.setattr(runner.Runner, "missing_runs", missing)
+    monkeypatch.setattr(runner.Runner, "wanted_runs", missing)
     assert begin(fresh, Changing([("One", 1, 0)]), places=1, experiments=1).run().measured == 1
     assert len(known(fresh).runs(fresh("rev-parse", "main"))) == 4
 

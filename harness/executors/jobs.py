@@ -18,7 +18,6 @@ from harness.store.records import Failure, RunRecord, measured_on
 from harness.worker.device import Device
 from harness.worker.orders import Hears, Order
 from harness.worker.run import Setup
-from harness.worker.service import AT_A_TIME
 from harness.worker.worker import RunHandle
 
 TICK_SECONDS = 0.2
@@ -70,6 +69,8 @@ class Job:
     setup: Setup
     worker: Worker
     experiment: Experiment | None = None
+    number: int = 0
+    """Its own, of a session's."""
     propose_seconds: float = 0.0
     handle: RunHandle = field(default_factory=RunHandle)
     future: "Future[tuple[RunRecord, Path]]" = field(default_factory=Future)
@@ -99,24 +100,14 @@ class Executor:
         device = worker.device or replace(setup.device, place=worker.place, places=len(self))
         return replace(setup, device=device)
 
-    def free(self) -> list[Worker]:
-        """Where a run may start now: the idle ones, then where one is scored, then where one trains."""
+    def workers(self) -> list[Worker]:
+        """Those that are there now; where none is, the last that were."""
         self._workers = self._pool.workers() or self._workers
-        found = [
-            (len(self.at(worker)) + self.is_training(worker), worker)
-            for worker in self._workers
-            if worker.is_alive and self._may_start(worker)
-        ]
-        return [worker for _, worker in sorted(found, key=lambda each: each[0])]
+        return self._workers
 
     def on(self, worker: Worker, setup: Setup) -> str:
         """What runs of a worker are measured on, see `RunRecord.measured_on`."""
         return measured_on(self.setup(setup, worker).device.uuid or worker.host)
-
-    def are_elsewhere(self, worker: Worker, setup: Setup) -> bool:
-        """Whether there are workers on another device of the kind, too."""
-        here = self.on(worker, setup)
-        return any(self.on(other, setup) != here for other in self._workers if other.is_alive)
 
     def with_folder(self, folder: Path, worker: Worker) -> Worker | None:
         """Who can read a run's folder: this one, if it can; None if nobody is there that can."""
@@ -126,21 +117,6 @@ class Executor:
     def at(self, worker: Worker) -> list[Job]:
         """Whose runs are there: a further one starts held."""
         return [job for job in self.running if job.worker is worker]
-
-    def runs_of(self, main: str) -> list[Job]:
-        """That are not over; an experiment that a person moved `main` to is none."""
-        return [job for job in self.running if job.experiment is None and job.order.commit == main]
-
-    def is_training(self, worker: Worker) -> bool:
-        """Whether a run there is not over with its training."""
-        return not all(job.handle.trained.is_set() for job in self.at(worker))
-
-    def _may_start(self, worker: Worker) -> bool:
-        here = self.at(worker)
-        if not here:
-            return True
-        is_over = all(job.future.done() for job in here)  # and not taken in yet
-        return len(here) < AT_A_TIME and worker.may_start and (worker.has_room or not is_over)
 
     def start(self, job: Job) -> None:
         job.handle.on_trained = self._wake
@@ -172,32 +148,10 @@ class Executor:
                 self.running.remove(job)
                 yield job
 
-    def next_to_train(self) -> list[Job]:
-        """Those that wait for their first batch where no other run is."""
-        return [
-            job
-            for job in self.running
-            if job.is_held and not job.handle.cancelled.is_set() and len(self.at(job.worker)) == 1
-        ]
-
-    def in_the_way(self) -> list[Job]:
-        """Those that wait where another one is to have all the room."""
-        return [
-            job
-            for job in self.running
-            if job.is_held and not job.handle.cancelled.is_set()
-            and any(other.handle.wants_room.is_set() for other in self.at(job.worker))
-        ]  # fmt: skip
-
     def cancel_held(self) -> None:
         for job in self.running:
             if job.is_held:
                 job.handle.cancel()
-
-    def release(self, job: Job) -> None:
-        """Let one that waits train."""
-        if not job.handle.cancelled.is_set():
-            job.handle.release()
 
     def close(self) -> None:
         """Cancel what runs, and wait until it is gone."""

@@ -1,45 +1,85 @@
 """Where the research stands in a session: read from git once, then taken along from decision to decision."""
 
-from collections.abc import Callable
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable
 
+from harness.config import GateConfig
+from harness.errors import HarnessError
 from harness.executors.jobs import Worker
+from harness.gate.hosts import ON_EACH
 from harness.gate.standing import Standing, revised
-from harness.session.baseline import Baseline, BaselineKey
+from harness.session.plan import missing_runs
 from harness.session.runner import Runner
+from harness.store.decisions import Base
 from harness.store.experiment import Experiment
+from harness.store.records import Setting
 from harness.worker.run import Setup
+
+Key = tuple[str, Setting, GateConfig]
+"""What the standing is read from, and must be the same for it to hold: `main`, and a purpose of runs."""
 
 
 class Research:
-    """Attributes: `standing`, None until `main` and the noise are known; `key`, what it was read from."""
+    """Attributes: `standing`, None until `main` and the noise are known; `key`, what it was read from; `made`
+    and `missing`, runs of `main` while it isn't."""
 
     def __init__(
-        self, runner: Runner, baseline: Baseline, begin_again: Callable[[Experiment, str, str], None],
+        self, runner: Runner, begin_again: Callable[[Experiment, str, str], None],
         tell: Callable[[str, str], None],
     ) -> None:  # fmt: skip
         """`begin_again` takes a kept experiment that `main` passed by, where it is to be put, and what it
         stood on."""
-        self._runner, self._baseline = runner, baseline
-        self._begin_again, self._tell = begin_again, tell
+        self._runner, self._begin_again, self._tell = runner, begin_again, tell
         self.standing: Standing | None = None
-        self.key: BaselineKey | None = None
+        self.key: Key | None = None
+        self.made = self.missing = 0
+        self._main_on: Counter[str] = Counter()
 
-    def now(self, setup: Setup, worker: Worker) -> Standing | None:
+    def key_of(self, setup: Setup) -> Key:
+        return self._runner.experiments.main, setup.setting, setup.config.gate
+
+    def now(self, setup: Setup, worker: Worker, running: int, workers: int) -> Standing | None:
         """`main` moved as far as it may; read from git where somebody else moved it, or the setting is
-        another. None while `main` or the noise is to be measured there."""
-        if self.standing is not None and self.key == self._baseline.key(setup):
+        another. None while `main` or the noise is to be measured there.
+
+        Args:
+            running: runs of `main`.
+
+        Raises:
+            HarnessError: all runs of `main` were made, and say nothing.
+        """
+        if self.standing is not None and self.key == self.key_of(setup):
             return self.standing
-        if not self._baseline.is_made(setup) or (known := self._runner.known(setup)) is None:
+        main = self._runner.experiments.main
+        self.made = self._runner.runs_of_main(setup)
+        self.missing = missing_runs(self.made, running, workers, self._runner.wanted_runs(setup))
+        if self.missing or running:
             return None
+        if (known := self._runner.known(setup)) is None:
+            if self._runner.experiments.main != main:
+                return None  # a person moved it just now
+            raise HarnessError(f"the runs of {main[:7]}, main, count for nothing here", "harness status")
         if (passed := self._runner.passed_by(setup)) is not None:
             self._begin_again(passed[0], known.incumbent.commit, passed[1])
             known = self._runner.known(setup) or known  # its runs may hold there
         return self.advance(known, setup, worker)
 
-    def is_new_to(self, worker: Worker, setup: Setup, standing: Standing) -> bool:
-        """Whether a device has to run `main` first: its offset isn't known, and others have theirs."""
-        on = self._baseline.on(worker, setup)
-        return on not in standing.offsets and self._baseline.missing_on(on, setup, worker) > 0
+    def base(self, setup: Setup) -> Base | None:
+        """The commit that a new experiment is a change of, while an earlier one may be at work on `main`."""
+        if self.standing is not None and self.key == self.key_of(setup):
+            return self.standing.incumbent
+        main = self._runner.experiments.main
+        scores = self._runner.experiments.scores(main, setup.setting)
+        return Base(main, statistics.fmean(scores) if scores else None)
+
+    def missing_on(self, devices: Iterable[str]) -> dict[str, int]:
+        """Runs of `main` that devices are to make before anything is judged there: those of which no offset
+        is known, where there are others."""
+        there, standing = set(devices), self.standing
+        if standing is None or len({*there, *self._main_on} - {""}) < 2:
+            return {}
+        return {on: ON_EACH - self._main_on[on] for on in there if on not in standing.offsets}
 
     def advance(self, standing: Standing, setup: Setup, worker: Worker) -> Standing:
         """Move `main` as far as it may."""
@@ -48,11 +88,9 @@ class Research:
         self.standing = moved = self._runner.advance(standing, setup, worker)
         # Not where main is now: a person may have moved it meanwhile.
         self.key = moved.chain[0], setup.setting, setup.config.gate
+        scored = self._runner.experiments.scored(moved.chain[0], setup.setting)
+        self._main_on = Counter(on for _, on in scored)
         return moved
-
-    def read_again(self, setup: Setup, worker: Worker) -> None:
-        self.key = None
-        self.now(setup, worker)
 
     def standing_for(self, parent: str, setup: Setup) -> Standing | None:
         """What an experiment on that parent is held against; None where that is to be measured first.
@@ -60,7 +98,7 @@ class Research:
         Raises:
             HarnessError: `main` is gone.
         """
-        key, standing = self._baseline.key(setup), self.standing
+        key, standing = self.key_of(setup), self.standing
         if self.key == key:
             return standing
         now = self._runner.known(setup)
@@ -69,3 +107,7 @@ class Research:
         if now is not None and (now.knows(parent) or not of_old):
             return now
         return standing if only_main else None  # else in its setting main's runs are first
+
+    def read_again(self) -> None:
+        """From git, when it is asked for next."""
+        self.key = None

@@ -165,15 +165,18 @@ class Runner:
         score there."""
         return standing_on(self.experiments, setup.setting, setup.config.gate.policy, main)
 
-    def missing_runs(self, setup: Setup, workers: int = 1) -> int:
+    def wanted_runs(self, setup: Setup) -> int:
         """How often `main` is to be run before anything is decided: twice at least, since one run may be an
-        accident, until the noise is known, and on every worker, which would wait. The greedy rule takes
-        one run at its word."""
+        accident, and until the noise is known. The greedy rule takes one run at its word."""
         if setup.config.gate.policy == "greedy":
-            return max(0, 1 - len(self.experiments.main_scores(setup.setting)))
-        wanted = CALIBRATION_RUNS if self._freedom(setup) < CALIBRATION_RUNS - 1 else 2
-        missing = max(0, wanted - len(self.experiments.main_scores(setup.setting)))
-        return -(-missing // workers) * workers
+            return 1
+        return CALIBRATION_RUNS if self._freedom(setup) < CALIBRATION_RUNS - 1 else 2
+
+    def runs_of_main(self, setup: Setup) -> int:
+        """That were made: those that count, or those that are noted, whatever came of them."""
+        noted = self.experiments.runs(self.experiments.main)
+        scored = len(self.experiments.main_scores(setup.setting))
+        return max(scored, sum(run.setting == setup.setting for run in noted))
 
     def noise(self, setup: Setup) -> Noise | None:
         """Pooled over every repeat in this setting."""
