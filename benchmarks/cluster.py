@@ -3,6 +3,7 @@
     sudo python benchmarks/cluster.py faults           # each fault, and what came of it; a quarter of an hour
     sudo python benchmarks/cluster.py faults --only "a node is killed while it trains"
     sudo python benchmarks/cluster.py speed --minutes 30 --sleep 30   # 12 workers against one
+    python benchmarks/cluster.py coordinator           # 64 workers that run nothing
 
 Each node has a hostname, an address, a cache and a Ray of its own; `ip` (iproute2) and `unshare` are needed.
 The task is `toy`, whose runs sleep, so that two cores are enough for twelve of them.
@@ -13,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -21,13 +23,24 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from harness import config as configs
+from harness.agents import Context
+from harness.session.events import Watcher
+from harness.session.limits import Limits
+from harness.session.loop import Loop
+from harness.store.decisions import Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
-from harness.store.records import OK
+from harness.store.records import OK, RunRecord, Training
+from harness.worker.orders import Hears, Order
+from harness.worker.run import Setup
+from harness.worker.worker import RunHandle
 
 HEAD, NET = "10.77.0.254", "10.77.0"
 PORT = 6388
@@ -329,6 +342,84 @@ def speed(options: argparse.Namespace) -> None:
         print(f"{counts[0] / counts[1]:.2f} times the runs of one worker")
 
 
+# ── the coordinator alone ─────────────────────────────────────────────────────────────────────
+
+
+class StandIn:
+    """A worker that answers after a while, and runs nothing."""
+
+    may_start, has_room, is_alive, device, host = True, False, True, None, "here"
+
+    def __init__(self, place: int, seconds: float) -> None:
+        self.place, self._seconds, self.busy = place, seconds, 0.0
+
+    def has(self, folder: Path) -> bool:
+        return False
+
+    def start(self, order: Order, setup: Setup, handle: RunHandle, hears: Hears) -> Any:
+        future: Future[tuple[RunRecord, Path]] = Future()
+        setting, value = setup.setting, random.Random(order.seed).gauss(2.0, 0.01)
+        training = Training(OK, "", 1.0, setting.budget_seconds, 0.0)
+        record = RunRecord(
+            order.commit, order.seed, OK, "", value, training, None, self._seconds, setting.device, None,
+            setting.data, setting.evaluator, "bwrap", setting.budget_seconds, runtime=setting.runtime,
+            metric=setting.metric, host=self.host,
+        )  # fmt: skip
+
+        def over() -> None:
+            self.busy += self._seconds
+            handle.has_trained()
+            if not handle.cancelled.is_set():
+                future.set_result((record, Path("/nowhere")))
+
+        timer = threading.Timer(self._seconds, over)
+        timer.daemon = True
+        timer.start()
+        return future
+
+    def score_holdout(self, *_: Any) -> Any:
+        raise AssertionError("there is no checkpoint")
+
+    second_opinion = score_holdout
+
+    def close(self) -> None:
+        pass
+
+
+class Numbers:
+    """An agent that changes one constant after the other."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def propose(self, context: Context) -> Proposal:
+        self.count += 1
+        source = context.source.replace(b"PLACE_0 = ", b"PLACE_0 = %d  # was " % self.count)
+        return Proposal(f"Set PLACE_0 to {self.count}", "a number", source, "numbers")
+
+
+def coordinator(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="hc") as made:
+        cluster = Cluster(Path(made))
+        folder = research(cluster, "alone", 0.0, 0.0)
+        for line in lines_of(harness(cluster, folder, "prepare")):
+            print(line, end="")
+        os.environ.update(cluster.env)
+        workers = [StandIn(place, options.seconds) for place in range(options.workers)]
+        pool = SimpleNamespace(workers=lambda: workers, close=lambda: None)
+        found = open_repository(folder)
+        watcher = Watcher(lambda event: None, lambda *_: None)
+        loop = Loop(found, Numbers(), Limits(experiments=options.experiments), 0, watcher, pool)
+        began, used = time.monotonic(), time.process_time()
+        loop.run()
+        seconds, cpu = time.monotonic() - began, time.process_time() - used
+        busy = sum(worker.busy for worker in workers)
+        runs = round(busy / options.seconds)
+        share = busy / seconds / len(workers)
+        print(f"{runs} runs in {seconds:.1f} s on {options.workers} workers: busy {share:.1%}")
+        print(f"{1000 * cpu / runs:.1f} ms of the processor a run")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     kinds = parser.add_subparsers(required=True)
@@ -341,7 +432,14 @@ def main() -> None:
     other.add_argument("--minutes", type=float, default=30.0)
     other.add_argument("--sleep", type=float, default=30.0)
     other.set_defaults(work=speed)
+    alone = kinds.add_parser("coordinator")
+    alone.add_argument("--workers", type=int, default=64)
+    alone.add_argument("--seconds", type=float, default=5.0)
+    alone.add_argument("--experiments", type=int, default=1000)
+    alone.set_defaults(work=coordinator)
     options = parser.parse_args()
+    if options.work is coordinator:
+        return coordinator(options)
     if shutil.which("ip") is None or os.geteuid() != 0:
         raise SystemExit("needs root and iproute2")
     options.work(options)

@@ -11,6 +11,7 @@ import hashlib
 import operator
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 FOLDED = {
@@ -18,6 +19,7 @@ FOLDED = {
     ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow,
 }  # fmt: skip
 LARGEST = 1e12
+LATELY = 64  # programs that are remembered: a parent is compared with each of its children
 # What sees names that nothing else in a program does.
 LOOKING_IN = {
     "globals", "locals", "vars", "dir", "exec", "eval", "sys.modules", "__main__", "__dict__",
@@ -42,6 +44,7 @@ class Constant:
     end: int
 
 
+@lru_cache(LATELY)
 def digest(source: bytes) -> str:
     """12 hex digits that programs share if they differ in nothing that could train differently.
 
@@ -51,6 +54,7 @@ def digest(source: bytes) -> str:
     return _hashed(shown(_Normal().visit(_settled(ast.parse(source)))))
 
 
+@lru_cache(LATELY)
 def former_digests(source: bytes) -> tuple[str, ...]:
     """The same of releases 0.1.0, whose digests depend on Python's minor version, and 0.2.0."""
     tree = _Normal().visit(ast.parse(source))
@@ -72,6 +76,7 @@ def shown(node: Any) -> str:
     return repr(node)
 
 
+@lru_cache(LATELY)
 def lines(source: bytes) -> int:
     """How long a program is: in lines of one statement each, whatever its comments and formatting.
 

@@ -20,13 +20,14 @@ from harness.session.runner import Runner
 from harness.store import rules
 from harness.store.decisions import Base, Proposal
 from harness.store.experiment import Experiment
-from harness.store.records import CRASH, RunRecord
+from harness.store.records import CRASH, RunRecord, Setting
 from harness.worker.run import Setup
 
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
 IDLE_SECONDS = 120.0  # that an agent may take while a device has nothing to do
+NOISE_EVERY = 10  # results
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
 
 
@@ -80,6 +81,8 @@ class Proposals:
         self._crashes = 0
         self._trouble = ""  # why the agent's last answer could not be used
         self._to_mend: tuple[Tried, str] | None = None
+        self._tried: dict[tuple[str, Setting], Tried] = {}
+        self._noise_of: tuple[tuple[Setting, int], float | None] | None = None
 
     def ask_ahead(self, base: Base, setup: Setup, results: Sequence[Experiment], wanted: int = 1) -> None:
         """Have the next ones made while something trains, one by one: each knows those before it."""
@@ -211,7 +214,7 @@ class Proposals:
         crashed = done.status == CRASH
         self._crashes = self._crashes + 1 if crashed else 0
         mendable = crashed and self._crashes <= REPAIRS
-        self._to_mend = (self._as_tried(done, setup), run.training.log) if mendable else None
+        self._to_mend = (self._as_tried(done, setup.setting), run.training.log) if mendable else None
 
     def _ask(
         self, base: Base, setup: Setup, results: Sequence[Experiment], trouble: str = "",
@@ -221,28 +224,35 @@ class Proposals:
         trouble = trouble if by_stand_in else trouble or self._trouble  # another one may have stood in since
         if not trouble and (failed := failed_in_a_row(results)) >= FAILURES_TO_TELL:
             trouble = f"the last {failed} experiments gave no score: {results[-1].message.subject}"
-        every = list(self._experiments)
+        every, setting = list(self._experiments), setup.setting
         ahead = [pending.answer.result() for pending in self._answered if pending.failed is None]
         tried = (
-            *(self._as_tried(experiment, setup) for experiment in every[-MEMORY:]),
+            *(self._as_tried(experiment, setting) for experiment in every[-MEMORY:]),
             *(Tried(p.title, p.hypothesis, p.source, None, None, None, "") for p in ahead),
         )
         mend, log = self._to_mend or (None, "")
         context = Context(
-            self._program_text(), self._experiments.source(base.commit), setup.setting.metric,
+            self._program_text(), self._experiments.source(base.commit), setting.metric,
             base.value, base.commit, tried, setup.device.kind == "cuda", len(every) + len(ahead), self._seed,
-            trouble, mend, log, self._noise(setup),
+            trouble, mend, log, self._noise(setup, len(results)),
         )  # fmt: skip
         agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
         return Pending(base.commit, in_background(agent.propose, context), by_stand_in)
 
-    def _as_tried(self, experiment: Experiment, setup: Setup) -> Tried:
-        return as_tried(self._experiments, experiment, setup.setting)
+    def _as_tried(self, experiment: Experiment, setting: Setting) -> Tried:
+        """A commit says the same for ever, so it is read once."""
+        key = experiment.commit, setting
+        if key not in self._tried:
+            self._tried[key] = as_tried(self._experiments, experiment, setting)
+        return self._tried[key]
 
-    def _noise(self, setup: Setup) -> float | None:
-        """Sd of a score, once there are runs of one program to tell it."""
-        found = self._runner.noise(setup)
-        return found.sd if found is not None and found.sd > 0 else None
+    def _noise(self, setup: Setup, results: int) -> float | None:
+        """Sd of a score, once there are runs of one program to tell it; looked at now and then."""
+        key = setup.setting, results // NOISE_EVERY
+        if self._noise_of is None or self._noise_of[0] != key or self._noise_of[1] is None:
+            found = self._runner.noise(setup)
+            self._noise_of = key, found.sd if found is not None and found.sd > 0 else None
+        return self._noise_of[1]
 
     def _paid(self, proposal: Proposal) -> Proposal:
         """With what the unusable answers before it cost: the commit carries all of it."""

@@ -19,6 +19,7 @@ from harness.paths import Paths
 
 TRAIN_BYTES = 256 * 1024
 LOCK_SECONDS = 3.0
+PERSON_SECONDS = 10.0  # that who commits is remembered: to ask git takes a process
 P = ParamSpec("P")
 T = TypeVar("T")
 IDENTITY = "git config user.name 'Your Name' && git config user.email you@example.org"
@@ -77,6 +78,7 @@ class Repository:
     def __init__(self, git: pygit2.Repository) -> None:
         self.git = git
         self.paths = Paths(Path(git.workdir))
+        self._person: tuple[str, str, float] | None = None  # name, address, and when git said so
 
     @property
     def signature(self) -> pygit2.Signature:
@@ -85,10 +87,13 @@ class Repository:
         Raises:
             HarnessError: git doesn't know who that is.
         """
+        if self._person is not None and time.monotonic() - self._person[2] < PERSON_SECONDS:
+            return pygit2.Signature(*self._person[:2])
         done = self.ask("var", "GIT_COMMITTER_IDENT")
         found = re.fullmatch(r"(.+) <(.+)> \d+ [+-]\d{4}\s*", done.stdout)
         if done.returncode or found is None:
             raise HarnessError("git does not know who you are", IDENTITY)
+        self._person = found[1], found[2], time.monotonic()
         return pygit2.Signature(found[1], found[2])
 
     def ask(self, *args: str) -> "subprocess.CompletedProcess[str]":

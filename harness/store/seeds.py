@@ -8,12 +8,14 @@ import ast
 import builtins
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 
 SEEDERS = (
     "manual_seed", "manual_seed_all", "seed", "seed_everything", "set_seed", "default_rng", "RandomState",
     "Random", "PRNGKey",
 )  # fmt: skip
 
+LATELY = 64  # programs that are remembered: a parent is compared with each of its children
 # What draws: of numpy, Python and torch, whose modules draw their first weights.
 DRAWING = {
     "rand", "randn", "randint", "randperm", "normal", "normal_", "uniform", "uniform_", "random", "shuffle",
@@ -22,7 +24,8 @@ DRAWING = {
 }  # fmt: skip
 
 
-def own(source: bytes) -> list[int]:
+@lru_cache(LATELY)
+def own(source: bytes) -> tuple[int, ...]:
     """Lines where it begins from a number that stands in it, or where something's `seed` is one."""
     tree = _parsed(source)
     bound = _bound(tree)
@@ -35,7 +38,7 @@ def own(source: bytes) -> list[int]:
         elif isinstance(node, ast.ClassDef):
             fields = (part for part in node.body if isinstance(part, (ast.Assign, ast.AnnAssign)))
             lines += [part.lineno for part in fields if _is_a_seed(part)]
-    return sorted(set(lines))
+    return tuple(sorted(set(lines)))
 
 
 def _is_a_seed(field: ast.Assign | ast.AnnAssign) -> bool:
@@ -43,6 +46,7 @@ def _is_a_seed(field: ast.Assign | ast.AnnAssign) -> bool:
     return isinstance(field.value, ast.Constant) and any(getattr(to, "id", "") == "seed" for to in targets)
 
 
+@lru_cache(LATELY)
 def is_from_run(source: bytes) -> bool:
     """Whether it asks for a run's seed anywhere."""
     return any(
@@ -52,6 +56,7 @@ def is_from_run(source: bytes) -> bool:
     )
 
 
+@lru_cache(LATELY)
 def draws(source: bytes) -> bool:
     """Whether anything in it is random."""
     named = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(_parsed(source)))

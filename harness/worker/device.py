@@ -6,6 +6,7 @@ train.py.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import platform
@@ -183,8 +184,14 @@ def chosen(device: Device, gpus: str) -> list[Device]:
     return [each.at(n, places) for n, each in enumerate(every)]
 
 
+@functools.cache
+def torch_version() -> str:
+    """Of the installed one, by its package: to import it takes seconds, to look it up 5 ms."""
+    return metadata.version("torch")
+
+
 def torch_is_cpu_build() -> bool:
-    return metadata.version("torch").endswith("+cpu")
+    return torch_version().endswith("+cpu")
 
 
 def nvidia() -> list[Device]:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from harness.store.note import write_run
 from harness.store.records import ERROR, INVALID, OK, Failure, Kind, RunRecord, Score, Setting, Training
 from harness.tasks.registry import Opened, library_of, open_task
 from harness.worker import scoring, unscored, versions
-from harness.worker.device import Device, resolve
+from harness.worker.device import Device, resolve, torch_version
 from harness.worker.monitor import Monitor, contaminated
 from harness.worker.progress import Observer, Progress
 from harness.worker.supervisor import Supervisor
@@ -99,7 +98,7 @@ def _device(config: Config, library: str) -> Device:
 
 def _compiled(repository: Path, device: Device) -> Path:
     """The compile cache of a device's kind and the installed torch."""
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device.name} {metadata.version('torch')}")
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device.name} {torch_version()}")
     folder = Paths(repository).compiled / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -4,10 +4,8 @@ They are kept by hand: not every change of code changes a score. A test holds th
 digests in tests/versions.toml, so that no change is made without thinking of it.
 """
 
-from importlib import metadata
-
 from harness.tasks.registry import Opened
-from harness.worker.device import Device
+from harness.worker.device import Device, torch_version
 
 EVALUATOR_VERSION = 1
 RUNTIME_VERSION, PROCESSOR_RUNTIME_VERSION = 2, 3  # the latter where a budget is a processor's time
@@ -35,4 +33,4 @@ def evaluator(task: Opened) -> str:
 def runtime(device: Device) -> str:
     """What a score's `Runtime` trailer says; with torch, which decides how fast a train.py is."""
     version = PROCESSOR_RUNTIME_VERSION if device.is_processor else RUNTIME_VERSION
-    return f"{version} torch {metadata.version('torch').partition('+')[0]}"
+    return f"{version} torch {torch_version().partition('+')[0]}"
