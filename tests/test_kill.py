@@ -29,10 +29,9 @@ import os, signal, sys
 sys.path.insert(0, TESTS)
 from sessions import Script, loop_in
 from pathlib import Path
-from harness.executors import jobs
 from harness.session import checkpoints
 from harness.session import runner
-from harness.session import loop
+from harness.session import deciding, plan
 from harness.store import experiments
 from harness.store import notes
 from harness.store import checkout, repo
@@ -59,7 +58,7 @@ ARROWS = {
     "before the training": "before(attempts, 'measure')",
     "in the training": "before(supervisor.Supervisor, '_note')",
     "before the score": "before(__import__('harness.worker.scoring').worker.scoring.Scoring, 'result')",
-    "before the decision": "before(loop.gate, 'decide')",
+    "before the decision": "before(deciding.gate, 'decide')",
     "before the note": "before(notes, 'write')",
     "between the note and the branch": "before(repo.Repository, 'move')",
     "before what is proven is noted": "before(experiments.Experiments, 'note')",
@@ -69,7 +68,7 @@ ARROWS = {
 }
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.
-MAY_START = "jobs.Executor._may_start = lambda self, worker: len(self.at(worker)) < jobs.AT_A_TIME"
+MAY_START = "plan.Place.is_free = property(lambda self: len(self.runs) < plan.AT_A_TIME)"
 BESIDE = f"""
 {MAY_START}
 Monitor.strain = lambda self, waits: die() if waits else ""

@@ -5,7 +5,10 @@ The only module that imports ray, and only a command that names a cluster import
 
 import logging
 import os
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read by its import: no late call may start a cluster
@@ -20,10 +23,24 @@ from harness.executors.hosts import Host
 
 # Casts stay in order, in a thread of their own, while a call waits for lines and another one prepares data.
 CLOSING_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 # What Ray hears of its processes it prints to stdout, where events belong; who is gone we say ourselves.
 ray._private.worker.print_to_stdstream = lambda *_, **__: None
 GROUPS = {"casts": 1, "lines": 1}
 CASTS, LINES = ("start", "send", "hold", "close"), ("receive",)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what Ray's own libraries write to stderr, whatever comes of a call: the error says it."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class RayHandle:
@@ -69,11 +86,17 @@ class RayEngine:
                 "RAY_AUTH_MODE=token, see docs/clusters.md",
             )
         try:
-            ray.init(
-                address, namespace="harness", log_to_driver=False, configure_logging=False,
-                logging_level=logging.CRITICAL,
-            )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError, RayError) as failed:
+            if address != "auto":
+                host, _, port = address.rpartition(":")
+                socket.create_connection(
+                    (host, int(port)), ANSWER_SECONDS
+                ).close()  # Ray would wait for minutes
+            with _silent():
+                ray.init(
+                    address, namespace="harness", log_to_driver=False, configure_logging=False,
+                    logging_level=logging.CRITICAL,
+                )  # fmt: skip
+        except (OSError, ValueError, RuntimeError, RayError) as failed:
             why = " ".join(str(failed).split())[:300]
             raise HarnessError(
                 f"no cluster at {address}: {why}", "ray status; see docs/clusters.md"
