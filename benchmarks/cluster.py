@@ -348,7 +348,7 @@ def speed(options: argparse.Namespace) -> None:
 class StandIn:
     """A worker that answers after a while, and runs nothing."""
 
-    may_start, has_room, is_alive, device, host = True, False, True, None, "here"
+    may_start, has_room, is_alive, device, host = False, False, True, None, "here"
 
     def __init__(self, place: int, seconds: float) -> None:
         self.place, self._seconds, self.busy = place, seconds, 0.0
