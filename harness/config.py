@@ -88,6 +88,9 @@ class RunConfig:
     """GPU memory that may be in use while it trains; 0 means all of it."""
     desktop_percent: float
     """What graphics, a desktop or a browser, may take of the GPU's time; beside more a run doesn't count."""
+    prestart: str = "training"
+    """When the next run may start on a GPU with room for it, to be ready: while one is in `training`, in
+    `scoring`, or never: `off`."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ CHOICES = {
     "name": TASKS,
     "device": ("auto", "cuda", "mps", "cpu"), "sandbox": ("auto", "require", "none"),
     "policy": ("belief", "greedy"),
+    "prestart": ("training", "scoring", "off"),
 }  # fmt: skip
 MOST = {int: 10**12, float: 1e6}  # a million seconds are a week and a half; more is a slip of the finger
 MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds", "desktop_percent"}

@@ -2,16 +2,19 @@
 
 import dataclasses
 import threading
+from types import SimpleNamespace
 
 import pytest
 from conftest import assert_mistake, edit, harness
 from sessions import Script, loop_in
-from stubs import SD, Changing, begin, known
+from stubs import GPU, SD, Changing, begin, known
 
 import harness.worker.attempts as attempts
+import harness.worker.service as service
 from harness.store.records import Conditions
 from harness.worker import device
 from harness.worker.monitor import contaminated
+from harness.worker.worker import RunHandle
 
 
 def test_two_stations_train_at_the_same_time_and_the_third_waits_for_neither(fresh, told, monkeypatch):
@@ -149,3 +152,20 @@ def test_real_trials_beside_each_other_are_all_recorded(research):
     for experiment in measured:
         (trial,) = every.runs(experiment.commit)
         assert trial.training.open_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("prestart", "training", "scoring"),
+    [("training", True, True), ("scoring", False, True), ("off", False, False)],
+)
+def test_a_person_says_when_the_next_run_may_start(setup, tmp_path, monkeypatch, prestart, training, scoring):
+    trial = dataclasses.replace(setup.config.trial, prestart=prestart)
+    config = dataclasses.replace(setup.config, trial=trial)
+    monkeypatch.setattr(service, "CORES_BESIDE", 1)
+    made, handle = service.Service(0, tmp_path), RunHandle.alone()
+    made._here[handle] = dataclasses.replace(setup, config=config, device=GPU)
+    made._worker.has_room = True
+    handle.watch = SimpleNamespace(told_apart=True, peak_memory_mb=10_000)
+    assert made.may_start is training
+    handle.trained.set()
+    assert made.may_start is scoring

@@ -52,11 +52,14 @@ class Service:
         here = list(self._here.items())
         if not here:
             return True
-        handle, device = here[0][0], here[0][1].device
-        if len(here) >= AT_A_TIME or not device.has_room or handle.wants_room.is_set():
+        (handle, setup), device = here[0], here[0][1].device
+        allowed = setup.config.trial.prestart
+        if allowed == "off" or len(here) >= AT_A_TIME or not device.has_room or handle.wants_room.is_set():
             return False
         if all(each.trained.is_set() for each, _ in here):
             return self._worker.has_room
+        if allowed == "scoring":
+            return False
         watch = handle.watch
         if watch is None or not watch.told_apart or device.core_count < CORES_BESIDE:
             return False
