@@ -123,16 +123,20 @@ class Remote:
             try:
                 _pass_on(asked.hears, message)
             except Exception as failed:  # noqa: BLE001 - whoever waits for the run gets it
-                del self._asked[message.id]
                 asked.handle.cancel()
-                asked.future.set_exception(failed)
+                if self._answered(message.id):
+                    asked.future.set_exception(failed)
         elif isinstance(message, m.Trained):
             asked.handle.has_trained()
         elif isinstance(message, m.WantsRoom):
             asked.handle.wants_room.set()
-        else:
-            del self._asked[message.id]
+        elif self._answered(message.id):
             _answer(asked.future, message)
+
+    def _answered(self, number: int) -> bool:
+        """Whether nobody else says what came of it: its end may be told in two threads at once."""
+        with self._lock:
+            return self._asked.pop(number, None) is not None
 
     def lost(self) -> None:
         """It is gone: so is what it was asked for."""
