@@ -33,15 +33,15 @@ from harness.worker.worker import RunHandle
 class Line:
     """To a host in this process; `cut` is a cable that is pulled out."""
 
-    def __init__(self):
-        self.host, self.cut, self.refuses = Host(), threading.Event(), ""
+    def __init__(self, name):
+        self.host, self.cut, self.refuses, self.name = Host(), threading.Event(), "", name
 
     def call(self, method, *args):
         if self.cut.is_set():
             raise Gone("no answer")
         found = getattr(self.host, method)(*args)
-        if method == "about" and self.refuses:
-            found = dataclasses.replace(found, refused=self.refuses)
+        if method == "about":
+            found = dataclasses.replace(found, host=self.name, refused=self.refuses or found.refused)
         if self.cut.is_set():
             raise Gone("no answer")
         return found
@@ -64,7 +64,7 @@ class Hosts:
         return list(self.names)
 
     def host(self, node):
-        self.lines[node] = line = Line()
+        self.lines[node] = line = Line(node)
         line.refuses = self.refuse.get(node, "")
         return line
 
@@ -196,7 +196,7 @@ def test_the_holdout_is_scored_where_the_checkpoint_is(research, pool_of):
     pool, _ = pool_of(Hosts("one", "two"))
     until(lambda: len(pool.workers()) == 2)
     loop = loop_on(research, pool, ANSWERS[0])
-    one, two = sorted(pool.workers(), key=lambda worker: worker.node)
+    one, two = sorted(pool.workers(), key=lambda worker: worker.host)
     runs = research.folder / ".autoresearch" / "runs"
     setup = loop._executor.setup(loop._runner.setup(), two)
     order = loop._runner.order(known(research).main, "baseline")

@@ -44,7 +44,7 @@ def status(address: str, as_json: bool) -> int:
     paths = open_repository().paths
     wanted = wanted_of(paths, None)
     with closing(engine_at(address)) as engine:
-        asked = [(node, engine.host(node)) for node in engine.nodes()]
+        asked = [(node, engine.host(node)) for node in engine.nodes() or []]
         found = [host.call("about", wanted) for _, host in asked]
         for _, host in asked:
             host.close()
@@ -104,7 +104,7 @@ def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
     wanted = wanted_of(paths, None)
     with closing(engine_at(address)) as engine:
         found = []
-        for node in engine.nodes():
+        for node in engine.nodes() or []:
             host = engine.host(node)
             found.append((host.call("about", wanted).host, host.call("prepare", wanted, salt())))
             host.close()

@@ -52,8 +52,8 @@ class HostHandle(Protocol):
 
 
 class Engine(Protocol):
-    def nodes(self) -> list[str]:
-        """Names of those that are there now."""
+    def nodes(self) -> list[str] | None:
+        """Names of those that are there now; None where nobody says."""
 
     def host(self, node: str) -> HostHandle:
         """A new `Host` there."""
@@ -62,18 +62,18 @@ class Engine(Protocol):
 
 
 class Distant(Remote):
-    """A worker on another host, `node`. A run's folder there has one here, see `mirror`."""
+    """A worker on another host. A run's folder there has one here, see `mirror`."""
 
     def __init__(
-        self, place: int, device: Device, node: str, host: str, runs: Path, connect: Callable[[Remote], Pipe]
+        self, place: int, device: Device, host: str, runs: Path, connect: Callable[[Remote], Pipe]
     ) -> None:
-        self.node, self._runs = node, runs
+        self._runs = runs
         super().__init__(place, device, connect)
         self.host = host
 
     def has(self, folder: Path) -> bool:
         found = mirror.where(folder)
-        return found is not None and found[0] == self.node
+        return found is not None and found[0] == self.host
 
     def start(
         self, order: Order, setup: Setup, handle: RunHandle, hears: Hears
@@ -83,7 +83,7 @@ class Distant(Remote):
         def over(there: "Future[tuple[RunRecord, Path]]") -> None:
             try:
                 run, folder = there.result()
-                here.set_result((run, mirror.make(self._runs, self.node, folder, order.source, run)))
+                here.set_result((run, mirror.make(self._runs, self.host, folder, order.source, run)))
             except BaseException as failed:  # noqa: BLE001 - whoever waits for the run gets it
                 here.set_exception(failed)
 
@@ -131,7 +131,7 @@ class Link:
             def connect(remote: Remote, place: int = place, device: Device = device) -> Pipe:
                 return HostPipe(host, place, device.place)
 
-            self._remotes[place] = made = Distant(place, device, node, about.host, runs, connect)
+            self._remotes[place] = made = Distant(place, device, about.host, runs, connect)
             self.workers.append(made)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -141,13 +141,14 @@ class Link:
             while self.is_alive:
                 for count, number, line in self._host.call("receive", after):
                     after, remote = count, self._remotes[number]
-                    remote.lost() if line is None else remote.hear(line)
+                    _hear(remote, line)
         except Gone:
             pass
         finally:
             self.lost()
 
     def lost(self) -> None:
+        """It is gone, or not wanted any more."""
         self.is_alive = False
         for remote in self.workers:
             remote.lost()
@@ -158,6 +159,14 @@ class Link:
     def close(self) -> None:
         self.is_alive = False
         self._host.close()
+
+
+def _hear(remote: Distant, line: bytes | None) -> None:
+    """Of one worker; what nobody understands is that worker's end, and no other one's."""
+    try:
+        remote.lost() if line is None else remote.hear(line)
+    except ValueError:
+        remote.lost()
 
 
 class ClusterPool:
@@ -183,7 +192,7 @@ class ClusterPool:
         self._links: dict[str, Link] = {}
         self._asked: set[str] = set()  # nodes that are being asked what they are
         self._refused: dict[str, tuple[str, float]] = {}  # why, and when
-        self._kind = ""  # of device, the first one's: scores on others don't compare
+        self._kind, self._is_processor = "", True  # of device: scores on others don't compare
         self._places, self._lock = itertools.count(), threading.Lock()
         self._closed = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
@@ -236,11 +245,12 @@ class ClusterPool:
         while not self._closed.is_set():
             nodes = self._engine.nodes()
             with self._lock:
-                gone = [node for node, link in self._links.items() if not link.is_alive or node not in nodes]
+                known = [*self._links] if nodes is None else nodes
+                gone = [node for node, link in self._links.items() if not link.is_alive or node not in known]
                 lost = [self._links.pop(node) for node in gone]
                 again = time.monotonic() - REFUSED_SECONDS
                 old = {node for node, (_, when) in self._refused.items() if when > again}
-                new = [node for node in nodes if node not in {*self._links, *self._asked, *old}]
+                new = [node for node in known if node not in {*self._links, *self._asked, *old}]
                 self._asked.update(new)
             for link in lost if not self._closed.is_set() else []:
                 link.lost()
@@ -249,8 +259,8 @@ class ClusterPool:
                 threading.Thread(target=self._take_in, args=(node,), daemon=True).start()
             if time.monotonic() - held > HOLD_SECONDS:
                 held = time.monotonic()
-                for node, link in list(self._links.items()):
-                    link.hold(list(mirror.of(self._runs, node)))
+                for link in list(self._links.values()):
+                    link.hold(list(mirror.of(self._runs, link.about.host)))
             self._closed.wait(WATCH_SECONDS)
 
     def _take_in(self, node: str) -> None:
@@ -265,7 +275,7 @@ class ClusterPool:
                 if not why:
                     self._refused.pop(node, None)
                     self._links[node] = Link(node, host, about, self._places, self._runs)
-        except (Gone, OSError, HarnessError) as failed:
+        except Exception as failed:  # noqa: BLE001 - whatever it is, the others go on
             about, why = About(node, "", "", "", time.time()), f"it can't be asked: {failed}"
         if why:
             self._refuse(node, f"{about.host} is not used: {why}")
@@ -285,11 +295,15 @@ class ClusterPool:
             return f"it has harness {about.version}, this one is {__version__} (pip install there)"
         if not about.devices or about.setting is None:
             return "it has no device for this config"
-        self._kind = self._kind or about.setting.device
-        if self._kind != about.setting.device:
-            return f"scores on a {about.setting.device} don't compare with those on a {self._kind}"
         if about.setting != (wanted := expected(about.devices[0])):
             return f"its scores would be of another setting: {differences(about.setting, wanted)}"
+        here = about.setting.device
+        if self._kind not in ("", here) and not (about.devices[0].kind == "cuda" and self._is_processor):
+            return f"scores on a {here} don't compare with those on a {self._kind}"
+        if self._kind not in ("", here):  # a head without a GPU answered first
+            for link in self._links.values():
+                link.lost()
+        self._kind, self._is_processor = here, about.devices[0].kind != "cuda"
         return ""
 
     def _refuse(self, node: str, why: str) -> None:

@@ -126,9 +126,12 @@ class Host:
     def start(self, number: int, place: int) -> None:
         """A worker, named by a number that no other one had."""
         root = self._runs.parent.parent
-        self._pipes[number] = ProcessPipe(
-            place, self._runs, root, lambda line: self._put(number, line), lambda: self._put(number, None)
-        )
+        try:
+            self._pipes[number] = ProcessPipe(
+                place, self._runs, root, lambda line: self._put(number, line), lambda: self._put(number, None)
+            )
+        except OSError:
+            self._put(number, None)
 
     def send(self, number: int, line: bytes) -> None:
         """To a worker; one that is gone was told of."""

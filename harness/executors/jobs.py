@@ -111,8 +111,8 @@ class Executor:
 
     def with_folder(self, folder: Path, worker: Worker) -> Worker | None:
         """Who can read a run's folder: this one, if it can; None if nobody is there that can."""
-        able = (each for each in (worker, *self._workers) if each.is_alive and each.has(folder))
-        return next(able, None)
+        able = [each for each in (worker, *self._workers) if each.is_alive and each.has(folder)]
+        return min(able, key=lambda each: len(self.at(each)), default=None)
 
     def at(self, worker: Worker) -> list[Job]:
         """Whose runs are there: a further one starts held."""

@@ -102,11 +102,11 @@ class RayEngine:
                 f"no cluster at {address}: {why}", "ray status; see docs/clusters.md"
             ) from None
 
-    def nodes(self) -> list[str]:
+    def nodes(self) -> list[str] | None:
         try:
             return [each["NodeID"] for each in ray.nodes() if each["Alive"]]
-        except (RayError, RuntimeError):
-            return []  # its head is gone
+        except Exception:  # noqa: BLE001 - its head may be gone; those whose hosts don't answer hear of it
+            return None
 
     def host(self, node: str) -> HostHandle:
         actor = ray.remote(concurrency_groups=GROUPS)(Host).options(

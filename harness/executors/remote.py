@@ -61,6 +61,7 @@ class Remote:
         self.host = platform.node()
         self.is_alive, self.may_start, self.has_room = True, True, False
         self.hello: m.Hello | None = None
+        self._begun = 0  # the number of the last run
         self._numbers, self._lock = itertools.count(1), threading.Lock()
         self._asked: dict[int, Asked] = {}
         self._pipe = connect(self)
@@ -72,7 +73,12 @@ class Remote:
         self, order: Order, setup: Setup, handle: RunHandle, hears: Hears
     ) -> "Future[tuple[RunRecord, Path]]":
         go = handle.may_train.is_set()
-        return self._ask(lambda number: m.Start(number, order, _bench(setup), go), handle, hears)
+
+        def begin(number: int) -> m.Start:
+            self._begun, self.may_start = number, False
+            return m.Start(number, order, _bench(setup), go)
+
+        return self._ask(begin, handle, hears)
 
     def score_holdout(
         self, folder: Path, value: float, setup: Setup, handle: RunHandle, hears: Hears
@@ -115,7 +121,9 @@ class Remote:
             self.hello = message
             return
         if isinstance(message, m.Room):
-            self.may_start, self.has_room = message.may_start, message.has_room
+            self.has_room = message.has_room
+            if message.after >= self._begun:  # else it doesn't know of that one yet
+                self.may_start = message.may_start
             return
         if (asked := self._asked.get(message.id)) is None:
             return  # it was given up

@@ -49,11 +49,12 @@ class Checkpoints:
         show: Callable[[Progress, Run], None], away: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         """`tell` hears a kind and a line, `show` progress and of what; `away` is around each wait.
-        `whose`: who can read a folder, if a given worker can't."""
+        `whose`: who can read a folder, best a given worker; `on`: a setup on a worker's device."""
         self._paths, self._experiments = paths, experiments
         self._tell, self._show, self._away = tell, show, away
         self._owed: dict[str, Owed] = {}
         self._tried: set[tuple[str, Setting]] = set()
+        self.on: Callable[[Setup, Worker], Setup] = lambda setup, worker: setup
         self.whose: Callable[[Path, Worker], Worker | None] = lambda folder, worker: worker
         self._opinions: dict[tuple[str, Setting], str] = {}
 
@@ -103,6 +104,7 @@ class Checkpoints:
             return ""
         if (able := self.whose(found[0], worker)) is None:
             return ""  # its host is gone
+        setup = self.on(setup, able)
         self._tell("note", f"     a second opinion on {commit[:7]}, before main moves")
         try:
             with self._away():
@@ -128,6 +130,7 @@ class Checkpoints:
             return
         if (able := self.whose(found[0], worker)) is None:
             return  # its host is gone: it may come back
+        setup = self.on(setup, able)
         self._tried.add((commit, setting))
         self._tell("note", f"     the holdout of {commit[:7]}, which no decision sees")
         (folder, value), handle, of = found, RunHandle(), Run("holdout", commit, 0, able.place)

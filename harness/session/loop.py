@@ -48,7 +48,8 @@ from harness.worker.run import Setup
 from harness.worker.worker import Cancelled
 
 BASELINE = "baseline"
-MOST_LOST = 3  # runs in a row, with their workers
+MOST_LOST = 3  # times in a row that workers were lost, with no result in between
+TOGETHER_SECONDS = 20.0  # those of one host go at once
 
 
 class Loop:
@@ -67,7 +68,7 @@ class Loop:
         self._experiments = self._runner.experiments
         self._proposals = Proposals(self._runner, agent, seed, repository.paths.read_program, tell, stand_in)
         self._executor = Executor(pool, self._runner.hears)
-        self._runner.kept.whose = self._executor.with_folder
+        self._runner.kept.whose, self._runner.kept.on = self._executor.with_folder, self._executor.setup
         self._undecided = Undecided(self._experiments)
         self._began = time.monotonic()
         self._stopping = ""
@@ -81,7 +82,7 @@ class Loop:
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._ids = itertools.count(1)
         self._disturbed = 0  # runs
-        self._lost = 0  # in a row
+        self._lost, self._lost_at = 0, -TOGETHER_SECONDS
 
     def stop(self, why: str) -> None:
         """End after the running runs."""
@@ -180,7 +181,8 @@ class Loop:
         workers = self._executor.workers()
         setup = self._setup()
         of_main = [job for job in self._of(self._experiments.main) if not job.handle.cancelled.is_set()]
-        standing = self._research.now(setup, workers[0], len(of_main), len(workers))
+        idle = min(workers, key=lambda worker: len(self._executor.at(worker)))
+        standing = self._research.now(setup, idle, len(of_main), len(workers))
         purpose = setup.setting, setup.config.gate
         places = tuple(self._place(worker, setup) for worker in workers if worker.is_alive)
         missing_on = self._research.missing_on(place.on for place in places)
@@ -192,6 +194,7 @@ class Loop:
             self._undecided.due, places,
             0 if standing else self._research.missing, missing_on,
             bool(standing) or self._research.made > 0, self._proposals.is_ready, may_ask,
+            tuple(self._running(job) for job in self._executor.running if job.worker not in workers),
         )  # fmt: skip
 
     def _place(self, worker: Worker, setup: Setup) -> Place:
@@ -224,7 +227,9 @@ class Loop:
 
     def _start(self, action: Start, facts: Facts) -> None:
         """A run on a worker."""
-        worker = next(each for each in self._executor.workers() if each.place == action.place)
+        there = (each for each in self._executor.workers() if each.place == action.place)
+        if (worker := next(there, None)) is None:
+            return  # it is gone since
         setup, standing, due = self._setup(worker), self._research.standing, action.due
         standing = standing if facts.chain else None
         if due is None:
@@ -252,6 +257,7 @@ class Loop:
         order = self._runner.order(main, BASELINE, [job.order.seed for job in running])
         if facts.chain:
             which, why = "", "this device hasn't run it yet"
+            self._research.tried_on[self._executor.on(worker, setup)] += 1
         else:
             live = sum(not job.handle.cancelled.is_set() for job in running)
             made = self._research.made + live
@@ -313,6 +319,8 @@ class Loop:
             return
         except Lost as lost:
             return self._lost_with(job, str(lost))
+        if job.handle.cancelled.is_set():
+            return  # it was put back, or on another commit, in the moment that it ended
         run = replace(run, propose_seconds=job.propose_seconds)
         self._disturbed += bool(run.delay)
         self._lost = 0
@@ -332,9 +340,10 @@ class Loop:
         """What was lost with its worker: nobody knows how it went, so it never was."""
         if job.handle.cancelled.is_set():
             return
-        self._lost += 1
+        if time.monotonic() - self._lost_at > TOGETHER_SECONDS:
+            self._lost, self._lost_at = self._lost + 1, time.monotonic()
         if self._lost >= MOST_LOST:
-            raise HarnessError(f"{self._lost} runs in a row were lost: {why}", "harness doctor")
+            raise HarnessError(f"runs were lost {self._lost} times in a row: {why}", "harness doctor")
         self._tell("trouble", f"     {job.order.name} is run again: {why}")
         if job.experiment is None:
             self._tell(PUT_BACK, "", order=job.order)

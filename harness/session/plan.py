@@ -88,10 +88,13 @@ class Facts:
     """Whether there is an answer that nobody took yet."""
     may_ask: bool = True
     """Whether one may be waited for."""
+    gone: tuple[Running, ...] = ()
+    """Runs whose worker is there no more, and that were not taken in yet."""
 
     @property
     def running(self) -> list[Running]:
-        return [run for place in self.places for run in place.runs if not run.is_cancelled]
+        every = [*(run for place in self.places for run in place.runs), *self.gone]
+        return [run for run in every if not run.is_cancelled]
 
     @property
     def of_main(self) -> list[Running]:

@@ -16,13 +16,14 @@ from harness.store.experiment import Experiment
 from harness.store.records import Setting
 from harness.worker.run import Setup
 
+MOST_TRIES = 2 * ON_EACH  # of `main` on a device in a session, whatever comes of them
 Key = tuple[str, Setting, GateConfig]
 """What the standing is read from, and must be the same for it to hold: `main`, and a purpose of runs."""
 
 
 class Research:
     """Attributes: `standing`, None until `main` and the noise are known; `key`, what it was read from; `made`
-    and `missing`, runs of `main` while it isn't."""
+    and `missing`, runs of `main` while it isn't; `tried_on`, those that were begun for a device's sake."""
 
     def __init__(
         self, runner: Runner, begin_again: Callable[[Experiment, str, str], None],
@@ -34,7 +35,9 @@ class Research:
         self.standing: Standing | None = None
         self.key: Key | None = None
         self.made = self.missing = 0
-        self._main_on: Counter[str] = Counter()
+        self.tried_on: Counter[str] = Counter()
+        self._seen_on: Counter[str] = Counter()
+        self._known: Key | None = None  # what it was read from last
 
     def key_of(self, setup: Setup) -> Key:
         return self._runner.experiments.main, setup.setting, setup.config.gate
@@ -54,7 +57,7 @@ class Research:
         main = self._runner.experiments.main
         self.made = self._runner.runs_of_main(setup)
         self.missing = missing_runs(self.made, running, workers, self._runner.wanted_runs(setup))
-        if self.missing or running:
+        if self._known != self.key_of(setup) and (self.missing or running):
             return None
         if (known := self._runner.known(setup)) is None:
             if self._runner.experiments.main != main:
@@ -63,6 +66,8 @@ class Research:
         if (passed := self._runner.passed_by(setup)) is not None:
             self._begin_again(passed[0], known.incumbent.commit, passed[1])
             known = self._runner.known(setup) or known  # its runs may hold there
+        measured = self._runner.experiments.measured(setup.setting)
+        self._seen_on = Counter(on for each in measured for on in each.hosts)
         return self.advance(known, setup, worker)
 
     def base(self, setup: Setup) -> Base | None:
@@ -77,9 +82,11 @@ class Research:
         """Runs of `main` that devices are to make before anything is judged there: those of which no offset
         is known, where there are others."""
         there, standing = set(devices), self.standing
-        if standing is None or len({*there, *self._main_on} - {""}) < 2:
+        is_greedy = self.key is not None and self.key[2].policy == "greedy"
+        if standing is None or is_greedy or len({*there, *self._seen_on} - {""}) < 2:
             return {}
-        return {on: ON_EACH - self._main_on[on] for on in there if on not in standing.offsets}
+        unknown = [on for on in there if on not in standing.offsets]
+        return {on: min(ON_EACH - self._seen_on[on], MOST_TRIES - self.tried_on[on]) for on in unknown}
 
     def advance(self, standing: Standing, setup: Setup, worker: Worker) -> Standing:
         """Move `main` as far as it may."""
@@ -87,9 +94,7 @@ class Research:
             self._tell("note", f"     {line}")
         self.standing = moved = self._runner.advance(standing, setup, worker)
         # Not where main is now: a person may have moved it meanwhile.
-        self.key = moved.chain[0], setup.setting, setup.config.gate
-        scored = self._runner.experiments.scored(moved.chain[0], setup.setting)
-        self._main_on = Counter(on for _, on in scored)
+        self.key = self._known = moved.chain[0], setup.setting, setup.config.gate
         return moved
 
     def standing_for(self, parent: str, setup: Setup) -> Standing | None:

@@ -44,4 +44,6 @@ class Undecided:
 
     def drop(self, experiment: Experiment) -> None:
         """It is decided, or a person's."""
-        self._known.pop(experiment.name.number, None)
+        known = self._known.get(experiment.name.number)
+        if known is not None and known[0].commit == experiment.commit:  # else it was put elsewhere meanwhile
+            del self._known[experiment.name.number]

@@ -259,12 +259,14 @@ class RunRecord:
     metric: Metric = VAL_BPB
     host: str = ""
     """The machine's name; records of earlier releases have none."""
+    gpu: str = ""
+    """Its uuid; empty where it was none."""
 
     @property
     def measured_on(self) -> str:
         """Which one of its kind: digits that stand for the GPU, else for the machine; empty if not known."""
         seen = self.training.conditions
-        return measured_on((seen.uuid if seen else "") or self.host)
+        return measured_on(self.gpu or (seen.uuid if seen else "") or self.host)
 
     @property
     def setting(self) -> "Setting":

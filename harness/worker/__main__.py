@@ -38,6 +38,7 @@ class Process:
         self._service, self._root, self._out = service, root, out
         self._lock = threading.Lock()
         self._room: m.Room | None = None
+        self._last = 0
         self._handles: dict[int, RunHandle] = {}
         self._opened: tuple[str, Setup] | None = None
 
@@ -66,6 +67,8 @@ class Process:
             if order.go:
                 handle.release()
             work = self._service.start(order.order, setup, handle, hears)
+            self._last = number
+            self._look()
         elif isinstance(order, m.ScoreHoldout):
             work = self._service.score_holdout(order.folder, order.value, setup, handle, hears)
         else:
@@ -98,6 +101,12 @@ class Process:
         self._say(m.Trained(number))
 
     def _over(self, order: m.Message, work: "Future[Any]") -> None:
+        try:
+            self._answer(order, work)
+        except Exception as failed:  # noqa: BLE001 - else nobody would hear of it
+            self._say(_failed(order.id, failed))
+
+    def _answer(self, order: m.Message, work: "Future[Any]") -> None:
         number = order.id
         self._look()  # first: by what it took there may be room now
         del self._handles[number]
@@ -126,7 +135,7 @@ class Process:
 
     def _look(self) -> None:
         with self._lock:
-            room = m.Room(self._service.may_start, self._service.has_room)
+            room = m.Room(self._service.may_start, self._service.has_room, self._last)
             if room != self._room:
                 self._room = room
                 self._write(room)

@@ -100,6 +100,8 @@ class WantsRoom:
 class Room:
     may_start: bool
     has_room: bool
+    after: int
+    """The last run that was begun here."""
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def measure(
                 device=setup.device.name, peak_flops=setup.device.peak_flops, data=setup.task.data.id,
                 evaluator=setup.setting.evaluator, runtime=setup.setting.runtime,
                 isolation=setup.isolation.kind, budget_seconds=setup.config.trial.budget_seconds,
-                metric=setup.task.metric, host=platform.node(),
+                metric=setup.task.metric, host=platform.node(), gpu=setup.device.uuid,
             )  # fmt: skip
 
         idle = None
