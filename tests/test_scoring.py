@@ -44,7 +44,7 @@ def test_uniform_logits_score_log2_of_the_vocabulary_per_token(scored, setup):
 
 def test_scores_of_another_torch_are_of_another_runtime(setup, monkeypatch):
     now = setup.setting
-    monkeypatch.setattr(versions.metadata, "version", lambda _: "1.0")
+    monkeypatch.setattr(versions, "torch_version", lambda: "1.0")
     assert setup.setting != now and setup.setting.runtime == "3 torch 1.0"
 
 

@@ -89,8 +89,10 @@ class Runner:
     def _read_setup(self, paths: Paths) -> Setup:
         """Read anew only where the config was written or the data is gone: it is asked for often."""
         now = _identity(paths.config)
-        if self._last is not None and self._last[0] == now and self._last[1].task.data.folder.exists():
-            return self._last[1]
+        if self._last is not None and self._last[1].task.data.folder.exists():
+            is_being_written = now[1:2] == (0,)  # cut to nothing first, as many editors do
+            if self._last[0] == now or is_being_written:
+                return self._last[1]
         try:
             config = configs.load(paths.config)
             setup = open_setup(config, paths.root)
