@@ -150,7 +150,10 @@ def loop(
         if gpus is not None:
             raise click.UsageError("--gpus is for this host, --cluster uses all of every host")
         if command and config.trial.sandbox == "none":
-            raise HarnessError("a cluster and no sandbox: what an agent writes could reach every host")
+            raise HarnessError(
+                "a coding agent without a sandbox could reach every host of the cluster",
+                'sandbox = "auto" in the config, or --agent search',
+            )
         from harness.cli.cluster import in_cluster
 
         reach = partial(in_cluster, repository.paths, cluster, workers)

@@ -121,8 +121,8 @@ class HostPipe:
 class Link:
     """A host that is used: its workers, and the thread that listens to them."""
 
-    def __init__(self, node: str, host: HostHandle, about: About, places: "itertools.count[int]", runs: Path):
-        self.node, self.about, self._host = node, about, host
+    def __init__(self, host: HostHandle, about: About, places: "itertools.count[int]", runs: Path):
+        self.about, self._host = about, host
         self.is_alive, self.workers = True, list[Distant]()
         self._remotes: dict[int, Distant] = {}
         for device in about.devices:
@@ -218,11 +218,6 @@ class ClusterPool:
         self._watching.join(CLOSING_SECONDS)
         self._engine.close()
 
-    def hosts(self) -> list[tuple[str, About]]:
-        """Those that are used, by node."""
-        with self._lock:
-            return [(node, link.about) for node, link in self._links.items() if link.is_alive]
-
     def refused(self) -> list[str]:
         """Why others are not."""
         with self._lock:
@@ -274,7 +269,7 @@ class ClusterPool:
                 why = about.refused or self._differs(about, expected)
                 if not why:
                     self._refused.pop(node, None)
-                    self._links[node] = Link(node, host, about, self._places, self._runs)
+                    self._links[node] = Link(host, about, self._places, self._runs)
         except Exception as failed:  # noqa: BLE001 - whatever it is, the others go on
             about, why = About(node, "", "", "", time.time()), f"it can't be asked: {failed}"
         if why:

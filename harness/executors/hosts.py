@@ -9,7 +9,7 @@ import time
 import tomllib
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
 
@@ -93,7 +93,7 @@ class Host:
         else:
             devices = [setup.device] * (wanted.places or setup.device.most_at_a_time)
         placed = tuple(each.at(place, len(devices)) for place, each in enumerate(devices))
-        return About(said.host, said.version, said.python, said.driver, said.time, placed, setup.setting)
+        return replace(said, devices=placed, setting=setup.setting)
 
     def prepare(self, wanted: Wanted, secret: bytes) -> str:
         """Make the data here; what they are named, or in one line why that failed.
@@ -169,5 +169,4 @@ class Host:
 
 
 def _refused(said: About, why: str) -> About:
-    line = " ".join(why.split())
-    return About(said.host, said.version, said.python, said.driver, said.time, refused=line)
+    return replace(said, refused=" ".join(why.split()))

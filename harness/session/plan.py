@@ -260,12 +260,12 @@ def _elsewhere(again: Sequence[Due], place: Place, places: Sequence[Place]) -> D
     return next((due for due in again if place.on not in due.ran_on or every <= set(due.ran_on)), None)
 
 
-def missing_runs(made: int, running: int, workers: int, wanted: int) -> int:
-    """Of `main`, on every worker, since one without would wait.
+def missing_runs(made: int, workers: int, wanted: int) -> int:
+    """Of `main` when a session begins with it: on every worker, since one without would wait.
 
     Args:
         made: whatever came of them.
         wanted: as few as say something.
     """
-    whole = -(-wanted // workers) * workers if wanted > 1 else 1
-    return 0 if made >= wanted else max(0, whole - made - running)
+    missing = max(0, wanted - made)
+    return -(-missing // workers) * workers if wanted > 1 else missing

@@ -37,6 +37,8 @@ class Research:
         self.made = self.missing = 0
         self.tried_on: Counter[str] = Counter()
         self._seen_on: Counter[str] = Counter()
+        # Runs of `main`'s program that its own note doesn't have, and how many there are to be in all.
+        self._begun: dict[Key, tuple[int, int]] = {}
         self._known: Key | None = None  # what it was read from last
 
     def key_of(self, setup: Setup) -> Key:
@@ -55,8 +57,7 @@ class Research:
         if self.standing is not None and self.key == self.key_of(setup):
             return self.standing
         main = self._runner.experiments.main
-        self.made = self._runner.runs_of_main(setup)
-        self.missing = missing_runs(self.made, running, workers, self._runner.wanted_runs(setup))
+        self._count(setup, running, workers)
         if self._known != self.key_of(setup) and (self.missing or running):
             return None
         if (known := self._runner.known(setup)) is None:
@@ -69,6 +70,19 @@ class Research:
         measured = self._runner.experiments.measured(setup.setting)
         self._seen_on = Counter(on for each in measured for on in each.hosts)
         return self.advance(known, setup, worker)
+
+    def _count(self, setup: Setup, running: int, workers: int) -> None:
+        """Runs of `main`. All of git is read when it is first asked for, then only `main`'s note: it is asked
+        for at each look while they are made."""
+        key = main, setting, _ = self.key_of(setup)
+        noted = sum(run.setting == setting for run in self._runner.experiments.runs(main))
+        if key not in self._begun:
+            made = max(noted, len(self._runner.experiments.main_scores(setting)))
+            missing = missing_runs(made, workers, self._runner.wanted_runs(setup))
+            self._begun[key] = made - noted, made + missing
+        before, whole = self._begun[key]
+        self.made = before + noted
+        self.missing = max(0, whole - self.made - running)
 
     def base(self, setup: Setup) -> Base | None:
         """The commit that a new experiment is a change of, while an earlier one may be at work on `main`."""

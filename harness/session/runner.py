@@ -174,12 +174,6 @@ class Runner:
             return 1
         return CALIBRATION_RUNS if self._freedom(setup) < CALIBRATION_RUNS - 1 else 2
 
-    def runs_of_main(self, setup: Setup) -> int:
-        """That were made: those that count, or those that are noted, whatever came of them."""
-        noted = self.experiments.runs(self.experiments.main)
-        scored = len(self.experiments.main_scores(setup.setting))
-        return max(scored, sum(run.setting == setup.setting for run in noted))
-
     def noise(self, setup: Setup) -> Noise | None:
         """Pooled over every repeat in this setting."""
         return noise_of(self.experiments.measured(setup.setting), setup.setting.metric)
