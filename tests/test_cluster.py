@@ -11,17 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import HONEST
 from sessions import Script, all_of
 from stubs import known
 from test_worker import slower
 
+import harness.cli.cluster as commands
 import harness.executors.cluster as cluster
 from harness import config as configs
 from harness.errors import HarnessError
 from harness.executors import mirror
 from harness.executors.cluster import ClusterPool, Gone
 from harness.executors.hosts import Host, Wanted
+from harness.paths import Paths
 from harness.session.events import Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
@@ -227,3 +230,21 @@ def test_a_task_is_written_into_the_repositorys_place_on_a_host_and_nowhere_else
     said = Host().about(Wanted("a-test", configs.dump(config), b"TASK = 1", 1))
     assert "outside of the repository" in said.refused
     assert not list(Path(tmp_path).rglob("outside.py"))
+
+
+def test_a_host_that_dies_while_it_is_asked_is_one_line_and_no_bug_of_ours(research, monkeypatch):
+    hosts = Hosts("one", "two")
+    monkeypatch.chdir(research.folder)
+    monkeypatch.setattr(commands, "engine_at", lambda address: hosts)
+    real = hosts.host
+    monkeypatch.setattr(hosts, "host", lambda node: dying(real(node)) if node == "two" else real(node))
+    said = CliRunner().invoke(commands.cluster, ["status"], standalone_mode=False)
+    assert said.exception is None, said
+    assert "can't be used: it can't be asked: no answer" in said.output and said.return_value == 1
+    made = commands.prepared(Paths(research.folder), "auto")
+    assert [text.partition(" ")[0] for _, text in made] == ["data", "failed:"]
+
+
+def dying(line):
+    line.cut.set()
+    return line

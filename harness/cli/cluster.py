@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -11,8 +12,8 @@ import click
 
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
-from harness.executors.cluster import ClusterPool, Engine
-from harness.executors.hosts import Wanted
+from harness.executors.cluster import ClusterPool, Engine, differs
+from harness.executors.hosts import About, Wanted
 from harness.paths import Paths
 from harness.store.opening import open_repository
 from harness.store.records import Setting
@@ -42,12 +43,10 @@ def cluster() -> None:
 def status(address: str, as_json: bool) -> int:
     """Ask each host what it has: versions, devices, data; and why it can't be used, if so."""
     paths = open_repository().paths
-    wanted = wanted_of(paths, None)
+    wanted, expected = _wanted(paths, None)
     with closing(engine_at(address)) as engine:
-        asked = [(node, engine.host(node)) for node in engine.nodes() or []]
-        found = [host.call("about", wanted) for _, host in asked]
-        for _, host in asked:
-            host.close()
+        asked = [_asked(engine, node, wanted) for node in engine.nodes() or []]
+    found = [replace(about, refused=differs(about, expected)) for about in asked]
     if as_json:
         click.echo(json.dumps({"hosts": [asdict(each) for each in found]}))
     else:
@@ -90,22 +89,37 @@ def in_cluster(
         workers: of each host, where runs are on a processor.
         tell: hears a kind of event and a line, from any thread.
     """
-
-    def wanted() -> tuple[Wanted, Callable[[Device], Setting]]:
-        setup = open_setup(configs.load(paths.config), paths.root)
-        return wanted_of(paths, workers), lambda device: replace(setup, device=device).setting
-
-    wanted()  # what is wrong here is said at once
-    return ClusterPool(engine_at(address), wanted, paths.runs, tell)
+    _wanted(paths, workers)  # what is wrong here is said at once
+    return ClusterPool(engine_at(address), lambda: _wanted(paths, workers), paths.runs, tell)
 
 
 def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
     """Data made on each host: its name, and what came of it."""
-    wanted = wanted_of(paths, None)
+    wanted, found = wanted_of(paths, None), []
     with closing(engine_at(address)) as engine:
-        found = []
         for node in engine.nodes() or []:
-            host = engine.host(node)
-            found.append((host.call("about", wanted).host, host.call("prepare", wanted, salt())))
-            host.close()
-        return found
+            about = _asked(engine, node, wanted)
+            try:
+                host = engine.host(node)
+                found.append((about.host, host.call("prepare", wanted, salt())))
+                host.close()
+            except HarnessError as gone:
+                found.append((about.host, f"failed: {gone}"))
+    return found
+
+
+def _asked(engine: Engine, node: str, wanted: Wanted) -> About:
+    """What a host says of itself; one that can't be asked is none that can be used."""
+    try:
+        host = engine.host(node)
+        about: About = host.call("about", wanted)
+        host.close()
+        return about
+    except HarnessError as gone:
+        return About(node, "?", "?", "", time.time(), refused=f"it can't be asked: {gone}")
+
+
+def _wanted(paths: Paths, workers: int | None) -> tuple[Wanted, Callable[[Device], Setting]]:
+    """What hosts are asked for, and the setting that scores on a device must have."""
+    setup = open_setup(configs.load(paths.config), paths.root)
+    return wanted_of(paths, workers), lambda device: replace(setup, device=device).setting

@@ -34,7 +34,7 @@ CLOCK_SECONDS = 60.0
 CLOSING_SECONDS = 10.0
 
 
-class Gone(Exception):
+class Gone(HarnessError):
     """A host doesn't answer any more."""
 
 
@@ -266,7 +266,7 @@ class ClusterPool:
             wanted, expected = self._wanted()
             about: About = host.call("about", wanted)
             with self._lock:
-                why = about.refused or self._differs(about, expected)
+                why = self._differs(about, expected)
                 if not why:
                     self._refused.pop(node, None)
                     self._links[node] = Link(host, about, self._places, self._runs)
@@ -286,12 +286,9 @@ class ClusterPool:
 
     def _differs(self, about: About, expected: Callable[[Device], Setting]) -> str:
         """Why scores of that host don't compare with those of others; empty if they do."""
-        if about.version != __version__:
-            return f"it has harness {about.version}, this one is {__version__} (pip install there)"
-        if not about.devices or about.setting is None:
-            return "it has no device for this config"
-        if about.setting != (wanted := expected(about.devices[0])):
-            return f"its scores would be of another setting: {differences(about.setting, wanted)}"
+        if why := differs(about, expected):
+            return why
+        assert about.setting is not None
         here = about.setting.device
         if self._kind not in ("", here) and not (about.devices[0].kind == "cuda" and self._is_processor):
             return f"scores on a {here} don't compare with those on a {self._kind}"
@@ -307,6 +304,19 @@ class ClusterPool:
             self._refused[node] = why, time.monotonic()
         if is_new:
             self._tell("trouble", why)
+
+
+def differs(about: About, expected: Callable[[Device], Setting]) -> str:
+    """Why a host can't be used here, by what it said of itself; empty if it can."""
+    if about.refused:
+        return about.refused
+    if about.version != __version__:
+        return f"it has harness {about.version}, this one is {__version__} (pip install there)"
+    if not about.devices or about.setting is None:
+        return "it has no device for this config"
+    if about.setting != (wanted := expected(about.devices[0])):
+        return f"its scores would be of another setting: {differences(about.setting, wanted)}"
+    return ""
 
 
 def differences(ours: Setting, others: Setting) -> str:
