@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.sandbox.holdings import Touched
 from harness.sandbox.isolation import choose
 from harness.worker import device, scorer
 from harness.worker.model_client import Server
@@ -157,7 +158,7 @@ def sent(request: dict[str, Any], secret: np.ndarray) -> np.ndarray:
     try:
         for server in (first, second):
             server.warm()
-        scorer._seal(first, second, exam.noise(1))
+        scorer._seal(first, second, exam.noise(1), Touched())
         ask(first, [WRITE, *secret])
         own = ask(first, [READ, *(0 * secret)])
         ask(first, [WRITE, *secret])

@@ -109,9 +109,9 @@ class TorchEngine:
                 torch.cuda.set_per_process_memory_fraction(self._most)
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        from safetensors.torch import save_model
+        from harness.trial.saving import save
 
-        save_model(_plain(model), str(folder / WEIGHTS))
+        save(_plain(model), folder / WEIGHTS)
 
     def figures(self, model: nn.Module) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@ import stat
 import struct
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LATE_SECONDS = 1.0  # an honest train.py starts no step that doesn't fit; this i
 SAVE_BYTES_PER_SECOND = {"memory": 500e6, "disk": 50e6}  # the slowest that saving is excused by
 NAME_CHARS = 100
 COPY_BYTES = 2**24
+COPIERS = 4  # at a time: 2.2 GB in 0.8 s, where one takes 1.1 to 1.5 s
 JITTER_NS = 100_000_000  # files are dated by a clock of coarse ticks
 
 
@@ -83,14 +85,31 @@ def take(handed: Handed, folder: Path, config: RunConfig, in_memory: bool) -> Fa
             why += "; it was submit's loss: ask for it once before the first batch, so that all is loaded"
         return Failure(INVALID, why)
     for name, descriptor in zip(handed.names, handed.descriptors, strict=True):
-        with (folder / name).open("xb") as copy:
-            for offset in range(0, os.fstat(descriptor).st_size, COPY_BYTES):
-                try:
-                    data = os.pread(descriptor, COPY_BYTES, offset)
-                except OSError as error:  # what it gave us to read is its fault, not the disk's
-                    return Failure(INVALID, f"checkpoint file {name!r} can't be read: {error}")
-                copy.write(data)
+        try:
+            _copy(descriptor, folder / name)
+        except _Unreadable as error:  # what it gave us to read is its fault, not the disk's
+            return Failure(INVALID, f"checkpoint file {name!r} can't be read: {error}")
     return None
+
+
+class _Unreadable(Exception):
+    pass
+
+
+def _copy(descriptor: int, path: Path) -> None:
+    with path.open("xb", buffering=0) as copy, ThreadPoolExecutor(COPIERS) as pool:
+
+        def piece(offset: int) -> None:
+            try:
+                data = os.pread(descriptor, COPY_BYTES, offset)
+            except OSError as error:
+                raise _Unreadable(error) from None
+            while data:
+                written = os.pwrite(copy.fileno(), data, offset)
+                data, offset = data[written:], offset + written
+
+        for _ in pool.map(piece, range(0, os.fstat(descriptor).st_size, COPY_BYTES)):
+            pass
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

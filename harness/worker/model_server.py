@@ -103,6 +103,7 @@ def warm_up(device: str) -> None:
     import torch
     import torch.nn.functional as F
 
+    import harness.ops  # noqa: F401
     from harness.tasks.lm.losses import losses
 
     with contextlib.suppress(Exception), torch.no_grad():  # whatever the model needs and can't have, it says

@@ -11,6 +11,7 @@ Reads one JSON request on stdin, starts both servers, and waits for another line
 
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -30,7 +31,7 @@ from harness.tasks.registry import exam_for
 from harness.worker import playing, tolerance
 from harness.worker.answers import Answers
 from harness.worker.device import Device
-from harness.worker.model_client import Server
+from harness.worker.model_client import Server, still_there
 from harness.worker.model_server import warm_up
 from harness.worker.overtime import answered_in_time, in_time, overtime_seconds
 
@@ -119,13 +120,18 @@ def score(request: dict[str, Any], wait: Callable[[], bool], tell: Callable[[Sco
         if device == "cuda" and early:
             warm_up("cuda")
         planned = exam.plan(request["audit_rows"], seed)  # while they start
+        touched = holdings.Touched()
+        if early:
+            holdings.touch([os.getpid()], touched)  # what both servers will hold, too
+        for server in servers if early else ():
+            server.touch(touched)
         emit({"ready": True})
         if not wait():
             return
         started = time.monotonic()
         for server in servers if not early else ():
             server.warm()
-        load_seconds = _seal(first, second, exam.noise(batch))
+        load_seconds = _seal(first, second, exam.noise(batch), touched)
         scoring_started = time.monotonic()
         scored, better, trained = _scored(first, exam, batch, request["scoring_seconds"])
         losses = scored.losses
@@ -191,16 +197,16 @@ def _standard_error(exam: Exam, losses: np.ndarray) -> float:
     return float(every.std() / math.sqrt(len(every)))
 
 
-def _seal(first: Server, second: Server, noise: np.ndarray) -> float:
+def _seal(first: Server, second: Server, noise: np.ndarray, touched: holdings.Touched) -> float:
     """Load, warm up with the `noise`, (B, ...), and seal both; the second one stands still in the end, so
-    that they can't meet. Returns what the first one's load took, in seconds."""
+    that they can't meet. `touched` was before. Returns what the first one's load took, in seconds."""
     for server in (first, second):
         server.begin_load()
     for server in (first, second):
         server.take_seal()
     load_seconds = first.end_load()
     second.end_load()
-    touched = holdings.Touched()
+    touched = still_there(touched)
     for server in (first, second):
         server.begin_warm_up(noise)
     for server in (first, second):
