@@ -220,7 +220,7 @@ def on_hosts(campaign: Campaign, told: bool = True) -> float:
         if (move := standing.move()) is not None:
             standing, main = standing.moved(), move.new
             campaign.move_main(truth[main])
-    return standing.estimate(main) - first
+    return standing.about(main).value - first
 
 
 def on_hosts_untold(campaign: Campaign) -> float:

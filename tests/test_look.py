@@ -16,7 +16,8 @@ from past import fill
 
 from harness.cli.status import status as shown
 from harness.report import table
-from harness.report.plot import built_on, draw
+from harness.report.frontier import built_on
+from harness.report.plot import draw
 from harness.store import message as messages
 from harness.store import notes, refs, views
 from harness.store.aliases import VAL_BPB
@@ -236,7 +237,7 @@ def drawn(*said, line=None):
         trailers |= {"Seeds": ord(origin[0] if origin else commit)}
         name, message = refs.parse(f"refs/heads/exp/{number:04d}-x"), Message("x", "h", trailers)
         made.append((number, 2.0, Experiment(name, commit * 40, on * 40, 0, "a", message)))
-    return [(x, round(y, 3)) for x, y in built_on(made, line)]
+    return [(x, round(y, 3)) for x, y, _ in built_on(made, line)]
 
 
 def test_the_line_of_the_picture_goes_back_where_a_commit_is_given_up_and_not_for_one_decided_late():

@@ -34,6 +34,8 @@ COMMANDS = {
     "show": ("look", "One experiment: message, loss curve, log."),
     "diff": ("look", "What an experiment changed; or two compared."),
     "plot": ("look", "A picture: every experiment, the frontier."),
+    "ui": ("page", "A live page in the browser: what runs, what was found, is it real."),
+    "report": ("page", "The same page as one file to send."),
     "export": ("look", "Results as tsv, csv or json."),
     "adopt": ("loop", "Measure old experiments' changes again, on the frontier."),
     "clean": ("clean", "Remove what old runs left in .autoresearch/runs."),

@@ -8,17 +8,16 @@ import io
 import json
 import math
 import subprocess
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from harness.errors import DONE, HarnessError
-from harness.report import explain, table, timing
-from harness.report.snapshot import Snapshot, snapshot
-from harness.store.experiment import Experiment
+from harness.report import explain, story, table, timing
+from harness.report.snapshot import snapshot
 from harness.store.opening import open_repository
-from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, Setting
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP
 
 LOG_EXAMPLES = """\b
 Examples:
@@ -85,7 +84,7 @@ Examples:
 def show(experiment: str, as_json: bool) -> int:
     """One experiment: its message, why it was decided so, loss curve, and the end of its log."""
     now = snapshot(open_repository())
-    known, found = now.known, now.known.find(experiment)
+    found = now.known.find(experiment)
     note = now.note(found)
     if as_json:
         runs = [asdict(run) for run in note.runs]
@@ -93,23 +92,7 @@ def show(experiment: str, as_json: bool) -> int:
         return DONE
     click.echo(f"{found.name.branch}  {found.commit[:7]} on {found.parent[:7]}\n")
     click.echo(found.message.text())
-    taken = next((c for c, _ in known.history if known.are_one_program(c, found.commit)), "")
-    why = explain.explain(note.decision, note.proven, bool(taken), found.metric)
-    if taken and taken != found.commit:
-        why.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
-    if found.status == KEEP and not taken and found.setting:
-        why += _given_up(replace(now, asked=found.setting), found, found.setting)
-    scores = known.scores(found.commit, found.setting) if found.setting else ()
-    if len(scores) > max(1, len(found.runs)):
-        why.append(f"Run again since: by now {explain.mean(scores, found.metric)}, by which the gate goes.")
-    if found.state == "begun":
-        why.append("Begun, and not measured yet: a loop does that before anything new.")
-    if found.state == "by hand":
-        made = next((e for e in known if e.origin == found.commit), None)
-        after = f"measured as {made.name.digits}" if made else f"harness adopt {found.name.number} does"
-        why.append(f"Made by hand; {after}." if made else f"Made by hand, and not measured: {after}.")
-    if said := explain.opinion(note.opinion, found.metric):
-        why.append(said)
+    why = story.why(now, found)
     if why:
         click.echo("\n".join(why) + "\n")
     for run in note.runs:
@@ -133,19 +116,6 @@ def show(experiment: str, as_json: bool) -> int:
         if tail := run.training.log.strip().splitlines()[-15:]:
             click.echo("log, its end:\n  " + "\n  ".join(tail))
     return DONE
-
-
-def _given_up(now: Snapshot, found: Experiment, setting: Setting) -> list[str]:
-    """Why a kept one was dropped; empty where it wasn't."""
-    from harness.session.frontier import standing_on
-
-    if not now.frontier.chain or found.commit in now.frontier.chain:
-        return []
-    if now.frontier.aside is not None:
-        below = standing_on(now.known, setting, now.frontier.policy, now.frontier.aside[1])
-        if below is not None and found.commit in below.chain:
-            return [f"It stands on {now.frontier.aside[1][:7]}, main before: a loop puts it on this one."]
-    return [explain.GIVEN_UP]
 
 
 DIFF_EXAMPLES = """\b

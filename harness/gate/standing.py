@@ -43,8 +43,8 @@ class Standing(Protocol):
     def offsets(self) -> Mapping[str, float]:
         """Of what scores are measured on, in losses, as they were estimated when it was rebuilt."""
 
-    def estimate(self, commit: str) -> float:
-        """The true value of a commit of the chain, as it is estimated now."""
+    def about(self, commit: str) -> Incumbent:
+        """A commit of the chain, its true value as it is estimated now."""
 
     def knows(self, parent: str) -> bool:
         """Whether an experiment on this commit can be decided; else it is compared with the head."""
@@ -82,9 +82,9 @@ class Bayes:
 
     @property
     def incumbent(self) -> Incumbent:
-        return self._incumbent(self.posterior.head)
+        return self.about(self.posterior.head)
 
-    def _incumbent(self, commit: str) -> Incumbent:
+    def about(self, commit: str) -> Incumbent:
         loss = self.posterior.estimate(commit)
         return Incumbent(commit, self.metric.sign * loss.mean, loss.sd)
 
@@ -92,16 +92,13 @@ class Bayes:
     def suspect_beyond(self) -> float:
         return self.incumbent.value - self.metric.sign * SUSPECT_JUMP * self.posterior.noise
 
-    def estimate(self, commit: str) -> float:
-        return self._incumbent(commit).value
-
     def knows(self, parent: str) -> bool:
         return parent in self.posterior.nodes
 
     def decide(
         self, parent: str, scores: Sequence[float], shorter: bool, hosts: Sequence[str] = ()
     ) -> Decision:
-        incumbent = self._incumbent(parent if self.knows(parent) else self.posterior.head)
+        incumbent = self.about(parent if self.knows(parent) else self.posterior.head)
         metric, noise = self.metric, self.posterior.noise
         it = Measured("it", parent, tuple(scores), kept=True, hosts=tuple(hosts))
         losses = levelled(as_loss(it, metric), self.offsets).scores
@@ -167,8 +164,8 @@ class Greedy:
     def suspect_beyond(self) -> float:
         return self.scores[-1] - self.metric.sign * SUSPECT_JUMP * _usual_noise(self.scores[-1])
 
-    def estimate(self, commit: str) -> float:
-        return self.scores[self.chain.index(commit)]
+    def about(self, commit: str) -> Incumbent:
+        return Incumbent(commit, self.scores[self.chain.index(commit)])
 
     def knows(self, parent: str) -> bool:
         return parent == self.chain[-1]

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
 from matplotlib.transforms import offset_copy  # noqa: E402
 
+from harness.report.frontier import built_on  # noqa: E402
 from harness.store.experiment import Experiment  # noqa: E402
 from harness.store.metric import MAX, Metric  # noqa: E402
 from harness.store.records import DISCARD, KEEP  # noqa: E402
@@ -45,7 +46,7 @@ def draw(
     every = [(e.name.number, None if e.value is None else sign * e.value, e) for e in experiments]
     end = max(x for x, _, _ in every)  # more than there are, where a person gave a number
     scored = [(x, y, e) for x, y, e in every if y is not None]
-    steps: list[tuple[float, float]] = [(x, sign * y) for x, y in built_on(scored, line)]
+    steps: list[tuple[float, float]] = [(x, sign * y) for x, y, _ in built_on(scored, line)]
     scored = [(x, y, e) for x, y, e in scored if not e.is_once_more(known.get(e.origin))]  # one dot a run
     kept = [(x, y, e) for x, y, e in scored if e.status == KEEP]
     failed = [x for x, y, e in every if y is None and e.status is not None]
@@ -137,38 +138,6 @@ def _label(axes: Any, kept: list[tuple[int, float, Experiment]], sign: int) -> N
             x, y, title, transform=beside, rotation=-sign * SLANT_DEGREES, rotation_mode="anchor",
             fontsize=7.5, ha="left", va="top" if sign > 0 else "bottom", color=KEPT, parse_math=False,
         )  # fmt: skip
-
-
-def built_on(
-    scored: list[tuple[int, float, Experiment]], line: Sequence[str] | None = None
-) -> list[tuple[int, float]]:
-    """From which number on a commit was the frontier's head, and its value as estimated when that began.
-
-    One that was begun before a keep and decided after it doesn't take the line back; where a commit was given
-    up, or a person made one, the line follows. `line`: to the frontier's head now, which none may say yet.
-    """
-    judged = [(x, e, e.incumbent) for x, _, e in scored if e.incumbent is not None]
-    uses = [(x, *incumbent) for x, _, incumbent in judged]
-    first_said = {commit: figure for _, commit, figure in reversed(uses)}
-    last_use = {commit: x for x, commit, _ in uses}
-    every = {e.commit: e for _, _, e in scored}
-    on, steps = "", []
-    for x, experiment, (commit, figure) in judged:
-        if experiment.is_once_more(every.get(experiment.origin)):
-            on = experiment.commit[:7] if experiment.origin.startswith(on) else on
-            continue
-        unused = x if line is None or any(each.startswith(on) for each in line) else 0
-        if not on or (commit != on and last_use.get(on, unused) < x):
-            steps.append((x - 1 if on else 0, figure))
-            on = commit
-        if experiment.status == KEEP and experiment.estimate is not None:
-            on = experiment.commit[:7]
-            steps.append((x, first_said.get(on, experiment.estimate)))
-    if line and on and not line[-1].startswith(on):
-        head = every.get(line[-1])
-        estimate = first_said.get(line[-1][:7], head.estimate if head is not None else None)
-        steps += [(scored[-1][0], estimate)] if estimate is not None else []
-    return steps
 
 
 def _limits(scores: list[float], kept: list[float]) -> tuple[float, float]:

@@ -31,6 +31,8 @@ class Snapshot:
     repository: Repository
     known: HistorySnapshot
     asked: Setting | None = None
+    since: float = 0.0
+    """Experiments from then on, in seconds since 1970; the gate goes by all."""
 
     @cached_property
     def setting(self) -> Setting | None:
@@ -43,8 +45,8 @@ class Snapshot:
 
     @cached_property
     def experiments(self) -> tuple[Experiment, ...]:
-        """All, in the order of their numbers."""
-        return tuple(self.known)
+        """In the order of their numbers."""
+        return tuple(each for each in self.known if each.seconds >= self.since)
 
     @cached_property
     def comparable(self) -> tuple[Experiment, ...]:
@@ -92,7 +94,7 @@ class Snapshot:
     @cached_property
     def head_experiment(self) -> Experiment | None:
         """The frontier's head, or `main`; None where a person made it, though a branch may have its name."""
-        heads = (each for each in self.experiments if each.commit == self.frontier.head)
+        heads = (each for each in self.known if each.commit == self.frontier.head)
         return next((each for each in heads if each.state != "by hand"), None)
 
     # ── how it goes ───────────────────────────────────────────────────────────────────────────

@@ -5,8 +5,9 @@ time, and what can't be read is left out.
 """
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -119,8 +120,12 @@ class Running:
     since: float
     """Seconds since 1970."""
     phase: str = ""
+    seconds: float = 0.0
+    """Of its phase."""
     step: int | None = None
     loss: float | None = None
+    curve: tuple[tuple[float, float], ...] = ()
+    """Seconds of training, and the loss then."""
 
 
 @dataclass(frozen=True)
@@ -149,33 +154,60 @@ class _Line:
     seed: int = 0
     gpu: int = 0
     phase: str = ""
+    seconds: float = 0.0
     step: int | None = None
     loss: float | None = None
 
 
-def read(path: Path) -> Session:
-    """Of the session that writes there, or did."""
-    session, running = Session(), dict[str, Running]()
-    for line in _lines(path):
-        run = Run(line.run, line.commit, line.seed, line.gpu)
+class Tail:
+    """The file, read again and again: each look costs what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begin()
+
+    def _begin(self, inode: int = 0) -> None:
+        self._inode, self._read = inode, 0
+        self._session, self._running = Session(), dict[str, Running]()
+
+    def session(self) -> Session:
+        """Of what writes there, or did."""
+        with suppress(OSError), self._path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if about.st_ino != self._inode or about.st_size < self._read:
+                self._begin(about.st_ino)  # another session's
+            file.seek(self._read)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]  # the rest is being written
+            self._read += len(whole)
+            for line in whole.splitlines():
+                with suppress(msgspec.MsgspecError):
+                    self._take(msgspec.json.decode(line, type=_Line))
+        return replace(self._session, running=tuple(self._running.values()))
+
+    def _take(self, line: _Line) -> None:
+        run, running = Run(line.run, line.commit, line.seed, line.gpu), self._running
         if line.kind == "session":
-            session, running = Session(line.time, line.limits), {}
+            self._session = Session(line.time, line.limits)
+            running.clear()
         elif line.kind == "progress" and (known := running.get(run.key)) is not None:
-            running[run.key] = replace(known, run=run, phase=line.phase, step=line.step, loss=line.loss)
+            running[run.key] = replace(
+                known, run=run, phase=line.phase, seconds=line.seconds, step=line.step, loss=line.loss,
+                curve=known.curve + _point(line),
+            )  # fmt: skip
         elif line.kind == BEGUN:
             running[run.key] = Running(run, line.text, line.time)
         elif line.kind in (MEASURED, PUT_BACK):
             running.pop(run.key, None)
         if line.measured is not None:
-            session = replace(session, measured=line.measured, spent_usd=line.spent_usd or 0.0)
-    return replace(session, running=tuple(running.values()))
+            spent = line.spent_usd or 0.0
+            self._session = replace(self._session, measured=line.measured, spent_usd=spent)
 
 
-def _lines(path: Path) -> Iterator[_Line]:
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return
-    for line in data.splitlines():
-        with suppress(msgspec.MsgspecError):
-            yield msgspec.json.decode(line, type=_Line)
+def _point(line: _Line) -> tuple[tuple[float, float], ...]:
+    return ((line.seconds, line.loss),) if line.phase == "training" and line.loss is not None else ()
+
+
+def read(path: Path) -> Session:
+    """Of the session that writes there, or did."""
+    return Tail(path).session()

@@ -1,0 +1,207 @@
+"""The live page: what `harness ui` serves, on 127.0.0.1, to whoever has its address with the token.
+
+It reads git and the events of a session, and writes nothing; it keeps what it read last, which can be read
+again. Every request must name the token, a host that is this one, and only read: a page elsewhere, or a
+coding agent with the network, gets nothing.
+"""
+
+import asyncio
+import hmac
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from harness.errors import HarnessError
+from harness.lock import holder
+from harness.report import document, values
+from harness.report.snapshot import Snapshot, snapshot
+from harness.session.events import Tail
+from harness.store.opening import open_repository
+
+LOOK_SECONDS = 0.25
+ALIVE_SECONDS = 15.0  # between two signs of life, where nothing happens
+HEADERS = {
+    "Content-Security-Policy": document.policy("'self'", "'self'", "'self'") + "; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}  # fmt: skip
+TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+class Reader:
+    """The repository, read again where something in it changed. One thread at a time."""
+
+    def __init__(self, root: Path) -> None:
+        """Of the repository that `root` lies in.
+
+        Raises:
+            HarnessError: it is no research repository.
+        """
+        self._root, self._lock = root, threading.Lock()
+        self._repository = open_repository(root)
+        self._events = Tail(self._repository.events)
+        self._known: tuple[Any, Snapshot] | None = None
+        self._overview: tuple[Any, bytes] | None = None
+
+    def stamp(self) -> tuple[object, ...]:
+        """Changes when a ref, the config or a session's beginning does; costs a few calls to the kernel."""
+        common = self._repository.common
+        watched = [common / name for name in ("HEAD", "packed-refs", "refs/heads", "refs/heads/main")]
+        watched += [common / "refs/heads/exp", common / "refs/notes/autoresearch"]
+        watched.append(self._repository.paths.config)
+        return tuple(map(_changed, watched))
+
+    def events_stamp(self) -> tuple[object, ...]:
+        return (_changed(self._repository.events), _changed(self._repository.loop_lock))
+
+    def overview(self) -> bytes:
+        """As JSON."""
+        with self._lock:
+            stamp, now = self._now()
+            if self._overview is None or self._overview[0] != stamp:
+                self._overview = stamp, json.dumps(values.overview(now)).encode()
+            return self._overview[1]
+
+    def experiment(self, which: str) -> bytes:
+        with self._lock:
+            _, now = self._now()
+            return json.dumps(values.experiment(now, now.known.find(which))).encode()
+
+    def compare(self, one: str, other: str) -> bytes:
+        with self._lock:
+            return json.dumps(values.comparison(self._now()[1], one, other)).encode()
+
+    def running(self) -> bytes:
+        with self._lock:
+            process = holder(self._repository.loop_lock)
+            return json.dumps(values.running(self._events.session() if process else None, process)).encode()
+
+    def _now(self) -> tuple[Any, Snapshot]:
+        stamp = self.stamp()
+        if self._known is None or self._known[0] != stamp:
+            self._known = stamp, snapshot(open_repository(self._root))
+        return self._known
+
+
+def _changed(path: Path) -> tuple[int, int, int] | None:
+    with suppress(OSError):
+        about = path.stat()
+        return about.st_ino, about.st_mtime_ns, about.st_size
+    return None
+
+
+class Guard:
+    """Lets through what reads, names the token and comes from here."""
+
+    def __init__(self, app: Any, token: str, port: int) -> None:
+        self._app, self._token = app, token.encode()
+        self._hosts = {f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        given, _, rest = scope["path"].lstrip("/").partition("/")
+        if headers.get(b"host") not in self._hosts:
+            await _refused(403, "this is not the host that the page is served on")(scope, receive, send)
+        elif not hmac.compare_digest(given.encode(), self._token):
+            await _refused(403, "the address lacks the token: harness ui prints it")(scope, receive, send)
+        elif scope["method"] not in ("GET", "HEAD"):
+            await _refused(405, "this page changes nothing")(scope, receive, send)
+        elif not self._is_from_here(headers):
+            await _refused(403, "another page may not read this one")(scope, receive, send)
+        else:
+            await self._app({**scope, "path": f"/{rest}", "raw_path": None}, receive, _marked(send))
+
+    def _is_from_here(self, headers: dict[bytes, bytes]) -> bool:
+        origin = headers.get(b"origin")
+        if origin is not None and origin.removeprefix(b"http://") not in self._hosts:
+            return False
+        site = headers.get(b"sec-fetch-site", b"none")
+        return site in (b"none", b"same-origin") or headers.get(b"sec-fetch-mode") == b"navigate"
+
+
+def _refused(status: int, why: str) -> Response:
+    return PlainTextResponse(why, status, HEADERS)
+
+
+def _marked(send: Send) -> Send:
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            extra = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await send(message)
+
+    return marked
+
+
+def app(reader: Reader, token: str, port: int) -> Guard:
+    """The whole server, for one repository."""
+    static, index = document.files(), document.served()
+
+    async def page(_: Request) -> Response:
+        return Response(index, media_type="text/html")
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in static:
+            return _refused(404, "there is no such file")
+        return Response(static[name], media_type=TYPES[Path(name).suffix])
+
+    def asked(answer: Callable[..., bytes]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                found = await run_in_threadpool(answer, **request.path_params)
+            except HarnessError as error:
+                return _refused(404, str(error))
+            return Response(found, media_type="application/json")
+
+        return endpoint
+
+    async def live(request: Request) -> Response:
+        return StreamingResponse(_events(reader, request), media_type="text/event-stream")
+
+    routes = [
+        Route("/", page), Route("/live", live), Route("/overview", asked(reader.overview)),
+        Route("/experiment/{which}", asked(reader.experiment)),
+        Route("/compare/{one}/{other}", asked(reader.compare)), Route("/{name}", file),
+    ]  # fmt: skip
+    return Guard(GZipMiddleware(Starlette(routes=routes), minimum_size=1000, compresslevel=4), token, port)
+
+
+async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
+    """Server-sent: `running` for what a session says, `changed` when git has something new."""
+    git, said, quiet = reader.stamp(), None, 0.0
+    while not await request.is_disconnected():
+        now = reader.events_stamp()
+        if now != said:
+            said, quiet = now, 0.0
+            yield _event("running", await run_in_threadpool(reader.running))
+        if (changed := reader.stamp()) != git:
+            git, quiet = changed, 0.0
+            yield _event("changed", b"{}")
+        if quiet >= ALIVE_SECONDS:
+            quiet, said = 0.0, None  # a session that was killed says nothing: its process is looked for
+        await asyncio.sleep(LOOK_SECONDS)
+        quiet += LOOK_SECONDS
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)

@@ -1,0 +1,304 @@
+"""What a page shows, as plain JSON values: of a snapshot, of one experiment, of what runs now.
+
+Titles, hypotheses, logs and programs are anybody's: here they are bounded, and stay text. What is not known
+is null. The page itself decides nothing; each figure that it draws is one of these.
+"""
+
+import difflib
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness import __version__
+from harness.report import explain, story, timing
+from harness.report.frontier import built_on
+from harness.report.snapshot import Snapshot
+from harness.sandbox.text import one_line
+from harness.session.events import Session
+from harness.store.decisions import CANDIDATE, CONFIRMED, Decision
+from harness.store.experiment import Experiment
+from harness.store.metric import Metric
+from harness.store.records import KEEP, Point, RunRecord
+
+TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 300, 600, 100_000, 40
+MESSAGE_CHARS = 20_000
+POINTS = 200  # of a loss curve
+CURVES = 5  # of the last runs, beside what runs now
+LAST_RUNS = 100  # whose time is shown
+
+KEPT = (CONFIRMED, CANDIDATE)
+
+Values = dict[str, Any]
+
+
+def overview(now: Snapshot, with_holdout: bool = True) -> Values:
+    """The whole repository, a column for each thing that is known of experiments."""
+    setting, metric = now.setting, now.metric
+    here = {each.commit for each in now.comparable}
+    states = now.states(now.experiments)
+    kept = [each for each in now.experiments if each.status == KEEP]
+    scored = [(e.name.number, e.value, e) for e in now.comparable if e.value is not None]
+    line = built_on(scored, now.frontier.chain or None)
+    estimates = now.frontier.estimates([now.main, *(each.commit for each in kept)])
+    by_prefix = {commit[:7]: found for commit, found in estimates.items()}
+    return {
+        "version": __version__,
+        "at": time.time(),
+        "repository": now.repository.paths.root.name,
+        "metric": _metric(metric),
+        "setting": None if setting is None else _setting_words(now),
+        "budget_seconds": setting.budget_seconds if setting else None,
+        "main": now.main,
+        "main_scores": list(now.frontier.scores(now.main)),
+        "main_estimate": now.frontier.main_estimate,
+        "frontier": list(now.frontier.chain),
+        "noise_sd": _finite(now.frontier.noise_sd),
+        "trouble": now.frontier.config_trouble or None,
+        "counts": {state: count for state, count in now.counts.items() if count},
+        "experiments": _columns(now, states, here),
+        "line": [
+            {
+                "number": number, "value": value, "commit": commit,
+                "sd": by_prefix[commit[:7]].sd if commit[:7] in by_prefix else None,
+            }
+            for number, value, commit in line
+        ],
+        "kept": [_later(now, each, states[each.commit], estimates) for each in kept],
+        "holdout": _holdout(now) if with_holdout else None,
+        "runs": _last_runs(now),
+        "time": _time(now),
+    }  # fmt: skip
+
+
+def _metric(metric: Metric) -> Values:
+    return {
+        "name": metric.name, "goal": metric.goal, "unit": metric.unit, "decimals": metric.decimals,
+        "words": metric.words,
+    }  # fmt: skip
+
+
+def _setting_words(now: Snapshot) -> str:
+    assert now.setting is not None
+    setting = now.setting
+    return f"{setting.device}, {setting.data}, {setting.budget_seconds:g} s"
+
+
+def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str, list[Any]]:
+    every = now.experiments
+    by_commit = {each.commit: each for each in every}
+    return {
+        "number": [each.name.number for each in every],
+        "commit": [each.commit for each in every],
+        "parent": [
+            by_commit[each.parent].name.number if each.parent in by_commit else None for each in every
+        ],
+        "state": [states[each.commit] for each in every],
+        "value": [_finite(each.value) for each in every],
+        "runs": [each.runs if len(each.runs) > 1 else None for each in every],
+        "effect": [_finite(each.delta) for each in every],
+        "effect_sd": [_finite(each.effect_sd) for each in every],
+        "title": [one_line(each.message.title, TITLE_CHARS) for each in every],
+        "hypothesis": [_bounded(each.message.hypothesis, HYPOTHESIS_CHARS) for each in every],
+        "agent": [one_line(each.agent, 60) for each in every],
+        "at": [each.seconds for each in every],
+        "cost_usd": [_finite(each.cost_usd) for each in every],
+        "device_seconds": [_device_seconds(each) for each in every],
+        "elsewhere": [each.commit not in here for each in every],
+        "once_more": [each.is_once_more(by_commit.get(each.origin)) for each in every],
+    }
+
+
+def _device_seconds(each: Experiment) -> float | None:
+    """Of training, by its budget and how many runs its message counts."""
+    if each.setting is None:
+        return None
+    return each.setting.budget_seconds * max(1, len(each.message.trailers.get("Seeds", "").split()))
+
+
+def _later(now: Snapshot, each: Experiment, state: str, estimates: dict[str, Any]) -> Values:
+    """What a kept one claimed when it was decided, and what is thought of it by now."""
+    found, parent = estimates.get(each.commit), estimates.get(each.parent)
+    effect = found.value - parent.value if found and parent else None
+    return {
+        "number": each.name.number,
+        "state": state,
+        "claimed": _finite(each.delta),
+        "claimed_sd": _finite(each.effect_sd),
+        "scores_then": max(1, len(each.runs)),
+        "scores_now": len(now.frontier.scores(each.commit)) if each.setting == now.setting else None,
+        "later": _finite(effect),
+        "estimate": _finite(found.value) if found else None,
+        "sd": _finite(found.sd) if found else None,
+    }
+
+
+def _holdout(now: Snapshot) -> Values:
+    return {
+        "scores": [{"val": found.value, "holdout": found.holdout_value} for found in now.holdouts],
+        "words": explain.holdout(now.holdouts, now.frontier.noise_sd, now.metric),
+        "failed": now.holdout_failed,
+    }
+
+
+def _last_runs(now: Snapshot) -> list[Values]:
+    """Curves of the frontier's head, and of the last runs."""
+    found: list[Values] = []
+    head = now.frontier.head
+    for name, commit in [("frontier", head), *((e.name.digits, e.commit) for e in now.last[-CURVES:])]:
+        runs = [run for run in now.known.runs(commit) if run.training.curve]
+        if runs:
+            found.append({"name": name, "commit": commit, "curve": curve(runs[-1].training.curve)})
+    return found
+
+
+def _time(now: Snapshot) -> Values:
+    """Where the time of the last runs went."""
+    runs = now.last_runs[-LAST_RUNS:]
+    total: Counter[str] = Counter()
+    for run in runs:
+        total.update(timing.phases(run))
+    share = timing.training_share(runs)
+    return {
+        "runs": len(runs),
+        "phases": {name: seconds for name, seconds in total.items() if seconds > 0},
+        "training_share": share[0] if share else None,
+        "between_seconds": share[1] if share else None,
+        "followed": share[2] if share else 0,
+        "disturbed": now.disturbed[0],
+    }
+
+
+# ── one experiment ────────────────────────────────────────────────────────────────────────────
+
+
+def experiment(now: Snapshot, found: Experiment) -> Values:
+    """All that is known of one."""
+    note, metric = now.note(found), found.metric
+    parent = next((each for each in now.experiments if each.commit == found.parent), None)
+    of_parent = [run for run in now.known.runs(found.parent) if run.training.curve]
+    return {
+        "number": found.name.number, "branch": found.name.branch, "commit": found.commit,
+        "parent": found.parent, "parent_number": parent.name.number if parent else None,
+        "state": now.states([found])[found.commit], "metric": _metric(metric),
+        "title": one_line(found.message.title, TITLE_CHARS),
+        "message": _bounded(found.message.text(), MESSAGE_CHARS),
+        "hypothesis": _bounded(found.message.hypothesis, MESSAGE_CHARS),
+        "agent": one_line(found.agent, 60), "author": one_line(found.author, 60), "at": found.seconds,
+        "cost_usd": _finite(found.cost_usd), "value": _finite(found.value),
+        "why": story.why(now, found),
+        "decision": _decision(note.decision) if note.decision else None,
+        "diff": difference(now, found.parent, found.commit),
+        "runs": [_run(run) for run in note.runs],
+        "parent_curve": curve(of_parent[-1].training.curve) if of_parent else None,
+        "commands": [
+            f"git cherry-pick {found.commit[:10]}",
+            f"git diff {found.parent[:10]} {found.commit[:10]} -- train.py",
+            f"harness show {found.name.number}",
+        ],
+    }  # fmt: skip
+
+
+def _decision(decision: Decision) -> Values:
+    return {
+        "incumbent": decision.incumbent.commit, "incumbent_value": _finite(decision.incumbent.value),
+        "incumbent_sd": _finite(decision.incumbent.sd), "value": _finite(decision.value),
+        "effect": _finite(decision.effect), "effect_sd": _finite(decision.effect_sd),
+        "p_better": _finite(decision.confidence), "noise_sd": _finite(decision.noise_sd),
+    }  # fmt: skip
+
+
+def _run(run: RunRecord) -> Values:
+    return {
+        "seed": run.seed, "status": run.status, "value": _finite(run.value),
+        "detail": _bounded(run.detail, 2000), "curve": curve(run.training.curve),
+        "phases": {name: seconds for name, seconds in timing.phases(run).items() if seconds > 0},
+        "device": one_line(run.device, 80), "host": one_line(run.host, 80), "gpu": one_line(run.gpu, 80),
+        "checked": explain.checked(run), "instead_of": [_bounded(each, 500) for each in run.instead_of],
+        "warnings": [*filter(None, (run.warning, run.mismatch, run.delay))],
+        "log": _bounded("\n".join(run.training.log.strip().splitlines()[-LOG_LINES:]), 20_000),
+        "summary": {
+            name: value if isinstance(value, str) else _finite(value)
+            for name, value in run.summary().items()
+        },
+    }  # fmt: skip
+
+
+def difference(now: Snapshot, old: str, new: str) -> str:
+    """What `git diff` shows of train.py, bounded."""
+    before, after = (
+        now.known.source_or_nothing(commit).decode("utf-8", "replace").splitlines() for commit in (old, new)
+    )
+    return _bounded("\n".join(difflib.unified_diff(before, after, old[:7], new[:7], lineterm="")), DIFF_CHARS)
+
+
+def comparison(now: Snapshot, one: str, other: str) -> Values:
+    """Two commits: each an experiment's number, or the beginning of a commit's name.
+
+    Raises:
+        HarnessError: there is none.
+    """
+    sides = [_side(now, which) for which in (one, other)]
+    return {"sides": sides, "diff": difference(now, sides[0]["commit"], sides[1]["commit"])}
+
+
+def _side(now: Snapshot, which: str) -> Values:
+    commit, title, number, value = now.main, "main", None, now.frontier.main_estimate
+    if which not in ("main", now.main):
+        found = now.known.find(which)
+        commit, title, number, value = found.commit, found.message.title, found.name.number, found.value
+    runs = [run for run in now.known.runs(commit) if run.training.curve]
+    return {
+        "commit": commit, "title": one_line(title, TITLE_CHARS), "number": number, "value": _finite(value),
+        "scores": list(now.frontier.scores(commit)),
+        "curve": curve(runs[-1].training.curve) if runs else None,
+    }  # fmt: skip
+
+
+# ── what runs now ─────────────────────────────────────────────────────────────────────────────
+
+
+def running(session: Session | None, process: int | None) -> Values:
+    """`session`: None where no loop runs."""
+    if session is None:
+        return {"process": None, "runs": []}
+    return {
+        "process": process,
+        "began": session.began,
+        "measured": session.measured,
+        "spent_usd": session.spent_usd,
+        "limits": {name: value for name, value in session.limits.items() if value is not None},
+        "runs": [
+            {
+                "name": each.run.name, "title": one_line(each.title, TITLE_CHARS), "commit": each.run.commit,
+                "seed": each.run.seed, "place": each.run.place, "since": each.since, "phase": each.phase,
+                "seconds": each.seconds, "step": each.step, "loss": _finite(each.loss),
+                "curve": [(seconds, loss) for seconds, loss in each.curve if math.isfinite(loss)],
+            }
+            for each in session.running
+        ],
+    }  # fmt: skip
+
+
+# ── pieces ────────────────────────────────────────────────────────────────────────────────────
+
+
+def curve(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """Seconds and loss, of many points some: the mean of those that one stands for."""
+    finite = [point for point in points if math.isfinite(point.loss) and math.isfinite(point.seconds)]
+    size = max(1, math.ceil(len(finite) / POINTS))
+    parts: Iterable[Sequence[Point]] = (finite[at : at + size] for at in range(0, len(finite), size))
+    return [(round(part[-1].seconds, 2), _mean([point.loss for point in part])) for part in parts]
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return round(sum(losses) / len(losses), 5)
+
+
+def _finite(value: Any) -> Any:
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _bounded(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}\n… {len(text) - most:,} characters more"
