@@ -24,7 +24,7 @@ from harness.worker.prestart import Prestarted
 from harness.worker.run import Setup, measure
 from harness.worker.supervisor import Supervisor
 
-pytest_plugins = ("sessions", "stubs", "text")
+pytest_plugins = ("browser", "sessions", "stubs", "text")
 ROOT = Path(__file__).parent.parent
 STARTER = fit.fitted((ROOT / "train.py").read_text(), fit.SMALL)
 

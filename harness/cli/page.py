@@ -1,8 +1,10 @@
 """`ui` and `report`: the page, live or as a file."""
 
+import contextlib
 import secrets
 import socket
 import tempfile
+import threading
 import time
 import webbrowser
 from dataclasses import replace
@@ -48,11 +50,15 @@ def ui(port: int | None, opens: bool) -> int:
     click.echo("harness ui: Ctrl-C ends it", err=True)
     if opens:
         _open(address)
+    threading.Thread(target=reader.overview, daemon=True).start()  # while the browser comes
     config = uvicorn.Config(
-        app(reader, token, number), log_level="error", access_log=False, lifespan="off", server_header=False,
-        timeout_graceful_shutdown=1,
+        app(reader, token, number), log_level="critical", access_log=False, lifespan="off",
+        server_header=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    reader.is_over = lambda: server.should_exit
+    with contextlib.suppress(KeyboardInterrupt):  # as it is meant to end
+        server.run(sockets=[listening])
     return DONE
 
 

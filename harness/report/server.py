@@ -56,6 +56,7 @@ class Reader:
         self._events = Tail(self._repository.events)
         self._known: tuple[Any, Snapshot] | None = None
         self._overview: tuple[Any, bytes] | None = None
+        self.is_over: Callable[[], bool] = lambda: False  # the server is told to end
 
     def stamp(self) -> tuple[object, ...]:
         """Changes when a ref, the config or a session's beginning does; costs a few calls to the kernel."""
@@ -189,7 +190,7 @@ def app(reader: Reader, token: str, port: int) -> Guard:
 async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
     """Server-sent: `running` for what a session says, `changed` when git has something new."""
     git, said, quiet = reader.stamp(), None, 0.0
-    while not await request.is_disconnected():
+    while not (reader.is_over() or await request.is_disconnected()):
         now = reader.events_stamp()
         if now != said:
             said, quiet = now, 0.0

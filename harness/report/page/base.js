@@ -44,8 +44,8 @@ page.value = (value, metric) =>
 page.change = (value, metric) =>
   value === null || value === undefined ? "–"
     : (value < 0 ? "−" : "+") + page.value(Math.abs(value), metric);
-page.time = (seconds) =>
-  new Date(1000 * seconds).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+const CLOCK = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
+page.time = (seconds) => CLOCK.format(new Date(1000 * seconds));
 page.span = (seconds) => {
   if (seconds === null || seconds === undefined) return "–";
   for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]])
@@ -128,7 +128,7 @@ const follow = () => {
   };
   const events = new EventSource("live");
   events.addEventListener("running", (event) => {
-    page.running = JSON.parse(event.data);
+    page.running = { ...JSON.parse(event.data), told: Date.now() / 1000 };
     page.complain("");
     page.current.tick?.();
   });

@@ -19,17 +19,42 @@ const fitted = (room, plot, height) => {
 
 // ── every experiment a dot ───────────────────────────────────────────────────────────────────
 
-const SHAPES = {
-  confirmed: (c, x, y, r) => { c.arc(x, y, 1.5 * r, 0, 7); c.fill(); },
+const ring = (c, x, y, r) => { c.moveTo(x + r, y); c.arc(x, y, r, 0, 7); };
+const SHAPES = { // parts of a path: all of a kind are filled or drawn at once
+  confirmed: (c, x, y, r) => ring(c, x, y, 1.5 * r),
   candidate: (c, x, y, r) => {
-    c.moveTo(x, y - 1.8 * r); c.lineTo(x + 1.8 * r, y); c.lineTo(x, y + 1.8 * r); c.lineTo(x - 1.8 * r, y); c.fill();
+    c.moveTo(x, y - 1.8 * r); c.lineTo(x + 1.8 * r, y); c.lineTo(x, y + 1.8 * r); c.lineTo(x - 1.8 * r, y); c.closePath();
   },
-  dropped: (c, x, y, r) => { c.arc(x, y, 1.3 * r, 0, 7); c.stroke(); },
-  discard: (c, x, y, r) => { c.rect(x - r / 2, y - r / 2, r, r); c.fill(); },
-  worse: (c, x, y, r) => { c.moveTo(x - r, y + r); c.lineTo(x + r, y + r); c.lineTo(x, y - r); c.fill(); },
-  failed: (c, x, y, r) => {
-    c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x + r, y - r); c.lineTo(x - r, y + r); c.stroke();
-  },
+  dropped: (c, x, y, r) => ring(c, x, y, 1.3 * r),
+  worse: (c, x, y, r) => { c.moveTo(x - r, y + r); c.lineTo(x + r, y + r); c.lineTo(x, y - r); c.closePath(); },
+  failed: (c, x, y, r) => { c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x + r, y - r); c.lineTo(x - r, y + r); },
+};
+const HOLLOW = { dropped: true, crash: true, invalid: true, error: true };
+const ORDER = ["discard", "crash", "invalid", "error", "dropped", "candidate", "confirmed"]; // what lies on top comes last
+
+/** Of one state: error bars, and a mark each. At the edge those that would cover one another are one. */
+const marks = (c, state, group, { px, py, over, size, inside, isFar, step }) => {
+  const runs = page.columns().runs, edge = { failed: -9, worse: -9 }, many = group.length > 500, half = Math.max(1, Math.round(size / 2));
+  c.beginPath();
+  if (!many) for (const dot of group) {
+    const ends = runs[dot.place];
+    if (!ends || !inside(px(dot.x)) || isFar(dot.y)) continue;
+    c.moveTo(px(dot.x), py(Math.min(...ends))); c.lineTo(px(dot.x), py(Math.max(...ends)));
+  }
+  c.stroke();
+  c.beginPath();
+  for (const dot of group) {
+    const x = px(dot.x), kind = dot.y === null ? "failed" : state === "discard" && isFar(dot.y) ? "worse" : state;
+    if (!inside(x)) continue;
+    if (kind in edge) {
+      if (many && x - edge[kind] < step) continue;
+      edge[kind] = x;
+    }
+    const y = kind in edge ? over : py(dot.y);
+    if (SHAPES[kind] && !(many && kind in edge)) SHAPES[kind](c, x, y, size);
+    else c.fillRect(Math.round(x - half), Math.round(y - half), 2 * half, 2 * half); // the fastest mark there is
+  }
+  if (state in HOLLOW) c.stroke(); else c.fill();
 };
 
 /** What is drawn: by number, by time or by hours of a device; in the order of x. */
@@ -51,14 +76,14 @@ const bounds = (found, sign) => {
   const scored = found.filter((dot) => dot.y !== null);
   const losses = scored.map((dot) => sign * dot.y).sort((a, b) => a - b);
   if (!losses.length) return [0, 1];
-  const kept = scored.filter((dot) => SHAPES[dot.state] && dot.state !== "discard").map((dot) => sign * dot.y);
+  const kept = scored.filter((dot) => dot.state !== "discard").map((dot) => sign * dot.y);
   const high = Math.max(losses[Math.round(0.9 * (losses.length - 1))], ...kept.slice(-2000));
   const low = losses[0], room = 0.06 * (high - low) || 0.01 * Math.abs(high) || 0.01;
   return sign > 0 ? [low - room, high + room] : [-high - room, -low + room];
 };
 
 page.progress = (room) => {
-  let by = "number", found = [], plot = null, close = () => {}, near = null, home = null;
+  let by = "number", found = [], groups = [], plot = null, close = () => {}, near = null, home = null;
   const chart = el("div", { class: "chart", tabindex: "0", role: "img", "aria-roledescription": "chart" });
   const tip = el("div", { class: "tip", hidden: true });
   const buttons = [["number", "by number"], ["time", "by time"], ["hours", "by GPU-hours"]].map(([key, text]) =>
@@ -69,7 +94,7 @@ page.progress = (room) => {
     el("div", { class: "bar" }, buttons, zooms, el("button", { onclick: () => reset() }, "Whole picture")), chart,
     el("ul", { class: "legend", "aria-label": "Marks" }, Object.keys(page.SYMBOLS).slice(0, 7).map((state) =>
       el("li", { title: page.MEANING[state] }, page.state(state), ` ${page.MEANING[state]}`)),
-      el("li", {}, "line and band: the frontier's estimate ± 2 sd; dotted: main moved"),
+      el("li", {}, "line and band: the frontier's estimate ± 2 sd; ticks below: main moved"),
       el("li", { class: "quiet" }, "drag to zoom, double click for the whole picture")));
 
   const xOf = (number) => {
@@ -118,34 +143,13 @@ page.progress = (room) => {
       c.lineTo(px(to), py(step.value));
     });
     c.stroke();
-    c.lineWidth = k; c.strokeStyle = color("confirmed"); c.setLineDash([2 * k, 4 * k]); c.beginPath();
-    for (const dot of found) if (dot.state === "confirmed" && inside(px(dot.x))) {
-      c.moveTo(px(dot.x), top); c.lineTo(px(dot.x), top + height);
-    }
-    c.stroke(); c.setLineDash([]);
-    const shown = found.filter((dot) => inside(px(dot.x)));
-    const size = (shown.length > 2000 ? 2.4 : shown.length > 300 ? 3.2 : 4.2) * k;
-    const groups = {};
-    for (const dot of shown) {
-      const kind = dot.y === null ? "failed" : dot.state === "discard" && isFar(dot.y) ? "worse" : SHAPES[dot.state] ? dot.state : "discard";
-      (groups[`${kind} ${dot.state}`] = groups[`${kind} ${dot.state}`] || []).push(dot);
-    }
-    for (const [key, group] of Object.entries(groups).sort(([one]) => (one.includes("discard") ? -1 : 1))) {
-      const [kind, state] = [key.split(" ")[0], key.split(" ").slice(1).join("-")];
+    c.fillStyle = color("confirmed");
+    for (const dot of found) if (dot.state === "confirmed" && inside(px(dot.x))) c.fillRect(px(dot.x) - k, top + height - 9 * k, 2 * k, 9 * k);
+    const count = found.filter((dot) => inside(px(dot.x))).length;
+    const size = (count > 2000 ? 2.4 : count > 300 ? 3.2 : 4.2) * k;
+    for (const [state, group] of groups) {
       c.fillStyle = c.strokeStyle = color(state); c.lineWidth = 1.4 * k;
-      if (group.length < 2000) {
-        c.beginPath();
-        for (const dot of group) {
-          const runs = page.columns().runs[dot.place];
-          if (!runs || kind === "worse") continue;
-          c.moveTo(px(dot.x), py(Math.min(...runs))); c.lineTo(px(dot.x), py(Math.max(...runs)));
-        }
-        c.stroke();
-      }
-      for (const dot of group) {
-        c.beginPath();
-        SHAPES[kind](c, px(dot.x), kind === "failed" || kind === "worse" ? over : py(dot.y), size);
-      }
+      marks(c, state, group, { px, py, over, size, inside, isFar, step: 2 * k });
     }
     if (near) {
       c.strokeStyle = color("ink"); c.lineWidth = 2 * k; c.beginPath();
@@ -197,6 +201,7 @@ page.progress = (room) => {
     for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.by === by);
     close();
     found = dots(by);
+    groups = ORDER.map((state) => [state, found.filter((dot) => dot.state === state)]).filter(([, group]) => group.length);
     near = null;
     const sign = page.metric().goal === "max" ? -1 : 1, last = found.length ? found[found.length - 1].x : 1;
     const first = by === "number" ? 0 : found.length ? found[0].x : 0, side = 0.02 * (last - first) || 1;

@@ -47,11 +47,11 @@ page.views.overview = (room) => {
       keys.add(key);
       const entry = curves.get(key) || card(key, run);
       if (!entry.made.isConnected) now.append(entry.made);
-      const training = run.phase === "training";
-      entry.bar.value = training && budget ? Math.min(1, run.seconds / budget) : run.phase === "scoring" || run.phase === "auditing" ? 1 : 0;
+      const training = run.phase === "training", spent = run.seconds + Date.now() / 1000 - running.told;
+      entry.bar.value = training && budget ? Math.min(1, spent / budget) : run.phase === "scoring" || run.phase === "auditing" ? 1 : 0;
       entry.body.replaceChildren(facts([
         ["phase", PHASE[run.phase] || run.phase || "begins"],
-        ["left", training && budget ? page.span(Math.max(0, budget - run.seconds)) : null],
+        ["left", training && budget ? page.span(Math.max(0, budget - spent)) : null],
         ["step", run.step === null ? null : run.step.toLocaleString()],
         ["loss", run.loss === null ? null : run.loss.toFixed(4)],
         ["worker", running.runs.length > 1 ? run.place : null], ["seed", run.seed],
