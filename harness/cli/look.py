@@ -15,7 +15,7 @@ import click
 
 from harness.errors import DONE, HarnessError
 from harness.report import explain, story, table, timing
-from harness.report.snapshot import snapshot
+from harness.report.snapshot import Snapshot, snapshot
 from harness.store.opening import open_repository
 from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP
 
@@ -172,27 +172,63 @@ EXPORT_EXAMPLES = """\b
 Examples:
   harness export > results.tsv
   harness export --format json > results.json
+  harness export --format parquet > results.parquet
+  harness export --to tensorboard            # a folder a run; then tensorboard --logdir tensorboard
+  harness export --to wandb                  # offline; then wandb sync wandb/offline-run-*
+  harness export --to mlflow --into http://127.0.0.1:5000
 """
 
 
 @click.command(epilog=EXPORT_EXAMPLES)
-@click.option("--format", "kind", type=click.Choice(["tsv", "csv", "json"]), default="tsv", show_default=True)
-def export(kind: str) -> int:
-    """All experiments on stdout: commit, score, memory_gb, status, description.
+@click.option(
+    "--format", "kind", type=click.Choice(["tsv", "csv", "json", "parquet"]), default="tsv", show_default=True
+)
+@click.option("--to", "tool", type=click.Choice(["tensorboard", "wandb", "trackio", "mlflow"]),
+              help="Every run with its curve, score, hypothesis and diff, to that tool.")  # fmt: skip
+@click.option("--into", default="", help="Its folder, or its server's address.")
+@click.option("--project", help="What it is called there. Default: the repository's name.")
+def export(kind: str, tool: str | None, into: str, project: str | None) -> int:
+    """All experiments on stdout: commit, score, memory_gb, status, description. Or every run to a tool.
 
-    A figure that nobody measured is empty. JSON has everything that is on the commits.
+    The first line is the baseline. A figure that nobody measured is empty. JSON and Parquet have all that is
+    on the commits. A run that was exported to a tool before is left as it is.
     """
     now = snapshot(open_repository())
-    found = now.experiments
+    if tool is not None:
+        return _export_to(now, tool, into, project or now.repository.paths.root.name)
     if kind == "json":
-        click.echo(json.dumps([table.record(e) for e in found], indent=1))
-        return DONE
-    text = io.StringIO()
-    delimiter = "\t" if kind == "tsv" else ","
-    metric = now.metric
-    columns = ("commit", metric.name, "memory_gb", "status", "description")
-    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.exported(found, metric))
-    click.echo(text.getvalue(), nl=False)
+        click.echo(json.dumps([table.record(e) for e in now.experiments], indent=1))
+    elif kind == "parquet":
+        click.echo(table.parquet(now.experiments), nl=False)
+    else:
+        text, metric = io.StringIO(), now.metric
+        columns = ("commit", metric.name, "memory_gb", "status", "description")
+        delimiter = "\t" if kind == "tsv" else ","
+        writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*_baseline(now), *table.exported(now.experiments, metric)])
+        click.echo(text.getvalue(), nl=False)
+    return DONE
+
+
+def _baseline(now: Snapshot) -> list[dict[str, str]]:
+    """What the first experiment was built on, as a row; none where it has no run of this setting."""
+    first = now.experiments[0].parent if now.experiments else now.main
+    runs = [run for run in now.known.runs(first) if run.setting == now.setting]
+    return [table.baseline(first, runs, now.metric)] if any(run.value is not None for run in runs) else []
+
+
+def _export_to(now: Snapshot, tool: str, into: str, project: str) -> int:
+    from harness.report import exports
+
+    where, new, known = exports.sink(tool, into, project), 0, 0
+    for run in exports.runs(now):
+        if where.has(run):
+            known += 1
+            continue
+        where.take(run)
+        new += 1
+        if new % 20 == 0:
+            click.echo(f"{new} runs", err=True)
+    click.echo(f"{tool}: {new} runs exported, {known} were there", err=True)
     return DONE

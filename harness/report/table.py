@@ -12,7 +12,7 @@ import click
 from harness.store.decisions import CANDIDATE, CONFIRMED, DROPPED
 from harness.store.experiment import Experiment
 from harness.store.metric import Metric
-from harness.store.records import CRASH, DISCARD, ERROR, INVALID
+from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP, RunRecord
 
 COLORS = {
     CONFIRMED: "bright_green", CANDIDATE: "green", DROPPED: "bright_black", DISCARD: "bright_black",
@@ -83,6 +83,41 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "hypothesis": experiment.message.hypothesis,
         "committed_at": experiment.seconds,
         "trailers": dict(trailers),
+    }
+
+
+def parquet(experiments: Iterable[Experiment]) -> bytes:
+    """All that `record` says, a row an experiment; settings and trailers as JSON."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for each in experiments:
+        row = record(each)
+        row["metric"], row["value"] = each.metric.name, row.pop(each.metric.name)
+        rows.append(row | {name: json.dumps(row[name]) for name in ("setting", "trailers")})
+    text = ("branch", "commit", "parent", "status", "metric", "setting", "title", "hypothesis", "trailers")
+    kinds = dict.fromkeys(text, pa.string()) | {"number": pa.int64(), "committed_at": pa.int64()}
+    kinds |= dict.fromkeys(("value", "effect", "effect_sd", "believed"), pa.float64())
+    schema = pa.schema([*kinds.items(), ("runs", pa.list_(pa.float64()))])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def baseline(commit: str, runs: Iterable[RunRecord], metric: Metric) -> dict[str, str]:
+    """The row that the reference's results.tsv begins with: what all was built on, the mean of its runs."""
+    every = list(runs)
+    scores = [run.value for run in every if run.value is not None]
+    memory = [mb for run in every if (mb := run.training.reported.peak_vram_mb)]
+    return {
+        "commit": commit[:7],
+        metric.name: metric.exact(sum(scores) / len(scores)),
+        "memory_gb": f"{max(memory) / 1024:.1f}" if memory else "",
+        "status": KEEP,
+        "description": "baseline",
     }
 
 

@@ -99,7 +99,7 @@ def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str,
         "runs": [each.runs if len(each.runs) > 1 else None for each in every],
         "effect": [_finite(each.delta) for each in every],
         "effect_sd": [_finite(each.effect_sd) for each in every],
-        "title": [one_line(each.message.title, TITLE_CHARS) for each in every],
+        "title": [titled(each.message.title) for each in every],
         "hypothesis": [_bounded(each.message.hypothesis, HYPOTHESIS_CHARS) for each in every],
         "agent": [one_line(each.agent, 60) for each in every],
         "at": [each.seconds for each in every],
@@ -182,7 +182,7 @@ def experiment(now: Snapshot, found: Experiment) -> Values:
         "number": found.name.number, "branch": found.name.branch, "commit": found.commit,
         "parent": found.parent, "parent_number": parent.name.number if parent else None,
         "state": now.states([found])[found.commit], "metric": _metric(metric),
-        "title": one_line(found.message.title, TITLE_CHARS),
+        "title": titled(found.message.title),
         "message": _bounded(found.message.text(), MESSAGE_CHARS),
         "hypothesis": _bounded(found.message.hypothesis, MESSAGE_CHARS),
         "agent": one_line(found.agent, 60), "author": one_line(found.author, 60), "at": found.seconds,
@@ -250,7 +250,7 @@ def _side(now: Snapshot, which: str) -> Values:
         commit, title, number, value = found.commit, found.message.title, found.name.number, found.value
     runs = [run for run in now.known.runs(commit) if run.training.curve]
     return {
-        "commit": commit, "title": one_line(title, TITLE_CHARS), "number": number, "value": _finite(value),
+        "commit": commit, "title": titled(title), "number": number, "value": _finite(value),
         "scores": list(now.frontier.scores(commit)),
         "curve": curve(runs[-1].training.curve) if runs else None,
     }  # fmt: skip
@@ -271,7 +271,7 @@ def running(session: Session | None, process: int | None) -> Values:
         "limits": {name: value for name, value in session.limits.items() if value is not None},
         "runs": [
             {
-                "name": each.run.name, "title": one_line(each.title, TITLE_CHARS), "commit": each.run.commit,
+                "name": each.run.name, "title": titled(each.title), "commit": each.run.commit,
                 "seed": each.run.seed, "place": each.run.place, "since": each.since, "phase": each.phase,
                 "seconds": each.seconds, "step": each.step, "loss": _finite(each.loss),
                 "curve": [(seconds, loss) for seconds, loss in each.curve if math.isfinite(loss)],
@@ -298,6 +298,11 @@ def _mean(losses: Sequence[float]) -> float:
 
 def _finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def titled(text: str) -> str:
+    """Somebody's title: a bounded line of text."""
+    return one_line(text, TITLE_CHARS)
 
 
 def _bounded(text: str, most: int) -> str:
