@@ -14,7 +14,13 @@ Scores before and after it don't compare, and `main` is measured again.
 
 This page is made from the code by `python docs/make_configuration.py`.
 """
-SECTIONS = {"task": "TaskConfig", "data": "DataConfig", "trial": "RunConfig", "gate": "GateConfig"}
+SECTIONS = {
+    "task": "TaskConfig",
+    "data": "DataConfig",
+    "trial": "RunConfig",
+    "gate": "GateConfig",
+    "notify": "NotifyConfig",
+}
 
 
 def docstrings() -> dict[str, dict[str, str]]:

@@ -102,12 +102,21 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
+class NotifyConfig:
+    """Whom a session tells what happened; see docs/page.md."""
+
+    command: str = ""
+    """For `sh`: run when `main` moves and when a session ends, with one JSON line on its standard input."""
+
+
+@dataclass(frozen=True)
 class Config:
     profile: str
     data: DataConfig | ItemsConfig
     trial: RunConfig
     gate: GateConfig = GateConfig("belief")
     task: TaskConfig = TaskConfig("lm", "")
+    notify: NotifyConfig = NotifyConfig()
 
     @property
     def text(self) -> DataConfig:
@@ -158,8 +167,8 @@ CHOICES = {
 }  # fmt: skip
 MOST = {int: 10**12, float: 1e6}  # a million seconds are a week and a half; more is a slip of the finger
 MAY_BE_ZERO = {"memory_gb", "gpu_memory_gb", "save_seconds", "desktop_percent"}
-T = TypeVar("T", TaskConfig, DataConfig, ItemsConfig, RunConfig, GateConfig)
-SECTIONS = ("task", "data", "trial", "gate")
+T = TypeVar("T", TaskConfig, DataConfig, ItemsConfig, RunConfig, GateConfig, NotifyConfig)
+SECTIONS = ("task", "data", "trial", "gate", "notify")
 HEADER = """\
 # What every run in this repository runs under. Keys left out take their profile's default;
 # `harness doctor` checks the file. Scores compare only between equal settings.

@@ -39,9 +39,8 @@ def calibrate(count: int, as_json: bool) -> int:
     repository = open_repository()
     with ExitStack() as stack, RunView() as view, held(repository.loop_lock, refuse):
         Checkout(repository).check_ready()
-        runner = Runner(
-            repository, lambda _, text: view.say(text.strip()), lambda progress, _: view.show(progress)
-        )
+        say = lambda kind, text, experiment=None, order=None: view.say(text.strip())  # noqa: E731
+        runner = Runner(repository, say, lambda progress, _: view.show(progress))
         setup = runner.setup()
         worker = stack.enter_context(closing(Service(0, repository.paths.runs)))
         stack.enter_context(closing(runner.kept))

@@ -19,10 +19,12 @@ from harness.executors import local
 from harness.executors.jobs import Pool
 from harness.gate.standing import rebuilt
 from harness.paths import starter
+from harness.report import table
 from harness.report.panel import SessionPanel
-from harness.session.events import Event, Watcher
+from harness.session.events import MOVED, Event, Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
+from harness.session.notices import Notices
 from harness.store.experiment import last_kept
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
@@ -225,7 +227,16 @@ def _session(
     """`reach` makes the workers; whom it is given hears of those that come and go."""
     with ExitStack() as stack:
         view = stack.enter_context(SessionPanel(as_json, last_kept(list(Experiments(repository)))))
-        watcher = Watcher(view.tell, view.show)
+        command = configs.load(repository.paths.config).notify.command
+        notices = stack.enter_context(closing(Notices(command, repository.paths.root, view.say)))
+
+        def tell(event: Event) -> None:
+            view.tell(event)
+            if event.kind == MOVED:
+                about = {"experiment": table.record(event.experiment)} if event.experiment else {}
+                notices.send(MOVED, event.text, about)
+
+        watcher = Watcher(tell, view.show)
         pool = stack.enter_context(closing(reach(lambda kind, text: view.tell(Event(kind, text)))))
         session = Loop(repository, agent(view.say), limits, seed, watcher, pool, stand_in)
 
@@ -236,7 +247,12 @@ def _session(
             view.say("stopping after this run; Ctrl-C again stops at once")
 
         earlier = signal.signal(signal.SIGINT, interrupt)
-        summary = session.run()
+        try:
+            summary = session.run()
+        except Exception as error:
+            notices.send("error", str(error), {})
+            raise
+        notices.send("end", summary.why, asdict(summary))
     if as_json:
         click.echo(json.dumps({"kind": "end", "text": summary.why, **asdict(summary)}))
     count = f"{summary.measured} experiment{'s' * (summary.measured != 1)}"

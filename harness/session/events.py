@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,7 +21,7 @@ from harness.worker.orders import Order
 from harness.worker.progress import Progress
 
 PROGRESS_SECONDS = 5.0
-BEGUN, MEASURED, PUT_BACK = "begun", "measured", "put back"
+BEGUN, MEASURED, PUT_BACK, MOVED = "begun", "measured", "put back", "main"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Event:
     """Something that stays said: a line of text, and what it is about."""
 
     kind: str
-    """`begun`, `measured`, `put back` (it begins once more later), `main`, `trouble` or `note`."""
+    """`begun`, `measured`, `put back` (it begins once more later), `main` (it moved), `frontier`, `trouble`
+    or `note`."""
     text: str
     experiment: Experiment | None = None
     run: Run | None = None
@@ -58,6 +59,14 @@ class Watcher:
 
     tell: Callable[[Event], None]
     show: Callable[[Progress, Run], None]
+
+
+class Tell(Protocol):
+    """An event, from whoever makes it."""
+
+    def __call__(
+        self, kind: str, text: str, experiment: Experiment | None = None, order: Order | None = None
+    ) -> None: ...
 
 
 class Journal:

@@ -57,10 +57,10 @@ class Moving:
                 raise NoProposal(f"{proposal.title!r} there is a program that was tried before")
             begun = self._experiments.begin(again, onto, mark)
         except NoProposal as why:
-            self._runner.tell_once("main", f"     the frontier moved: {why}")
+            self._runner.tell_once("frontier", f"     the frontier moved: {why}")
             return []
         number, which = begun.name.digits, kept.name.digits
-        self._tell("main", f"     the frontier moved: {which} is applied to {onto[:7]}, as {number}")
+        self._tell("frontier", f"     the frontier moved: {which} is applied to {onto[:7]}, as {number}")
         return [begun]
 
     def _carried(self, kept: Experiment, onto: str, base: str) -> bool:
@@ -78,7 +78,9 @@ class Moving:
             there = next((e for e in copies if e.parent == onto), None)  # a loop was killed after it
             made = there or self._experiments.carried(link, onto)
             number, which = made.name.digits, link.name.digits
-            self._tell("main", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}")
+            self._tell(
+                "frontier", f"     {which} is the same program on {onto[:7]}: it needs no run as {number}"
+            )
             onto = made.commit
         return True
 

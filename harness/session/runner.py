@@ -21,7 +21,7 @@ from harness.gate.policy import CALIBRATION_RUNS
 from harness.gate.standing import Standing, noise_of
 from harness.paths import Paths
 from harness.session.checkpoints import Checkpoints
-from harness.session.events import Run
+from harness.session.events import MOVED, Run, Tell
 from harness.session.frontier import passed_by, standing_on
 from harness.store.experiment import Experiment
 from harness.store.experiments import Experiments
@@ -40,9 +40,7 @@ LARGEST_SEED = 999_999  # drawn, so that a train.py can't tell a first run from 
 class Runner:
     """Trials of one repository's commits. `tell` hears a kind and a line, `show` progress and of what."""
 
-    def __init__(
-        self, repository: Repository, tell: Callable[[str, str], None], show: Callable[[Progress, Run], None]
-    ) -> None:
+    def __init__(self, repository: Repository, tell: Tell, show: Callable[[Progress, Run], None]) -> None:
         self._repository, self._tell, self._show = repository, tell, show
         self.experiments = Experiments(repository)
         self.seconds = 0.0  # in runs, or waiting for somebody else: see `away`
@@ -203,7 +201,8 @@ class Runner:
         # So that main stays where a person resets it.
         self.experiments.amend(move.new, lambda note: note.with_parts(reached=True))
         sure = f": better than {move.old[:7]} with P = {move.confidence:.1%}" if move.confidence else ""
-        self._tell("main", f"     main fast-forwarded to {move.new[:7]}{sure}")
+        moved = next((each for each in self.experiments if each.commit == move.new), None)
+        self._tell(MOVED, f"     main fast-forwarded to {move.new[:7]}{sure}", moved)
         self.kept.drop(main=move.new)  # of what it passed
         return standing.moved()
 
