@@ -34,7 +34,7 @@ const ORDER = ["discard", "crash", "invalid", "error", "dropped", "candidate", "
 
 /** Of one state: error bars, and a mark each. At the edge those that would cover one another are one. */
 const marks = (c, state, group, { px, py, over, size, inside, isFar, step }) => {
-  const runs = page.columns().runs, edge = { failed: -9, worse: -9 }, many = group.length > 500, half = Math.max(1, Math.round(size / 2));
+  const runs = page.columns().runs, edge = { failed: -9, worse: -9 }, many = group.length > 500, half = Math.max(1, Math.round((many ? 0.5 : 0.75) * size));
   c.beginPath();
   if (!many) for (const dot of group) {
     const ends = runs[dot.place];
