@@ -41,6 +41,8 @@ def overview(now: Snapshot, with_holdout: bool = True) -> Values:
     kept = [each for each in now.experiments if each.status == KEEP]
     scored = [(e.name.number, e.value, e) for e in now.comparable if e.value is not None]
     line = built_on(scored, now.frontier.chain or None)
+    if not line and now.frontier.main_estimate is not None:
+        line = [(0, now.frontier.main_estimate, now.main)]
     estimates = now.frontier.estimates([now.main, *(each.commit for each in kept)])
     by_prefix = {commit[:7]: found for commit, found in estimates.items()}
     return {

@@ -172,7 +172,7 @@ const help = () => {
   const dialog = document.getElementById("help");
   dialog.replaceChildren(
     el("h2", { id: "help-title" }, "Keys"),
-    el("dl", {}, KEYS.map(([key, text]) => [el("dt", {}, key), el("dd", {}, text)])),
+    el("dl", {}, KEYS.map(([key, text]) => el("div", {}, el("dt", {}, key), el("dd", {}, text)))),
     el("button", { onclick: () => dialog.close() }, "Close"));
   dialog.showModal();
 };

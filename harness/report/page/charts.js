@@ -75,6 +75,8 @@ const dots = (by) => {
 const bounds = (found, sign) => {
   const scored = found.filter((dot) => dot.y !== null);
   const losses = scored.map((dot) => sign * dot.y).sort((a, b) => a - b);
+  const line = page.overview.line.flatMap((step) => [step.value - 2 * (step.sd || 0), step.value + 2 * (step.sd || 0)]);
+  if (!losses.length) losses.push(...line.map((value) => sign * value).sort((a, b) => a - b));
   if (!losses.length) return [0, 1];
   const kept = scored.filter((dot) => dot.state !== "discard").map((dot) => sign * dot.y);
   const high = Math.max(losses[Math.round(0.9 * (losses.length - 1))], ...kept.slice(-2000));
@@ -253,16 +255,22 @@ page.curves = (room, first, height = 240) => {
   const tables = (curves) => curves.length === 1
     ? [curves[0].points.map((p) => p[0]), curves[0].points.map((p) => p[1])]
     : uPlot.join(curves.map((each) => [each.points.map((p) => p[0]), each.points.map((p) => p[1])]));
+  const describe = (curves) => {
+    const ends = curves.map((each) => each.points[each.points.length - 1]);
+    chart.setAttribute("role", "img");
+    chart.setAttribute("aria-label", curves.map((each, place) => `${each.name}: loss ${ends[place][1].toFixed(3)} after ${ends[place][0].toFixed(0)} s`).join("; "));
+    legend.replaceChildren(...curves.map((each, place) => el("li", {}, swatch(each.color), `${each.dash ? "┄ " : ""}${each.name}: ${ends[place][1].toFixed(3)}`)));
+  };
   const update = (given) => {
     const curves = given.filter((each) => each.points && each.points.length);
     const now = JSON.stringify(curves.map((each) => [each.name, each.color]));
+    if (curves.length) describe(curves);
     if (plot && now === names && curves.length) { plot.setData(tables(curves)); return; }
     close();
     close = () => {};
     plot = null;
     names = now;
-    legend.replaceChildren();
-    if (!curves.length) { chart.replaceChildren(el("p", { class: "quiet" }, "No loss was noted.")); return; }
+    if (!curves.length) { legend.replaceChildren(); chart.replaceChildren(el("p", { class: "quiet" }, "No loss was noted.")); return; }
     chart.replaceChildren();
     const tail = curves.flatMap((each) => each.points.slice(Math.floor(each.points.length / 12)).map((p) => p[1]));
     const low = Math.min(...tail), high = Math.max(...tail), side = 0.05 * (high - low) || 0.1;
@@ -273,9 +281,6 @@ page.curves = (room, first, height = 240) => {
         stroke: page.css(each.color), width: each.width || 1.5, dash: each.dash, spanGaps: true, points: { show: false },
       }))], axes: axes(["seconds of training", "training loss"]),
     }, tables(curves), chart);
-    chart.setAttribute("role", "img");
-    chart.setAttribute("aria-label", curves.map((each) => `${each.name}: loss ${each.points[each.points.length - 1][1].toFixed(3)} after ${each.points[each.points.length - 1][0].toFixed(0)} s`).join("; "));
-    legend.append(...curves.map((each) => el("li", {}, swatch(each.color), `${each.dash ? "┄ " : ""}${each.name}, ends at ${each.points[each.points.length - 1][1].toFixed(3)}`)));
     close = fitted(chart, plot, height);
   };
   update(first);

@@ -2,8 +2,8 @@
 /* What is to be seen, a function a view: it fills a room and returns what to do when something changes. */
 
 const section = (title, ...children) => el("section", {}, el("h2", {}, title), children);
-const facts = (pairs) => el("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
-  .map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+const facts = (pairs, kind) => el("dl", { class: kind }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+  .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 const empty = () => page.columns().number.length === 0;
 const nothing = () => el("p", {}, "There is no experiment yet. ", el("code", {}, "harness loop"), " begins.");
 
@@ -38,7 +38,7 @@ page.views.overview = (room) => {
     const running = page.running, budget = page.overview.budget_seconds;
     const limits = Object.entries(running.limits || {}).map(([name, most]) => `${most} ${name}`).join(", ");
     session.textContent = running.process
-      ? `A session has run for ${page.span(Date.now() / 1000 - running.began)} (process ${running.process}): ${running.measured} experiments` +
+      ? `A session has run for ${page.span(Date.now() / 1000 - running.began)} (process ${running.process}): ${running.measured} experiments measured` +
         `${running.spent_usd ? `, $${running.spent_usd.toFixed(2)} spent` : ""}; ${limits ? `limits: ${limits}` : "no limit"}.`
       : "Nothing runs. harness loop begins a session.";
     const keys = new Set();
@@ -55,7 +55,7 @@ page.views.overview = (room) => {
         ["step", run.step === null ? null : run.step.toLocaleString()],
         ["loss", run.loss === null ? null : run.loss.toFixed(4)],
         ["worker", running.runs.length > 1 ? run.place : null], ["seed", run.seed],
-      ]));
+      ], "row"));
       if (entry.points !== run.curve.length) {
         entry.points = run.curve.length;
         if (entry.chart) entry.chart.update(curvesOf(run));
