@@ -121,13 +121,17 @@ class Paths:
 def write_atomically(path: Path, data: bytes) -> None:
     """Temp name, fsync, rename: a reader sees the old file or the whole new one, with the old mode."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        if path.exists():
-            shutil.copymode(path, temporary)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as file:
+            if path.exists():
+                shutil.copymode(path, temporary)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def starter(name: str, task: str = "lm") -> Path:

@@ -1,13 +1,15 @@
 """A session writes what it does into `.autoresearch/events.jsonl`; whoever looks reads it there."""
 
 import json
+import os
+import time
 
 import pytest
 from conftest import harness
 from stubs import BASELINE, SD, Changing, begin, known
 
 from harness.lock import held
-from harness.session.events import BEGUN, MEASURED, Journal, Run, Watcher, read
+from harness.session.events import BEGUN, MEASURED, Journal, Run, Tail, Watcher, read
 from harness.session.limits import Limits
 from harness.store.opening import open_repository
 from harness.worker.orders import Order
@@ -99,3 +101,43 @@ def test_a_second_loop_that_is_refused_leaves_the_events_of_the_first(fresh, tol
     with held(repository.loop_lock, lambda _: None):
         assert harness("loop", "--experiments", "1", cwd=fresh.folder).returncode == 1
     assert [each.title for each in read(repository.events).running] == ["0001 One"]
+
+
+def test_who_reads_again_sees_a_new_session_as_new_and_no_half_line(journal, tmp_path):
+    path = tmp_path / "events.jsonl"
+    tail = Tail(path)
+    journal.tell(BEGUN, "0007 Halve the rate", order=order("0007", 1))
+    assert [each.title for each in tail.session().running] == ["0007 Halve the rate"]
+    with path.open("ab") as file:
+        file.write(b'{"time": 1.0, "kind": "begun", "text": "0008 Ha')
+    assert len(tail.session().running) == 1
+    with path.open("ab") as file:
+        file.write(b'lve it again", "run": "0008", "commit": "c", "seed": 2}\n')
+    assert len(tail.session().running) == 2
+    time.sleep(0.11)  # a session's first line has the time
+    journal.begin()
+    for number in range(9, 19):  # a longer file, perhaps in the same place on the disk
+        journal.tell(BEGUN, f"{number:04d} Another", order=order(f"{number:04d}", 1))
+    assert [each.title[:4] for each in tail.session().running] == [f"{number:04d}" for number in range(9, 19)]
+
+
+def test_a_file_of_nonsense_costs_little_and_what_comes_after_it_is_read(journal, tmp_path):
+    path = tmp_path / "events.jsonl"
+    tail = Tail(path)
+    line = json.dumps(
+        {"time": 1.0, "kind": "begun", "text": "0009 It", "run": "0009", "commit": "c", "seed": 1}
+    )
+    nonsense = [b'{"x":' + b"[" * 100_000, b"\xff\xfe", b'"\\ud800"', b"1e999", b"x" * 9_000_000, b"null"]
+    with path.open("ab") as file:
+        file.write(b"\n".join([*nonsense, line.encode()]) + b"\n")
+    began = time.monotonic()
+    assert [each.title for each in tail.session().running] == ["0009 It"]
+    progress = {"time": 1.0, "kind": "progress", "run": "0009", "commit": "c", "seed": 1, "phase": "training"}
+    with path.open("a") as file:
+        for second in range(60_000):
+            file.write(json.dumps(progress | {"seconds": second, "loss": 2.0}) + "\n")
+    assert 100 < len(tail.session().running[0].curve) <= 400
+    assert time.monotonic() - began < 5
+    path.unlink()
+    os.mkfifo(path)
+    assert tail.session().running  # what it said last; and it comes back

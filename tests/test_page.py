@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +14,9 @@ from conftest import HONEST, harness
 from past import fill
 from sessions import BROKEN, FASTER, WORSE, Script, session
 
+from harness.report import exports
+from harness.report.snapshot import snapshot
+from harness.report.values import as_json, experiment, overview, side
 from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
@@ -112,9 +117,10 @@ def test_keys_go_through_the_experiments(served, watch):
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_selector("h2:has-text('0039 Change')")
-    page.keyboard.press("k")
+    page.keyboard.press("j")
     page.wait_for_selector("h2:has-text('0038 Change')")
-    page.keyboard.press("Escape")
+    page.keyboard.press("k")
+    page.wait_for_selector("h2:has-text('0039 Change')")
     page.keyboard.press("Escape")
     page.wait_for_selector("table")
     page.keyboard.press("/")
@@ -161,6 +167,45 @@ def hostile(tmp_path_factory):
     return folder
 
 
+BAD = (
+    "\ud800", 10**400, -(10**30), 1e308, float("nan"), float("inf"), [], {}, None, "x", True,
+    [[1e308, 2.0]] * 3, {"a": {"b": [1]}},
+)  # fmt: skip
+
+
+def test_no_record_that_somebody_else_wrote_stops_the_page(tmp_path, monkeypatch):
+    """Each figure of a record in turn is each kind of nonsense."""
+    fill(tmp_path, 20)
+    monkeypatch.chdir(tmp_path)
+    now = snapshot(open_repository())
+    kept = next(each for each in reversed(now.experiments) if each.status == "keep")
+    honest = dict(now.note(kept).stored)
+
+    def places(value, path=()):
+        if isinstance(value, dict):
+            return [found for name, inner in value.items() for found in places(inner, (*path, name))] + [path]
+        if isinstance(value, list):
+            return (places(value[0], (*path, 0)) if value else []) + [path]
+        return [path]
+
+    for number, path in enumerate(found for found in places(honest) if found):
+        record = json.loads(json.dumps(honest))
+        *above, last = path
+        inner = record
+        for name in above:
+            inner = inner[name]
+        inner[last] = BAD[number % len(BAD)]
+        for bad in (BAD[number % len(BAD)], BAD[(number * 7 + 3) % len(BAD)]):
+            inner[last] = bad
+            text = json.dumps(record)
+            command = ["git", "notes", "--ref", "autoresearch", "add", "-f", "-F", "-", kept.commit]
+            subprocess.run(command, input=text, text=True, check=True, capture_output=True)
+            now = snapshot(open_repository())
+            for found in (overview(now), experiment(now, kept), side(now, str(kept.name.number))):
+                assert b"Infinity" not in as_json(found) and b"NaN" not in as_json(found), (path, bad)
+            list(exports.runs(now))
+
+
 @needs_browser
 @pytest.mark.parametrize("kind", ["live", "report"])
 def test_what_others_wrote_is_text_and_never_markup(hostile, watch, tmp_path, kind):
@@ -185,10 +230,34 @@ def test_a_report_is_one_file_that_opens_from_disk_without_the_holdout(few, watc
     done = harness("report", "-o", str(tmp_path / "report.html"), "--top", "5", cwd=few)
     assert done.returncode == 0, done.stderr
     seen = watch((tmp_path / "report.html").as_uri())
-    for view in VIEWS[:5]:
+    for view in (*VIEWS[:5], "compare/main/40"):
         assert seen.look(view).inner_text("#headline").startswith("40 experiments")
+    seen.page.wait_for_selector("h3:has-text('main')")
     assert "Left out of this report" in seen.look("real").inner_text("main")
     assert "harness report --top N" in seen.look("experiment/1").inner_text("main")
+
+
+def test_a_report_of_a_part_knows_what_its_experiments_were_built_on(few, monkeypatch):
+    monkeypatch.chdir(few)
+    now = snapshot(open_repository())
+    part = overview(replace(now, since=now.experiments[20].seconds))["experiments"]
+    whole = overview(now)["experiments"]
+    assert part["number"] == whole["number"][20:] and part["parent"] == whole["parent"][20:]
+
+
+def test_the_commands_that_take_an_experiment_bring_along_what_it_stands_on(few, tmp_path, monkeypatch):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", few, clone], check=True)
+    monkeypatch.chdir(few)
+    now = snapshot(open_repository())
+    for each in now.experiments:
+        found = experiment(now, each)
+        git = lambda *args: subprocess.run(["git", *args], cwd=clone, capture_output=True, text=True)  # noqa: E731
+        git("checkout", "-q", "--detach", now.main)
+        done = git(*found["commands"][0].split()[1:])
+        assert done.returncode == 0 or "empty" in done.stderr + done.stdout, done.stderr
+        taken = git("show", "HEAD:train.py").stdout.encode()
+        assert taken == now.known.source(each.commit) or now.known.on_main(each.commit)
 
 
 @needs_browser

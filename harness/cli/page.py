@@ -9,6 +9,7 @@ import time
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from harness.report import document, values
 from harness.report.snapshot import Snapshot, snapshot
 from harness.store.experiment import Experiment
 from harness.store.opening import open_repository
+
+if TYPE_CHECKING:
+    from harness.report.server import Reader
 
 PORT, TRIES = 8765, 20  # the first port that is free, of so many
 DETAILS = 300
@@ -48,18 +52,24 @@ def ui(port: int | None, opens: bool) -> int:
     address = f"http://127.0.0.1:{number}/{token}/"
     click.echo(address)
     click.echo("harness ui: Ctrl-C ends it", err=True)
-    if opens:
-        _open(address)
-    threading.Thread(target=reader.overview, daemon=True).start()  # while the browser comes
+    threading.Thread(target=_warm, args=(reader,), daemon=True).start()  # while the browser comes
     config = uvicorn.Config(
         app(reader, token, number), log_level="critical", access_log=False, lifespan="off",
-        server_header=False, timeout_graceful_shutdown=1,
+        server_header=False, ws="none", timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = uvicorn.Server(config)
     reader.is_over = lambda: server.should_exit
-    with contextlib.suppress(KeyboardInterrupt):  # as it is meant to end
-        server.run(sockets=[listening])
+    with tempfile.TemporaryDirectory(prefix="harness-ui-") as folder:
+        if opens:  # some browsers return only when they are closed
+            threading.Thread(target=_open, args=(address, Path(folder)), daemon=True).start()
+        with contextlib.suppress(KeyboardInterrupt):  # as it is meant to end
+            server.run(sockets=[listening])
     return DONE
+
+
+def _warm(reader: "Reader") -> None:
+    with contextlib.suppress(Exception):  # the first request says it
+        reader.overview()
 
 
 def _listen(port: int | None) -> socket.socket:
@@ -78,9 +88,8 @@ def _listen(port: int | None) -> socket.socket:
     raise HarnessError(f"the ports from {PORT} to {PORT + TRIES - 1} are taken", "harness ui --port 9000")
 
 
-def _open(address: str) -> None:
+def _open(address: str, folder: Path) -> None:
     """By a file that only its owner can read: other processes see what a browser is started with."""
-    folder = Path(tempfile.mkdtemp(prefix="harness-ui-"))
     file = folder / "open.html"
     file.touch(0o600)
     file.write_text(f'<meta http-equiv="refresh" content="0; url={address}">')
@@ -103,6 +112,8 @@ Examples:
 @click.option("--holdout", is_flag=True, help="With the scores on the holdout.")
 def report(output: Path, top: int, since: str | None, holdout: bool) -> int:
     """The same page as one file to send: it opens from disk and asks nobody for anything."""
+    if output.is_dir() or not output.name:
+        raise HarnessError(f"{output} is a folder", "-o report.html")
     now = snapshot(open_repository())
     if since is not None:
         now = replace(now, since=_since(since))
@@ -114,7 +125,7 @@ def report(output: Path, top: int, since: str | None, holdout: bool) -> int:
         if place % 50 == 49:
             click.echo(f"{place + 1} of {len(chosen)} experiments", err=True)
     try:
-        write_atomically(output, document.document(told, details).encode())
+        write_atomically(output, document.document(told, details, values.side(now, "main")).encode())
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
     size = output.stat().st_size / 1e6
@@ -140,7 +151,10 @@ def _since(text: str) -> float:
     units = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
     try:
         if text[-1:] in units:
-            return time.time() - float(text[:-1]) * units[text[-1]]
+            ago = float(text[:-1]) * units[text[-1]]
+            if not 0 <= ago < time.time():
+                raise ValueError
+            return time.time() - ago
         from datetime import datetime
 
         return datetime.fromisoformat(text).timestamp()

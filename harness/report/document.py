@@ -7,14 +7,15 @@ The file asks nobody for anything: its policy allows only the scripts and styles
 import base64
 import gzip
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.report.values import as_json
+
 FOLDER = Path(__file__).parent / "page"
 STYLES = ("uplot/uPlot.min.css", "page.css")
-SCRIPTS = ("uplot/uPlot.iife.min.js", "base.js", "charts.js", "views.js")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "base.js", "charts.js", "experiment.js", "views.js")
 
 
 def policy(scripts: str, styles: str, own: str) -> str:
@@ -37,19 +38,19 @@ def served() -> str:
     return _filled(styles + scripts, "")
 
 
-def document(overview: Mapping[str, Any], experiments: Mapping[int, Any]) -> str:
+def document(overview: Mapping[str, Any], experiments: Mapping[int, Any], main: Mapping[str, Any]) -> str:
     """One file with all that it shows.
 
     Args:
         experiments: the details of some, by number.
+        main: what is compared with one of them.
     """
     styles, scripts = ([(FOLDER / name).read_text("utf-8") for name in names] for names in (STYLES, SCRIPTS))
     allowed = policy(" ".join(map(_digest, scripts)), " ".join(map(_digest, styles)), "'none'")
     head = f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
     head += "".join(f"<style>{text}</style>\n" for text in styles)
-    packed = gzip.compress(
-        json.dumps({"overview": overview, "experiments": experiments}).encode(), 9, mtime=0
-    )
+    everything = as_json({"overview": overview, "experiments": experiments, "main": main})
+    packed = gzip.compress(everything, 9, mtime=0)
     body = f'<script type="application/gzip" id="packed">{base64.b64encode(packed).decode()}</script>\n'
     return _filled(head, body + "".join(f"<script>{text}</script>\n" for text in scripts))
 

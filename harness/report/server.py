@@ -7,7 +7,6 @@ coding agent with the network, gets nothing.
 
 import asyncio
 import hmac
-import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -51,7 +50,7 @@ class Reader:
         Raises:
             HarnessError: it is no research repository.
         """
-        self._root, self._lock = root, threading.Lock()
+        self._root, self._lock, self._events_lock = root, threading.Lock(), threading.Lock()
         self._repository = open_repository(root)
         self._events = Tail(self._repository.events)
         self._known: tuple[Any, Snapshot] | None = None
@@ -74,22 +73,22 @@ class Reader:
         with self._lock:
             stamp, now = self._now()
             if self._overview is None or self._overview[0] != stamp:
-                self._overview = stamp, json.dumps(values.overview(now)).encode()
+                self._overview = stamp, values.as_json(values.overview(now))
             return self._overview[1]
 
     def experiment(self, which: str) -> bytes:
         with self._lock:
             _, now = self._now()
-            return json.dumps(values.experiment(now, now.known.find(which))).encode()
+            return values.as_json(values.experiment(now, now.known.find(which)))
 
     def compare(self, one: str, other: str) -> bytes:
         with self._lock:
-            return json.dumps(values.comparison(self._now()[1], one, other)).encode()
+            return values.as_json(values.comparison(self._now()[1], one, other))
 
     def running(self) -> bytes:
-        with self._lock:
+        with self._events_lock:
             process = holder(self._repository.loop_lock)
-            return json.dumps(values.running(self._events.session() if process else None, process)).encode()
+            return values.as_json(values.running(self._events.session() if process else None, process))
 
     def _now(self) -> tuple[Any, Snapshot]:
         stamp = self.stamp()
@@ -172,6 +171,8 @@ def app(reader: Reader, token: str, port: int) -> Guard:
                 found = await run_in_threadpool(answer, **request.path_params)
             except HarnessError as error:
                 return _refused(404, str(error))
+            except Exception as error:  # noqa: BLE001 - the page says it; the others go on
+                return _refused(500, f"this is a bug in the harness; please report it: {error!r}"[:300])
             return Response(found, media_type="application/json")
 
         return endpoint
@@ -189,14 +190,16 @@ def app(reader: Reader, token: str, port: int) -> Guard:
 
 async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
     """Server-sent: `running` for what a session says, `changed` when git has something new."""
-    git, said, quiet = reader.stamp(), None, 0.0
+    git = seen = reader.stamp()
+    said, quiet = None, 0.0
     while not (reader.is_over() or await request.is_disconnected()):
         now = reader.events_stamp()
         if now != said:
             said, quiet = now, 0.0
             yield _event("running", await run_in_threadpool(reader.running))
-        if (changed := reader.stamp()) != git:
-            git, quiet = changed, 0.0
+        seen, before = reader.stamp(), seen
+        if seen != git and seen == before:  # a result is several writes; once they are done
+            git, quiet = seen, 0.0
             yield _event("changed", b"{}")
         if quiet >= ALIVE_SECONDS:
             quiet, said = 0.0, None  # a session that was killed says nothing: its process is looked for

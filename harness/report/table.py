@@ -97,10 +97,11 @@ def parquet(experiments: Iterable[Experiment]) -> bytes:
     for each in experiments:
         row = record(each)
         row["metric"], row["value"] = each.metric.name, row.pop(each.metric.name)
+        row["estimate"] = row.pop("believed")
         rows.append(row | {name: json.dumps(row[name]) for name in ("setting", "trailers")})
     text = ("branch", "commit", "parent", "status", "metric", "setting", "title", "hypothesis", "trailers")
     kinds = dict.fromkeys(text, pa.string()) | {"number": pa.int64(), "committed_at": pa.int64()}
-    kinds |= dict.fromkeys(("value", "effect", "effect_sd", "believed"), pa.float64())
+    kinds |= dict.fromkeys(("value", "effect", "effect_sd", "estimate"), pa.float64())
     schema = pa.schema([*kinds.items(), ("runs", pa.list_(pa.float64()))])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema), sink)

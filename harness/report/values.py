@@ -4,12 +4,13 @@ Titles, hypotheses, logs and programs are anybody's: here they are bounded, and 
 is null. The page itself decides nothing; each figure that it draws is one of these.
 """
 
-import difflib
 import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from harness import __version__
 from harness.report import explain, story, timing
@@ -22,7 +23,7 @@ from harness.store.experiment import Experiment
 from harness.store.metric import Metric
 from harness.store.records import KEEP, Point, RunRecord
 
-TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 300, 600, 100_000, 40
+STATE_CHARS, TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 20, 300, 600, 100_000, 40
 MESSAGE_CHARS = 20_000
 POINTS = 200  # of a loss curve
 CURVES = 5  # of the last runs, beside what runs now
@@ -48,6 +49,7 @@ def overview(now: Snapshot, with_holdout: bool = True) -> Values:
     return {
         "version": __version__,
         "at": time.time(),
+        "since": now.since or None,
         "repository": now.repository.paths.root.name,
         "metric": _metric(metric),
         "setting": None if setting is None else _setting_words(now),
@@ -89,14 +91,14 @@ def _setting_words(now: Snapshot) -> str:
 
 def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str, list[Any]]:
     every = now.experiments
-    by_commit = {each.commit: each for each in every}
+    by_commit = {each.commit: each for each in now.known}  # of which a report may show some
     return {
         "number": [each.name.number for each in every],
         "commit": [each.commit for each in every],
         "parent": [
             by_commit[each.parent].name.number if each.parent in by_commit else None for each in every
         ],
-        "state": [states[each.commit] for each in every],
+        "state": [one_line(states[each.commit], STATE_CHARS) for each in every],
         "value": [_finite(each.value) for each in every],
         "runs": [each.runs if len(each.runs) > 1 else None for each in every],
         "effect": [_finite(each.delta) for each in every],
@@ -106,17 +108,19 @@ def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str,
         "agent": [one_line(each.agent, 60) for each in every],
         "at": [each.seconds for each in every],
         "cost_usd": [_finite(each.cost_usd) for each in every],
-        "device_seconds": [_device_seconds(each) for each in every],
+        "device_seconds": [
+            0.0 if each.is_once_more(by_commit.get(each.origin)) else _device_seconds(each) for each in every
+        ],
         "elsewhere": [each.commit not in here for each in every],
-        "once_more": [each.is_once_more(by_commit.get(each.origin)) for each in every],
+        "is_copy": [each.is_once_more(by_commit.get(each.origin)) for each in every],
     }
 
 
 def _device_seconds(each: Experiment) -> float | None:
-    """Of training, by its budget and how many runs its message counts."""
-    if each.setting is None:
+    """Of training, by its budget and how many scores its message counts; of a failed run it isn't known."""
+    if each.setting is None or each.value is None:
         return None
-    return each.setting.budget_seconds * max(1, len(each.message.trailers.get("Seeds", "").split()))
+    return each.setting.budget_seconds * max(1, len(each.runs))
 
 
 def _later(now: Snapshot, each: Experiment, state: str, estimates: dict[str, Any]) -> Values:
@@ -178,12 +182,12 @@ def _time(now: Snapshot) -> Values:
 def experiment(now: Snapshot, found: Experiment) -> Values:
     """All that is known of one."""
     note, metric = now.note(found), found.metric
-    parent = next((each for each in now.experiments if each.commit == found.parent), None)
+    parent = next((each for each in now.known if each.commit == found.parent), None)
     of_parent = [run for run in now.known.runs(found.parent) if run.training.curve]
     return {
         "number": found.name.number, "branch": found.name.branch, "commit": found.commit,
         "parent": found.parent, "parent_number": parent.name.number if parent else None,
-        "state": now.states([found])[found.commit], "metric": _metric(metric),
+        "state": one_line(now.states([found])[found.commit], STATE_CHARS), "metric": _metric(metric),
         "title": titled(found.message.title),
         "message": _bounded(found.message.text(), MESSAGE_CHARS),
         "hypothesis": _bounded(found.message.hypothesis, MESSAGE_CHARS),
@@ -194,12 +198,26 @@ def experiment(now: Snapshot, found: Experiment) -> Values:
         "diff": difference(now, found.parent, found.commit),
         "runs": [_run(run) for run in note.runs],
         "parent_curve": curve(of_parent[-1].training.curve) if of_parent else None,
+        **_taking(now, found),
+    }  # fmt: skip
+
+
+def _taking(now: Snapshot, found: Experiment) -> Values:
+    """The commands that take it, and which others it needs that `main` hasn't."""
+    every = {each.commit: each for each in now.known}
+    base, brings = found.parent, list[int]()
+    while base in every and not now.known.on_main(base):
+        brings.insert(0, every[base].name.number)
+        base = every[base].parent
+    picked = f"{base[:10]}..{found.commit[:10]}" if brings else found.commit[:10]
+    return {
+        "brings": brings,
         "commands": [
-            f"git cherry-pick {found.commit[:10]}",
+            f"git cherry-pick {picked}",
             f"git diff {found.parent[:10]} {found.commit[:10]} -- train.py",
             f"harness show {found.name.number}",
         ],
-    }  # fmt: skip
+    }
 
 
 def _decision(decision: Decision) -> Values:
@@ -229,10 +247,7 @@ def _run(run: RunRecord) -> Values:
 
 def difference(now: Snapshot, old: str, new: str) -> str:
     """What `git diff` shows of train.py, bounded."""
-    before, after = (
-        now.known.source_or_nothing(commit).decode("utf-8", "replace").splitlines() for commit in (old, new)
-    )
-    return _bounded("\n".join(difflib.unified_diff(before, after, old[:7], new[:7], lineterm="")), DIFF_CHARS)
+    return _bounded(now.known.difference(old, new).rstrip("\n"), DIFF_CHARS)
 
 
 def comparison(now: Snapshot, one: str, other: str) -> Values:
@@ -241,19 +256,21 @@ def comparison(now: Snapshot, one: str, other: str) -> Values:
     Raises:
         HarnessError: there is none.
     """
-    sides = [_side(now, which) for which in (one, other)]
+    sides = [side(now, which) for which in (one, other)]
     return {"sides": sides, "diff": difference(now, sides[0]["commit"], sides[1]["commit"])}
 
 
-def _side(now: Snapshot, which: str) -> Values:
-    commit, title, number, value = now.main, "main", None, now.frontier.main_estimate
+def side(now: Snapshot, which: str) -> Values:
+    """One of two that are compared: an experiment, or `main`."""
+    commit, title, number = now.main, "main", None
     if which not in ("main", now.main):
         found = now.known.find(which)
-        commit, title, number, value = found.commit, found.message.title, found.name.number, found.value
+        commit, title, number = found.commit, found.message.title, found.name.number
     runs = [run for run in now.known.runs(commit) if run.training.curve]
+    scores = now.frontier.scores(commit)
     return {
-        "commit": commit, "title": titled(title), "number": number, "value": _finite(value),
-        "scores": list(now.frontier.scores(commit)),
+        "commit": commit, "title": titled(title), "number": number, "scores": list(scores),
+        "value": sum(scores) / len(scores) if scores else None,
         "curve": curve(runs[-1].training.curve) if runs else None,
     }  # fmt: skip
 
@@ -296,6 +313,24 @@ def curve(points: Sequence[Point]) -> list[tuple[float, float]]:
 
 def _mean(losses: Sequence[float]) -> float:
     return round(sum(losses) / len(losses), 5)
+
+
+def as_json(found: Any) -> bytes:
+    """What a browser can read: no NaN, no infinity, no half characters, whatever a note had."""
+    try:
+        return msgspec.json.encode(found)  # its NaN is null
+    except (UnicodeError, OverflowError):
+        return msgspec.json.encode(_plain(found))
+
+
+def _plain(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {_plain(name): _plain(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_plain(value) for value in found]
+    if isinstance(found, str):
+        return found.encode("utf-8", "replace").decode()
+    return None if isinstance(found, int) and abs(found) >= 2**63 else found
 
 
 def _finite(value: Any) -> Any:

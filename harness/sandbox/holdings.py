@@ -71,10 +71,10 @@ def touch(processes: Iterable[int], touched: Touched) -> str:
                 known = (file.st_dev, file.st_ino) in touched.files
                 if known or not (stat.S_ISREG(file.st_mode) and file.st_size):
                     continue
-                touched.files.add((file.st_dev, file.st_ino))
                 if (size := size + file.st_size) > MOST_BYTES:
                     return f"it holds more than {MOST_BYTES // 2**30} GB of files"
                 _touch(path, file.st_size)
+                touched.files.add((file.st_dev, file.st_ino))
     return ""
 
 

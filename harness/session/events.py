@@ -6,12 +6,13 @@ time, and what can't be read is left out.
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -21,6 +22,8 @@ from harness.worker.orders import Order
 from harness.worker.progress import Progress
 
 PROGRESS_SECONDS = 5.0
+FIRST_BYTES, READ_BYTES = 4096, 2**22
+MOST_RUNNING, POINTS = 1000, 400  # that are looked at; of a curve, before every other one is left out
 BEGUN, MEASURED, PUT_BACK, MOVED = "begun", "measured", "put back", "main"
 
 
@@ -175,24 +178,33 @@ class Tail:
         self._path = path
         self._begin()
 
-    def _begin(self, inode: int = 0) -> None:
-        self._inode, self._read = inode, 0
+    def _begin(self, first: bytes = b"") -> None:
+        self._first, self._read = first, 0  # a session's first line has its time
         self._session, self._running = Session(), dict[str, Running]()
 
     def session(self) -> Session:
         """Of what writes there, or did."""
-        with suppress(OSError), self._path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if about.st_ino != self._inode or about.st_size < self._read:
-                self._begin(about.st_ino)  # another session's
+        with suppress(OSError), self._opened() as file:
+            if (first := file.read(FIRST_BYTES).partition(b"\n")[0]) != self._first:
+                self._begin(first)  # another session's
             file.seek(self._read)
-            data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]  # the rest is being written
-            self._read += len(whole)
-            for line in whole.splitlines():
-                with suppress(msgspec.MsgspecError):
-                    self._take(msgspec.json.decode(line, type=_Line))
+            while data := file.read(READ_BYTES):
+                whole = data[: data.rfind(b"\n") + 1]  # the rest is being written
+                if not whole and len(data) < READ_BYTES:
+                    break
+                self._read += len(whole) or len(data)  # no line of ours is so long
+                file.seek(self._read)
+                for line in whole.splitlines():
+                    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+                        self._take(msgspec.json.decode(line, type=_Line))
         return replace(self._session, running=tuple(self._running.values()))
+
+    def _opened(self) -> BinaryIO:
+        file = open(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: PTH123, SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError("no file")
+        return file
 
     def _take(self, line: _Line) -> None:
         run, running = Run(line.run, line.commit, line.seed, line.gpu), self._running
@@ -202,9 +214,9 @@ class Tail:
         elif line.kind == "progress" and (known := running.get(run.key)) is not None:
             running[run.key] = replace(
                 known, run=run, phase=line.phase, seconds=line.seconds, step=line.step, loss=line.loss,
-                curve=known.curve + _point(line),
+                curve=_with_point(known.curve, line),
             )  # fmt: skip
-        elif line.kind == BEGUN:
+        elif line.kind == BEGUN and len(running) < MOST_RUNNING:
             running[run.key] = Running(run, line.text, line.time)
         elif line.kind in (MEASURED, PUT_BACK):
             running.pop(run.key, None)
@@ -213,8 +225,10 @@ class Tail:
             self._session = replace(self._session, measured=line.measured, spent_usd=spent)
 
 
-def _point(line: _Line) -> tuple[tuple[float, float], ...]:
-    return ((line.seconds, line.loss),) if line.phase == "training" and line.loss is not None else ()
+def _with_point(curve: tuple[tuple[float, float], ...], line: _Line) -> tuple[tuple[float, float], ...]:
+    if line.phase != "training" or line.loss is None:
+        return curve
+    return (*(curve if len(curve) < POINTS else curve[::2]), (line.seconds, line.loss))
 
 
 def read(path: Path) -> Session:

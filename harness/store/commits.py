@@ -50,6 +50,12 @@ class Commits:
         except HarnessError:
             return b""
 
+    def difference(self, old: str, new: str) -> str:
+        """Of train.py, as `git diff` shows it; a commit without one has an empty one."""
+        one, other = self.source_or_nothing(old), self.source_or_nothing(new)
+        text = pygit2.Patch.create_from(one, other, old_as_path="train.py", new_as_path="train.py").data
+        return text.decode("utf-8", "replace")
+
     def note(self, commit: str) -> Note:
         """The record of a commit."""
         return notes.read(self._git, commit)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 DIGITS = 6  # behind the point, of what records say
+MOST_DECIMALS = 12
 MOST = 1e12  # from 0; beyond it no sum of squares is safe
 MIN, MAX = "min", "max"
 WORDS = {MIN: "lower is better", MAX: "higher is better"}
@@ -24,6 +25,9 @@ class Metric:
     low: float = field(default=-MOST, compare=False)
     high: float = field(default=MOST, compare=False)
     """Values lie between these two, and are neither of them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decimals", min(max(self.decimals, 0), MOST_DECIMALS))
 
     @property
     def sign(self) -> int:

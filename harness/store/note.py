@@ -20,6 +20,7 @@ from harness.store.records import OK, Failure, RunRecord
 T = TypeVar("T")
 LISTS = ("trials", "holdout")  # which two machines' notes have both of
 MOST_LINES = 100
+MOST_DIGITS = 18  # of a whole number
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,15 @@ def write_run(run: RunRecord) -> bytes:
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(data)
+        found = json.loads(data, parse_int=_number)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _number(digits: str) -> int | float:
+    """No figure of ours is longer; nobody is to compute with one of thousands of digits."""
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
 
 
 def _each(found: Any, kind: type[T]) -> tuple[T, ...]:
@@ -133,5 +139,5 @@ def _list(found: Any) -> list[Any]:
 def _read(found: Any, kind: type[T]) -> T | None:
     try:
         return msgspec.convert(renamed(found), kind)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, ValueError, RecursionError):  # to say which, msgspec may fail itself
         return None

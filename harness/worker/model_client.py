@@ -75,7 +75,8 @@ class WorkClock:
 
 
 def still_there(touched: holdings.Touched) -> holdings.Touched:
-    """What was touched, or nothing if memory may have been taken from it since."""
+    """What was touched, or nothing if memory may have been taken from it since: by the kernel, that is. What
+    runs in a sandbox can't ask it to (see `sandbox.seal`)."""
     return touched if touched.is_all_there() and not has_own_limit() else holdings.Touched()
 
 

@@ -1,5 +1,6 @@
 """MLflow's tracking server, by its REST API 2.0: https://mlflow.org/docs/latest/rest-api.html."""
 
+import http.client
 import json
 import time
 import urllib.error
@@ -18,15 +19,18 @@ WAIT_SECONDS = 30.0
 class Server:
     def __init__(self, address: str, project: str) -> None:
         self._api = f"{address.rstrip('/')}/api/2.0/mlflow"
-        found = self._ask("experiments/search", {"filter": f"name = '{project}'", "max_results": 1})
+        named = project.replace("'", "_")  # its filters know no escape
+        found = self._ask("experiments/search", {"filter": f"name = '{named}'", "max_results": 1})
         known = found.get("experiments") or []
-        made = known[0] if known else self._ask("experiments/create", {"name": project})
+        made = known[0] if known else self._ask("experiments/create", {"name": named})
+        if not isinstance(made, dict) or "experiment_id" not in made:
+            raise HarnessError(f"{address} is no MLflow server", "--into http://HOST:PORT")
         self._experiment = made["experiment_id"]
 
     def _ask(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
         data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self._api}/{what}", data, headers)
         try:
+            request = urllib.request.Request(f"{self._api}/{what}", data, headers)
             with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
                 found: dict[str, Any] = json.load(answer)
                 return found
@@ -35,15 +39,21 @@ class Server:
             raise HarnessError(
                 f"MLflow says {error.code} to {what}: {why}", "--into http://HOST:PORT"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise HarnessError(f"{self._api}: {error}", "mlflow server, or --into http://HOST:PORT") from None
 
     def has(self, run: Exported) -> bool:
-        which = f"tags.`{NAME}` = '{run.id}' and attributes.status = 'FINISHED'"
-        asked = {"experiment_ids": [self._experiment], "filter": which, "max_results": 1}
-        return bool(self._ask("runs/search", asked).get("runs"))
+        return bool(self._found(run, "="))
+
+    def _found(self, run: Exported, finished: str) -> list[dict[str, Any]]:
+        """Those of this name whose status is (`=`) or isn't (`!=`) that of a whole one."""
+        which = f"tags.`{NAME}` = '{run.id}' and attributes.status {finished} 'FINISHED'"
+        asked = {"experiment_ids": [self._experiment], "filter": which, "max_results": 10}
+        return self._ask("runs/search", asked).get("runs") or []
 
     def take(self, run: Exported) -> None:
+        for half in self._found(run, "!="):  # a kill cut it short
+            self._ask("runs/delete", {"run_id": half["info"]["run_id"]})
         now = int(1000 * time.time())
         note = "\n\n".join((run.title, *run.texts.values()))[:TAG_CHARS]
         tags = {NAME: run.id, "mlflow.note.content": note, "group": run.group}

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+from pathlib import Path
 
 import trackio
+from trackio.utils import TRACKIO_DIR
 
 from harness.report.exports import Exported
 
@@ -12,24 +14,26 @@ from harness.report.exports import Exported
 class Local:
     def __init__(self, project: str) -> None:
         self._project = project
-        self._known = set[str]()
-        with contextlib.suppress(ValueError):  # it is a new project
-            self._known = {run.name for run in trackio.Api().runs(project) if (run.config or {}).get("whole")}
+        self._whole = Path(TRACKIO_DIR) / f".harness-{project}"
+        self._whole.mkdir(parents=True, exist_ok=True)
 
     def has(self, run: Exported) -> bool:
-        return run.id in self._known
+        return (self._whole / run.id).exists()
 
     def take(self, run: Exported) -> None:
+        with contextlib.suppress(ValueError):  # it is a new project
+            for half in [found for found in trackio.Api().runs(self._project) if found.name == run.id]:
+                half.delete()  # a kill cut it short
         texts = {name: trackio.Markdown(f"```\n{text}\n```") for name, text in run.texts.items()}
         with contextlib.redirect_stdout(io.StringIO()):  # it greets
-            about = {**run.config, "title": run.title, "whole": True}
+            about = {**run.config, "title": run.title}
             trackio.init(self._project, name=run.id, group=run.group, config=about, embed=False)
             for step, seconds, loss in run.curve:
                 trackio.log({"loss": loss, "seconds": seconds}, step=step)
             last = run.curve[-1][0] + 1 if run.curve else 0
             trackio.log({**run.figures, **texts}, step=last)
             trackio.finish()
-        self._known.add(run.id)
+        (self._whole / run.id).touch()
 
 
 def make(into: str, project: str) -> Local:

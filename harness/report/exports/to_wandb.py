@@ -12,8 +12,11 @@ class Offline:
         self._into, self._project = into, project
 
     def has(self, run: Exported) -> bool:
-        whole = self._into / "wandb" / f".harness-{run.id}"  # one that a kill cut short is exported again
-        return whole.exists()
+        return self._whole(run).exists()
+
+    def _whole(self, run: Exported) -> Path:
+        """Is there when all of it was written: one that a kill cut short is exported again."""
+        return self._into / "wandb" / f".harness-{self._project}-{run.id}"
 
     def take(self, run: Exported) -> None:
         made = wandb.init(
@@ -25,7 +28,7 @@ class Offline:
         made.summary.update(dict(run.figures))
         made.summary.update(dict(run.texts))
         made.finish()
-        (self._into / "wandb" / f".harness-{run.id}").touch()
+        self._whole(run).touch()
 
 
 QUIET = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)

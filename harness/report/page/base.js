@@ -25,7 +25,7 @@ page.link = (number, text) => el("a", { href: `#/experiment/${number}` }, text |
 // ── words ────────────────────────────────────────────────────────────────────────────────────
 
 page.SYMBOLS = {
-  confirmed: "●", candidate: "◆", dropped: "○", discard: "·", crash: "×", invalid: "⊘", error: "△",
+  confirmed: "●", candidate: "◆", dropped: "○", discard: "▪", crash: "×", invalid: "⊘", error: "△",
   begun: "…", "by hand": "✎",
 };
 page.MEANING = {
@@ -36,7 +36,7 @@ page.MEANING = {
   "by hand": "made by a person, not measured",
 };
 page.state = (state) =>
-  el("span", { class: `state ${state.replace(" ", "-")}` }, `${page.SYMBOLS[state] || ""} ${state}`);
+  el("span", { class: `state ${state.replace(" ", "-")}` }, Object.hasOwn(page.SYMBOLS, state) ? page.SYMBOLS[state] : "", el("span", { class: "word" }, ` ${state}`));
 page.digits = (number) => String(number).padStart(4, "0");
 page.metric = () => page.overview.metric;
 page.value = (value, metric) =>
@@ -45,7 +45,7 @@ page.change = (value, metric) =>
   value === null || value === undefined ? "–"
     : (value < 0 ? "−" : "+") + page.value(Math.abs(value), metric);
 const CLOCK = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
-page.time = (seconds) => CLOCK.format(new Date(1000 * seconds));
+page.time = (seconds) => Math.abs(seconds) > 8e12 ? "–" : CLOCK.format(new Date(1000 * seconds));
 page.span = (seconds) => {
   if (seconds === null || seconds === undefined) return "–";
   for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]])
@@ -57,8 +57,9 @@ page.css = (name) => getComputedStyle(document.documentElement).getPropertyValue
 
 // ── data: of a server that is there, or what the page was sent with ──────────────────────────
 
+const GONE = "The server does not answer. Start harness ui again and open the new address: each start has a new token.";
 const fetched = async (path) => {
-  const answer = await fetch(path);
+  const answer = await fetch(path).catch(() => { throw new Error(GONE); });
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 300) || `the server says ${answer.status}`);
   return answer.json();
 };
@@ -66,6 +67,14 @@ const served = {
   overview: () => fetched("overview"),
   experiment: (number) => fetched(`experiment/${number}`),
   compare: (one, other) => fetched(`compare/${one}/${other}`),
+};
+const side = (found) => {
+  const scores = found.runs.map((run) => run.value).filter((value) => value !== null);
+  return {
+    commit: found.commit, title: found.title, number: found.number, scores,
+    value: scores.length ? scores.reduce((sum, score) => sum + score, 0) / scores.length : null,
+    curve: found.runs.length ? found.runs[found.runs.length - 1].curve : null,
+  };
 };
 const inlined = (all) => ({
   overview: async () => all.overview,
@@ -75,15 +84,10 @@ const inlined = (all) => ({
     return all.experiments[number];
   },
   compare: async (one, other) => {
-    const sides = [one, other].map((each) => all.experiments[each]);
+    const sides = [one, other].map((each) => (each === "main" ? all.main : all.experiments[Number(each)]));
     const missing = [one, other].find((_, place) => !sides[place]);
     if (missing !== undefined) throw new Error(`this report has no details of ${missing}`);
-    const side = (found) => ({
-      commit: found.commit, title: found.title, number: found.number, value: found.value,
-      scores: found.runs.map((run) => run.value).filter((value) => value !== null),
-      curve: found.runs.length ? found.runs[found.runs.length - 1].curve : null,
-    });
-    return { sides: sides.map(side), diff: null };
+    return { sides: sides.map((found) => (found === all.main ? found : side(found))), diff: null };
   },
 });
 
@@ -97,13 +101,14 @@ page.columns = () => page.overview.experiments;
 page.place = (number) => page.places.get(number); // of an experiment in the columns
 const take = (overview) => {
   page.overview = overview;
+  page.listed = page.listed || null;
   page.places = new Map(overview.experiments.number.map((number, place) => [number, place]));
   document.getElementById("name").textContent = overview.repository;
   document.title = `${overview.repository} · autoresearch`;
   const main = overview.main_estimate ?? overview.main_scores[0];
   document.getElementById("headline").textContent =
     `${overview.experiments.number.length.toLocaleString()} experiments` +
-    (main === undefined ? "" : `, main ${page.metric().name} ${page.value(main)}`) +
+    (main === undefined ? "" : `, main ${page.metric().name} estimated ${page.value(main)}`) +
     (overview.setting ? ` (${overview.setting})` : "");
 };
 
@@ -133,7 +138,7 @@ const follow = () => {
     page.current.tick?.();
   });
   events.addEventListener("changed", again);
-  events.onerror = () => page.complain("The server is gone: harness ui shows the page again.");
+  events.onerror = () => page.complain(GONE);
 };
 
 // ── routes ───────────────────────────────────────────────────────────────────────────────────
@@ -145,9 +150,10 @@ const TABS = [
 
 page.current = {};
 const show = (moved) => {
-  const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
-  const view = page.views[name] || page.views.overview;
-  const tab = name === "experiment" ? "experiments" : page.views[name] ? name : "overview";
+  let parts = location.hash.replace(/^#\/?/, "").split("/").filter(Boolean);
+  try { parts = parts.map(decodeURIComponent); } catch { parts = []; }
+  const [name, ...rest] = Object.hasOwn(page.views, parts[0] || "") ? parts : ["overview"];
+  const view = page.views[name], tab = name === "experiment" ? "experiments" : name;
   const tabs = document.getElementById("tabs");
   tabs.replaceChildren(...TABS.map(([key, text]) =>
     el("a", { href: `#/${key}`, "aria-current": key === tab ? "page" : null }, text)));
@@ -163,8 +169,8 @@ page.go = (route) => { location.hash = `#/${route}`; };
 // ── keys ─────────────────────────────────────────────────────────────────────────────────────
 
 const KEYS = [
-  ["j, k", "next, previous experiment"], ["enter", "open it"], ["/", "search"], ["esc", "back"],
-  ["g then o, e, t, r, c", "overview, experiments, tree, is it real, compare"], ["?", "these keys"],
+  ["j, k", "next, previous experiment"], ["enter", "open it"], ["← →", "in the picture: from dot to dot"], ["/", "search"], ["esc", "back"],
+  ["g, then o, e, t, r, w, c", "overview, experiments, tree, is it real, time and cost, compare"], ["?", "these keys"],
 ];
 const GO = { o: "overview", e: "experiments", t: "tree", r: "real", w: "time", c: "compare" };
 
@@ -183,7 +189,7 @@ const pressed = (event) => {
   const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
   if (event.key === "Escape") {
     if (typing) event.target.blur();
-    else if (location.hash.startsWith("#/experiment/")) history.length > 1 ? history.back() : page.go("experiments");
+    else if (location.hash.startsWith("#/experiment/")) page.go("experiments");
     return;
   }
   if (typing) return;

@@ -62,8 +62,8 @@ const dots = (by) => {
   const all = page.columns(), found = [];
   let hours = 0;
   for (let place = 0; place < all.number.length; place++) {
+    if (all.elsewhere[place] || all.is_copy[place]) continue;
     hours += (all.device_seconds[place] || 0) / 3600;
-    if (all.elsewhere[place] || all.once_more[place]) continue;
     const x = by === "time" ? all.at[place] : by === "hours" ? hours : all.number[place];
     const failed = ["crash", "invalid", "error"].includes(all.state[place]);
     if (all.value[place] !== null || failed) found.push({ x, y: all.value[place], place, state: all.state[place] });
@@ -88,7 +88,7 @@ page.progress = (room) => {
   let by = "number", found = [], groups = [], plot = null, close = () => {}, near = null, home = null;
   const chart = el("div", { class: "chart", tabindex: "0", role: "img", "aria-roledescription": "chart" });
   const tip = el("div", { class: "tip", hidden: true });
-  const buttons = [["number", "by number"], ["time", "by time"], ["hours", "by GPU-hours"]].map(([key, text]) =>
+  const buttons = [["number", "by number"], ["time", "by time"], ["hours", "by hours of training"]].map(([key, text]) =>
     el("button", { "data-by": key, onclick: () => { by = key; build(); } }, text));
   const zooms = [["Zoom in", 0.6], ["Zoom out", 1 / 0.6]].map(([text, factor]) =>
     el("button", { onclick: () => zoom(factor, null) }, text));
@@ -96,7 +96,8 @@ page.progress = (room) => {
     el("div", { class: "bar" }, buttons, zooms, el("button", { onclick: () => reset() }, "Whole picture")), chart,
     el("ul", { class: "legend", "aria-label": "Marks" }, Object.keys(page.SYMBOLS).slice(0, 7).map((state) =>
       el("li", { title: page.MEANING[state] }, page.state(state), ` ${page.MEANING[state]}`)),
-      el("li", {}, "line and band: the frontier's estimate ± 2 sd; ticks below: main moved"),
+      el("li", {}, "▲ at the edge: far worse"),
+      el("li", {}, "line: the frontier's head, as estimated while it was built on; band: ± 2 sd; ticks below: main moved"),
       el("li", { class: "quiet" }, "drag to zoom, double click for the whole picture")));
 
   const xOf = (number) => {
@@ -206,13 +207,13 @@ page.progress = (room) => {
     groups = ORDER.map((state) => [state, found.filter((dot) => dot.state === state)]).filter(([, group]) => group.length);
     near = null;
     const sign = page.metric().goal === "max" ? -1 : 1, last = found.length ? found[found.length - 1].x : 1;
-    const first = by === "number" ? 0 : found.length ? found[0].x : 0, side = 0.02 * (last - first) || 1;
+    const first = !found.length ? 0 : by === "number" ? Math.max(0, found[0].x - 1) : found[0].x, side = 0.02 * (last - first) || 1;
     home = { x: [first - side, last + side], y: bounds(found, sign) };
     const label = { number: "experiment", time: "time", hours: "hours of training on one device" }[by];
     const height = Math.max(260, Math.min(520, Math.round(innerHeight * 0.5)));
     chart.replaceChildren(tip);
     plot = new uPlot({
-      width: Math.max(200, Math.floor(chart.clientWidth)), height, ms: 1, legend: { show: false },
+      width: Math.max(200, Math.floor(chart.clientWidth)), height, ms: 1e-3, legend: { show: false },
       cursor: { drag: { x: true, y: true, uni: 24 }, points: { show: false } },
       scales: { x: { time: by === "time", auto: false, min: home.x[0], max: home.x[1] }, y: { auto: false, min: home.y[0], max: home.y[1] } },
       series: [{}, { paths: () => null, points: { show: false } }], axes: axes([label, page.metric().words]).map((axis) => by === "number" && axis.scale === "x" ? { ...axis, incrs: WHOLE } : axis),
@@ -247,6 +248,17 @@ page.progress = (room) => {
 
 // ── loss curves ──────────────────────────────────────────────────────────────────────────────
 
+/** Of all curves but their beginning, where a loss is far above the rest. */
+const usual = (u) => {
+  let low = Infinity, high = -Infinity;
+  for (const column of u.data.slice(1)) {
+    const known = column.filter((value) => value !== null && value !== undefined);
+    for (const value of known.slice(Math.floor(known.length / 12))) { low = Math.min(low, value); high = Math.max(high, value); }
+  }
+  const side = 0.05 * (high - low) || 0.1;
+  return [low - side, high + side];
+};
+
 /** Each curve: { name, points: [[seconds, loss]], color, width, dash }. Returns how to change and how to close it. */
 page.curves = (room, first, height = 240) => {
   const chart = el("div", { class: "chart" }), legend = el("ul", { class: "legend" });
@@ -272,11 +284,9 @@ page.curves = (room, first, height = 240) => {
     names = now;
     if (!curves.length) { legend.replaceChildren(); chart.replaceChildren(el("p", { class: "quiet" }, "No loss was noted.")); return; }
     chart.replaceChildren();
-    const tail = curves.flatMap((each) => each.points.slice(Math.floor(each.points.length / 12)).map((p) => p[1]));
-    const low = Math.min(...tail), high = Math.max(...tail), side = 0.05 * (high - low) || 0.1;
     plot = new uPlot({
       width: Math.max(200, Math.floor(chart.clientWidth)), height, legend: { show: false },
-      cursor: { drag: { x: true, y: true, uni: 24 } }, scales: { x: { time: false }, y: { range: (u, min, max) => (min === u.data[0] ? [low, high] : [Math.max(min, low - side), Math.min(max, high + side)]) } },
+      cursor: { drag: { x: true, y: true, uni: 24 } }, scales: { x: { time: false }, y: { range: usual } },
       series: [{}, ...curves.map((each) => ({
         stroke: page.css(each.color), width: each.width || 1.5, dash: each.dash, spanGaps: true, points: { show: false },
       }))], axes: axes(["seconds of training", "training loss"]),
@@ -298,7 +308,7 @@ page.swatch = swatch;
 
 page.odds = (decision, metric) => {
   const { incumbent_value: mean, incumbent_sd: sd, effect, effect_sd: wide } = decision;
-  if ([mean, effect, wide].some((figure) => figure === null)) return null;
+  if ([mean, effect].some((figure) => figure === null) || !(wide > 0)) return null;
   const W = 560, H = 150, narrow = sd || wide / 3, spread = Math.hypot(wide, 0);
   const low = Math.min(mean - 3.2 * narrow, mean + effect - 3.2 * spread), high = Math.max(mean + 3.2 * narrow, mean + effect + 3.2 * spread);
   const x = (value) => ((value - low) / (high - low)) * (W - 20) + 10;
@@ -319,5 +329,6 @@ page.odds = (decision, metric) => {
     el("svg:line", { x1: 10, x2: W - 10, y1: H - 34, y2: H - 34, stroke: page.css("quiet") }),
     el("svg:text", { x: x(mean), y: H - 18, "text-anchor": "middle" }, `without: ${page.value(mean, metric)}`),
     el("svg:text", { x: x(mean + effect), y: H - 3, "text-anchor": "middle" }, `with: ${page.value(mean + effect, metric)}`));
-  return el("figure", {}, picture, el("figcaption", {}, `${words}. ${metric.goal === "min" ? "Left" : "Right"} is better.`));
+  const why = "± is one sd. P(better) also counts the chance that a change does nothing at all, as most do.";
+  return el("figure", {}, picture, el("figcaption", {}, `${words}. ${metric.goal === "min" ? "Left" : "Right"} is better. ${why}`));
 };
