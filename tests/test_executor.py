@@ -14,6 +14,7 @@ import harness.worker.service as service
 from harness.store.records import Conditions
 from harness.worker import device
 from harness.worker.monitor import contaminated
+from harness.worker.orders import Hears
 from harness.worker.worker import RunHandle
 
 
@@ -169,3 +170,17 @@ def test_a_person_says_when_the_next_run_may_start(setup, tmp_path, monkeypatch,
     assert made.may_start is training
     handle.trained.set()
     assert made.may_start is scoring
+
+
+@pytest.mark.parametrize("has_room", [False, True])
+def test_nothing_starts_beside_a_holdout_where_there_is_no_room(setup, tmp_path, monkeypatch, has_room):
+    scored = threading.Event()
+    monkeypatch.setattr(service, "measure_holdout", lambda *_: scored.wait(10))
+    made = service.Service(0, tmp_path)
+    made._worker.has_room = has_room
+    begun = made.score_holdout(tmp_path, 2.0, setup, RunHandle.alone(), Hears())
+    assert made.may_start is has_room
+    scored.set()
+    begun.result(10)
+    assert made.may_start
+    made.close()

@@ -83,7 +83,12 @@ class Remote:
     def score_holdout(
         self, folder: Path, value: float, setup: Setup, handle: RunHandle, hears: Hears
     ) -> "Future[Holdout | Failure]":
-        return self._ask(lambda number: m.ScoreHoldout(number, folder, value, _bench(setup)), handle, hears)
+        def begin(number: int) -> m.ScoreHoldout:
+            if not self.has_room:
+                self._begun, self.may_start = number, False
+            return m.ScoreHoldout(number, folder, value, _bench(setup))
+
+        return self._ask(begin, handle, hears)
 
     def second_opinion(self, folder: Path, setup: Setup, hears: Hears) -> "Future[Opinion | Failure | None]":
         return self._ask(lambda number: m.SecondOpinion(number, folder, _bench(setup)), RunHandle(), hears)

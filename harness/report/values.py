@@ -27,6 +27,7 @@ STATE_CHARS, TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 20, 300, 600
 MESSAGE_CHARS = 20_000
 POINTS = 200  # of a loss curve
 CURVES = 5  # of the last runs, beside what runs now
+SHORTEST = 5  # of the beginning of a commit's name
 LAST_RUNS = 100  # whose time is shown
 
 KEPT = (CONFIRMED, CANDIDATE)
@@ -261,9 +262,17 @@ def comparison(now: Snapshot, one: str, other: str) -> Values:
 
 
 def side(now: Snapshot, which: str) -> Values:
-    """One of two that are compared: an experiment, or `main`."""
+    """One of two that are compared: an experiment, `main`, or a commit on its line.
+
+    Raises:
+        HarnessError: there is none.
+    """
     commit, title, number = now.main, "main", None
-    if which not in ("main", now.main):
+    by_hand = [found for found, _ in now.known.history if len(which) >= SHORTEST and found.startswith(which)]
+    made = [each for each in now.known if each.commit in by_hand]
+    if by_hand and not made:
+        commit, title = by_hand[0], now.repository.commit(by_hand[0]).subject
+    elif which != "main":
         found = now.known.find(which)
         commit, title, number = found.commit, found.message.title, found.name.number
     runs = [run for run in now.known.runs(commit) if run.training.curve]

@@ -137,8 +137,6 @@ class Checkpoints:
         hears = Hears(self._tell, lambda progress: self._show(progress, of))
         begun = able.score_holdout(folder, value, setup, handle, hears)
         self._owed[commit] = Owed(folder, setting, handle, begun)
-        if not able.has_room:
-            self.settle(wait=True)
 
     def _scored(self, commit: str, setting: Setting) -> tuple[Path, float] | None:
         """Where a checkpoint of that commit is, and its score in that setting."""

@@ -71,6 +71,8 @@ class Process:
             self._look()
         elif isinstance(order, m.ScoreHoldout):
             work = self._service.score_holdout(order.folder, order.value, setup, handle, hears)
+            self._last = number
+            self._look()
         else:
             work = self._service.second_opinion(order.folder, setup, hears)
         work.add_done_callback(partial(self._over, order))

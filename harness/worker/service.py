@@ -33,6 +33,7 @@ class Service:
         self.host = platform.node()
         self._worker = Worker(place)
         self._here: dict[RunHandle, Setup] = {}  # whose runs are not over, in the order of their start
+        self._beside: set[RunHandle] = set()  # holdouts that are being scored
 
     @property
     def is_alive(self) -> bool:
@@ -50,6 +51,8 @@ class Service:
     def may_start(self) -> bool:
         """Whether another run may start here now."""
         here = list(self._here.items())
+        if self._beside and not self.has_room:
+            return False
         if not here:
             return True
         (handle, setup), device = here[0], here[0][1].device
@@ -91,9 +94,15 @@ class Service:
             if not self._worker.is_shared:  # else the run that is on it is shown
                 hears.show(progress)
 
-        return self._worker.start(
-            lambda: measure_holdout(folder, value, setup, show, hears.note, self._worker, handle)
-        )
+        self._beside.add(handle)
+
+        def work() -> Holdout | Failure:
+            try:
+                return measure_holdout(folder, value, setup, show, hears.note, self._worker, handle)
+            finally:
+                self._beside.discard(handle)
+
+        return self._worker.start(work)
 
     def second_opinion(self, folder: Path, setup: Setup, hears: Hears) -> "Future[Opinion | Failure | None]":
         """Of a checkpoint that was kept."""
