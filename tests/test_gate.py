@@ -316,7 +316,7 @@ def test_words_call_a_score_far_off_an_accident_or_not_as_it_is_believed():
 @pytest.mark.parametrize("scores", [(2.69, 2.06, 2.07, 2.12), (2.06, 2.07, 2.12, 2.69), (2.69, 2.07, 2.08)])
 def test_a_run_of_the_baseline_that_the_machine_spoilt_is_seen_through_at_once(scores):
     standing = rebuilt("main", [Measured("main", "", scores, kept=True)], "belief", VAL_BPB)
-    assert 2.06 < standing.estimate("main") < 2.1 and standing.posterior.noise < 0.05
+    assert 2.06 < standing.about("main").value < 2.1 and standing.posterior.noise < 0.05
     assert standing.decide("main", [2.6], False).status == DISCARD
     assert standing.decide("main", [2.0], False).status == KEEP
 
@@ -326,7 +326,7 @@ def test_a_baseline_of_one_spoilt_run_is_got_over_in_two_more():
     standing = Bayes(
         posterior_of("main", [Measured("main", "", (2.4, 2.07), kept=True)], known.sd, known), VAL_BPB
     )
-    assert standing.estimate("main") < 2.12
+    assert standing.about("main").value < 2.12
     assert standing.decide("main", [2.4], False).status != KEEP
     assert standing.decide("main", [2.4, 2.41, 2.4], False).status == DISCARD
 

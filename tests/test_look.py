@@ -161,6 +161,7 @@ def test_export_has_the_references_five_columns_and_no_zero_for_what_is_not_know
     text = harness("export", cwd=folder).stdout
     rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
     assert text.splitlines()[0] == "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
+    assert rows.pop(0)["description"] == "baseline"
     for row, (status, score, title) in zip(rows, made.values(), strict=True):
         known = status in ("keep", "discard")
         assert row["val_bpb"] == (f"{score:.6f}" if known else "")
