@@ -16,7 +16,8 @@ def why(now: Snapshot, found: Experiment) -> list[str]:
     if taken and taken != found.commit:
         lines.append(f"Its program is on main as {taken[:7]}, which has its runs too.")
     if found.status == KEEP and not taken and found.setting:
-        lines += _given_up(replace(now, asked=found.setting), found, found.setting)
+        same = now if found.setting == now.setting else replace(now, asked=found.setting)
+        lines += _given_up(same, found, found.setting)
     scores = known.scores(found.commit, found.setting) if found.setting else ()
     if len(scores) > max(1, len(found.runs)):
         lines.append(f"Run again since: by now {explain.mean(scores, found.metric)}, by which the gate goes.")
