@@ -5,9 +5,13 @@ Tracked by git: `train.py`, `.autoresearch/config.toml`, `.autoresearch/program.
 clones of one person and lives in the cache, never in a repository.
 """
 
+import ctypes
 import os
 import re
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +124,27 @@ class Paths:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Temp name, fsync, rename: a reader sees the old file or the whole new one, with the old mode."""
+    with _beside(path, data) as temporary:
+        temporary.rename(path)
+
+
+def write_over(path: Path, data: bytes, was: bytes) -> bool:
+    """The same, if the file still holds `was`; False where somebody wrote to it meanwhile, whose it stays."""
+    with _beside(path, data) as temporary:
+        if not _exchange(temporary, path):  # elsewhere than on Linux: somebody may come between these two
+            if path.read_bytes() != was:
+                return False
+            temporary.rename(path)
+            return True
+        if temporary.read_bytes() == was:
+            return True
+        _exchange(temporary, path)
+        return False
+
+
+@contextmanager
+def _beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A file with these bytes and the mode of `path`, in its folder; what has its name in the end goes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -128,10 +153,20 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
-    except OSError:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two files in one step; False where that can't be done here."""
+    if sys.platform != "linux":
+        return False
+    swap, here = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
+    try:
+        return ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+    except AttributeError:  # an old C library
+        return False
 
 
 def starter(name: str, task: str = "lm") -> Path:

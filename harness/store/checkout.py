@@ -7,7 +7,7 @@ from pathlib import Path
 import pygit2
 
 from harness.errors import HarnessError
-from harness.paths import write_atomically
+from harness.paths import write_atomically, write_over
 from harness.store import refs
 from harness.store.repo import LOCK_SECONDS, Repository
 
@@ -162,7 +162,10 @@ class Checkout:
             here = train.read_bytes() if train.exists() else None
             if self.train_is_dirty and here != source:
                 raise self._dirty(", so main can't move to a kept experiment")
-            write_atomically(train, source)
+            if here is None:
+                write_atomically(train, source)
+            elif not write_over(train, source, here):
+                raise self._dirty(", so main can't move to a kept experiment")
             try:
                 self._stage_train()
             except (OSError, pygit2.GitError):  # an editor of `git commit` is open: all stays as it was
