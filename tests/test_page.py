@@ -15,8 +15,9 @@ from past import fill
 from sessions import BROKEN, FASTER, WORSE, Script, session
 
 from harness.report import exports
+from harness.report.details import experiment, side
 from harness.report.snapshot import snapshot
-from harness.report.values import as_json, experiment, overview, side
+from harness.report.values import as_json, overview
 from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository

@@ -16,6 +16,8 @@ import click
 from harness.errors import DONE, HarnessError
 from harness.paths import write_atomically
 from harness.report import document, values
+from harness.report.details import experiment as details_of
+from harness.report.details import side
 from harness.report.snapshot import Snapshot, snapshot
 from harness.store.experiment import Experiment
 from harness.store.opening import open_repository
@@ -121,11 +123,11 @@ def report(output: Path, top: int, since: str | None, holdout: bool) -> int:
     chosen = _chosen(now, top)
     details = {}
     for place, each in enumerate(chosen):
-        details[each.name.number] = values.experiment(now, each)
+        details[each.name.number] = details_of(now, each)
         if place % 50 == 49:
             click.echo(f"{place + 1} of {len(chosen)} experiments", err=True)
     try:
-        write_atomically(output, document.document(told, details, values.side(now, "main")).encode())
+        write_atomically(output, document.document(told, details, side(now, "main")).encode())
     except OSError as error:
         raise HarnessError(f"can't write {output}: {error.strerror}", "-o another file") from None
     size = output.stat().st_size / 1e6

@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from harness.errors import HarnessError
 from harness.lock import holder
-from harness.report import document, values
+from harness.report import details, document, values
 from harness.report.snapshot import Snapshot, snapshot
 from harness.session.events import Tail
 from harness.store.opening import open_repository
@@ -79,11 +79,11 @@ class Reader:
     def experiment(self, which: str) -> bytes:
         with self._lock:
             _, now = self._now()
-            return values.as_json(values.experiment(now, now.known.find(which)))
+            return values.as_json(details.experiment(now, now.known.find(which)))
 
     def compare(self, one: str, other: str) -> bytes:
         with self._lock:
-            return values.as_json(values.comparison(self._now()[1], one, other))
+            return values.as_json(details.comparison(self._now()[1], one, other))
 
     def running(self) -> bytes:
         with self._events_lock:

@@ -13,15 +13,15 @@ from typing import Any
 import msgspec
 
 from harness import __version__
-from harness.report import explain, story, timing
+from harness.report import explain, timing
 from harness.report.frontier import built_on
 from harness.report.snapshot import Snapshot
 from harness.sandbox.text import one_line
 from harness.session.events import Session
-from harness.store.decisions import CANDIDATE, CONFIRMED, Decision
+from harness.store.decisions import CANDIDATE, CONFIRMED
 from harness.store.experiment import Experiment
 from harness.store.metric import Metric
-from harness.store.records import KEEP, Point, RunRecord
+from harness.store.records import KEEP, Point
 
 STATE_CHARS, TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 20, 300, 600, 100_000, 40
 MESSAGE_CHARS = 20_000
@@ -52,14 +52,14 @@ def overview(now: Snapshot, with_holdout: bool = True) -> Values:
         "at": time.time(),
         "since": now.since or None,
         "repository": now.repository.paths.root.name,
-        "metric": _metric(metric),
+        "metric": metric_of(metric),
         "setting": None if setting is None else _setting_words(now),
         "budget_seconds": setting.budget_seconds if setting else None,
         "main": now.main,
         "main_scores": list(now.frontier.scores(now.main)),
         "main_estimate": now.frontier.main_estimate,
         "frontier": list(now.frontier.chain),
-        "noise_sd": _finite(now.frontier.noise_sd),
+        "noise_sd": finite(now.frontier.noise_sd),
         "trouble": now.frontier.config_trouble or None,
         "counts": {state: count for state, count in now.counts.items() if count},
         "experiments": _columns(now, states, here),
@@ -77,7 +77,7 @@ def overview(now: Snapshot, with_holdout: bool = True) -> Values:
     }  # fmt: skip
 
 
-def _metric(metric: Metric) -> Values:
+def metric_of(metric: Metric) -> Values:
     return {
         "name": metric.name, "goal": metric.goal, "unit": metric.unit, "decimals": metric.decimals,
         "words": metric.words,
@@ -100,15 +100,15 @@ def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str,
             by_commit[each.parent].name.number if each.parent in by_commit else None for each in every
         ],
         "state": [one_line(states[each.commit], STATE_CHARS) for each in every],
-        "value": [_finite(each.value) for each in every],
+        "value": [finite(each.value) for each in every],
         "runs": [each.runs if len(each.runs) > 1 else None for each in every],
-        "effect": [_finite(each.delta) for each in every],
-        "effect_sd": [_finite(each.effect_sd) for each in every],
+        "effect": [finite(each.delta) for each in every],
+        "effect_sd": [finite(each.effect_sd) for each in every],
         "title": [titled(each.message.title) for each in every],
-        "hypothesis": [_bounded(each.message.hypothesis, HYPOTHESIS_CHARS) for each in every],
+        "hypothesis": [bounded(each.message.hypothesis, HYPOTHESIS_CHARS) for each in every],
         "agent": [one_line(each.agent, 60) for each in every],
         "at": [each.seconds for each in every],
-        "cost_usd": [_finite(each.cost_usd) for each in every],
+        "cost_usd": [finite(each.cost_usd) for each in every],
         "device_seconds": [
             0.0 if each.is_once_more(by_commit.get(each.origin)) else _device_seconds(each) for each in every
         ],
@@ -131,13 +131,13 @@ def _later(now: Snapshot, each: Experiment, state: str, estimates: dict[str, Any
     return {
         "number": each.name.number,
         "state": state,
-        "claimed": _finite(each.delta),
-        "claimed_sd": _finite(each.effect_sd),
+        "claimed": finite(each.delta),
+        "claimed_sd": finite(each.effect_sd),
         "scores_then": max(1, len(each.runs)),
         "scores_now": len(now.frontier.scores(each.commit)) if each.setting == now.setting else None,
-        "later": _finite(effect),
-        "estimate": _finite(found.value) if found else None,
-        "sd": _finite(found.sd) if found else None,
+        "later": finite(effect),
+        "estimate": finite(found.value) if found else None,
+        "sd": finite(found.sd) if found else None,
     }
 
 
@@ -177,113 +177,6 @@ def _time(now: Snapshot) -> Values:
     }
 
 
-# ── one experiment ────────────────────────────────────────────────────────────────────────────
-
-
-def experiment(now: Snapshot, found: Experiment) -> Values:
-    """All that is known of one."""
-    note, metric = now.note(found), found.metric
-    parent = next((each for each in now.known if each.commit == found.parent), None)
-    of_parent = [run for run in now.known.runs(found.parent) if run.training.curve]
-    return {
-        "number": found.name.number, "branch": found.name.branch, "commit": found.commit,
-        "parent": found.parent, "parent_number": parent.name.number if parent else None,
-        "state": one_line(now.states([found])[found.commit], STATE_CHARS), "metric": _metric(metric),
-        "title": titled(found.message.title),
-        "message": _bounded(found.message.text(), MESSAGE_CHARS),
-        "hypothesis": _bounded(found.message.hypothesis, MESSAGE_CHARS),
-        "agent": one_line(found.agent, 60), "author": one_line(found.author, 60), "at": found.seconds,
-        "cost_usd": _finite(found.cost_usd), "value": _finite(found.value),
-        "why": story.why(now, found),
-        "decision": _decision(note.decision) if note.decision else None,
-        "diff": difference(now, found.parent, found.commit),
-        "runs": [_run(run) for run in note.runs],
-        "parent_curve": curve(of_parent[-1].training.curve) if of_parent else None,
-        **_taking(now, found),
-    }  # fmt: skip
-
-
-def _taking(now: Snapshot, found: Experiment) -> Values:
-    """The commands that take it, and which others it needs that `main` hasn't."""
-    every = {each.commit: each for each in now.known}
-    base, brings = found.parent, list[int]()
-    while base in every and not now.known.on_main(base):
-        brings.insert(0, every[base].name.number)
-        base = every[base].parent
-    picked = f"{base[:10]}..{found.commit[:10]}" if brings else found.commit[:10]
-    return {
-        "brings": brings,
-        "commands": [
-            f"git cherry-pick {picked}",
-            f"git diff {found.parent[:10]} {found.commit[:10]} -- train.py",
-            f"harness show {found.name.number}",
-        ],
-    }
-
-
-def _decision(decision: Decision) -> Values:
-    return {
-        "incumbent": decision.incumbent.commit, "incumbent_value": _finite(decision.incumbent.value),
-        "incumbent_sd": _finite(decision.incumbent.sd), "value": _finite(decision.value),
-        "effect": _finite(decision.effect), "effect_sd": _finite(decision.effect_sd),
-        "p_better": _finite(decision.confidence), "noise_sd": _finite(decision.noise_sd),
-    }  # fmt: skip
-
-
-def _run(run: RunRecord) -> Values:
-    return {
-        "seed": run.seed, "status": run.status, "value": _finite(run.value),
-        "detail": _bounded(run.detail, 2000), "curve": curve(run.training.curve),
-        "phases": {name: seconds for name, seconds in timing.phases(run).items() if seconds > 0},
-        "device": one_line(run.device, 80), "host": one_line(run.host, 80), "gpu": one_line(run.gpu, 80),
-        "checked": explain.checked(run), "instead_of": [_bounded(each, 500) for each in run.instead_of],
-        "warnings": [*filter(None, (run.warning, run.mismatch, run.delay))],
-        "log": _bounded("\n".join(run.training.log.strip().splitlines()[-LOG_LINES:]), 20_000),
-        "summary": {
-            name: value if isinstance(value, str) else _finite(value)
-            for name, value in run.summary().items()
-        },
-    }  # fmt: skip
-
-
-def difference(now: Snapshot, old: str, new: str) -> str:
-    """What `git diff` shows of train.py, bounded."""
-    return _bounded(now.known.difference(old, new).rstrip("\n"), DIFF_CHARS)
-
-
-def comparison(now: Snapshot, one: str, other: str) -> Values:
-    """Two commits: each an experiment's number, or the beginning of a commit's name.
-
-    Raises:
-        HarnessError: there is none.
-    """
-    sides = [side(now, which) for which in (one, other)]
-    return {"sides": sides, "diff": difference(now, sides[0]["commit"], sides[1]["commit"])}
-
-
-def side(now: Snapshot, which: str) -> Values:
-    """One of two that are compared: an experiment, `main`, or a commit on its line.
-
-    Raises:
-        HarnessError: there is none.
-    """
-    commit, title, number = now.main, "main", None
-    by_hand = [found for found, _ in now.known.history if len(which) >= SHORTEST and found.startswith(which)]
-    made = [each for each in now.known if each.commit in by_hand]
-    if by_hand and not made:
-        commit, title = by_hand[0], now.repository.commit(by_hand[0]).subject
-    elif which != "main":
-        found = now.known.find(which)
-        commit, title, number = found.commit, found.message.title, found.name.number
-    runs = [run for run in now.known.runs(commit) if run.training.curve]
-    scores = now.frontier.scores(commit)
-    return {
-        "commit": commit, "title": titled(title), "number": number, "scores": list(scores),
-        "value": sum(scores) / len(scores) if scores else None,
-        "curve": curve(runs[-1].training.curve) if runs else None,
-    }  # fmt: skip
-
-
 # ── what runs now ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -301,7 +194,7 @@ def running(session: Session | None, process: int | None) -> Values:
             {
                 "name": each.run.name, "title": titled(each.title), "commit": each.run.commit,
                 "seed": each.run.seed, "place": each.run.place, "since": each.since, "phase": each.phase,
-                "seconds": each.seconds, "step": each.step, "loss": _finite(each.loss),
+                "seconds": each.seconds, "step": each.step, "loss": finite(each.loss),
                 "curve": [(seconds, loss) for seconds, loss in each.curve if math.isfinite(loss)],
             }
             for each in session.running
@@ -342,7 +235,7 @@ def _plain(found: Any) -> Any:
     return None if isinstance(found, int) and abs(found) >= 2**63 else found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
@@ -351,5 +244,5 @@ def titled(text: str) -> str:
     return one_line(text, TITLE_CHARS)
 
 
-def _bounded(text: str, most: int) -> str:
+def bounded(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}\n… {len(text) - most:,} characters more"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.errors import HarnessError
-from harness.report import values
+from harness.report import details, values
 from harness.report.snapshot import Snapshot
 from harness.store.records import RunRecord
 
@@ -72,11 +72,11 @@ def runs(now: Snapshot) -> Iterator[Exported]:
     made = {each.commit for each in now.known}
     for commit, parent in reversed(list(now.known.history)):
         if commit not in made:
-            texts = {"diff": values.difference(now, parent, commit)} if parent else {}
+            texts = {"diff": details.difference(now, parent, commit)} if parent else {}
             for run in now.known.runs(commit):
                 yield _exported(run, f"main-{commit[:7]}", "main, by hand", "", texts)
     for each in now.experiments:
-        diff = values.difference(now, each.parent, each.commit)
+        diff = details.difference(now, each.parent, each.commit)
         texts = {"hypothesis": each.message.hypothesis[:TEXT_CHARS], "diff": diff}
         for run in now.note(each).runs:
             yield _exported(run, each.name.digits, each.message.title, each.agent, texts)
