@@ -64,7 +64,7 @@ ARROWS = {
     "before what is proven is noted": "before(experiments.Experiments, 'note')",
     "before the holdout": "before(service, 'measure_holdout')",
     "between the branch and main": "before(checkout.Checkout, 'fast_forward')",
-    "between the checkout and main": "after(checkout, 'write_atomically')",
+    "between the checkout and main": "after(checkout, 'write_over')",
 }
 
 # A loop of two that kills itself when the second one waits for its first batch and the first is not over.

@@ -39,6 +39,7 @@ page.state = (state) =>
   el("span", { class: `state ${state.replace(" ", "-")}` }, Object.hasOwn(page.SYMBOLS, state) ? page.SYMBOLS[state] : "", el("span", { class: "word" }, ` ${state}`));
 page.digits = (number) => String(number).padStart(4, "0");
 page.metric = () => page.overview.metric;
+page.many = (count, what) => `${count.toLocaleString()} ${what}${count === 1 ? "" : "s"}`;
 page.value = (value, metric) =>
   value === null || value === undefined ? "–" : value.toFixed((metric || page.metric()).decimals);
 page.change = (value, metric) =>
@@ -107,7 +108,7 @@ const take = (overview) => {
   document.title = `${overview.repository} · autoresearch`;
   const main = overview.main_estimate ?? overview.main_scores[0];
   document.getElementById("headline").textContent =
-    `${overview.experiments.number.length.toLocaleString()} experiments` +
+    `${page.many(overview.experiments.number.length, "experiment")}` +
     (main === undefined ? "" : `, main ${page.metric().name} estimated ${page.value(main)}`) +
     (overview.setting ? ` (${overview.setting})` : "");
 };

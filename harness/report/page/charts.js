@@ -216,7 +216,7 @@ page.progress = (room) => {
       width: Math.max(200, Math.floor(chart.clientWidth)), height, ms: 1e-3, legend: { show: false },
       cursor: { drag: { x: true, y: true, uni: 24 }, points: { show: false } },
       scales: { x: { time: by === "time", auto: false, min: home.x[0], max: home.x[1] }, y: { auto: false, min: home.y[0], max: home.y[1] } },
-      series: [{}, { paths: () => null, points: { show: false } }], axes: axes([label, page.metric().words]).map((axis) => by === "number" && axis.scale === "x" ? { ...axis, incrs: WHOLE } : axis),
+      series: [{}, { paths: () => null, points: { show: false } }], axes: axes([label, page.metric().words]).map((axis) => axis.scale !== "x" ? axis : by === "number" ? { ...axis, incrs: WHOLE } : by === "time" ? { ...axis, size: 56, space: 90 } : axis),
       hooks: { draw: [draw], setCursor: [hover] },
     }, [found.map((dot) => dot.x), found.map((dot) => dot.y)], chart);
     plot.setScale("x", { min: home.x[0], max: home.x[1] });
@@ -268,10 +268,13 @@ page.curves = (room, first, height = 240) => {
     ? [curves[0].points.map((p) => p[0]), curves[0].points.map((p) => p[1])]
     : uPlot.join(curves.map((each) => [each.points.map((p) => p[0]), each.points.map((p) => p[1])]));
   const describe = (curves) => {
-    const ends = curves.map((each) => each.points[each.points.length - 1]);
+    const ends = curves.map((each) => { // one batch's loss says little
+      const last = each.points.slice(-Math.ceil(each.points.length / 10));
+      return [last[last.length - 1][0], last.reduce((sum, point) => sum + point[1], 0) / last.length];
+    });
     chart.setAttribute("role", "img");
     chart.setAttribute("aria-label", curves.map((each, place) => `${each.name}: loss ${ends[place][1].toFixed(3)} after ${ends[place][0].toFixed(0)} s`).join("; "));
-    legend.replaceChildren(...curves.map((each, place) => el("li", {}, swatch(each.color), `${each.dash ? "┄ " : ""}${each.name}: ${ends[place][1].toFixed(3)}`)));
+    legend.replaceChildren(...curves.map((each, place) => el("li", {}, swatch(each.color), `${each.dash ? "┄ " : ""}${each.name}: ${ends[place][1].toFixed(3)}`)), el("li", { class: "quiet" }, "(the mean of the last tenth)"));
   };
   const update = (given) => {
     const curves = given.filter((each) => each.points && each.points.length);

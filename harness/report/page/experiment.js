@@ -58,6 +58,7 @@ page.views.experiment = (room, which) => {
   let gone = false;
   const draw = async () => {
     let found;
+    if (!Number.isInteger(number)) { room.replaceChildren(section("No experiment", el("p", { class: "wrap" }, `${which} is no number of one. `, el("a", { href: "#/experiments" }, "All experiments")))); return; }
     try { found = await page.source.experiment(number); } catch (error) { room.replaceChildren(section(`Experiment ${which}`, el("p", { class: "warning wrap" }, String(error.message)))); return; }
     if (gone) return;
     charts.splice(0).forEach((chart) => chart.close());
@@ -65,7 +66,8 @@ page.views.experiment = (room, which) => {
     const odds = decision && page.odds(decision, found.metric);
     room.replaceChildren(
       el("p", { class: "bar" }, el("a", { href: "#/experiments" }, "all experiments"), before === undefined ? null : page.link(before, `‹ ${page.digits(before)}`), after === undefined ? null : page.link(after, `${page.digits(after)} ›`),
-        el("a", { href: `#/compare/${found.parent_number ?? "main"}/${number}` }, "compare")),
+        el("a", { href: `#/compare/${found.parent_number ?? "main"}/${number}` }, "compare"),
+        el("button", { onclick: () => room.querySelector("#take").scrollIntoView() }, "take it")),
       el("h2", {}, `${page.digits(number)} ${found.title}`),
       el("p", {}, page.state(found.state), ` ${page.MEANING[found.state] || ""}`),
       el("p", {}, el("span", { class: "large" }, page.value(found.value, found.metric)), ` ${found.metric.words}`, decision && decision.effect !== null ? `; estimated effect ${page.change(decision.effect, found.metric)} ± ${page.value(decision.effect_sd, found.metric)}` : ""),
@@ -73,7 +75,7 @@ page.views.experiment = (room, which) => {
       section("Is it better?", found.why.map((line) => el("p", { class: "wrap" }, line)), odds, found.why.length ? null : el("p", { class: "quiet" }, "Nothing was decided.")),
       section("What it changed", diff(found.diff)), section("Loss", losses),
       section("Runs", found.runs.length ? el("div", { class: "cards" }, found.runs.map((run) => runOf(run, found.runs.length > 1, found.metric))) : el("p", { class: "quiet" }, "No run is recorded.")),
-      section("Take it", found.brings.length ? el("p", {}, `It stands on ${found.brings.map(page.digits).join(", ")}, which main has not: the first command brings them along.`) : null, found.commands.map(command)),
+      el("span", { id: "take" }), section("Take it", found.brings.length ? el("p", {}, `It stands on ${found.brings.map(page.digits).join(", ")}, which main has not: the first command brings them along.`) : null, found.commands.map(command)),
       facts([["built on", found.parent_number === null ? found.parent.slice(0, 10) : page.link(found.parent_number)], ["branch", found.branch], ["commit", found.commit], ["agent", found.agent], ["author", found.author], ["when", page.time(found.at)], ["cost of the proposal", found.cost_usd === null ? null : `$${found.cost_usd.toFixed(4)}`]]),
       el("details", {}, el("summary", {}, "the commit's message"), el("pre", { tabindex: "0" }, found.message)));
     charts.push(page.curves(losses, [

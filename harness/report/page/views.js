@@ -36,9 +36,9 @@ page.views.overview = (room) => {
   };
   const tick = () => {
     const running = page.running, budget = page.overview.budget_seconds;
-    const limits = Object.entries(running.limits || {}).map(([name, most]) => `${most} ${name}`).join(", ");
+    const limits = Object.entries(running.limits || {}).map(([name, most]) => `${name} ${most}`).join(", ");
     session.textContent = running.process
-      ? `A session has run for ${page.span(Date.now() / 1000 - running.began)} (process ${running.process}): ${running.measured} experiments measured` +
+      ? `A session has run for ${page.span(Date.now() / 1000 - running.began)} (process ${running.process}): ${page.many(running.measured, "experiment")} measured` +
         `${running.spent_usd ? `, $${running.spent_usd.toFixed(2)} spent` : ""}; ${limits ? `limits: ${limits}` : "no limit"}.`
       : "Nothing runs. harness loop begins a session.";
     const keys = new Set();
@@ -225,7 +225,7 @@ page.views.real = (room) => {
   const table = (heads, rows, label) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, el("table", {}, el("thead", {}, el("tr", {}, heads.map(([text, kind]) => el("th", { class: kind, scope: "col" }, text)))), el("tbody", {}, rows)));
   const number = (text) => el("td", { class: "number" }, text);
   room.append(
-    section("The noise", el("p", {}, noise === null ? "No commit was measured twice yet, so the noise of a run is not known." : `One run differs from the next, with nothing changed, by an sd of ${page.value(noise)}, as repeats show. A gain of less than twice that, seen once, may be luck.`),
+    section("The noise", el("p", {}, noise === null ? "No commit was measured twice yet, so the noise of a run is not known." : `By all repeats so far, one run differs from the next, with nothing changed, by an sd of ${page.value(noise)}. A gain of less than twice that, seen once, may be luck.`),
       scores.length ? el("p", {}, `main has ${scores.length} run${scores.length > 1 ? "s" : ""}: ${scores.map((score) => page.value(score)).join(", ")}.`) : null),
     section("What was claimed, and what is thought by now", kept.length ? table(
       [["no.", "number"], ["state", ""], ["claimed", "number"], ["by now", "number"], ["scores then, now", "number wide"], ["title", "title"]],
