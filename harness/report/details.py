@@ -1,5 +1,7 @@
 """What a page shows of one experiment, or of two beside each other, as plain JSON values; see `values`."""
 
+from collections.abc import Mapping
+
 from harness.report import explain, story, timing
 from harness.report.snapshot import Snapshot
 from harness.report.values import (
@@ -24,7 +26,8 @@ from harness.store.records import RunRecord
 def experiment(now: Snapshot, found: Experiment) -> Values:
     """All that is known of one."""
     note, metric = now.note(found), found.metric
-    parent = next((each for each in now.known if each.commit == found.parent), None)
+    every = {each.commit: each for each in now.known}
+    parent = every.get(found.parent)
     of_parent = [run for run in now.known.runs(found.parent) if run.training.curve]
     return {
         "number": found.name.number, "branch": found.name.branch, "commit": found.commit,
@@ -40,13 +43,12 @@ def experiment(now: Snapshot, found: Experiment) -> Values:
         "diff": difference(now, found.parent, found.commit),
         "runs": [_run(run) for run in note.runs],
         "parent_curve": curve(of_parent[-1].training.curve) if of_parent else None,
-        **_taking(now, found),
+        **_taking(now, found, every),
     }  # fmt: skip
 
 
-def _taking(now: Snapshot, found: Experiment) -> Values:
+def _taking(now: Snapshot, found: Experiment, every: Mapping[str, Experiment]) -> Values:
     """The commands that take it, and which others it needs that `main` hasn't."""
-    every = {each.commit: each for each in now.known}
     base, brings = found.parent, list[int]()
     while base in every and not now.known.on_main(base):
         brings.insert(0, every[base].name.number)

@@ -93,6 +93,7 @@ def _setting_words(now: Snapshot) -> str:
 def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str, list[Any]]:
     every = now.experiments
     by_commit = {each.commit: each for each in now.known}  # of which a report may show some
+    copies = [each.is_once_more(by_commit.get(each.origin)) for each in every]
     return {
         "number": [each.name.number for each in every],
         "commit": [each.commit for each in every],
@@ -110,10 +111,10 @@ def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str,
         "at": [each.seconds for each in every],
         "cost_usd": [finite(each.cost_usd) for each in every],
         "device_seconds": [
-            0.0 if each.is_once_more(by_commit.get(each.origin)) else _device_seconds(each) for each in every
+            0.0 if is_copy else _device_seconds(each) for each, is_copy in zip(every, copies, strict=True)
         ],
         "elsewhere": [each.commit not in here for each in every],
-        "is_copy": [each.is_once_more(by_commit.get(each.origin)) for each in every],
+        "is_copy": copies,
     }
 
 

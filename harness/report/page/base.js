@@ -2,7 +2,7 @@
 /* What the other scripts share: elements, words, data, routes, keys. Whatever comes from a repository becomes
    text nodes; nothing here ever parses it as markup. */
 
-const page = { views: {}, overview: null, running: { runs: [] }, selected: null };
+const page = { views: {}, overview: null, running: { runs: [] }, listed: null };
 
 // ── elements ─────────────────────────────────────────────────────────────────────────────────
 
@@ -102,7 +102,6 @@ page.columns = () => page.overview.experiments;
 page.place = (number) => page.places.get(number); // of an experiment in the columns
 const take = (overview) => {
   page.overview = overview;
-  page.listed = page.listed || null;
   page.places = new Map(overview.experiments.number.map((number, place) => [number, place]));
   document.getElementById("name").textContent = overview.repository;
   document.title = `${overview.repository} · autoresearch`;

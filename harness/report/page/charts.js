@@ -312,10 +312,10 @@ page.swatch = swatch;
 page.odds = (decision, metric) => {
   const { incumbent_value: mean, incumbent_sd: sd, effect, effect_sd: wide } = decision;
   if ([mean, effect].some((figure) => figure === null) || !(wide > 0)) return null;
-  const W = 560, H = 150, narrow = sd || wide / 3, spread = Math.hypot(wide, 0);
-  const low = Math.min(mean - 3.2 * narrow, mean + effect - 3.2 * spread), high = Math.max(mean + 3.2 * narrow, mean + effect + 3.2 * spread);
+  const W = 560, H = 150, narrow = sd || wide / 3;
+  const low = Math.min(mean - 3.2 * narrow, mean + effect - 3.2 * wide), high = Math.max(mean + 3.2 * narrow, mean + effect + 3.2 * wide);
   const x = (value) => ((value - low) / (high - low)) * (W - 20) + 10;
-  const top = 1 / Math.min(narrow, spread);
+  const top = 1 / Math.min(narrow, wide);
   const shape = (centre, width) => {
     const points = [];
     for (let at = 0; at <= 120; at++) {
@@ -328,7 +328,7 @@ page.odds = (decision, metric) => {
     (decision.p_better === null ? "" : `; P(better) ${page.percent(decision.p_better)}`);
   const picture = el("svg:svg", { viewBox: `0 0 ${W} ${H}`, width: "100%", role: "img", "aria-label": words },
     el("svg:path", { d: shape(mean, narrow), fill: "none", stroke: page.css("discard"), "stroke-width": 2, "stroke-dasharray": "6 4" }),
-    el("svg:path", { d: shape(mean + effect, spread), fill: page.css("band"), stroke: page.css("candidate"), "stroke-width": 2 }),
+    el("svg:path", { d: shape(mean + effect, wide), fill: page.css("band"), stroke: page.css("candidate"), "stroke-width": 2 }),
     el("svg:line", { x1: 10, x2: W - 10, y1: H - 34, y2: H - 34, stroke: page.css("quiet") }),
     el("svg:text", { x: x(mean), y: H - 18, "text-anchor": "middle" }, `without: ${page.value(mean, metric)}`),
     el("svg:text", { x: x(mean + effect), y: H - 3, "text-anchor": "middle" }, `with: ${page.value(mean + effect, metric)}`));
