@@ -266,6 +266,7 @@ def test_a_crash_of_another_setting_is_not_compared_and_one_that_was_only_begun_
     scored = made(2, Status="discard", **{"Budget-Seconds": "4", "Val-Bpb": "2.0"})
     begun = made(3, Program="0" * 12)
     assert comparable([crashed, scored, begun]) == [scored, begun]
+    assert comparable([crashed, begun]) == [crashed, begun]  # there is no other setting
     assert "(another setting)" in table.row(crashed, "crash", other=True) and "(" not in table.row(
         scored, "discard"
     )

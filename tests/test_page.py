@@ -246,6 +246,31 @@ def test_a_report_of_a_part_knows_what_its_experiments_were_built_on(few, monkey
     assert part["number"] == whole["number"][20:] and part["parent"] == whole["parent"][20:]
 
 
+def test_what_is_kept_from_an_earlier_look_changes_nothing_in_the_next_one(tmp_path, monkeypatch):
+    """Whatever happened in between: notes, branches and `main`."""
+    fill(tmp_path, 150)
+    monkeypatch.chdir(tmp_path)
+    now = snapshot(open_repository())
+    overview(now)
+    kept = [each for each in now.experiments if each.status == "keep"]
+    git = lambda *args, **more: subprocess.run(["git", *args], check=True, capture_output=True, **more)  # noqa: E731
+    note = json.dumps(now.note(kept[-1]).stored).encode()
+    steps = (
+        lambda: git("notes", "--ref", "autoresearch", "add", "-f", "-F", "-", kept[-2].commit, input=note),
+        lambda: git("notes", "--ref", "autoresearch", "remove", kept[-1].commit),
+        lambda: git("branch", "-D", f"exp/{now.experiments[5].name}", f"exp/{kept[0].name}"),
+        lambda: git("update-ref", "refs/heads/main", kept[-1].commit),
+        lambda: git("branch", "exp/0077-mine", kept[1].commit),
+        lambda: git("update-ref", "refs/heads/main", kept[2].commit),
+    )
+    for step in steps:
+        step()
+        fresh, again = snapshot(open_repository()), snapshot(open_repository(), now)
+        found = [{**overview(each), "at": 0} for each in (again, fresh)]
+        assert found[0] == found[1]
+        now = again
+
+
 def test_the_commands_that_take_an_experiment_bring_along_what_it_stands_on(few, tmp_path, monkeypatch):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", few, clone], check=True)

@@ -28,7 +28,7 @@ from harness.report.snapshot import Snapshot, snapshot
 from harness.session.events import Tail
 from harness.store.opening import open_repository
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 ALIVE_SECONDS = 15.0  # between two signs of life, where nothing happens
 HEADERS = {
     "Content-Security-Policy": document.policy("'self'", "'self'", "'self'") + "; frame-ancestors 'none'",
@@ -93,7 +93,8 @@ class Reader:
     def _now(self) -> tuple[Any, Snapshot]:
         stamp = self.stamp()
         if self._known is None or self._known[0] != stamp:
-            self._known = stamp, snapshot(open_repository(self._root))
+            before = self._known[1] if self._known else None
+            self._known = stamp, snapshot(open_repository(self._root), before)
         return self._known
 
 

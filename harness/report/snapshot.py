@@ -126,5 +126,6 @@ class Snapshot:
         return found if isinstance(found, str) else None
 
 
-def snapshot(repository: Repository) -> Snapshot:
-    return Snapshot(repository, HistorySnapshot(repository))
+def snapshot(repository: Repository, before: Snapshot | None = None) -> Snapshot:
+    """`before`: an earlier one of the same repository; what is as it was then isn't read once more."""
+    return Snapshot(repository, HistorySnapshot(repository, before.known if before else None))

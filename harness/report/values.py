@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from harness.store.experiment import Experiment
 from harness.store.metric import Metric
 from harness.store.records import KEEP, Point
 
-STATE_CHARS, TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 20, 300, 600, 100_000, 40
+STATE_CHARS, AGENT_CHARS, TITLE_CHARS, HYPOTHESIS_CHARS, DIFF_CHARS, LOG_LINES = 20, 60, 300, 600, 100_000, 40
 MESSAGE_CHARS = 20_000
 POINTS = 200  # of a loss curve
 CURVES = 5  # of the last runs, beside what runs now
@@ -100,14 +101,14 @@ def _columns(now: Snapshot, states: dict[str, str], here: set[str]) -> dict[str,
         "parent": [
             by_commit[each.parent].name.number if each.parent in by_commit else None for each in every
         ],
-        "state": [one_line(states[each.commit], STATE_CHARS) for each in every],
+        "state": [titled(states[each.commit], STATE_CHARS) for each in every],
         "value": [finite(each.value) for each in every],
         "runs": [each.runs if len(each.runs) > 1 else None for each in every],
         "effect": [finite(each.delta) for each in every],
         "effect_sd": [finite(each.effect_sd) for each in every],
         "title": [titled(each.message.title) for each in every],
         "hypothesis": [bounded(each.message.hypothesis, HYPOTHESIS_CHARS) for each in every],
-        "agent": [one_line(each.agent, 60) for each in every],
+        "agent": [titled(each.agent, AGENT_CHARS) for each in every],
         "at": [each.seconds for each in every],
         "cost_usd": [finite(each.cost_usd) for each in every],
         "device_seconds": [
@@ -240,9 +241,10 @@ def finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-def titled(text: str) -> str:
-    """Somebody's title: a bounded line of text."""
-    return one_line(text, TITLE_CHARS)
+@lru_cache(maxsize=2**15)
+def titled(text: str, most: int = TITLE_CHARS) -> str:
+    """Somebody's title: a bounded line of text. A page that is read anew has the same ones again."""
+    return one_line(text, most)
 
 
 def bounded(text: str, most: int) -> str:

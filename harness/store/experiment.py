@@ -38,12 +38,12 @@ class Experiment:
         """Whether a loop measures it before anything new: begun, or lost to an error of the machine."""
         return bool(self.program) and self.status in (None, ERROR)
 
-    @property
+    @cached_property
     def value(self) -> float | None:
         """Of its metric, the mean of its runs."""
         return _figure(self.message.value)
 
-    @property
+    @cached_property
     def runs(self) -> list[float]:
         """The scores that `value` is the mean of, where there are several."""
         figures = map(_figure, self.message.values.split())
@@ -114,8 +114,12 @@ class Experiment:
 
 
 def comparable(experiments: list[Experiment]) -> list[Experiment]:
-    """Those of the setting that the last scored one has, and those that say none."""
-    now = next((e.setting for e in reversed(experiments) if e.value is not None), None)
+    """Those of the setting that the last scored one has, or the last one where none has a score; and those
+    that say none."""
+    known = [e for e in experiments if e.setting is not None]
+    now = next(
+        (e.setting for e in reversed(known) if e.value is not None), known[-1].setting if known else None
+    )
     return [e for e in experiments if e.setting in (None, now)]
 
 

@@ -10,7 +10,7 @@ import pygit2
 
 from harness.errors import HarnessError
 from harness.store import message as messages
-from harness.store import refs, views
+from harness.store import notes, refs, views
 from harness.store.commits import HISTORY, Commits
 from harness.store.decisions import Holdout, HoldoutFailure, Measured, Proposal
 from harness.store.experiment import Experiment
@@ -219,12 +219,17 @@ class History(Commits):
 class HistorySnapshot(History):
     """For a command that looks once: what it was told the first time that it asked holds to its end."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, before: "HistorySnapshot | None" = None) -> None:
+        """`before`: an earlier one, whose commits and notes need not be read once more."""
         super().__init__(repository)
         self._every: list[Experiment] | None = None
-        self._notes: dict[str, Note] = {}
+        self._notes: dict[str, tuple[pygit2.Oid | None, Note]] = {}  # and what each is stored as
         self._measured: dict[tuple[Setting, str], list[Measured]] = {}
         self._main = ""
+        self._notes_before: dict[str, tuple[pygit2.Oid | None, Note]] = {}
+        self._ancestry: dict[tuple[str, str], bool] = {}
+        if before is not None:
+            self._known, self._notes_before, self._ancestry = before._known, before._notes, before._ancestry
 
     @property
     def main(self) -> str:
@@ -233,7 +238,7 @@ class HistorySnapshot(History):
 
     def __iter__(self) -> Iterator[Experiment]:
         if self._every is None:
-            self._known = kept = views.read(self._repository.common)
+            self._known = kept = self._known or views.read(self._repository.common)
             self._every = list(super().__iter__())
             new = sum(key not in kept for key in self._known)
             views.write(self._repository.common, self._known, new)
@@ -241,8 +246,16 @@ class HistorySnapshot(History):
 
     def note(self, commit: str) -> Note:
         if commit not in self._notes:
-            self._notes[commit] = super().note(commit)
-        return self._notes[commit]
+            blob = notes.find(self._git, commit)
+            key = blob.id if blob is not None else None
+            before = self._notes_before.get(commit)
+            self._notes[commit] = before if before and before[0] == key else (key, notes.of(blob))
+        return self._notes[commit][1]
+
+    def is_below(self, commit: str, head: str) -> bool:
+        if (commit, head) not in self._ancestry:
+            self._ancestry[commit, head] = super().is_below(commit, head)
+        return self._ancestry[commit, head]
 
     def measured(self, setting: Setting, main: str = "") -> list[Measured]:
         key = setting, main or self.main

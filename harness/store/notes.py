@@ -13,6 +13,16 @@ from harness.store.refs import NOTES
 
 def read(git: pygit2.Repository, commit: str) -> Note:
     """The record of a commit; empty where there is none."""
+    return of(find(git, commit))
+
+
+def of(blob: pygit2.Blob | None) -> Note:
+    """The record that is stored so."""
+    return Note() if blob is None else read_note(blob.data)
+
+
+def find(git: pygit2.Repository, commit: str) -> pygit2.Blob | None:
+    """What the record of a commit is stored as."""
     tree = _tree(git.references.get(NOTES))
     for path in (f"{commit[:2]}/{commit[2:]}", commit):  # ours, and what git itself writes first
         try:
@@ -20,8 +30,8 @@ def read(git: pygit2.Repository, commit: str) -> Note:
         except KeyError:
             continue
         if isinstance(entry, pygit2.Blob):
-            return read_note(entry.data)
-    return Note()
+            return entry
+    return None
 
 
 def write(git: pygit2.Repository, commit: str, note: Note | None, signature: pygit2.Signature) -> None:

@@ -40,8 +40,8 @@ def read(common: Path) -> dict[Key, Experiment]:
 
 def write(common: Path, known: Mapping[Key, Experiment], new: int) -> None:
     """Keep what was read, if enough of it is `new`. What has no record yet may still change its parent."""
-    every = [each for (ref, _), each in known.items() if each.program and ref == each.name.ref]
-    if new >= FEWEST and new * SHARE >= len(every):
+    if new >= FEWEST and new * SHARE >= len(known):
+        every = [each for (ref, _), each in known.items() if each.program and ref == each.name.ref]
         with suppress(OSError):
             place(common).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place(common), msgspec.msgpack.encode((VERSION, every)))
