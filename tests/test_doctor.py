@@ -67,11 +67,12 @@ def test_a_gpu_that_the_installed_torch_cannot_use_is_a_failure_where_the_device
 
 @pytest.mark.parametrize("rows", [32, 128])
 def test_it_says_what_train_py_takes_of_the_card_and_what_a_score_will(git, rows):
-    text = fit.fitted((ROOT / "train.py").read_text(), {"DEVICE_BATCH_SIZE": rows})
-    (git.folder / "train.py").write_text(text)
-    found = doctor._fit(configs.GPU, open_repository(git.folder), fit.Machine("cuda", 24_000, 150.0))
+    card = fit.Machine("cuda", 24_000, 150.0)
+    sizes = fit.constants(card, 300.0) | {"DEVICE_BATCH_SIZE": rows}
+    (git.folder / "train.py").write_text(fit.fitted((ROOT / "train.py").read_text(), sizes))
+    found = doctor._fit(configs.GPU, open_repository(git.folder), card)
     assert found.level == ("ok" if rows == 32 else "warn")
-    assert "of 23 GB" in found.detail and "a score takes about 34 s" in found.detail
+    assert "of 23 GB" in found.detail and "a score takes about 24 s" in found.detail
 
 
 def test_under_wsl_a_run_sees_the_file_that_stands_for_all_gpus(tmp_path):

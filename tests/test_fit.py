@@ -20,7 +20,7 @@ CARDS = {  # MB and measured TFLOP/s, roughly; faked: none but the first was tri
 def test_what_the_starter_takes_is_less_than_the_card_has(card):
     memory_mb, tflops = CARDS[card]
     values = fit.constants(fit.Machine("cuda", memory_mb, tflops), 300.0)
-    assert fit.memory_mb(values["DEVICE_BATCH_SIZE"], values["NGRAM_ROWS"]) < memory_mb
+    assert fit.memory_mb(values) < memory_mb
     assert values["TOTAL_BATCH_SIZE"] % (2048 * values["DEVICE_BATCH_SIZE"]) == 0
     assert values["WIDTH"] % values["HEAD_DIM"] == 0
 
@@ -32,11 +32,16 @@ def test_a_slower_card_is_scored_on_fewer_tokens_and_makes_smaller_steps():
     assert fit.constants(slow, 300.0)["TOTAL_BATCH_SIZE"] < fit.constants(fast, 300.0)["TOTAL_BATCH_SIZE"]
 
 
-def test_a_short_budget_has_smaller_steps_and_not_fewer_of_them():
-    h200 = fit.Machine("cuda", 22_000, 650)
-    assert fit.constants(h200, 300.0)["TOTAL_BATCH_SIZE"] == 2**18
-    assert fit.constants(h200, 62.0)["TOTAL_BATCH_SIZE"] == 2**17
-    assert fit.constants(fit.Machine("cuda", 22_000, 0.0), 62.0)["TOTAL_BATCH_SIZE"] == 2**18, "not measured"
+def test_a_short_budget_has_a_smaller_model_and_smaller_steps_and_not_fewer_of_them():
+    def sizes(tflops, seconds):
+        values = fit.constants(fit.Machine("cuda", 22_000, tflops), seconds)
+        return values["DEPTH"], values["WIDTH"], values["TOTAL_BATCH_SIZE"]
+
+    assert sizes(650, 300.0) == (8, 512, 2**18)
+    assert sizes(650, 62.0) == sizes(650 / 5, 310.0) == (6, 384, 2**17), "a slower card is a shorter budget"
+    assert sizes(650, 30.0) == (4, 256, 2**17)
+    assert sizes(650, 2.0) == (4, 256, 2**14)
+    assert sizes(0.0, 62.0) == (8, 512, 2**18), "not measured"
 
 
 def test_sizes_are_plain_constants_and_nothing_else_changes():
@@ -45,7 +50,7 @@ def test_sizes_are_plain_constants_and_nothing_else_changes():
     before, after = TEXT.splitlines(), made.splitlines()
     changed = [line for old, line in zip(before, after, strict=True) if old != line]
     assert [line.partition(" = ")[0] for line in changed] == [
-        "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "NGRAM_ROWS"
+        "DEPTH", "WIDTH", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "NGRAM_ROWS"
     ]  # fmt: skip
     assert fit.is_starter(TEXT) and not fit.is_starter(made)
     assert fit.fitted(made, fit.STARTER) == TEXT

@@ -191,8 +191,7 @@ def _fit(config: configs.Config, repository: Repository, machine: fit.Machine) -
     score = f"a score takes about {seconds:.0f} s" if seconds else ""
     if any(now.get(name) != wanted[name] for name in ("DEPTH", "WIDTH")):
         return Finding("fit", "ok", score or "train.py has sizes of its own")
-    rows, ngrams = (int(now.get(name, 0)) for name in ("DEVICE_BATCH_SIZE", "NGRAM_ROWS"))
-    takes = fit.memory_mb(rows, ngrams, machine.has_bfloat16)
+    takes = fit.memory_mb({name: now.get(name, 0) for name in fit.STARTER}, machine.has_bfloat16)
     about = f"train.py takes about {takes / 1024:.0f} of {machine.memory_mb / 1024:.0f} GB; {score}"
     if takes > machine.memory_mb:
         mend = f"DEVICE_BATCH_SIZE = {wanted['DEVICE_BATCH_SIZE']} in train.py"

@@ -19,24 +19,43 @@ SMALL: dict[str, int | float] = {
     "DEPTH": 3, "WIDTH": 64, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**11, "DEVICE_BATCH_SIZE": 8,
     "DROPOUT": 0.0, "NGRAM_ROWS": 0, "EMBEDDING_LR": 0.3, "WARMDOWN_RATIO": 0.5, "FINAL_LR_FRAC": 0.0,
 }  # fmt: skip
-# Of the starter with 8 layers of 512 channels, by an H200's driver: MB a row of 2048 tokens, and the rest.
-# Where a plain formula stands for a kernel it is more, which `fit_rows` finds.
-ROW_MB, REST_MB = 295, 1700
-NGRAM_KB = 7  # a row of both tables, with its gradient and what Adam keeps of it
-NGRAM_SHARE = 0.15  # of the memory that those may take
-FLOAT32_ROW_MB = (
-    800  # without bfloat16, as on Turing: twice as wide, and logits that no kernel takes; reckoned
+FASTEST_TFLOPS = 650  # of an H200, on which all of this was measured: benchmarks/results/fresh.md
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the starter, with its n-gram tables."""
+
+    until_seconds: float
+    """The longest budget, in seconds of an H200, for which nothing larger was better."""
+    depth: int
+    width: int
+    batch_tokens: int
+    """Of an optimizer step, at most: a half was worse, with all that each step costs."""
+    tokens_a_second: float
+    """In training, on an H200."""
+    scoring_flops_a_token: float
+    """What scoring, audit included, takes of an H200's seconds, for each of some 21 M tokens."""
+
+
+SHAPES = (
+    Shape(40, 4, 256, 2**17, 6.2e6, 90e6),
+    Shape(200, 6, 384, 2**17, 3.1e6, 130e6),
+    Shape(math.inf, 8, 512, 2**18, 1.9e6, 185e6),
 )
+# MB by an H200's driver. Where a plain formula stands for a kernel it is more, which `fit_rows` finds.
+ROW_MB, ROW_MB_A_CHANNEL, REST_MB = 33, 0.064, 1700  # of 2048 tokens: its logits; a channel of a layer
+NGRAM_BYTES_A_CHANNEL = 14  # of a row of both tables, with its gradient and what Adam keeps of it
+NGRAM_SHARE = 0.15  # of the memory that those may take
+FLOAT32_ROWS = 2.7  # times as much without bfloat16, as on Turing: no kernel takes its logits; reckoned
 SHARE = 0.9  # of the memory; a context and a desktop take some, and pieces never lie side by side
 ROWS = 128
 # In 62 s of an H200, batches of 2**19, 2**17 (with 6 layers) and 2**16 tokens gave 0.487, 0.445 and 0.446
 # bits per byte of Python code, in 241, 1219 and 1829 steps: steps count, as long as they are not noise.
 STEPS = 900
-MOST_TOKENS, LEAST_BATCH_TOKENS = 2**18, 2**14
-TRAINING_FLOPS_A_TOKEN = 315e6  # the starter's: on an H200 2.07 M tokens/s at 650 TFLOP/s
+LEAST_BATCH_TOKENS = 2**14
 SCORING_SECONDS = 20
 LEAST_TOKENS = 2**20  # of validation text: the fewer, the more of a difference is which ones
-SCORING_FLOPS_A_TOKEN = 185e6  # three times the starter's: on an H200 8.1 s at 650 TFLOP/s
 
 
 @dataclass(frozen=True)
@@ -52,32 +71,50 @@ class Machine:
     has_bfloat16: bool = True
 
 
+def shape(machine: Machine, budget_seconds: float) -> Shape:
+    """The starter's, for what this machine computes in the time; the largest where it wasn't measured."""
+    seconds = machine.tflops / FASTEST_TFLOPS * budget_seconds if machine.tflops else math.inf
+    return next(each for each in SHAPES if seconds <= each.until_seconds)
+
+
 def constants(machine: Machine, budget_seconds: float) -> dict[str, int | float]:
     """Values of train.py's first constants."""
     if machine.kind == "cpu":
         return SMALL
-    batch = batch_tokens(machine.tflops, budget_seconds)
-    rows, ngrams = min(ROWS, batch // 2048), int(STARTER["NGRAM_ROWS"])
+    chosen = shape(machine, budget_seconds)
+    batch = batch_tokens(chosen, machine.tflops, budget_seconds)
+    values = STARTER | {
+        "DEPTH": chosen.depth, "WIDTH": chosen.width, "TOTAL_BATCH_SIZE": batch,
+        "DEVICE_BATCH_SIZE": min(ROWS, batch // 2048),
+    }  # fmt: skip
     if machine.memory_mb:
-        while ngrams > 2**14 and ngrams * NGRAM_KB / 1024 > NGRAM_SHARE * machine.memory_mb:
-            ngrams //= 2
+        while values["NGRAM_ROWS"] > 2**14 and ngrams_mb(values) > NGRAM_SHARE * machine.memory_mb:
+            values["NGRAM_ROWS"] //= 2
         most = SHARE * machine.memory_mb
-        while rows > 1 and memory_mb(rows, ngrams, machine.has_bfloat16) > most:
-            rows //= 2
-    return STARTER | {"TOTAL_BATCH_SIZE": batch, "DEVICE_BATCH_SIZE": rows, "NGRAM_ROWS": ngrams}
+        while values["DEVICE_BATCH_SIZE"] > 1 and memory_mb(values, machine.has_bfloat16) > most:
+            values["DEVICE_BATCH_SIZE"] //= 2
+    return values
 
 
-def batch_tokens(tflops: float, budget_seconds: float) -> int:
+def batch_tokens(chosen: Shape, tflops: float, budget_seconds: float) -> int:
     """Of an optimizer step: the most, a power of two, with which there are enough steps."""
     if not tflops:
-        return MOST_TOKENS
-    tokens = tflops * 1e12 / TRAINING_FLOPS_A_TOKEN * budget_seconds
-    return min(MOST_TOKENS, max(LEAST_BATCH_TOKENS, 2 ** int(math.log2(max(1.0, tokens / STEPS)))))
+        return chosen.batch_tokens
+    tokens = tflops / FASTEST_TFLOPS * chosen.tokens_a_second * budget_seconds
+    return min(chosen.batch_tokens, max(LEAST_BATCH_TOKENS, 2 ** int(math.log2(max(1.0, tokens / STEPS)))))
 
 
-def memory_mb(rows: int, ngrams: int, has_bfloat16: bool = True) -> int:
-    """What the starter takes of a GPU, with so many rows in a forward and backward pass and in its tables."""
-    return rows * (ROW_MB if has_bfloat16 else FLOAT32_ROW_MB) + ngrams * NGRAM_KB // 1024 + REST_MB
+def memory_mb(values: Mapping[str, int | float], has_bfloat16: bool = True) -> float:
+    """What the starter takes of a GPU with these constants."""
+    row = (ROW_MB + ROW_MB_A_CHANNEL * values["DEPTH"] * values["WIDTH"]) * (
+        1 if has_bfloat16 else FLOAT32_ROWS
+    )
+    return values["DEVICE_BATCH_SIZE"] * row + ngrams_mb(values) + REST_MB
+
+
+def ngrams_mb(values: Mapping[str, int | float]) -> float:
+    """What its tables take of that."""
+    return values["NGRAM_ROWS"] * values["WIDTH"] * NGRAM_BYTES_A_CHANNEL / 2**20
 
 
 def is_starter(source: str) -> bool:
@@ -109,4 +146,5 @@ def scoring_seconds(config: Config, machine: Machine) -> float:
     if not machine.tflops:
         return 0.0
     audited = min(config.trial.audit_rows * config.text.seq_len, config.text.eval_tokens)
-    return SCORING_FLOPS_A_TOKEN * (config.text.eval_tokens + audited) / (machine.tflops * 1e12)
+    flops = shape(machine, config.trial.budget_seconds).scoring_flops_a_token
+    return flops * (config.text.eval_tokens + audited) / (machine.tflops * 1e12)
