@@ -60,7 +60,7 @@ def notes(data: bytes) -> None:
     found = note.read_note(data)
     for each in found.runs:
         assert isinstance(each.setting.device, str)
-    _ = found.decision, found.proven, found.has_reached, found.opinion, found.holdouts, found.runs
+    _ = found.decision, found.proven, found.gist, found.opinion, found.holdouts, found.runs
 
 
 def records(data: bytes) -> None:

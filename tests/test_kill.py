@@ -161,7 +161,7 @@ def test_a_note_that_somebody_writes_meanwhile_is_kept(research, monkeypatch):
     main = research("rev-parse", "main")
     Experiments(repository).amend(main, lambda note: note.with_parts(reached=True))
     assert research("notes", "--ref", "autoresearch", "show", "main^{tree}") == "mine"
-    assert Experiments(repository).note(main).has_reached
+    assert Experiments(repository).note(main).gist.has_reached
 
 
 def test_what_was_trained_is_scored_by_the_next_and_not_trained_again(research, monkeypatch):

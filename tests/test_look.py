@@ -85,6 +85,7 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
     """Without it, with it, where it is broken, and where a branch moved since."""
     fill(tmp_path, 40)
     monkeypatch.setattr(views, "FEWEST", 1)
+    monkeypatch.setattr(views, "FEWEST_GISTS", 1)
     kept = views.place(open_repository(tmp_path).common)
     git = lambda *args: subprocess.run(["git", *args], cwd=tmp_path, capture_output=True, check=True)  # noqa: E731
 
@@ -92,6 +93,7 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
         found = History(open_repository(tmp_path))
         seen = HistorySnapshot(open_repository(tmp_path))
         assert list(seen) == list(found)
+        assert seen.measured(found.setting) == found.measured(found.setting)
         return list(seen)
 
     before = all_shown()
@@ -103,6 +105,12 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
     git("branch", "-D", before[7].name.branch)
     after = all_shown()
     assert len(after) == len(before) - 1 and after[3].commit == before[5].commit
+    noted = [each.commit for each in after if each.status == "keep"]
+    for commit, other in zip(noted, noted[1:], strict=False):  # another commit's record, and none
+        git("notes", "--ref", "autoresearch", "copy", "-f", other, commit)
+        all_shown()
+    git("notes", "--ref", "autoresearch", "remove", noted[0])
+    all_shown()
     kept.unlink()
     assert all_shown() == after
 

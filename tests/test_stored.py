@@ -69,7 +69,7 @@ def test_its_records_are_read_whole(stored):
     assert len(runs) == 9 and all(run.version == 1 and run.runtime == "" for run in runs)
     assert sum(run.score is not None for run in runs) == 8
     of_main = every.note(every.main)
-    assert of_main.has_reached and of_main.proven.new == every.main and of_main.decision.status == "keep"
+    assert of_main.gist.has_reached and of_main.proven.new == every.main and of_main.decision.status == "keep"
 
 
 def test_a_kind_of_failure_that_a_later_version_knows_hides_no_record(stored):

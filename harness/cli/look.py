@@ -51,7 +51,7 @@ def log(which: str | None, count: int, as_json: bool) -> int:
         discarded = [e for e in found if e.status == DISCARD and e.delta is not None]
         found = sorted(discarded, key=lambda e: e.delta or 0.0)[:count]
     if which == "kept":
-        on_main = {e.commit for e in found if known.on_main(e.commit)}
+        on_main = known.all_on_main([e.commit for e in found])
         found = sorted(found, key=lambda e: e.commit not in on_main)[:count]
     elif which != "all":
         found = found[-count:]

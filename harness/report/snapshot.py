@@ -70,13 +70,12 @@ class Snapshot:
 
     def states(self, experiments: Iterable[Experiment]) -> dict[str, str]:
         """By commit: a status, but kept ones are confirmed, candidates or dropped."""
-        found, unproven = {}, []
-        for experiment in experiments:
-            found[experiment.commit] = experiment.state
-            if experiment.status == KEEP:
-                is_confirmed = self.known.on_main(experiment.commit)
-                found[experiment.commit] = CONFIRMED if is_confirmed else DROPPED
-                unproven += [] if is_confirmed else [experiment.commit]
+        every = [*experiments]
+        found = {each.commit: each.state for each in every}
+        kept = [each.commit for each in every if each.status == KEEP]
+        confirmed = self.known.all_on_main(kept)
+        found |= {commit: CONFIRMED if commit in confirmed else DROPPED for commit in kept}
+        unproven = [commit for commit in kept if commit not in confirmed]
         if not unproven:
             return found
         on_main = {self.known.program(commit) for commit, _ in self.known.history}

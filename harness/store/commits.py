@@ -1,12 +1,12 @@
 """Commits of a repository: `main` and its line, what stands on what, train.py in each, and their records."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pygit2
 
 from harness.errors import HarnessError
 from harness.store import notes, refs
-from harness.store.note import Note
+from harness.store.note import Gist, Note
 from harness.store.records import RunRecord
 from harness.store.repo import Repository
 
@@ -60,6 +60,10 @@ class Commits:
         """The record of a commit."""
         return notes.read(self._git, commit)
 
+    def gist(self, commit: str) -> Gist:
+        """What the gate goes by, of the record of a commit."""
+        return self.note(commit).gist
+
     def runs(self, commit: str) -> tuple[RunRecord, ...]:
         """Of a commit; none where it was never measured."""
         return self.note(commit).runs
@@ -96,6 +100,14 @@ class Commits:
     def on_main(self, commit: str) -> bool:
         """Whether `main` is there or went on from there."""
         return self.is_below(commit, self.main)
+
+    def all_on_main(self, commits: Collection[str]) -> set[str]:
+        """Those of them, asked at once."""
+        walk = self._git.walk(None)
+        for commit in commits:
+            walk.push(commit)
+        walk.hide(self.main)
+        return {*commits} - {str(beyond.id) for beyond in walk}
 
     def is_below(self, commit: str, head: str) -> bool:
         """Whether `head` is that commit or stands on it."""

@@ -5,6 +5,7 @@ An experiment is one commit on a branch of its own, and has no `Status` until it
 
 import re
 from collections.abc import Container, Iterator, Sequence
+from functools import cached_property
 
 import pygit2
 
@@ -15,9 +16,9 @@ from harness.store.commits import HISTORY, Commits
 from harness.store.decisions import Holdout, HoldoutFailure, Measured, Proposal
 from harness.store.experiment import Experiment
 from harness.store.message import Message
-from harness.store.note import Note
+from harness.store.note import Gist, Note
 from harness.store.programs import Programs, Runs, runs_of
-from harness.store.records import KEEP, OK, Setting
+from harness.store.records import KEEP, Setting
 from harness.store.refs import Name
 from harness.store.repo import Change, Repository
 
@@ -149,14 +150,14 @@ class History(Commits):
         runs |= {each.commit: self._all_runs(each, setting, gone, line) for each in every.values()}
         kept = (commit for commit, each in every.items() if each.status == KEEP and runs[commit])
         asked = (commit for commit in kept if commit not in line and commit not in gone)  # of a possible head
-        shorter = {commit for commit in asked if (made := self.note(commit).decision) and made.shorter}
+        shorter = {commit for commit in asked if self.gist(commit).is_shorter}
         return Programs(every, line, gone, runs, shorter, self.program).measured()
 
     def _runs_of(self, commit: str, setting: Setting) -> Runs:
         """The scores of its runs in this setting."""
         return runs_of(
-            (run.seed, run.value, run.measured_on) for run in self.runs(commit)
-            if run.status == OK and setting.metric.is_score(run.value) and run.setting == setting
+            (run.seed, run.value, run.on) for run in self.gist(commit).runs
+            if setting.metric.is_score(run.value) and run.setting == setting
         )  # fmt: skip
 
     def _all_runs(self, of: Experiment, setting: Setting, gone: set[str], line: Container[str]) -> Runs:
@@ -194,7 +195,7 @@ class History(Commits):
         for commit in self._repository.been_at(refs.MAIN):
             leave(commit)
         for each in reversed(every):  # a reflog is not for ever; below the newest one no note need be read
-            if each.commit not in seen and each.status == KEEP and self.note(each.commit).has_reached:
+            if each.commit not in seen and each.status == KEEP and self.gist(each.commit).has_reached:
                 leave(each.commit)
         return seen - line
 
@@ -222,14 +223,17 @@ class HistorySnapshot(History):
     def __init__(self, repository: Repository, before: "HistorySnapshot | None" = None) -> None:
         """`before`: an earlier one, whose commits and notes need not be read once more."""
         super().__init__(repository)
+        self._before = views.Kept(before._known, before._gists) if before else None
+        self._notes_before = before._notes if before else {}
         self._every: list[Experiment] | None = None
-        self._notes: dict[str, tuple[pygit2.Oid | None, Note]] = {}  # and what each is stored as
+        self._notes: dict[str, tuple[str, Note]] = {}  # and what each is stored as
+        self._gists: dict[str, tuple[str, Gist]] = {}
         self._measured: dict[tuple[Setting, str], list[Measured]] = {}
         self._main = ""
-        self._notes_before: dict[str, tuple[pygit2.Oid | None, Note]] = {}
-        self._ancestry: dict[tuple[str, str], bool] = {}
-        if before is not None:
-            self._known, self._notes_before, self._ancestry = before._known, before._notes, before._ancestry
+
+    @cached_property
+    def _kept(self) -> views.Kept:
+        return self._before or views.read(self._repository.common)
 
     @property
     def main(self) -> str:
@@ -238,27 +242,26 @@ class HistorySnapshot(History):
 
     def __iter__(self) -> Iterator[Experiment]:
         if self._every is None:
-            self._known = kept = self._known or views.read(self._repository.common)
+            self._known = dict(self._kept.experiments)
             self._every = list(super().__iter__())
-            new = sum(key not in kept for key in self._known)
-            views.write(self._repository.common, self._known, new)
+            views.write(self._repository.common, views.Kept(self._known, self._kept.gists), self._kept)
         return iter(self._every)
 
     def note(self, commit: str) -> Note:
         if commit not in self._notes:
-            blob = notes.find(self._git, commit)
-            key = blob.id if blob is not None else None
-            before = self._notes_before.get(commit)
-            self._notes[commit] = before if before and before[0] == key else (key, notes.of(blob))
+            stored, before = notes.stored_as(self._git, commit), self._notes_before.get(commit)
+            self._notes[commit] = before if before and before[0] == stored else (stored, super().note(commit))
         return self._notes[commit][1]
 
-    def is_below(self, commit: str, head: str) -> bool:
-        if (commit, head) not in self._ancestry:
-            self._ancestry[commit, head] = super().is_below(commit, head)
-        return self._ancestry[commit, head]
+    def gist(self, commit: str) -> Gist:
+        if commit not in self._gists:
+            stored, kept = notes.stored_as(self._git, commit), self._kept.gists.get(commit)
+            self._gists[commit] = kept if kept and kept[0] == stored else (stored, super().gist(commit))
+        return self._gists[commit][1]
 
     def measured(self, setting: Setting, main: str = "") -> list[Measured]:
         key = setting, main or self.main
         if key not in self._measured:
             self._measured[key] = super().measured(*key)
+            views.write(self._repository.common, views.Kept(self._known, self._gists), self._kept)
         return self._measured[key]

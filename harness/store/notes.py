@@ -13,16 +13,17 @@ from harness.store.refs import NOTES
 
 def read(git: pygit2.Repository, commit: str) -> Note:
     """The record of a commit; empty where there is none."""
-    return of(find(git, commit))
+    found = _blob(git, commit)
+    return read_note(found.data) if found is not None else Note()
 
 
-def of(blob: pygit2.Blob | None) -> Note:
-    """The record that is stored so."""
-    return Note() if blob is None else read_note(blob.data)
+def stored_as(git: pygit2.Repository, commit: str) -> str:
+    """The blob that it is: while that is the same it need not be read again. Empty where there is none."""
+    found = _blob(git, commit)
+    return str(found.id) if found is not None else ""
 
 
-def find(git: pygit2.Repository, commit: str) -> pygit2.Blob | None:
-    """What the record of a commit is stored as."""
+def _blob(git: pygit2.Repository, commit: str) -> pygit2.Blob | None:
     tree = _tree(git.references.get(NOTES))
     for path in (f"{commit[:2]}/{commit[2:]}", commit):  # ours, and what git itself writes first
         try:
