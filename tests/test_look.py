@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -106,7 +107,7 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
     after = all_shown()
     assert len(after) == len(before) - 1 and after[3].commit == before[5].commit
     noted = [each.commit for each in after if each.status == "keep"]
-    for commit, other in zip(noted, noted[1:], strict=False):  # another commit's record, and none
+    for commit, other in itertools.pairwise(noted):  # another commit's record, and none
         git("notes", "--ref", "autoresearch", "copy", "-f", other, commit)
         all_shown()
     git("notes", "--ref", "autoresearch", "remove", noted[0])

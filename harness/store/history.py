@@ -207,7 +207,7 @@ class History(Commits):
     def holdout(self, commit: str, setting: Setting) -> Holdout | str | None:
         """What one commit scored there, or why it has no score."""
         failed = None
-        for found in self.note(commit).holdouts:
+        for found in self.gist(commit).holdouts:
             if found.setting != setting:
                 continue
             if isinstance(found, HoldoutFailure):

@@ -6,9 +6,7 @@ which are None, and `runtime`; see `harness.store.aliases`.
 """
 
 import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -23,7 +21,6 @@ T = TypeVar("T")
 LISTS = ("trials", "holdout")  # which two machines' notes have both of
 MOST_LINES = 100
 MOST_DIGITS = 18  # of a whole number
-LONG = re.compile(rb"-?[0-9]{%d}" % MOST_DIGITS)  # or nearly
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,20 @@ class Scored:
 
 @dataclass(frozen=True)
 class Gist:
-    """What the gate goes by, of a commit's record."""
+    """What the gate and the views of many commits go by, of a commit's record."""
 
     runs: tuple[Scored, ...] = ()
     is_shorter: bool = False
     """Whether its train.py has fewer lines than its parent's."""
     has_reached: bool = False
     """Whether `main` was moved there by a loop."""
+    stored_holdouts: tuple[Any, ...] = ()
+
+    @property
+    def holdouts(self) -> tuple[Holdout | HoldoutFailure, ...]:
+        """One a setting; of several the first score counts."""
+        read = (_read(each, Holdout) or _read(each, HoldoutFailure) for each in self.stored_holdouts)
+        return tuple(each for each in read if each is not None)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Note:
             tuple(Scored(run.seed, value, run.measured_on, run.setting) for run, value in scored),
             bool(self.decision and self.decision.shorter),
             bool(self.stored.get("reached")),
+            tuple(_list(self.stored.get("holdout"))),
         )
 
     @cached_property
@@ -84,12 +89,9 @@ class Note:
         found = self.stored.get("opinion")
         return _read(found, Opinion) or _read(found, Failure)
 
-    @cached_property
+    @property
     def holdouts(self) -> tuple[Holdout | HoldoutFailure, ...]:
-        """One a setting; of several the first score counts."""
-        found = self.stored.get("holdout")
-        read = (_read(each, Holdout) or _read(each, HoldoutFailure) for each in _list(found))
-        return tuple(each for each in read if each is not None)
+        return self.gist.holdouts
 
     def with_run(self, run: RunRecord) -> "Note":
         return Note({**self.stored, "trials": [*_list(self.stored.get("trials")), asdict(run)]})
@@ -146,17 +148,10 @@ def write_run(run: RunRecord) -> bytes:
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
-        found = _decoded(data)
+        found = json.loads(data, parse_int=_number)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _decoded(data: bytes) -> Any:
-    if not LONG.search(data):
-        with suppress(msgspec.DecodeError):  # thrice as fast, and of views of many notes the largest part
-            return msgspec.json.decode(data)
-    return json.loads(data, parse_int=_number)  # takes more, as NaN
 
 
 def _number(digits: str) -> int | float:

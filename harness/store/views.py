@@ -60,7 +60,7 @@ def write(common: Path, now: Kept, before: Kept) -> None:
         now.gists, before.gists, FEWEST_GISTS
     ):
         every = [each for (ref, _), each in now.experiments.items() if each.program and ref == each.name.ref]
-        with suppress(OSError):
+        with suppress(OSError, OverflowError, UnicodeError):  # of nonsense in a note
             place(common).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place(common), msgspec.msgpack.encode((VERSION, every, now.gists)))
 
