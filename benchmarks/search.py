@@ -57,6 +57,8 @@ class Spec:
     """Octaves to the optimum, at most."""
     exactly: bool = False
     """Whether it is so far in every constant that matters."""
+    off: int | None = None
+    """So many constants are away from their optimum, all others of the half that matters are at it."""
     forbidden: bool = False
     """Whether a third of the space gives no score; the optimum is beside it."""
     diverges: bool = False
@@ -77,6 +79,9 @@ WORLDS = {
     "a rate that diverges": Spec(diverges=True),
     "sizes and counts and flags": Spec(MIXED),
     "noise x 3": Spec(sd=3 * SD),
+    "three of twenty off": Spec(
+        tuple((f"RATE_{n}", 0.01) for n in range(20)), away=2.0, exactly=True, mattering=14, off=3, sd=2 * SD
+    ),
     "two octaves away": Spec(away=2.0, exactly=True, mattering=6),
     "four at a time": Spec(at_a_time=4),
 }
@@ -95,6 +100,8 @@ class World:
         optimum = draw.uniform(-spec.away, spec.away, self.count)
         if spec.exactly:
             optimum = np.sign(optimum) * spec.away
+        if spec.off is not None:
+            optimum[np.flatnonzero(matters)[spec.off :]] = 0.0
         bounds = np.array([axis.bounds for axis in self.start])
         self.optimum = self._written(np.clip(optimum, bounds[:, 0], bounds[:, 1])) * matters
         weights = np.exp(draw.normal(0, 1, self.count)) * matters

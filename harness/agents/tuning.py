@@ -17,8 +17,8 @@ from harness.agents.axes import REACH, Axis, Value
 from harness.agents.gaussian import Array, Gaussian, fitted
 
 FIRST = 6  # programs that are scored before the process is asked
-FIRST_STEPS = 0.2, 0.6  # octaves, of those
-FIRST_SHARE = 0.3  # of the constants, that each of those moves
+FIRST_STEPS = 0.5, 1.0  # octaves, of those
+FIRST_SHARE = 0.5  # of the constants, that each of those moves
 REGIONS = 0.6, 1.0  # octaves around the incumbent that are looked at, while little is known and later
 MUCH = 20  # programs, from which on much is known
 MOST = 400  # programs that it looks at: the best and the newest
