@@ -7,9 +7,9 @@ coding agent with the network, gets nothing.
 
 import asyncio
 import hmac
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,24 @@ class Reader:
         self._root, self._lock, self._events_lock = root, threading.Lock(), threading.Lock()
         self._repository = open_repository(root)
         self._events = Tail(self._repository.events)
+        common = self._repository.common
+        names = "HEAD", "packed-refs", "refs/heads", "refs/heads/main", "refs/heads/exp"
+        watched = [
+            *(common / name for name in (*names, "refs/notes/autoresearch")),
+            self._repository.paths.config,
+        ]
+        self._watched = [str(path) for path in watched]  # looked at ten times a second
+        self._watched_events = [str(self._repository.events), str(self._repository.loop_lock)]
         self._known: tuple[Any, Snapshot] | None = None
         self._overview: tuple[Any, bytes] | None = None
         self.is_over: Callable[[], bool] = lambda: False  # the server is told to end
 
     def stamp(self) -> tuple[object, ...]:
         """Changes when a ref, the config or a session's beginning does; costs a few calls to the kernel."""
-        common = self._repository.common
-        watched = [common / name for name in ("HEAD", "packed-refs", "refs/heads", "refs/heads/main")]
-        watched += [common / "refs/heads/exp", common / "refs/notes/autoresearch"]
-        watched.append(self._repository.paths.config)
-        return tuple(map(_changed, watched))
+        return tuple(map(_changed, self._watched))
 
     def events_stamp(self) -> tuple[object, ...]:
-        return (_changed(self._repository.events), _changed(self._repository.loop_lock))
+        return tuple(map(_changed, self._watched_events))
 
     def overview(self) -> bytes:
         """As JSON."""
@@ -98,11 +102,12 @@ class Reader:
         return self._known
 
 
-def _changed(path: Path) -> tuple[int, int, int] | None:
-    with suppress(OSError):
-        about = path.stat()
-        return about.st_ino, about.st_mtime_ns, about.st_size
-    return None
+def _changed(path: str) -> tuple[int, int, int] | None:
+    try:
+        about = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 class Guard:
@@ -193,7 +198,7 @@ async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
     """Server-sent: `running` for what a session says, `changed` when git has something new."""
     git = seen = reader.stamp()
     said, quiet = None, 0.0
-    while not (reader.is_over() or await request.is_disconnected()):
+    while not reader.is_over():
         now = reader.events_stamp()
         if now != said:
             said, quiet = now, 0.0
@@ -203,6 +208,8 @@ async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
             git, quiet = seen, 0.0
             yield _event("changed", b"{}")
         if quiet >= ALIVE_SECONDS:
+            if await request.is_disconnected():
+                return
             quiet, said = 0.0, None  # a session that was killed says nothing: its process is looked for
         await asyncio.sleep(LOOK_SECONDS)
         quiet += LOOK_SECONDS
