@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import HONEST
+from conftest import HONEST, ROOT, assert_mistake, harness
 from sessions import Script, all_of
 from stubs import known
 from test_worker import slower
 
 import harness.cli.cluster as commands
 import harness.executors.cluster as cluster
+from harness import __version__
 from harness import config as configs
 from harness.errors import HarnessError
 from harness.executors import mirror
 from harness.executors.cluster import ClusterPool, Gone
-from harness.executors.hosts import Host, Wanted
+from harness.executors.hosts import About, Host, Wanted
 from harness.paths import Paths
 from harness.session.events import Watcher
 from harness.session.limits import Limits
@@ -248,3 +249,36 @@ def test_a_host_that_dies_while_it_is_asked_is_one_line_and_no_bug_of_ours(resea
 def dying(line):
     line.cut.set()
     return line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": "0.1.0"}, "it has harness 0.1.0"),
+        ({"devices": ()}, "no device for this config"),
+        ({"setting": None}, "no device for this config"),
+        ({"data": "line@0000000"}, "harness prepare --cluster"),
+        ({"evaluator": "0 toy"}, "evaluator 0 toy, not"),
+        ({"runtime": "3 torch 1.0"}, "the same torch there"),
+        ({"budget_seconds": 7.0}, "budget_seconds 7.0, not"),
+        ({"refused": "only 3 MB are free"}, "only 3 MB are free"),
+    ],
+)
+def test_what_makes_a_host_s_scores_another_thing_is_one_line_that_says_what(setup, change, words):
+    about = About("two", __version__, "3.12", "", time.time(), (setup.device,), setting=setup.setting)
+    own = {name: value for name, value in change.items() if hasattr(about, name)}
+    inner = {name: value for name, value in change.items() if name not in own}
+    if inner:
+        own["setting"] = dataclasses.replace(setup.setting, **inner)
+    expected = lambda device: dataclasses.replace(setup, device=device).setting  # noqa: E731
+    assert cluster.differs(about, expected) == ""
+    said = cluster.differs(dataclasses.replace(about, **own), expected)
+    assert words in said and "\n" not in said
+
+
+def test_without_ray_a_cluster_is_one_line(research, tmp_path):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('no ray here')\n")
+    for command in (["loop", "--cluster", "auto"], ["cluster", "status"], ["prepare", "--cluster", "auto"]):
+        done = harness(*command, cwd=research.folder, PYTHONPATH=f"{tmp_path}:{ROOT}")
+        assert_mistake(done, "ray is not installed", "pip install")

@@ -12,8 +12,6 @@ from text import using_text  # noqa: F401
 from harness.store.note import write_run
 from harness.store.records import OK
 
-pytestmark = pytest.mark.alone
-
 SOURCE = STARTER
 
 
