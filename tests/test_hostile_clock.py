@@ -14,7 +14,7 @@ from harness.store.records import CRASH, ERROR, INVALID, OK
 from harness.worker import clock, supervisor
 from harness.worker.device import Device
 
-pytestmark = pytest.mark.alone
+TIMED = pytest.mark.alone  # what measures time
 
 LOOP_END = "        spin(0.01)\n"
 MAIN = "    run = trial.open()\n"
@@ -28,6 +28,7 @@ def setup(small_config):
     return setup_of(dataclasses.replace(small_config, trial=trial))
 
 
+@TIMED
 def test_an_honest_one_ends_with_its_budget_and_is_scored(try_out):
     trial = try_out(HONEST)
     assert trial.status == OK, (trial.detail, trial.training.log)
@@ -49,6 +50,7 @@ def busy(setup):
         process.kill()
 
 
+@TIMED
 def test_other_work_on_the_machine_takes_no_step_from_a_run(train_only, request):
     alone = train_only(HONEST)
     request.getfixturevalue("busy")
@@ -58,12 +60,14 @@ def test_other_work_on_the_machine_takes_no_step_from_a_run(train_only, request)
     assert beside.reported.num_steps > 0.7 * alone.reported.num_steps
 
 
+@TIMED
 def test_a_machine_too_busy_for_a_run_is_no_fault_of_the_experiment_s(train_only, busy, monkeypatch):
     monkeypatch.setattr(clock, "TIMES", 1.0)
     training = train_only(HONEST, startup_seconds=90.0, save_seconds=0.5)
     assert_failed(training, ERROR, "the machine was too busy", "of 1 s of a processor")
 
 
+@TIMED
 def test_one_that_ignores_the_deadline_is_killed_after_the_grace(train_only):
     started = time.monotonic()
     training = train_only(edit((SUBMIT, "    while True: pass\n" + SUBMIT)), save_seconds=2.0)
@@ -71,27 +75,32 @@ def test_one_that_ignores_the_deadline_is_killed_after_the_grace(train_only):
     assert time.monotonic() - started < 30 + 1 + 2
 
 
+@TIMED
 def test_one_that_waits_for_nothing_is_killed_and_told_so(train_only):
     training = train_only(edit((SUBMIT, "    while True: time.sleep(0.1)\n" + SUBMIT)), save_seconds=0.5)
     assert_failed(training, CRASH, "it waits for something that doesn't come", "in 8 s")
 
 
+@TIMED
 def test_training_on_for_a_while_before_submitting_is_noticed(train_only):
     training = train_only(edit((SUBMIT, "    spin(1.6)\n" + SUBMIT)))
     assert_failed(training, INVALID, "past its budget")
 
 
+@TIMED
 def test_training_on_while_pretending_to_save_is_noticed(train_only):
     pretend = "    run._host.training_ended(); spin(1.7)\n" + SUBMIT
     assert_failed(train_only(edit((SUBMIT, pretend))), INVALID, "after its budget")
 
 
+@TIMED
 def test_a_loss_that_takes_long_is_named_as_what_was_late(train_only):
     slow = "    run.submit(model, loss=lambda *_: spin(1.7) or 0.0)\n"
     training = train_only(edit((SUBMIT, slow)))
     assert_failed(training, INVALID, "it was submit's loss: ask for it once before the first batch")
 
 
+@TIMED
 def test_a_patched_clock_gains_no_time(train_only):
     patch = MAIN + "    time.process_time = time.monotonic = lambda: 0.0\n    spin = lambda _: None\n"
     assert_failed(train_only(edit((MAIN, patch)), save_seconds=2.0), INVALID, "after its 1 s were spent")
@@ -122,6 +131,7 @@ def test_more_processes_than_can_be_watched_are_invalid(train_only):
     assert_failed(train_only(edit((MAIN, MAIN + many))), INVALID, "more than 64 processes")
 
 
+@TIMED
 def test_one_that_ends_while_it_trains_is_counted_once(train_only):
     """Its time stood in its own record, and then in that of who waited for it."""
     worked = """
@@ -138,6 +148,7 @@ def test_one_that_ends_while_it_trains_is_counted_once(train_only):
     assert training.training_seconds is None or training.training_seconds < training.passed_seconds + 0.05
 
 
+@TIMED
 def test_those_that_it_started_before_count_for_it_and_for_us(train_only):
     pool = """
     import multiprocessing
@@ -152,6 +163,7 @@ def test_those_that_it_started_before_count_for_it_and_for_us(train_only):
     assert abs(training.training_seconds - 1.0) < 0.5
 
 
+@TIMED
 def test_a_run_on_a_processor_stays_on_its_core(train_only):
     leave = (
         "import os\nos.sched_setaffinity(0, range(64))\nraise SystemExit(f'on {os.sched_getaffinity(0)}')\n"
@@ -161,6 +173,7 @@ def test_a_run_on_a_processor_stays_on_its_core(train_only):
     assert "," not in training.detail
 
 
+@TIMED
 def test_a_start_up_without_end_is_capped(train_only):
     assert_failed(
         train_only("import time\ntime.sleep(60)\n", startup_seconds=1.5), CRASH, "no batch", "1.5 s"
@@ -173,6 +186,7 @@ def test_sigterm_handlers_change_nothing(train_only):
     assert_failed(train_only(deaf, save_seconds=2.0), INVALID, "killed")
 
 
+@TIMED
 def test_a_harness_that_was_stopped_meanwhile_holds_nothing_against_the_experiment(train_only, monkeypatch):
     monkeypatch.setattr(supervisor, "AWAY_SECONDS", 1.0)
     monkeypatch.setattr(Device, "is_processor", False)  # where the wall's clock counts
@@ -189,6 +203,7 @@ def test_a_harness_that_was_stopped_meanwhile_holds_nothing_against_the_experime
     assert_failed(train_only(HONEST, save_seconds=2.0), ERROR, "the harness stood still for 5 s")
 
 
+@TIMED
 def test_a_daemon_does_not_outlive_its_trial(train_only):
     fork = """
     if os.fork() == 0:
@@ -232,6 +247,7 @@ time.sleep(99)
 """
 
 
+@TIMED
 def test_a_sandbox_whose_init_was_freed_from_its_parent_is_killed_all_the_same(train_only):
     assert_failed(train_only(FREE_INIT, startup_seconds=2.0), CRASH, "no batch")
     assert processes_with("765432") == []
@@ -308,6 +324,7 @@ def test_a_patched_harness_patches_only_itself(try_out):
     assert trial.value == pytest.approx(expected, rel=1e-6)
 
 
+@TIMED
 def test_a_gigabyte_of_output_is_bounded_and_keeps_its_end(train_only):
     flood = """
     block = b"x" * 999_999 + b"\\n"
@@ -397,6 +414,7 @@ if __name__ == "__main__": main()
 """
 
 
+@TIMED
 def test_emptying_its_own_log_does_not_make_the_supervisor_wait(train_only):
     started = time.monotonic()
     training = train_only(STEALING, save_seconds=2.0)
@@ -407,6 +425,7 @@ def test_emptying_its_own_log_does_not_make_the_supervisor_wait(train_only):
 LOG, SUBMISSION = b'{"ask": "log"}', b'{"ask": "submit", "names": ["w"]}'
 
 
+@TIMED
 @pytest.mark.parametrize("message", [LOG, SUBMISSION])
 def test_a_socket_that_is_slow_to_close_holds_nobody_up(train_only, message):
     started = time.monotonic()
