@@ -72,7 +72,13 @@ def test_it_says_what_train_py_takes_of_the_card_and_what_a_score_will(git, rows
     (git.folder / "train.py").write_text(fit.fitted((ROOT / "train.py").read_text(), sizes))
     found = doctor._fit(configs.GPU, open_repository(git.folder), card)
     assert found.level == ("ok" if rows == 32 else "warn")
-    assert "of 23 GB" in found.detail and "a score takes about 24 s" in found.detail
+    assert "of 23 GB" in found.detail and "a score takes about 27 s" in found.detail
+
+
+def test_a_starter_whose_sizes_are_another_card_s_is_told_of_too(git):
+    (git.folder / "train.py").write_text((ROOT / "train.py").read_text())
+    found = doctor._fit(configs.GPU, open_repository(git.folder), fit.Machine("cuda", 24_000, 150.0))
+    assert found.level == "warn" and "DEPTH = 6" in found.fix and "takes about 46 of 23 GB" in found.detail
 
 
 def test_under_wsl_a_run_sees_the_file_that_stands_for_all_gpus(tmp_path):

@@ -84,7 +84,7 @@ def test_status_reads_no_note_and_reckons_nothing_twice(tmp_path, monkeypatch):
 @pytest.mark.parametrize("broken", [None, b"", b"\x92\x01\x90", b"\x92\x63\x90", b"nonsense"])
 def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch, broken):
     """Without it, with it, where it is broken, and where a branch moved since."""
-    fill(tmp_path, 40)
+    fill(tmp_path, 150)
     monkeypatch.setattr(views, "FEWEST", 1)
     monkeypatch.setattr(views, "FEWEST_GISTS", 1)
     kept = views.place(open_repository(tmp_path).common)
@@ -107,6 +107,7 @@ def test_what_views_keep_changes_nothing_of_what_they_show(tmp_path, monkeypatch
     after = all_shown()
     assert len(after) == len(before) - 1 and after[3].commit == before[5].commit
     noted = [each.commit for each in after if each.status == "keep"]
+    assert len(noted) > 2
     for commit, other in itertools.pairwise(noted):  # another commit's record, and none
         git("notes", "--ref", "autoresearch", "copy", "-f", other, commit)
         all_shown()

@@ -254,13 +254,21 @@ def test_what_is_kept_from_an_earlier_look_changes_nothing_in_the_next_one(tmp_p
     overview(now)
     kept = [each for each in now.experiments if each.status == "keep"]
     git = lambda *args, **more: subprocess.run(["git", *args], check=True, capture_output=True, **more)  # noqa: E731
+
+    def on(parent):
+        made = git("commit-tree", "-p", parent, "-m", "mine", f"{parent}^{{tree}}")
+        return made.stdout.decode().strip()
+
+    mine = [on(kept[-1].commit)]
+    mine.append(on(mine[0]))
     note = json.dumps(now.note(kept[-1]).stored).encode()
     steps = (
         lambda: git("notes", "--ref", "autoresearch", "add", "-f", "-F", "-", kept[-2].commit, input=note),
         lambda: git("notes", "--ref", "autoresearch", "remove", kept[-1].commit),
         lambda: git("branch", "-D", f"exp/{now.experiments[5].name}", f"exp/{kept[0].name}"),
         lambda: git("update-ref", "refs/heads/main", kept[-1].commit),
-        lambda: git("branch", "exp/0077-mine", kept[1].commit),
+        lambda: git("branch", "exp/0077-mine", mine[1]),  # a person's, of two commits
+        lambda: git("update-ref", "refs/heads/main", mine[0]),
         lambda: git("update-ref", "refs/heads/main", kept[2].commit),
     )
     for step in steps:

@@ -189,13 +189,13 @@ def _fit(config: configs.Config, repository: Repository, machine: fit.Machine) -
     wanted = fit.constants(machine, config.trial.budget_seconds)
     seconds = fit.scoring_seconds(config, machine)
     score = f"a score takes about {seconds:.0f} s" if seconds else ""
-    if any(now.get(name) != wanted[name] for name in ("DEPTH", "WIDTH")):
+    if (now.get("DEPTH"), now.get("WIDTH")) not in {(each.depth, each.width) for each in fit.SHAPES}:
         return Finding("fit", "ok", score or "train.py has sizes of its own")
     takes = fit.memory_mb({name: now.get(name, 0) for name in fit.STARTER}, machine.has_bfloat16)
     about = f"train.py takes about {takes / 1024:.0f} of {machine.memory_mb / 1024:.0f} GB; {score}"
     if takes > machine.memory_mb:
-        mend = f"DEVICE_BATCH_SIZE = {wanted['DEVICE_BATCH_SIZE']} in train.py"
-        return Finding("fit", "warn", f"{about}; each halving compiles once more", mend)
+        sizes = ", ".join(f"{name} = {value}" for name, value in wanted.items() if now.get(name) != value)
+        return Finding("fit", "warn", f"{about}; each halving compiles once more", f"{sizes} in train.py")
     return Finding("fit", "ok", about)
 
 

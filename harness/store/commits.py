@@ -103,6 +103,8 @@ class Commits:
 
     def all_on_main(self, commits: Collection[str]) -> set[str]:
         """Those of them, asked at once."""
+        if not commits:
+            return set()
         walk = self._git.walk(None)
         for commit in commits:
             walk.push(commit)

@@ -223,7 +223,7 @@ class HistorySnapshot(History):
     def __init__(self, repository: Repository, before: "HistorySnapshot | None" = None) -> None:
         """`before`: an earlier one, whose commits and notes need not be read once more."""
         super().__init__(repository)
-        self._before = views.Kept(before._known, before._gists) if before else None
+        self._before = views.Kept(views.settled(before._known), before._gists) if before else None
         self._notes_before = before._notes if before else {}
         self._every: list[Experiment] | None = None
         self._notes: dict[str, tuple[str, Note]] = {}  # and what each is stored as
@@ -256,7 +256,10 @@ class HistorySnapshot(History):
     def gist(self, commit: str) -> Gist:
         if commit not in self._gists:
             stored, kept = notes.stored_as(self._git, commit), self._kept.gists.get(commit)
-            self._gists[commit] = kept if kept and kept[0] == stored else (stored, super().gist(commit))
+            if kept is None or kept[0] != stored:
+                note = self.note(commit)  # of the blob that was read, which may be an earlier one
+                kept = self._notes[commit][0], note.gist
+            self._gists[commit] = kept
         return self._gists[commit][1]
 
     def measured(self, setting: Setting, main: str = "") -> list[Measured]:

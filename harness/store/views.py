@@ -22,11 +22,8 @@ from harness.store.message import TRAILERS
 from harness.store.note import Gist
 
 VERSION = " ".join((__version__, *TRAILERS))  # by which messages are read
-FEWEST, FEWEST_GISTS, SHARE = (
-    200,
-    20,
-    20,
-)  # that are new before it is written anew: so many, and one of so many
+FEWEST, FEWEST_GISTS = 200, 20  # experiments, records that are new before it is written anew
+SHARE = 20  # and one of so many
 
 Key = tuple[str, str]
 """A branch's ref and its commit."""
@@ -54,12 +51,17 @@ def read(common: Path) -> Kept:
     return Kept({}, {})
 
 
+def settled(known: Mapping[Key, Experiment]) -> dict[Key, Experiment]:
+    """Without those whose parent may still change: by where `main` is, while they have no record."""
+    return {key: each for key, each in known.items() if each.program}
+
+
 def write(common: Path, now: Kept, before: Kept) -> None:
-    """Keep what was read, if enough of it is new. What has no record yet may still change its parent."""
+    """Keep what was read, if enough of it is new."""
     if _is_enough(now.experiments, before.experiments, FEWEST) or _is_enough(
         now.gists, before.gists, FEWEST_GISTS
     ):
-        every = [each for (ref, _), each in now.experiments.items() if each.program and ref == each.name.ref]
+        every = [each for (ref, _), each in settled(now.experiments).items() if ref == each.name.ref]
         with suppress(OSError, OverflowError, UnicodeError):  # of nonsense in a note
             place(common).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place(common), msgspec.msgpack.encode((VERSION, every, now.gists)))
