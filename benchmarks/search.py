@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -406,7 +407,7 @@ def main() -> None:
         parser.error(f"no {sorted(unknown)}; there are {list(WORLDS)} and {list(POLICIES)}")
     lines, curves, began = [HEADER], {}, time.monotonic()
     print(HEADER, flush=True)
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # numpy reads its threads as it loads
         for world in worlds:
             for policy in policies:
                 count = min(options.n, FEWER.get(policy, options.n))
