@@ -145,7 +145,7 @@ page.views.experiments = (room, words) => {
   };
   let drawn = "";
   const draw = () => {
-    const first = Math.max(0, Math.floor(rows.scrollTop / ROW) - 8), last = Math.min(found.length, first + Math.ceil((rows.clientHeight || 600) / ROW) + 18);
+    const first = Math.max(0, Math.floor(rows.scrollTop / ROW) - 4), last = Math.min(found.length, first + Math.ceil((rows.clientHeight || 600) / ROW) + 8);
     const now = `${first} ${last} ${chosen.at}`;
     if (now === drawn) return;
     drawn = now;
