@@ -163,6 +163,14 @@ def test_a_session_leaves_alone_what_else_a_person_has_in_git(greedy, told, tmp_
     assert on_disk("stash", "list", cwd=folder) == before
 
 
+def test_a_repository_whose_main_is_being_renamed_is_not_called_empty(greedy):
+    greedy("update-ref", "refs/heads/trunk", "main")
+    greedy("update-ref", "-d", "refs/heads/main")  # as `git branch -m` leaves it for a moment
+    for command in (["run"], ["loop", "--experiments", "1"]):
+        said = harness(*command, cwd=greedy.folder).stderr
+        assert said == "harness: this repository has no branch 'main'. Try: git branch -m main\n"
+
+
 def test_a_score_is_kept_though_main_has_another_name_when_it_comes(greedy, told):
     told.scores["the greedy rule"] = [2.0]
 

@@ -29,10 +29,8 @@ class Commits:
             HarnessError: there is no such branch.
         """
         reference = self._git.references.get(refs.MAIN)
-        if reference is None and self._git.head_is_unborn:
-            raise HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
         if reference is None:
-            raise HarnessError("this repository has no branch 'main'", "git branch -m main")
+            raise self._repository.without("main")
         if not isinstance(reference.target, pygit2.Oid):
             raise HarnessError(
                 "main is only another name for a branch", "git symbolic-ref -d refs/heads/main"

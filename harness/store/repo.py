@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -173,6 +174,14 @@ class Repository:
         other = os.environ.get("GIT_INDEX_FILE")
         return pygit2.Index(str(self.paths.root / other)) if other else self.git.index
 
+    def without(self, branch: str) -> HarnessError:
+        """What to say of a branch that isn't there; HEAD may be at one, as while git renames it."""
+        if self.git.head_is_unborn and not list(self.git.references):
+            return HarnessError("this repository has no commit yet", "git add -A && git commit -m baseline")
+        return HarnessError(
+            f"this repository has no branch {branch!r}", f"git branch -m {shlex.quote(branch)}"
+        )
+
     def staged(self) -> list[Change]:
         """What the index would change in HEAD, renames not folded."""
         base = None if self.git.head_is_unborn else self.git.head.peel(pygit2.Tree)
@@ -203,10 +212,9 @@ class Repository:
             target = self.git.revparse_single(revision)
             found = target.peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError):
-            if self.git.is_empty or self.git.head_is_unborn:
-                raise HarnessError(
-                    "this repository has no commit yet", "git add -A && git commit -m baseline"
-                ) from None
+            if self.git.head_is_unborn and revision == "HEAD":
+                head = str(self.git.lookup_reference("HEAD").target)
+                raise self.without(head.removeprefix("refs/heads/")) from None
             raise HarnessError(f"no commit {revision!r} here", "git log --oneline --all") from None
         return Commit(
             str(found.id), found.raw_message.decode("utf-8", "replace").split("\n", 1)[0], self._source(found)
