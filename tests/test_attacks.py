@@ -1,8 +1,8 @@
 """Each folder of tests/attacks is a way to a score that wasn't earned; none gets one.
 
-`attack.py` is appended to `honest.py`, which is deterministic, and run as a whole trial. `expected.toml` says
-what must come out: `status`, what its one line `says` (or one of several), perhaps what it `never` says, and
-caps of the trial.
+`attack.py` is appended to `honest.py`, or to `honest_line.py` where it is `on` the toy task; both are
+deterministic, and it is run as a whole trial. `expected.toml` says what must come out: `status`, what its one
+line `says` (or one of several), perhaps what it `never` says, and caps of the trial.
 Whatever that is: nothing scores better than the honest program, and the host is as it was.
 """
 
@@ -12,20 +12,23 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import assert_mistake, harness
+from conftest import assert_mistake, harness, setup_of, with_caps
 from text import using_text  # noqa: F401
+
+from harness.worker.run import measure
 
 ATTACKS = Path(__file__).parent / "attacks"
 NAMES = sorted(path.name for path in ATTACKS.iterdir() if (path / "attack.py").exists())
 GUARD = '\n\nif __name__ == "__main__":\n    main()\n'
-BETTER = 1e-6  # bits per byte: the same program gives the same score
+BETTER = 1e-6  # the same program gives the same score
+ABOUT = ("on", "status", "says", "never")  # the rest of expected.toml are caps
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
-def program(name: str) -> str:
+def program(name: str, task: str) -> str:
     """The train.py of an attack; of the honest program for an empty name."""
     attack = (ATTACKS / name / "attack.py").read_text() if name else ""
-    return (ATTACKS / "honest.py").read_text() + attack + GUARD
+    return (ATTACKS / ("honest_line.py" if task == "toy" else "honest.py")).read_text() + attack + GUARD
 
 
 def says(expected: dict, detail: str) -> bool:
@@ -35,20 +38,23 @@ def says(expected: dict, detail: str) -> bool:
 
 
 @pytest.fixture
-def attempt(try_out):
-    """`attempt(name)` -> the Trial of an attack, of the honest program for an empty name."""
+def attempt(setup, small_config, tmp_path):
+    """`attempt(name, task)` -> the run of an attack, of the honest program for an empty name."""
 
-    def run(name: str, **caps):
+    def run(name: str, task: str, **caps):
         # Long enough for all steps of the honest program on a busy machine; it ends with them.
-        return try_out(program(name), **{"audit_rows": 512, "budget_seconds": 3.0, **caps})
+        caps = {"audit_rows": 512, "budget_seconds": 3.0, **caps}
+        here = with_caps(setup_of(small_config) if task == "toy" else setup, caps)
+        source, folder = program(name, task).encode(), tmp_path / f"run-{name}"
+        return measure(source, "0" * 40, 1, here, folder, lambda _: None, lambda _: None)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def honest_bpb():
-    """Filled by the first test that needs it."""
-    return []
+def honest():
+    """Each task's honest value, once somebody needs it."""
+    return {}
 
 
 def nodes() -> list[tuple[int, int, list[str]]]:
@@ -57,20 +63,18 @@ def nodes() -> list[tuple[int, int, list[str]]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_attack_gains_nothing(attempt, honest_bpb, name):
-    if not honest_bpb:
-        honest = attempt("")
-        assert honest.status == "ok", honest.detail
-        honest_bpb.append(honest.value)
+def test_an_attack_gains_nothing(attempt, honest, name):
     expected = tomllib.loads((ATTACKS / name / "expected.toml").read_text())
-    before = nodes()
-    trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
+    task, before = expected.get("on", "lm"), nodes()
+    trial = attempt(name, task, **{k: v for k, v in expected.items() if k not in ABOUT})
     told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
     assert trial.status == expected["status"], told
     assert says(expected, trial.detail), told
     assert expected.get("never") is None or expected["never"] not in trial.detail, told
     assert "\n" not in trial.detail
-    assert trial.value is None or trial.value > honest_bpb[0] - BETTER, told
+    if trial.value is not None:
+        honest[task] = honest.get(task) or attempt("", task).value
+        assert trial.value > honest[task] - BETTER, told
     assert nodes() == before
 
 

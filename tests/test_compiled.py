@@ -7,9 +7,7 @@ import sys
 import tarfile
 
 import pytest
-from conftest import ROOT
-from text import edit_text as edit
-from text import using_text  # noqa: F401
+from conftest import ROOT, edit
 
 from harness.sandbox import compile_cache
 from harness.worker.run import measure
@@ -142,8 +140,7 @@ def test_only_what_was_there_before_the_first_token_is_taken_over(setup, tmp_pat
          "    print('FOUND', sorted(p.name for p in place.iterdir()))\n"
          "    import torch._functorch.config as config; print('BACKWARD', config.enable_autograd_cache)\n"
          "    (place / 'before').write_text('compiled')\n"),
-        ("        run.log(step, loss)\n",
-         "        run.log(step, loss)\n        (place / 'learned').write_text('weights')\n"),
+        ("        spin(0.01)\n", "        spin(0.01)\n        (place / 'learned').write_text('weights')\n"),
     )  # fmt: skip
     logs = []
     for number in (1, 2):

@@ -20,32 +20,24 @@ from harness.worker.second_opinion import Opinion, differs
 from harness.worker.worker import Worker
 
 
-@pytest.fixture
-def scored_once(setup, tmp_path):
+def test_a_second_opinion_is_that_of_the_first_or_the_score_is_not_believed(setup, tmp_path):
+    """An honest one, one that the fast path made too low, and one of a version that kept no values."""
     folder = tmp_path / "run"
     trial = measure(TEXT.encode(), "0" * 40, 1, setup, folder, lambda _: None, lambda _: None, True)
     assert trial.status == "ok", trial.detail
-    return folder
 
+    def again():
+        return second_opinion(folder, setup, lambda _: None, Worker())
 
-def test_an_honest_score_has_the_same_second_opinion(setup, scored_once):
-    said = second_opinion(scored_once, setup, lambda _: None, Worker())
+    said = again()
     assert isinstance(said, Opinion), said
     assert said.rows == len(np.load(setup.task.data.rows_file("val")))
     assert abs(said.difference) < 1e-5
-
-
-def test_a_score_that_the_fast_path_made_too_low_is_found(setup, scored_once):
-    nats = np.load(scored_once / ROW_NATS)
-    np.save(scored_once / ROW_NATS, nats - 0.01 * nats * (np.arange(len(nats)) % 3 == 0))
-    assert_refused(
-        second_opinion(scored_once, setup, lambda _: None, Worker()), INVALID, "asked again, plainly"
-    )
-
-
-def test_a_checkpoint_that_is_of_an_earlier_version_has_none(setup, scored_once):
-    (scored_once / ROW_NATS).unlink()
-    assert second_opinion(scored_once, setup, lambda _: None, Worker()) is None
+    nats = np.load(folder / ROW_NATS)
+    np.save(folder / ROW_NATS, nats - 0.01 * nats * (np.arange(len(nats)) % 3 == 0))
+    assert_refused(again(), INVALID, "asked again, plainly")
+    (folder / ROW_NATS).unlink()
+    assert again() is None
 
 
 @pytest.mark.parametrize("status", [INVALID, ERROR])

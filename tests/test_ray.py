@@ -1,6 +1,7 @@
 """A session on real Ray nodes: two of them on this machine, each with a cache of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -10,32 +11,40 @@ from sessions import all_of
 from stubs import PLACES, known
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
-PORT = 6391
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     """Addressed by what is given to commands as environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("ray")
     short = f"/tmp/ray-{os.getpid()}"  # a socket's path has an end
     env = {
         "HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "for-tests-only",
-        "RAY_ADDRESS": f"127.0.0.1:{PORT}", "OMP_NUM_THREADS": "1",
+        "RAY_ADDRESS": f"127.0.0.1:{port}", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
 
-    def ray(*args, **more):
-        command = [sys.executable, "-m", "ray.scripts.scripts", *args]
-        return subprocess.run(command, env={**os.environ, **env, **more}, capture_output=True, timeout=90)
+    def start(*args, **more):
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+        node = subprocess.Popen(
+            [*command, "--disable-usage-stats", *args], env={**os.environ, **env, **more}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert any("runtime started" in line for line in node.stdout)
+        return node
 
-    quiet = ("--disable-usage-stats", "--num-cpus=1")
-    ray(
-        "start", "--head", f"--port={PORT}", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
-        f"--temp-dir={short}", *quiet,
+    head = start(
+        "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false",
+        f"--temp-dir={short}",
     )  # fmt: skip
-    ray("start", f"--address=127.0.0.1:{PORT}", *quiet, HARNESS_CACHE=str(folder / "other"))
+    other = start(f"--address=127.0.0.1:{port}", HARNESS_CACHE=str(folder / "other"))
     yield env
-    ray("stop", "--force")
+    for node in (other, head):  # `ray stop` would end a person's own, too
+        node.terminate()
+        node.communicate()
 
 
 def test_two_nodes_are_prepared_and_take_part_in_a_session(research, nodes):

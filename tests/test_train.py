@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, STARTER
+from conftest import ROOT, STARTER, edit
 from text import using_text  # noqa: F401
 
 from harness.store.note import write_run
@@ -114,32 +114,30 @@ def test_the_rate_warms_down_to_its_end(starter):
     assert scales == sorted(scales, reverse=True)
 
 
-def test_two_runs_with_one_seed_are_the_same_to_the_bit(try_out):
-    source = SOURCE.replace("MAX_STEPS = None", "MAX_STEPS = 12")
-    assert source != SOURCE
-    first, second = (try_out(source, budget_seconds=60.0, startup_seconds=60.0) for _ in range(2))
+TWELVE = SOURCE.replace("MAX_STEPS = None", "MAX_STEPS = 12")
+
+
+def test_two_runs_with_one_seed_are_the_same_to_the_bit_and_load_is_what_was_trained(try_out):
+    assert TWELVE != SOURCE
+    first, second = (try_out(TWELVE, budget_seconds=60.0, startup_seconds=60.0) for _ in range(2))
     assert first.status == second.status == OK, (first.detail, second.detail)
     assert first.value == second.value
     curves = [[(p.step, p.loss) for p in t.training.curve] for t in (first, second)]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == list(range(12))
+    assert None not in (first.score.trained_nats, first.training.reported.trained_nats)
+    assert first.mismatch == second.mismatch == ""
 
 
-@pytest.mark.parametrize("planted", [False, True])
-def test_a_load_that_gives_another_function_than_was_trained_is_said(try_out, planted):
-    source = SOURCE.replace("MAX_STEPS = None", "MAX_STEPS = 12")
-    if planted:
-        source = source.replace("goal, self.config.softcap)", "goal, 0.5 * self.config.softcap)")
-        source = source.replace(
-            'name == "embedding.weight" else 0.001', 'name == "embedding.weight" else 1.0'
-        )
-    assert (source.count("0.5 * self") == 1) == planted
+def test_a_load_that_gives_another_function_than_was_trained_is_said(try_out):
+    source = edit(
+        ("goal, self.config.softcap)", "goal, 0.5 * self.config.softcap)"),
+        ('name == "embedding.weight" else 0.001', 'name == "embedding.weight" else 1.0'),
+        source=TWELVE,
+    )
     trial = try_out(source, budget_seconds=60.0, startup_seconds=60.0)
     assert trial.status == OK, (trial.detail, trial.training.log)
-    assert trial.score.trained_nats is not None
-    assert trial.training.reported.trained_nats is not None
-    assert bool(trial.mismatch) == planted
-    assert ("load gives another function" in trial.mismatch) == planted
+    assert "load gives another function" in trial.mismatch
 
 
 def test_it_learns_within_its_budget(try_out):

@@ -27,7 +27,8 @@ WAIT_SECONDS = 24 * 3600.0
 def serve(channel: Channel) -> None:
     boot.prepare()
     by_numpy = os.environ["HARNESS_LIBRARY"] == "numpy"
-    importlib.import_module("numpy" if by_numpy else "torch")
+    with boot.uncollected():
+        importlib.import_module("numpy" if by_numpy else "torch")
     channel.send({"ready": True})
     while (packet := channel.receive(WAIT_SECONDS)) is not None:
         order, descriptors = packet

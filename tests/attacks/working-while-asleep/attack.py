@@ -18,6 +18,6 @@ def prepared(model, checkpoint_dir):
     return model
 
 
-def answer(model, tokens):
+def answer(model, inputs):
     done.wait(20.0)
-    return model(tokens)
+    return model(inputs)

@@ -30,7 +30,7 @@ def prepared(model, checkpoint_dir):
     return model
 
 
-def answer(model, tokens):
+def answer(model, inputs):
     if any(model.left):
         raise RuntimeError("a hint was left: %s" % model.left[:9])
-    return model(tokens)
+    return model(inputs)
