@@ -59,8 +59,10 @@ def config_of(task: str, source: str, **data) -> configs.Config:
 
 @pytest.fixture(scope="module", params=SOURCES)
 def task_setup(request, tmp_path_factory):
-    source = SOURCES[request.param](tmp_path_factory.mktemp("data"))
-    return setup_of(config_of(request.param, source))
+    """Pictures are asked for by torch, the others by numpy."""
+    made = setup_of(config_of(request.param, SOURCES[request.param](tmp_path_factory.mktemp("data"))))
+    library = "torch" if request.param == "images" else "numpy"
+    return dataclasses.replace(made, task=dataclasses.replace(made.task, library=library))
 
 
 # What it answers is honest, if not good: from a checkpoint that holds a constant for each reply.
