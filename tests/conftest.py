@@ -11,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import forked
 import pytest
 
 from harness import config as configs
@@ -247,9 +248,7 @@ MISTAKE = re.compile(r"\Aharness: [^\n]+\n\Z")
 
 
 def harness(*args, cwd=None, **env):
-    return subprocess.run(
-        [*HARNESS, *args], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env}, timeout=120
-    )
+    return forked.call(args, cwd or os.getcwd(), {**os.environ, **env})
 
 
 @pytest.fixture

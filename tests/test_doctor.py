@@ -33,26 +33,31 @@ def test_doctor_names_what_is_wrong_and_what_mends_it(repository, tmp_path):
     assert findings["data"]["fix"].startswith("harness prepare")
 
 
-def test_doctor_names_hooks_that_do_not_run_and_says_nothing_of_data_without_a_config(tmp_path):
-    here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-    def found(env=here):
-        done = harness("doctor", "--json", cwd=tmp_path, **env)
-        return {finding["name"]: finding for finding in json.loads(done.stdout)}
+def test_hooks_that_do_not_run_are_named_with_what_mends_them(tmp_path, monkeypatch):
+    def hooks():
+        return doctor._hooks(open_repository(tmp_path))
 
     assert harness("init", cwd=tmp_path).returncode == 0
-    assert found()["hooks"]["level"] == "ok"
-    assert "harness is not on PATH" in found({"PATH": "/usr/bin:/bin"})["hooks"]["detail"]
-    nobody = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "")
-    said = harness("doctor", cwd=tmp_path, **nobody).stdout
-    assert said.count("has no commit yet") == said.count("who you are") == 1
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert hooks().level == "ok"
     (tmp_path / "hooks" / "commit-msg").chmod(0o644)
-    (tmp_path / ".autoresearch" / "config.toml").write_text("a = [")
-    findings = found()
-    assert (findings["hooks"]["level"], findings["hooks"]["fix"]) == ("warn", "chmod +x hooks/*")
-    assert findings["config"]["level"] == "fail" and "data" not in findings
+    assert (hooks().level, hooks().fix) == ("warn", "chmod +x hooks/*")
     subprocess.run(["git", "config", "--unset", "core.hooksPath"], cwd=tmp_path, check=True)
-    assert found()["hooks"]["fix"] == "harness init"
+    assert hooks().fix == "harness init"
+    assert harness("init", cwd=tmp_path).returncode == 0
+    (tmp_path / "hooks" / "commit-msg").chmod(0o755)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert "harness is not on PATH" in hooks().detail
+
+
+def test_doctor_says_nothing_of_data_without_a_config_and_each_thing_once(tmp_path):
+    assert harness("init", cwd=tmp_path).returncode == 0
+    (tmp_path / ".autoresearch" / "config.toml").write_text("a = [")
+    nobody = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "")
+    findings = json.loads(harness("doctor", "--json", cwd=tmp_path, **nobody).stdout)
+    failed = [each["name"] for each in findings if each["level"] == "fail"]
+    assert failed == ["git", "git", "config"] and "data" not in {each["name"] for each in findings}
+    assert "has no commit yet" in findings[0]["detail"] and "who you are" in findings[1]["detail"]
 
 
 def test_a_gpu_that_the_installed_torch_cannot_use_is_a_failure_where_the_device_is_left_to_us(monkeypatch):

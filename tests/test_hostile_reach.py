@@ -83,7 +83,7 @@ def test_a_sandbox_that_does_not_start_is_not_held_against_the_experiment(train_
 
 def test_no_file_in_the_sandbox_holds_the_embedded_validation_text(train_only):
     """The embedded corpus is Python's own sources, which the sandbox needs: the held-out part hides."""
-    module = "__import__('harness.tasks.lm.sources').tasks.lm.sources"
+    module = "__import__('harness.tasks.lm.interpreter').tasks.lm.interpreter"
     training = train_only(look_for(f"[p for d in {module}.hidden_dirs() for p in os.listdir(d)]"))
     assert "SEEN []" in training.log
 

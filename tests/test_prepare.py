@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness.config import DataConfig
 from harness.errors import HarnessError
-from harness.tasks.lm import cutting, sources, store
+from harness.tasks.lm import cutting, interpreter, sources, store
 from harness.tasks.lm import prepare as making
 from harness.tasks.lm.sources import Document
 
@@ -66,7 +66,7 @@ def test_parquet_jsonl_and_text_give_the_same_documents(tmp_path):
 
 
 def test_embedded_documents_are_held_out_only_from_hidden_directories():
-    hidden = tuple(f"{path}/" for path in sources.hidden_dirs())
+    hidden = tuple(f"{path}/" for path in interpreter.hidden_dirs())
     assert hidden
     assert any(path.endswith("/test/") for path in hidden)
     kinds = {d.may_go_to for d in sources.PythonSource(500).documents()}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.paths import Paths, cache_dir
-from harness.tasks.lm.sources import hidden_dirs
+from harness.tasks.lm.interpreter import hidden_dirs
 
 # Where well-known agents keep their sessions, below home; writable where they are.
 SESSIONS = (".claude", ".codex", ".gemini", ".config/opencode", ".local/share/opencode", ".aider")

@@ -31,7 +31,7 @@ from harness.errors import HarnessError
 from harness.paths import cache_dir
 from harness.sandbox.namespace import DEATH_SECONDS, Namespace
 from harness.sandbox.processes import tree
-from harness.tasks.lm.sources import hidden_dirs
+from harness.tasks.lm.interpreter import hidden_dirs
 
 LIBRARY = "/harness-lib"
 WORK = "/trial"

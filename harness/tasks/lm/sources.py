@@ -4,11 +4,8 @@ A source is an iterable of `Document`s that can be walked more than once, always
 It says which split a document may go to; whether it goes there, a hash of its content decides.
 """
 
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import util
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +17,7 @@ from harness.tasks.folder import Progress
 from harness.tasks.lm import reading, records
 from harness.tasks.lm.cutting import pieces
 from harness.tasks.lm.files import Found, entries, find, splits
+from harness.tasks.lm.interpreter import hidden_dirs, stdlib_dir, torch_dir
 
 NAMED = ("python", "climbmix", "tinystories")
 CHARS_PER_TOKEN = 2.2  # a low guess, so that most pieces fit into a row whole
@@ -42,35 +40,6 @@ class Source(Protocol):
 
 
 # ── the embedded default ──────────────────────────────────────────────────────────────────────
-
-# Directories that no run needs. The sandbox hides them, and only they are held out: a train.py
-# could otherwise read the validation text, these being files of the Python that runs it.
-HIDDEN_STDLIB = (
-    "test", "idlelib", "lib2to3", "tkinter", "turtledemo", "unittest/test", "ctypes/test",
-    "sqlite3/test",
-)  # fmt: skip
-HIDDEN_TORCH = ("testing/_internal/opinfo", "testing/_internal/test_module")
-
-
-def stdlib_dir() -> Path:
-    return Path(sysconfig.get_path("stdlib"))
-
-
-def torch_dir() -> Path | None:
-    """The installed torch, found without importing it."""
-    spec = util.find_spec("torch")
-    return Path(spec.origin).parent if spec and spec.origin else None
-
-
-def hidden_dirs() -> list[Path]:
-    """Directories of this interpreter that hold validation text, in every copy that is in sight."""
-    stdlibs = {stdlib_dir()}
-    for prefix in (Path("/usr/lib"), Path("/usr/local/lib"), Path(sys.base_prefix) / "lib"):
-        stdlibs.update(prefix.glob("python3*"))
-    found = [lib / name for lib in sorted(stdlibs) for name in HIDDEN_STDLIB]
-    if torch := torch_dir():
-        found += [torch / name for name in HIDDEN_TORCH]
-    return [path for path in found if path.is_dir()]
 
 
 class PythonSource:
