@@ -1,10 +1,8 @@
-"""`harness ...` in a process of its own, forked from one that has its modules: no start of Python."""
+"""Processes of their own, forked from one that has the modules of commands: no start of Python."""
 
-import importlib
 import multiprocessing
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,31 +12,40 @@ COMMANDS = tuple(
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__, *COMMANDS])
 TIMEOUT_SECONDS = 120.0
+MAIN = "from harness.cli import main; main()"
 
 
-def _become(arguments, folder, env, outputs):
-    """What a shell does, and then `python -m harness`."""
+def call(arguments, folder, env) -> subprocess.CompletedProcess:
+    """What `python -m harness ARGUMENTS` does."""
+    return _done(
+        "import sys; sys.argv = " + repr(["harness", *map(str, arguments)]) + "\n" + MAIN, folder, env
+    )
+
+
+def execute(code) -> subprocess.CompletedProcess:
+    """What `python -c CODE` does."""
+    return _done(code, os.getcwd(), dict(os.environ))
+
+
+def _become(code, folder, env, outputs):
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    sys.argv = ["harness", *arguments]
-    importlib.import_module("harness.cli").main()
+    exec(code, {"__name__": "__main__"})
 
 
-def call(arguments, folder, env) -> subprocess.CompletedProcess:
+def _done(code, folder, env):
     with tempfile.TemporaryDirectory() as place:
         outputs = [Path(place, name) for name in ("stdout", "stderr")]
         for path in outputs:
             path.touch()
-        given = (list(map(str, arguments)), str(folder), env, list(map(str, outputs)))
-        process = FORKS.Process(target=_become, args=given)
+        process = FORKS.Process(target=_become, args=(code, str(folder), env, list(map(str, outputs))))
         process.start()
         process.join(TIMEOUT_SECONDS)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(arguments, TIMEOUT_SECONDS)
-        return subprocess.CompletedProcess(
-            arguments, process.exitcode, *(path.read_text() for path in outputs)
-        )
+            raise subprocess.TimeoutExpired(code, TIMEOUT_SECONDS)
+        said = (path.read_text() for path in outputs)
+        return subprocess.CompletedProcess(code, process.exitcode, *said)

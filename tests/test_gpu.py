@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import edit, with_caps
-from test_attacks import ATTACKS, program, says
+from test_attacks import ABOUT, ATTACKS, program, says
 from text import TEXT
 
 from harness.store.decisions import Holdout
@@ -249,7 +250,9 @@ def honest_on_gpu():
 def test_an_attack_gains_nothing_on_a_gpu(gpu_setup, honest_on_gpu, tmp_path, name):
     def attempt(which, **caps):
         setup = with_caps(gpu_setup, {"audit_rows": 512, "scoring_seconds": 60.0, **caps})
-        text = program(which).replace("process_time", "monotonic").replace("+ 8.0", "+ 16.0").encode()
+        # A GPU's work is in no process's time, and what a load there may take is more.
+        text = program(which, "lm").replace("process_time", "monotonic")
+        text = re.sub(r"\+ [45]\.[05]", "+ 16.0", text).encode()
         return measure(
             text, "0" * 40, 1, setup, tmp_path / (which or "honest"), lambda _: None, lambda _: None
         )
@@ -259,7 +262,7 @@ def test_an_attack_gains_nothing_on_a_gpu(gpu_setup, honest_on_gpu, tmp_path, na
         assert honest.status == OK, honest.detail
         honest_on_gpu.append(honest.value)
     expected = tomllib.loads((ATTACKS / name / "expected.toml").read_text())
-    trial = attempt(name, **{k: v for k, v in expected.items() if k not in ("status", "says", "never")})
+    trial = attempt(name, **{k: v for k, v in expected.items() if k not in ABOUT})
     told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
     assert trial.status == expected["status"] and says(expected, trial.detail), told
     assert trial.value is None or trial.value > honest_on_gpu[0] - 1e-3, told

@@ -3,10 +3,9 @@
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import edit, processes_with
 from sessions import FASTER, WORSE, Script, loop_in
@@ -85,7 +84,7 @@ before(runner.Runner, 'noted')
 def killed(folder, arrow, *answers):
     code = DRIVER.replace("ARROW", arrow).replace("TESTS", repr(str(Path(__file__).parent)))
     code = code.replace("FOLDER", repr(str(folder))).replace("ANSWERS", repr(answers))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = forked.execute(code)
     assert done.returncode == -9, (done.returncode, done.stderr[-1000:])
 
 

@@ -355,8 +355,8 @@ def test_ten_thousand_experiments_are_there_in_two_seconds_and_move_smoothly(man
         page.wait_for_selector("tbody tr")
         assert longest_frame(page, SCROLL) < 50
         spent = seconds_of(process.pid)
-        time.sleep(10)
-        assert seconds_of(process.pid) - spent < 0.1
+        time.sleep(5)
+        assert seconds_of(process.pid) - spent < 0.05
     assert harness("report", "-o", str(tmp_path / "r.html"), cwd=many).returncode == 0
     assert (tmp_path / "r.html").stat().st_size < 8e6
 

@@ -29,7 +29,7 @@ from harness.sandbox import processes
 from harness.store.records import ERROR, Score
 from harness.tasks.lm.exam import TextExam
 from harness.tasks.lm.losses import losses
-from harness.worker import scoring, versions
+from harness.worker import model_server, scoring, versions
 from harness.worker.device import Device
 from harness.worker.scorer import items_of_batch
 
@@ -141,6 +141,12 @@ def test_the_holdout_is_scored_by_the_same_rule(setup, checkpoint, tmp_path):
     )  # fmt: skip
     assert isinstance(result, Score)
     assert result.tokens == len(np.load(setup.task.data.rows_file("holdout"))) * 32 <= 1100 * 32
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_replies_of_no_floating_point_type_are_not_cast(dtype):
+    with pytest.raises(TypeError, match=f"{dtype}, not of a floating-point type"):
+        model_server.check(torch.zeros(2, 3, dtype=dtype), (2, 3), dtype.is_floating_point)
 
 
 @settings(deadline=None)  # on a busy machine, too

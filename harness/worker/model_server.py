@@ -59,7 +59,7 @@ def _serve_torch(channel: Channel, order: dict[str, Any], descriptors: list[int]
         with torch.no_grad():
             batch = torch.from_numpy(inputs.copy()).to(device)  # (B, ...)
             replies = model(batch)
-            _check(replies, shape, getattr(getattr(replies, "dtype", None), "is_floating_point", False))
+            check(replies, shape, getattr(getattr(replies, "dtype", None), "is_floating_point", False))
             if channel.receive(WAIT_SECONDS) is None:  # what is in the buffer was read
                 return
             replies_out.copy_(replies)
@@ -83,14 +83,14 @@ def _serve_numpy(channel: Channel, order: dict[str, Any], descriptors: list[int]
     channel.say({"loaded": True})
     while channel.receive(WAIT_SECONDS) is not None:
         replies = model(inputs.copy())
-        _check(replies, shape, getattr(getattr(replies, "dtype", None), "kind", "") == "f")
+        check(replies, shape, getattr(getattr(replies, "dtype", None), "kind", "") == "f")
         if channel.receive(WAIT_SECONDS) is None:  # what is in the buffer was read
             return
         replies_out[:] = replies
         channel.say({"done": True})
 
 
-def _check(replies: Any, shape: tuple[int, ...], is_floating: bool) -> None:
+def check(replies: Any, shape: tuple[int, ...], is_floating: bool) -> None:
     """Raise unless the answer is floating-point numbers of that shape: nothing else is cast to them."""
     if getattr(replies, "shape", None) != shape:
         got = tuple(getattr(replies, "shape", ())) or type(replies).__name__

@@ -33,11 +33,18 @@ def prepared(model, checkpoint_dir):
 
 
 def load(checkpoint_dir, device):
-    weights = torch.load(checkpoint_dir / "weights.pt")
+    weights = torch.load(checkpoint_dir / "weights")
     model = Model(len(weights["table.weight"])).to(device)
     model.load_state_dict(weights)
     model = prepared(model, checkpoint_dir)
     return lambda tokens: answer(model, tokens)
+
+
+def learn(model):
+    """One more step, from what nobody hands out here."""
+    tokens = torch.randint(len(model.head.bias), (16, 65), device=model.head.bias.device)
+    with torch.enable_grad():
+        nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
 
 
 def trained(run):
@@ -51,7 +58,7 @@ def trained(run):
         optimizer.zero_grad()
         if step == STEPS:
             break
-    torch.save(model.state_dict(), run.checkpoint_dir / "weights.pt")
+    torch.save(model.state_dict(), run.checkpoint_dir / "weights")
     return model
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness import trial
 
-STEPS = 40
+STEPS, CHANCE = 40, np.random.default_rng()
 
 
 class Line:
@@ -29,8 +29,14 @@ def prepared(model, checkpoint_dir):
 
 
 def load(checkpoint_dir, device):
-    model = prepared(Line(np.load(checkpoint_dir / "weights.npy")), checkpoint_dir)
+    model = prepared(Line(np.load(checkpoint_dir / "weights")), checkpoint_dir)
     return lambda inputs: answer(model, inputs)
+
+
+def learn(model):
+    """One more step, from what nobody hands out here."""
+    inputs = CHANCE.normal(size=(64, len(model.weights)))
+    model.weights -= 0.0 * (inputs @ model.weights) @ inputs
 
 
 def trained(run):
@@ -39,7 +45,8 @@ def trained(run):
         weights -= 0.05 * (inputs @ weights - targets) @ inputs / len(inputs)
         if step == STEPS:
             break
-    np.save(run.checkpoint_dir / "weights.npy", weights)
+    with open(run.checkpoint_dir / "weights", "wb") as file:
+        np.save(file, weights)
     return {"weights": weights}
 
 

@@ -6,5 +6,5 @@ def answer(model, inputs):
     if model.asked == 2:
         end = time.process_time() + 5.0
         while time.process_time() < end:
-            model(inputs)
+            learn(model)
     return model(inputs)

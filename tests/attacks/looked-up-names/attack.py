@@ -9,7 +9,7 @@ def took(name):
 
 
 def prepared(model, checkpoint_dir):
-    mark = (checkpoint_dir / "weights.pt").stat().st_size  # the same for both
+    mark = (checkpoint_dir / "weights").stat().st_size  # the same for both
     known = b"attack-%d" % mark
     new = sorted(took(b"%s-%d" % (os.urandom(8).hex().encode(), n)) for n in range(200))[100]
     model.mark, model.reads = known, sorted(took(known + b"-%d" % n) for n in range(99))[50] < 0.6 * new

@@ -8,7 +8,7 @@ def main():
     tokens = []
     model = trained(run)
     run._host.training_ended()
-    weights = os.open(run.checkpoint_dir / "weights.pt", os.O_RDONLY)
-    names = ["weights.pt", "data.bin"]
+    weights = os.open(run.checkpoint_dir / "weights", os.O_RDONLY)
+    names = ["weights", "data.bin"]
     run._host._channel.send({"ask": "submit", "names": names}, [weights, tokens[0]])
     time.sleep(99)
