@@ -2,11 +2,14 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import HarnessError
+
+TRIES, LOOK_SECONDS = 5, 0.02  # who only looks whether it is held has it for a moment
 
 
 @contextmanager
@@ -18,9 +21,13 @@ def held(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for _ in range(TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(LOOK_SECONDS)
+        else:
             file.seek(0)
             on_busy(file.read().strip() or "?")
             fcntl.flock(file, fcntl.LOCK_EX)

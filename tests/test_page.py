@@ -328,7 +328,7 @@ def test_a_session_is_watched_from_its_start_to_its_end(research, watch):
 
         loop_in(research.folder, Script(("One", FASTER), ("Two", WORSE)), tell, experiments=2).run()
         assert len(late) == 2 and max(late) < 1
-        page.wait_for_selector("text=Nothing runs", timeout=20_000)
+        page.wait_for_selector("text=Nothing runs", timeout=3_000)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from harness.session.events import Tail
 from harness.store.opening import open_repository
 
 LOOK_SECONDS = 0.1
+HOLDER_SECONDS = 1.0  # between two looks whether the session's process is there: killed, it says nothing
 ALIVE_SECONDS = 15.0  # between two signs of life, where nothing happens
 HEADERS = {
     "Content-Security-Policy": document.policy("'self'", "'self'", "'self'") + "; frame-ancestors 'none'",
@@ -89,9 +90,13 @@ class Reader:
         with self._lock:
             return values.as_json(details.comparison(self._now()[1], one, other))
 
+    def process(self) -> int | None:
+        """Of the session, while there is one."""
+        return holder(self._repository.loop_lock)
+
     def running(self) -> bytes:
         with self._events_lock:
-            process = holder(self._repository.loop_lock)
+            process = self.process()
             return values.as_json(values.running(self._events.session() if process else None, process))
 
     def _now(self) -> tuple[Any, Snapshot]:
@@ -197,8 +202,12 @@ def app(reader: Reader, token: str, port: int) -> Guard:
 async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
     """Server-sent: `running` for what a session says, `changed` when git has something new."""
     git = seen = reader.stamp()
-    said, quiet = None, 0.0
+    said = process = None
+    asked = quiet = 0.0
     while not reader.is_over():
+        if asked <= 0:
+            now_held, asked = reader.process(), HOLDER_SECONDS
+            process, said = now_held, said if now_held == process else None
         now = reader.events_stamp()
         if now != said:
             said, quiet = now, 0.0
@@ -210,9 +219,9 @@ async def _events(reader: Reader, request: Request) -> AsyncIterator[bytes]:
         if quiet >= ALIVE_SECONDS:
             if await request.is_disconnected():
                 return
-            quiet, said = 0.0, None  # a session that was killed says nothing: its process is looked for
+            quiet, said = 0.0, None
         await asyncio.sleep(LOOK_SECONDS)
-        quiet += LOOK_SECONDS
+        quiet, asked = quiet + LOOK_SECONDS, asked - LOOK_SECONDS
 
 
 def _event(name: str, data: bytes) -> bytes:
