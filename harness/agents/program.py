@@ -57,8 +57,14 @@ def digest(source: bytes) -> str:
 @lru_cache(LATELY)
 def former_digests(source: bytes) -> tuple[str, ...]:
     """The same of releases 0.1.0, whose digests depend on Python's minor version, and 0.2.0."""
-    tree = _Normal().visit(ast.parse(source))
+    tree = _normal(source)
     return _hashed(ast.dump(tree)), _hashed(shown(tree))
+
+
+@lru_cache(2)
+def _normal(source: bytes) -> ast.AST:
+    """Its syntax tree, which nobody changes."""
+    return _Normal().visit(ast.parse(source))
 
 
 def _hashed(text: str) -> str:
@@ -83,7 +89,7 @@ def lines(source: bytes) -> int:
     Raises:
         SyntaxError: it is no program.
     """
-    return len(ast.unparse(_Normal().visit(ast.parse(source))).splitlines())
+    return len(ast.unparse(_normal(source)).splitlines())
 
 
 def _settled(tree: ast.Module) -> ast.Module:

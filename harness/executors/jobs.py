@@ -107,7 +107,7 @@ class Executor:
 
     def on(self, worker: Worker, setup: Setup) -> str:
         """What runs of a worker are measured on, see `RunRecord.measured_on`."""
-        return measured_on(self.setup(setup, worker).device.uuid or worker.host)
+        return measured_on((worker.device or setup.device).uuid or worker.host)
 
     def with_folder(self, folder: Path, worker: Worker) -> Worker | None:
         """Who can read a run's folder: this one, if it can; None if nobody is there that can."""

@@ -181,10 +181,13 @@ class Loop:
         workers = self._executor.workers()
         setup = self._setup()
         of_main = [job for job in self._of(self._experiments.main) if not job.handle.cancelled.is_set()]
-        idle = min(workers, key=lambda worker: len(self._executor.at(worker)))
+        there: dict[Worker, list[Job]] = {worker: [] for worker in workers}
+        for job in self._executor.running:
+            there.setdefault(job.worker, []).append(job)
+        idle = min(workers, key=lambda worker: len(there[worker]))
         standing = self._research.now(setup, idle, len(of_main), len(workers))
         purpose = setup.setting, setup.config.gate
-        places = tuple(self._place(worker, setup) for worker in workers if worker.is_alive)
+        places = tuple(self._place(worker, there[worker], setup) for worker in workers if worker.is_alive)
         missing_on = self._research.missing_on(place.on for place in places)
         for place in places:  # what runs there already is not missing
             if place.on in missing_on:
@@ -194,11 +197,11 @@ class Loop:
             self._undecided.due, places,
             0 if standing else self._research.missing, missing_on,
             bool(standing) or self._research.made > 0, self._proposals.is_ready, may_ask,
-            tuple(self._running(job) for job in self._executor.running if job.worker not in workers),
+            tuple(self._running(job) for worker in there if worker not in workers for job in there[worker]),
         )  # fmt: skip
 
-    def _place(self, worker: Worker, setup: Setup) -> Place:
-        runs = tuple(self._running(job) for job in self._executor.at(worker))
+    def _place(self, worker: Worker, jobs: list[Job], setup: Setup) -> Place:
+        runs = tuple(map(self._running, jobs))
         return Place(worker.place, self._executor.on(worker, setup), worker.may_start, worker.has_room, runs)
 
     def _running(self, job: Job) -> Running:

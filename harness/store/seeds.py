@@ -7,7 +7,7 @@ repeats with other seeds show it.
 import ast
 import builtins
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 SEEDERS = (
@@ -15,7 +15,7 @@ SEEDERS = (
     "Random", "PRNGKey",
 )  # fmt: skip
 
-LATELY = 64  # programs that are remembered: a parent is compared with each of its children
+LATELY = 16  # programs that are remembered: a parent is compared with each of its children
 # What draws: of numpy, Python and torch, whose modules draw their first weights.
 DRAWING = {
     "rand", "randn", "randint", "randperm", "normal", "normal_", "uniform", "uniform_", "random", "shuffle",
@@ -27,10 +27,10 @@ DRAWING = {
 @lru_cache(LATELY)
 def own(source: bytes) -> tuple[int, ...]:
     """Lines where it begins from a number that stands in it, or where something's `seed` is one."""
-    tree = _parsed(source)
-    bound = _bound(tree)
-    lines = [call.lineno for call, given in _calls(tree) if not any(_is_given(each, bound) for each in given)]
-    for node in ast.walk(tree):
+    nodes = _nodes(source)
+    bound = _bound(nodes)
+    lines = [c.lineno for c, given in _calls(nodes) if not any(_is_given(each, bound) for each in given)]
+    for node in nodes:
         if isinstance(node, ast.Assign) and any(getattr(to, "attr", "") == "seed" for to in node.targets):
             lines += [] if _is_given(node.value, bound) else [node.lineno]
         elif isinstance(node, ast.keyword) and node.arg == "seed" and isinstance(node.value, ast.Constant):
@@ -52,27 +52,29 @@ def is_from_run(source: bytes) -> bool:
     return any(
         (isinstance(node, ast.Attribute) and node.attr == "seed" and isinstance(node.ctx, ast.Load))
         or (isinstance(node, ast.Constant) and node.value == "seed")
-        for node in ast.walk(_parsed(source))
+        for node in _nodes(source)
     )
 
 
 @lru_cache(LATELY)
 def draws(source: bytes) -> bool:
     """Whether anything in it is random."""
-    named = (getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(_parsed(source)))
+    named = (getattr(node, "attr", getattr(node, "id", "")) for node in _nodes(source))
     return not DRAWING.isdisjoint(named)
 
 
-def _parsed(source: bytes) -> ast.Module:
+@lru_cache(LATELY)
+def _nodes(source: bytes) -> tuple[ast.AST, ...]:
+    """Of its syntax tree, none where it is no program."""
     try:
-        return ast.parse(source)
+        return tuple(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ast.Module([], [])
+        return ()
 
 
-def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, list[ast.expr]]]:
+def _calls(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.Call, list[ast.expr]]]:
     """Those that set or make a generator, with what they are given."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
@@ -80,10 +82,10 @@ def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, list[ast.expr]]]:
                 yield node, given
 
 
-def _bound(tree: ast.Module) -> dict[str, list[ast.expr]]:
+def _bound(nodes: Sequence[ast.AST]) -> dict[str, list[ast.expr]]:
     """What each name is said to be, where that is all that is said of it."""
     found: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
             targets = node.targets
@@ -97,12 +99,12 @@ def _bound(tree: ast.Module) -> dict[str, list[ast.expr]]:
                 for part, its in zip(target.elts, value.elts, strict=False):
                     if isinstance(part, ast.Name):
                         found.setdefault(part.id, []).append(its)
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):  # no module is a seed, nor is `int`
             found |= {(alias.asname or alias.name).partition(".")[0]: [] for alias in node.names}
-    names = (n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    names = (n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
     stored = Counter(name.id for name in names)
-    given = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}  # by callers
+    given = {n.arg for n in nodes if isinstance(n, ast.arg)}  # by callers
     return {
         name: values for name, values in found.items() if name not in given and stored[name] == len(values)
     }
