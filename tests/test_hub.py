@@ -26,6 +26,7 @@ class Hub:
         self.files: dict[str, bytes] = {}
         self.lie_about: set[str] = set()
         self.card: dict = {}
+        self.lacks = ""  # what of a data set, by the hub's name for it
         self.break_after: dict[str, int] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.at_once = self.most_at_once = 0
@@ -92,6 +93,11 @@ class Hub:
     def list_files(self, request):
         import json
 
+        if self.lacks:
+            request.send_response(404)
+            request.send_header("X-Error-Code", self.lacks)
+            request.send_header("Content-Length", "0")
+            return request.end_headers()
         siblings = [{"rfilename": name} for name in self.files]
         entries = [
             {"type": "file", "path": n, "size": len(d), "oid": "0" * 40} for n, d in self.files.items()
@@ -284,6 +290,35 @@ def test_without_a_default_one_must_be_named(dataset):
         opened("hf:some/stories", 1)
     with pytest.raises(HarnessError, match="configurations en, de"):
         opened("hf:some/stories/fr", 1)
+
+
+def test_a_revision_that_was_taken_once_needs_no_hub_any_more(dataset, monkeypatch):
+    source = f"hf:some/stories@{COMMIT}"
+    before = [d.text for d in opened(source, 1).documents()]
+    dataset.requests.clear()
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    assert [d.text for d in opened(source, 1).documents()] == before and dataset.requests == []
+    with pytest.raises(HarnessError, match="could not download some/stories"):
+        opened("hf:some/stories", 1)
+
+
+def test_what_the_hub_does_not_have_and_one_that_may_not_be_asked_are_a_line_each(dataset, monkeypatch):
+    dataset.lacks = "RevisionNotFound"
+    with pytest.raises(HarnessError, match=r"no revision 'nope'.*all 40 digits"):
+        opened("hf:some/stories@nope", 1)
+    dataset.lacks = "RepoNotFound"
+    with pytest.raises(HarnessError, match="the hub has no data set some/stories"):
+        opened("hf:some/stories", 1)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("hf:some/stories", "climbmix"):
+        with pytest.raises(HarnessError, match="HF_HUB_OFFLINE is set"):
+            opened(name, 1)
+
+
+@pytest.mark.parametrize("name", ["some/stories", "https://huggingface.co/datasets/some/stories"])
+def test_a_data_set_that_is_named_as_on_the_hub_s_pages_is_told_of_its_prefix(name):
+    with pytest.raises(HarnessError, match='source = "hf:some/stories"'):
+        opened(name, 1)
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b@", "hf:a b/c"])

@@ -204,12 +204,30 @@ def test_a_server_that_gives_fewer_tokens_is_asked_for_fewer(server):
     assert second < first
 
 
-def test_a_local_server_s_context_that_is_too_short_is_asked_with_less_history(server):
+def test_a_local_server_s_context_that_is_too_short_is_asked_with_less_history_for_a_shorter_answer(server):
     server.script = [(400, {}, 0, "the request exceeds the available context size"), EDIT]
     history = tuple(Tried(f"Idea {n}", "because " * 20, b"", "discard", 1.0, 0.1, "") for n in range(300))
     assert llm().propose(context(history=history)).title == "Sleep less"
     first, second = (len(asked["messages"][1]["content"]) for asked in server.asked)
     assert second < first / 2
+    first, second = (asked["max_tokens"] for asked in server.asked)
+    assert second < first
+
+
+def test_a_wrong_address_or_name_of_a_local_model_is_said_to_be_that(server, monkeypatch):
+    server.script = [(404, {}, 0)]
+    with pytest.raises(
+        HarnessError, match=rf"another address than .*127.0.0.1:{server.server_address[1]}/v1"
+    ):
+        llm("openai/its-name").propose(context())
+    with pytest.raises(HarnessError, match="--model openai/its-name for a server of your own"):
+        llm("its-name").propose(context())
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    monkeypatch.setattr("harness.agents.llm.ATTEMPTS", 1)
+    with pytest.raises(
+        HarnessError, match=r"its-name at http://127.0.0.1:9/v1 does not answer: Connection error"
+    ):
+        llm("openai/its-name").propose(context())
 
 
 def test_a_refusal_is_no_outage(server):

@@ -11,6 +11,7 @@ from stubs import SD, Changing
 import harness.worker.attempts as attempts
 from harness.agents.again import Again
 from harness.errors import HarnessError
+from harness.session import proposals
 from harness.store import message as messages
 from harness.store.decisions import Proposal
 from harness.store.experiment import comparable
@@ -129,9 +130,25 @@ def test_no_device_is_idle_while_an_agent_s_provider_is_away_and_it_proposes_whe
     agent = Away(("It is back", BROKEN + "print(3)\n"))
     stand_in = Script(*[(f"Meanwhile {n}", BROKEN + f"print({n})\n") for n in range(9)])
     agent.back = lambda: len(stand_in.answers) < 7
-    loop_in(research.folder, agent, stand_in=stand_in, experiments=4).run()
+    summary = loop_in(research.folder, agent, stand_in=stand_in, experiments=4).run()
     titles = [e.message.title for e in all_of(research)]
     assert titles[:2] == ["Meanwhile 0", "Meanwhile 1"] and "It is back" in titles
+    assert summary.stood_in == sum(title.startswith("Meanwhile") for title in titles)
+
+
+def test_a_person_is_told_once_that_an_agent_takes_long(research, monkeypatch):
+    monkeypatch.setattr(proposals, "TELL_SECONDS", 0.2)
+
+    class Slow(Script):
+        def propose(self, context):
+            time.sleep(1.0)
+            return super().propose(context)
+
+    said = []
+    loop_in(
+        research.folder, Slow(("Late", BROKEN)), lambda event: said.append(event.text), experiments=1
+    ).run()
+    assert said.count("waiting for slow") == 1
 
 
 def test_what_only_the_person_can_mend_leaves_the_rest_of_a_session_to_another_one(research):

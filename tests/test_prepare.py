@@ -100,7 +100,7 @@ def test_a_table_without_a_column_of_text_says_what_it_has(tmp_path):
     parquet.write_table(pa.table({"body": [1], "date": [2]}), tmp_path / "x.parquet")
     with pytest.raises(HarnessError, match=r"no column of text, only 'body', 'date'"):
         making.prepare(config_for(tmp_path / "x.parquet"), quiet)
-    with pytest.raises(HarnessError, match=r"no column 'x', only 'body', 'date'"):
+    with pytest.raises(HarnessError, match=r"no column 'x', which the config asks for, only 'body', 'date'"):
         making.prepare(config_for(tmp_path / "x.parquet", column="x"), quiet)
 
 

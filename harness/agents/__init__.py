@@ -60,6 +60,8 @@ class Context:
     """The end of its output, without control characters."""
     noise: float | None = None
     """Sd of a score, in the metric's units; None while it isn't known."""
+    run: str = ""
+    """What a run of it is, as `300 s, 1,900 steps`; empty where that isn't known."""
     learned: str = ""
     """What `search` knows of the constants, for a model to read; mostly empty."""
 

@@ -76,7 +76,7 @@ class Command:
         confine.check_writable(writable, self._paths)
         self._running: Namespace | None = None
         self._ended = False
-        self._last_words = ""
+        self._last_words = self._refusal = ""
         self._has_worked = False
         self.is_waiting = False  # for its model, say: somebody else may propose meanwhile
         for folder in (self._clone, self._paths.runs):
@@ -142,14 +142,19 @@ class Command:
                 failure = self._run(prompt.task(context, BRANCH, self._minutes, HISTORY_TOKENS))
                 proposal = self._commit(context, ended_well=not failure)
             except NoProposal as none:
-                raise NoProposal(f"{none} (its last words: {self._last_words})") from None
+                raise NoProposal(f"{none}{self._words}") from None
             finally:
                 self._remove_clone()
             if proposal is not None:
                 self._has_worked = True
                 return proposal
             if not failure:
-                raise NoProposal(f"it ended without a commit (its last words: {self._last_words})")
+                why = (
+                    f"its commit was refused: {self._refusal}"
+                    if self._refusal
+                    else "it ended without a commit"
+                )
+                raise NoProposal(f"{why}{self._words}")
             fast += time.monotonic() - began < FAST_SECONDS
             if fast == FAST_ATTEMPTS and not self._has_worked:
                 why = f"{self._name} failed {fast} times, each within seconds: {failure}"
@@ -160,6 +165,12 @@ class Command:
             self.is_waiting = False
             pause = min(2 * pause, LONGEST_WAIT_SECONDS)
         raise HarnessError(f"{self._name} failed {ATTEMPTS} times: {failure}", "try its command line by hand")
+
+    @property
+    def _words(self) -> str:
+        """Its last ones, where they say more than a hook did."""
+        is_said = bool(self._refusal) and self._refusal in self._last_words
+        return "" if is_said else f" (its last words: {self._last_words})"
 
     def _make_clone(self, commit: str) -> None:
         self._remove_clone()  # of a loop that was killed
@@ -198,6 +209,7 @@ class Command:
         code, too_much = self._waited(running.process)
         running.kill()
         self._last_words = last = output.last_line()
+        self._refusal = output.refusal()
         self._paths.agent_log.write_bytes(output.kept)
         if code is None:
             return too_much or f"it was not done after {self._minutes:g} minutes"
@@ -270,9 +282,9 @@ class Command:
             NoProposal: it is not train.py alone, or nothing says why it was changed.
         """
         last = self._last_words
-        if (
-            not ended_well or last in ("", NOTHING) or last.startswith("harness:")
-        ):  # a hook refused its commit
+        if self._refusal:
+            raise NoProposal(f"its commit was refused: {self._refusal}")
+        if not ended_well or last in ("", NOTHING):
             raise NoProposal("train.py was changed, but not committed")
         if broken := rules.broken_change(BRANCH, _changes(raw)):
             raise NoProposal(f"not committed: {broken}")
@@ -323,6 +335,12 @@ class _Output:
         with stream:
             while data := stream.read1(65536):  # type: ignore[attr-defined]
                 self.kept = (self.kept + data)[-LOG_BYTES:]
+
+    def refusal(self) -> str:
+        """What a hook of ours said last, if one did."""
+        self._thread.join(ASKING_SECONDS)
+        said = [line for line in self.kept.splitlines() if line.startswith(b"harness: ")]
+        return _line(said[-1]).removeprefix("harness: ") if said else ""
 
     def last_line(self) -> str:
         self._thread.join(ASKING_SECONDS)

@@ -1,5 +1,6 @@
 """What went wrong with a model, by what helps: waiting, asking for less, another model, or the person."""
 
+import os
 import re
 from enum import StrEnum
 from typing import Any
@@ -57,6 +58,20 @@ def kind_of(error: Exception) -> Kind:
     return Kind.OVERLOAD if status == 429 else Kind.OUTAGE
 
 
+def at(model: str) -> str:
+    """` at ADDRESS`, where a person's own server is asked."""
+    base = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
+    return f" at {base}" if base and model.startswith("openai/") else ""
+
+
+def mend(kind: Kind, model: str) -> str:
+    if kind == Kind.MODEL and "/" not in model:
+        return f"--model openai/{model} for a server of your own, else --model PROVIDER/{model}"
+    if kind == Kind.MODEL and at(model):
+        return f"another --model, or another address than OPENAI_API_BASE's{at(model)[3:]}, mostly with /v1"
+    return MENDS[kind]
+
+
 def retry_after(error: Any) -> float:
     """Seconds that the provider asks for, bounded; 0 where it says nothing usable."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
@@ -71,4 +86,5 @@ def retry_after(error: Any) -> float:
 def short(error: Exception) -> str:
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     text = re.sub(r"\b(\w+: )\1+", r"\1", text.split("litellm.", 1)[-1])
+    text = re.sub(r"^InternalServerError: \w+ - (?=Connection error)", "", text)  # the server said nothing
     return text if len(text) <= 240 else text[:240].rsplit(" ", 1)[0] + " …"

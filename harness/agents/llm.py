@@ -65,18 +65,26 @@ class Llm:
             NoProposal: the answer can't be used.
             HarnessError: the key, the model's name or the account needs the person.
         """
-        text, model, cost = self._ask(context)
+        try:
+            text, model, cost = self._ask(context)
+        except NoProposal as none:
+            self._keep(str(none))
+            raise
         try:
             found = answer.read(text, context.source.decode("utf-8", "replace"))
             source = found.source.encode()
         except UnicodeEncodeError:
             raise NoProposal("the answer has half a character in it", cost_usd=cost) from None
         except NoProposal as none:
-            if self._log is not None:
-                self._log.parent.mkdir(parents=True, exist_ok=True)
-                self._log.write_text(text, encoding="utf-8", errors="replace")
+            self._keep(text)
             raise NoProposal(str(none), cost_usd=cost) from None
         return Proposal(found.title, found.hypothesis, source, f"llm/{model}", cost)
+
+    def _keep(self, answer: str) -> None:
+        """The last one that could not be used, for the person."""
+        if self._log is not None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._log.write_text(answer, encoding="utf-8", errors="replace")
 
     def _ask(self, context: Context) -> tuple[str, str, float | None]:
         litellm, openai = _litellm()
@@ -100,7 +108,7 @@ class Llm:
                         wanted = max(wanted, failures.retry_after(error))
                     if kind in failures.FOR_THE_PERSON:
                         why = "no API key is set" if "missing credentials" in said.lower() else said
-                        raise HarnessError(f"{model}: {why}", failures.MENDS[kind])
+                        raise HarnessError(f"{model}: {why}", failures.mend(kind, model))
                     if kind == failures.Kind.REFUSAL:
                         raise NoProposal(f"{model} refused: {said}")
                     if kind == failures.Kind.ANSWER:
@@ -109,15 +117,19 @@ class Llm:
                             raise HarnessError(f"{model}: {said}", failures.MENDS[failures.Kind.MODEL])
                         failure = f"{model} answers in fewer tokens; asking for {answer_tokens:,}"
                     elif kind == failures.Kind.CONTEXT:
-                        if not history_tokens:
+                        if not history_tokens and answer_tokens <= LEAST_ANSWER_TOKENS:
                             why = f"{model}: program.md and train.py exceed its context"
-                            raise HarnessError(why, "another --model")
+                            raise HarnessError(why, "another --model, or the same served with a longer one")
                         history_tokens = history_tokens // 4 if history_tokens > 100 else 0
-                        failure = f"{model}: the history is too long for it"
+                        answer_tokens = max(LEAST_ANSWER_TOKENS, answer_tokens // 2)
+                        failure = (
+                            f"{model}: its context is too short; with less history, and an answer of "
+                            f"{answer_tokens:,} tokens"
+                        )
                     elif kind == failures.Kind.OVERLOAD:
                         failure = f"{model} is rate-limited"
                     else:
-                        failure = f"{model} does not answer: {said}"
+                        failure = f"{model}{failures.at(model)} does not answer: {said}"
                 pause = wanted or next(waits)
                 self._say(f"{failure}; asking again in {pause:.0f} s")
                 self.is_waiting = True

@@ -70,7 +70,8 @@ def _scores(metric: Metric, value: float) -> str:
 def _known(context: Context, source: str, history_tokens: int) -> Iterator[str]:
     device = "a GPU" if context.on_gpu else "a CPU"
     known = "is being measured" if context.value is None else _scores(context.metric, context.value)
-    yield f"The incumbent {known} on {device}. {source}".strip()
+    run = f" A run: {context.run}." if context.run else ""
+    yield f"The incumbent {known} on {device}.{run} {source}".strip()
     if lines := [*digest(context.history, history_tokens), *context.learned.splitlines()]:
         fence, said = secrets.token_hex(6), "\n".join(lines)
         yield (

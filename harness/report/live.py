@@ -35,7 +35,7 @@ def describe(shown: Shown) -> str:
     if shown.phase == "starting":
         return f"starting   {shown.elapsed_seconds:.0f} s (imports, compilation, warm-up)"
     if shown.phase == "waiting":
-        return f"waiting    {shown.elapsed_seconds:.0f} s (for the GPU)"
+        return f"waiting    {shown.elapsed_seconds:.0f} s (for the device)"
     if shown.phase in ("scoring", "auditing"):
         rows = f"{shown.step} asked" if shown.step else "model server starting"
         rows = f"{shown.step} of {shown.tokens} rows" if shown.tokens else rows

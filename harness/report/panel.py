@@ -115,7 +115,7 @@ class SessionPanel:
             parts.append(Text(gpu + describe(shown)))
         parts.append(Text(table.sparkline(self._curve) if self._titles else "", style="cyan"))
         if self._kept is not None:
-            parts.append(Text(f"best  {table.row(self._kept, CANDIDATE, self._width - 10)}", style="green"))
+            parts.append(Text(f"kept  {table.row(self._kept, KEEP, self._width - 10)}", style="green"))
         parts += [Text(""), *self._lines] if self._lines else []
         counts = "  ".join(f"{count} {status}" for status, count in sorted(self._counts.items()))
         past = table.age(time.monotonic() - self._began)

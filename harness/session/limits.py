@@ -52,3 +52,5 @@ class Summary:
     usd: float
     disturbed: int
     """Trials that waited for a processor for much of their time."""
+    stood_in: int = 0
+    """Experiments that were begun in the agent's place, which had nothing."""

@@ -124,7 +124,8 @@ class Loop:
         seconds = time.monotonic() - self._began
         done, own = self._deciding.results, seconds - self._runner.seconds
         kept = sum(result.status == KEEP for result in done)
-        return Summary(why, kept, len(done), seconds, own, self._proposals.paid_usd, self._disturbed)
+        paid, stood_in = self._proposals.paid_usd, self._proposals.stood_in
+        return Summary(why, kept, len(done), seconds, own, paid, self._disturbed, stood_in)
 
     def _bounds(self) -> Bounds:
         reached = lambda spent: self._limits.reached(self._deciding.results, self._seconds, spent)  # noqa: E731

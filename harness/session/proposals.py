@@ -27,6 +27,7 @@ FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
 IDLE_SECONDS = 120.0  # that an agent may take while a device has nothing to do
+TELL_SECONDS = 10.0  # after which a person is told of it
 NOISE_EVERY = 10  # results
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
 
@@ -56,6 +57,7 @@ class Proposals:
 
     Attributes:
         spent_usd: on answers that were taken.
+        stood_in: experiments that were begun in the agent's place.
         gave_up: why there will be no more of them.
         moving: puts those that are there on other commits.
     """
@@ -69,12 +71,13 @@ class Proposals:
         self._stand_in = stand_in
         self._experiments, self.moving = runner.experiments, Moving(runner, tell)
         self._program_text = program_text
-        self.spent_usd = 0.0
+        self.spent_usd, self.stood_in = 0.0, 0
         self.gave_up: HarnessError | None = None
         self._unbilled_usd = 0.0
         self._ahead: list[Pending] = []
         self._meantime: Pending | None = None  # somebody else's, while the agent can't answer
         self._has_answered = False
+        self._told_of: Pending | None = None  # that it takes long
         self._failed = 0  # proposals of the agent in a row that could not be used
         self._failed_since = 0  # somebody stood in for it
         self._most_failed = FAILED_PROPOSALS
@@ -132,6 +135,7 @@ class Proposals:
             return None
         begun, trouble = self._begun(pending, base, setup)
         if begun is not None:
+            self.stood_in += pending.by_stand_in
             if not pending.by_stand_in:
                 self._failed, self._failed_since, self._trouble, self._has_answered = 0, 0, "", True
                 if self._stand_in is not None:
@@ -177,16 +181,23 @@ class Proposals:
         """While the agent can't answer, or takes long: what somebody else proposes, so that no device is idle
         for it. What it says itself comes next when it is there."""
         if self._meantime is None:
-            late = bool(self._ahead) and time.monotonic() - self._ahead[0].asked_at > IDLE_SECONDS
-            if self._stand_in is None or not (late or getattr(self._agent, "is_waiting", False)):
+            name, other = _name(self._agent), _name(self._stand_in)
+            waited = time.monotonic() - self._ahead[0].asked_at if self._ahead else 0.0
+            if waited > TELL_SECONDS and self._told_of is not self._ahead[0]:
+                self._told_of = self._ahead[0]
+                then = f"; {other} proposes one after {IDLE_SECONDS / 60:.0f} minutes"
+                self._tell("note", f"waiting for {name}{then if self._stand_in else ''}")
+            is_out = waited > IDLE_SECONDS or getattr(self._agent, "is_waiting", False)
+            if self._stand_in is None or not is_out:
                 return None
             self._meantime = self._ask(base, setup, results, by_stand_in=True)
-            name, other = _name(self._agent), _name(self._stand_in)
             self._tell("note", f"{name} has no answer yet: {other} proposes one meanwhile")
         if not self._meantime.answer.done():
             return None
         pending, self._meantime = self._meantime, None
-        return self._begun(pending, base, setup)[0]
+        begun, _ = self._begun(pending, base, setup)
+        self.stood_in += begun is not None
+        return begun
 
     def begun_before(self) -> list[Experiment]:
         """What an earlier loop began and was stopped in, or lost to an error of the machine."""
@@ -234,10 +245,21 @@ class Proposals:
         context = Context(
             self._program_text(), self._experiments.source(base.commit), setting.metric,
             base.value, base.commit, tried, setup.device.kind == "cuda", len(every) + len(ahead), self._seed,
-            trouble, mend, log, self._noise(setup, len(results)),
+            trouble, mend, log, self._noise(setup, len(results)), self._run_of(base.commit, setup),
         )  # fmt: skip
         agent = self._stand_in if by_stand_in and self._stand_in is not None else self._agent
         return Pending(base.commit, in_background(agent.propose, context), by_stand_in)
+
+    def _run_of(self, commit: str, setup: Setup) -> str:
+        """What there is to train with, in words: who proposes can't see it."""
+        runs = (run for run in self._experiments.runs(commit) if run.setting == setup.setting)
+        last = max(
+            (run.training.reported for run in runs), key=lambda said: said.num_steps or 0, default=None
+        )
+        words = f"{setup.config.trial.budget_seconds:g} s of training"
+        if last is None or not last.num_steps:
+            return words
+        return f"{words}, now {last.num_steps:,} steps over {last.total_tokens or 0:,} {last.unit}"
 
     def _as_tried(self, experiment: Experiment, setting: Setting) -> Tried:
         """A commit says the same for ever, so it is read once."""

@@ -6,6 +6,8 @@ remembered beside it.
 """
 
 import hashlib
+import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,28 +52,46 @@ def choose(source: str, shards: int) -> Chosen:
     Raises:
         HarnessError: there is no such data set, or no file of text; or the hub can't be reached.
     """
-    from huggingface_hub import HfApi
-
     matched = re.fullmatch(r"hf:([^/@\s]+/[^/@\s]+)(?:/([^@]+))?(?:@(\S+))?", source)
     if matched is None:
         raise HarnessError(f"{source!r} is not hf:OWNER/NAME", 'source = "hf:roneneldan/TinyStories"')
     repository, config, revision = matched.groups()
-    with _failures(repository):
-        info = HfApi().dataset_info(repository, revision=revision)
-        there = sorted(sibling.rfilename for sibling in info.siblings or [])
-        card = info.card_data.to_dict() if info.card_data else {}
-        files, commit = _of_config(source, there, card.get("configs") or [], config), info.sha or "main"
-        if not files and revision is None:
-            info = HfApi().dataset_info(repository, revision=CONVERTED)
-            there = sorted(sibling.rfilename for sibling in info.siblings or [])
-            folders = [{"config_name": name, "data_files": f"{name}/*"} for name in _folders(there)]
-            files, commit = _of_config(source, there, folders, config), info.sha or CONVERTED
+    there, configs, commit = _listed(repository, revision)
+    files = _of_config(source, there, configs, config)
+    if not files and revision is None:
+        there, _, commit = _listed(repository, CONVERTED)
+        folders = [{"config_name": name, "data_files": f"{name}/*"} for name in _folders(there)]
+        files = _of_config(source, there, folders, config)
     if not files:
         raise HarnessError(f"{source} has no file with text", "another `source` in .autoresearch/config.toml")
     train = [file for file in files if not re.search(r"\b(val|valid|validation|dev|test)\b", file[1])]
     left_out = set(train[shards:])
     kept = tuple(file for file in files if file not in left_out)
     return Chosen(repository, commit, kept, len(files))
+
+
+def _listed(repository: str, revision: str | None) -> tuple[list[str], list[Any], str]:
+    """Names of its files, configurations as its card says, its commit. A commit stays what it is: once one
+    was listed nobody is asked."""
+    from huggingface_hub import HfApi
+
+    is_commit = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
+    kept = _folder(repository, f"{revision}.json") if is_commit else None
+    if kept is not None and kept.exists():
+        there, configs = json.loads(kept.read_text(encoding="utf-8"))
+        return there, configs, revision or ""
+    with _failures(repository, revision):
+        info = HfApi().dataset_info(repository, revision=revision)
+    there = sorted(sibling.rfilename for sibling in info.siblings or [])
+    configs = (info.card_data.to_dict() if info.card_data else {}).get("configs") or []
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([there, configs]), encoding="utf-8")
+    return there, configs, info.sha or revision or "main"
+
+
+def _folder(repository: str, name: str) -> Path:
+    return downloads_dir() / repository.replace("/", "--") / name
 
 
 def _folders(names: list[str]) -> list[str]:
@@ -117,13 +137,14 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 @contextmanager
-def _failures(repository: str) -> Iterator[None]:
+def _failures(repository: str, revision: str | None = None) -> Iterator[None]:
     """What goes wrong with the hub, in one line."""
     import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -133,16 +154,23 @@ def _failures(repository: str) -> Iterator[None]:
     except GatedRepoError:
         why = f"{repository} asks for an agreement: accept it at huggingface.co/datasets/{repository}"
         raise HarnessError(why, "hf auth login, or HF_TOKEN=..., then the same command again") from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        why = f"the hub has no data set {repository} of that name and revision, or not for everybody"
+    except RevisionNotFoundError:
+        why = f"{repository} has no revision {revision!r}: a branch, a tag, or all 40 digits of a commit"
+        raise HarnessError(why, f'source = "hf:{repository}", as it is now') from None
+    except RepositoryNotFoundError:
+        why = f"the hub has no data set {repository}, or not for everybody"
         raise HarnessError(
             why, "its name at huggingface.co/datasets; hf auth login where it is private"
         ) from None
+    except OfflineModeIsEnabled:
+        why = f"HF_HUB_OFFLINE is set, and {repository} is not here yet"
+        raise HarnessError(why, "the same command without HF_HUB_OFFLINE") from None
     except (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
+        where = f"HF_ENDPOINT ({os.environ['HF_ENDPOINT']})" if "HF_ENDPOINT" in os.environ else "the network"
         raise HarnessError(
             f"could not download {repository}: {reason}; what is complete was kept",
-            "the network, then the same command again; it resumes",
+            f"{where}, then the same command again; it resumes",
         ) from None
 
 
@@ -173,7 +201,7 @@ def download(
             listed = HfApi().list_repo_files(repository, repo_type="dataset")
             names = sorted(n for n in listed if n.endswith((".parquet", ".jsonl", ".txt")))
             names = [n for n in names if n.endswith(".parquet")] or names
-        folder = downloads_dir() / repository.replace("/", "--") / (revision or "")
+        folder = _folder(repository, revision or "")
         folder.mkdir(parents=True, exist_ok=True)
         done = 0
         paths = []

@@ -9,6 +9,7 @@ import codecs
 import gzip
 import io
 import lzma
+import shlex
 import tarfile
 import zipfile
 import zlib
@@ -165,10 +166,13 @@ def texts(
 def _other_encoding(entry: Entry, error: UnicodeDecodeError) -> str:
     wide = b"\0" in error.object[:1000]
     encoding = "UTF-16" if wide else "LATIN1"
-    name = entry.name
-    return (
-        f"not UTF-8 ({error.reason}); if it is {encoding}: iconv -f {encoding} -t UTF-8 {name} > new-{name}"
-    )
+    return f"not UTF-8 ({error.reason}); if it is {encoding}: {_converting(entry, encoding)}"
+
+
+def _converting(entry: Entry, encoding: str) -> str:
+    """The command for it."""
+    name = shlex.quote(entry.name)
+    return f"iconv -f {encoding} -t UTF-8 {name} > /tmp/utf8 && mv /tmp/utf8 {name}"
 
 
 # ── plain text ────────────────────────────────────────────────────────────────────────────────
@@ -186,7 +190,7 @@ def _blocks(stream: BinaryIO, entry: Entry) -> Iterator[str]:
     encoding = encoding_of(data)
     if encoding == "utf-8" and b"\0" in data[:BLOCK_BYTES]:
         if entry.suffix == ".txt":
-            raise Unreadable(f"zero bytes in it; if it is UTF-16: iconv -f UTF-16 -t UTF-8 {entry.name}")
+            raise Unreadable(f"zero bytes in it; if it is UTF-16: {_converting(entry, 'UTF-16')}")
         raise NoText("no text")
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
     kept = ""

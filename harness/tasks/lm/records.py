@@ -37,7 +37,9 @@ def choose(names: Sequence[str], strings: Sequence[str], wanted: str) -> str:
     if wanted:
         if wanted in names:
             return wanted
-        raise Unreadable(f"no column {wanted!r}, only {', '.join(map(repr, names)) or 'none'}")
+        raise Unreadable(
+            f"no column {wanted!r}, which the config asks for, only {', '.join(map(repr, names)) or 'none'}"
+        )
     small = {name.lower(): name for name in reversed(strings)}
     found = [small[name] for name in COLUMNS if name in small] or list(strings)
     if len(found) == 1 or (found and found[0].lower() in COLUMNS):
@@ -45,7 +47,7 @@ def choose(names: Sequence[str], strings: Sequence[str], wanted: str) -> str:
     if not found:
         raise Unreadable(f"no column of text, only {', '.join(map(repr, names)) or 'none'}")
     raise Unreadable(
-        f"which column is the text, {', '.join(map(repr, found))}? column = {found[0]!r} says it"
+        f"which column is the text, {', '.join(map(repr, found))}? [data] column = {found[0]!r} says it"
     )
 
 

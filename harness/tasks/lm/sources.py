@@ -4,6 +4,7 @@ A source is an iterable of `Document`s that can be walked more than once, always
 It says which split a document may go to; whether it goes there, a hash of its content decides.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,6 +23,7 @@ from harness.tasks.lm.interpreter import hidden_dirs, stdlib_dir, torch_dir
 NAMED = ("python", "climbmix", "tinystories")
 CHARS_PER_TOKEN = 2.2  # a low guess, so that most pieces fit into a row whole
 MOST_BAD = 0.01  # of the files, or of the records
+FEW = 20  # files, of which a single bad one is no mistake in the source's name
 LISTED = 5
 
 
@@ -86,11 +88,12 @@ class Report:
 
     def refuse(self, source: str) -> None:
         """Raise if too much of it is bad."""
-        if len(self.bad) > MOST_BAD * self.files:
+        if len(self.bad) > max(MOST_BAD * self.files, self.files >= FEW):
             listed = "; ".join(f"{name}: {why}" for name, why in islice(self.bad.items(), LISTED))
             more = f"; and {len(self.bad) - LISTED} more" if len(self.bad) > LISTED else ""
             raise HarnessError(
-                f"{source}: {len(self.bad)} of {self.files} files can't be read: {listed}{more}"
+                f"{source}: {len(self.bad)} of {self.files} files can't be read (1% may be): {listed}{more}",
+                "to mend them, or to move them elsewhere",
             )
         bad = sum(count for count, _ in self.bad_records.values())
         if bad > MOST_BAD * self.records:
@@ -196,6 +199,8 @@ def missing(name: str) -> HarnessError:
         return HarnessError(f"no file matches {name!r}", "another pattern; ** is any folder")
     if Path(name).expanduser().exists():
         return HarnessError(f"{name} holds no file to read", "another file or folder")
+    if on_hub := re.fullmatch(r"(?:https?://huggingface\.co/datasets/)?([\w.-]+/[\w.-]+)/?", name):
+        return HarnessError(f"no such path: {name}", f'source = "hf:{on_hub[1]}" for a data set of the hub')
     known = f"{', '.join(NAMED)}, hf:OWNER/NAME"
     return HarnessError(
         f"no data source {name!r}: not {known}, and no such path",

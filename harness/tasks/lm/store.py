@@ -85,7 +85,7 @@ class Corpus:
         fits = min(val, scored, splits["holdout"]["tokens"]) // self.seq_len * self.seq_len
         why = f"{self.eval_tokens:,} tokens are to be scored, val has {val:,}: text is scored more than once"
         return f"{why}. More text mends it" + (
-            f", or eval_tokens = {fits}" if fits else "; this is too little"
+            f", or eval_tokens = {fits} and harness prepare" if fits else "; this is too little"
         )
 
 
@@ -111,7 +111,7 @@ def _read_lines(read: dict[str, Any]) -> list[str]:
     if "files" not in read:
         return [f"left out: {repeats}"]
     of = f" of {read['of_files']:,}" if read["of_files"] > read["files"] + read["no_text"] else ""
-    revision = f", revision {read['revision'][:12]}" if read["revision"] else ""
+    revision = f", revision {read['revision']}" if read["revision"] else ""
     lines = [f"read: {read['files']:,}{of} files, {read['records']:,} documents{revision}"]
     left_out = [repeats]
     left_out += [f"{read['empty']:,} empty"] if read["empty"] else []
@@ -126,9 +126,8 @@ def _read_lines(read: dict[str, Any]) -> list[str]:
     lines += [f"unread: {name}: {why}" for name, why in read["bad_names"].items()]
     for split in ("val", "holdout"):
         if count := read[f"{split}_files"]:
-            lines.append(
-                f"{split}: {_some(read[split], count)}, as {'they stand' if count > 1 else 'it stands'}"
-            )
+            whole = "as they stand (by their names)" if count > 1 else "as it stands (by its name)"
+            lines.append(f"{split}: {_some(read[split], count)}, {whole}")
     return lines
 
 
