@@ -250,7 +250,10 @@ MISTAKE = re.compile(r"\Aharness: [^\n]+\n\Z")
 def harness(*args, cwd=None, **env):
     place, variables = cwd or os.getcwd(), {**os.environ, **env}
     if any(name.startswith("PYTHON") for name in env):  # which it reads as it starts
-        return subprocess.run([*HARNESS, *args], cwd=place, capture_output=True, text=True, env=variables)
+        command = [*HARNESS, *args]
+        return subprocess.run(
+            command, cwd=place, capture_output=True, text=True, env=variables, timeout=forked.TIMEOUT_SECONDS
+        )
     return forked.call(args, place, variables)
 
 

@@ -1,5 +1,6 @@
 """Processes of their own, forked from one that has the modules of commands: no start of Python."""
 
+import atexit
 import multiprocessing
 import os
 import subprocess
@@ -33,7 +34,10 @@ def _become(code, folder, env, outputs):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    exec(code, {"__name__": "__main__"})
+    try:
+        exec(code, {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()
 
 
 def _done(code, folder, env):

@@ -119,6 +119,7 @@ def test_one_that_lies_on_its_socket_gains_nothing(scored):
     honest, result = scored(HONEST), scored(model("import gc, harness.sandbox.wire as wire", CHANNEL, told))
     assert isinstance(honest, Score), honest
     refused = isinstance(result, Failure) and result.status in (INVALID, CRASH)
+    assert "IndexError" not in getattr(result, "detail", ""), "it found no channel to lie on"
     assert refused or result.value > honest.value + 0.01
 
 
@@ -127,6 +128,7 @@ def test_descriptors_nobody_asked_for_do_not_break_the_scorer(scored):
     sent = f"for _ in range(60): channel.send({{'done': True}}, {opened})"
     result = scored(model("import gc, harness.sandbox.wire as wire", CHANNEL, sent))
     assert isinstance(result, Score) or result.status in (INVALID, CRASH), result
+    assert "IndexError" not in getattr(result, "detail", ""), "it found no channel to send them on"
 
 
 def test_one_that_answers_without_listening_is_refused(setup, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from conftest import make_text
 
 from harness import config as configs
+from harness import paths
 from harness.errors import HarnessError
 from harness.tasks import hub
 from harness.tasks.lm import sources
@@ -295,6 +296,9 @@ def test_without_a_default_one_must_be_named(dataset):
 def test_a_revision_that_was_taken_once_needs_no_hub_any_more(dataset, monkeypatch):
     source = f"hf:some/stories@{COMMIT}"
     before = [d.text for d in opened(source, 1).documents()]
+    (kept,) = (paths.downloads_dir() / "some--stories").glob("*.json")
+    kept.write_text("[")  # as a full disk leaves it
+    assert [d.text for d in opened(source, 1).documents()] == before
     dataset.requests.clear()
     point_at(monkeypatch, "http://127.0.0.1:9")
     assert [d.text for d in opened(source, 1).documents()] == before and dataset.requests == []
@@ -317,8 +321,10 @@ def test_what_the_hub_does_not_have_and_one_that_may_not_be_asked_are_a_line_eac
 
 @pytest.mark.parametrize("name", ["some/stories", "https://huggingface.co/datasets/some/stories"])
 def test_a_data_set_that_is_named_as_on_the_hub_s_pages_is_told_of_its_prefix(name):
-    with pytest.raises(HarnessError, match='source = "hf:some/stories"'):
+    with pytest.raises(HarnessError, match=r"Try: hf:some/stories for a data set of the hub, or another"):
         opened(name, 1)
+    with pytest.raises(HarnessError, match=r"Try: another `source`"):
+        opened("./stories", 1)
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b@", "hf:a b/c"])

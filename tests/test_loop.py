@@ -161,7 +161,8 @@ def test_what_only_the_person_can_mend_leaves_the_rest_of_a_session_to_another_o
     said = []
     stand_in = Script(*[(f"Instead {n}", BROKEN + f"print({n})\n") for n in range(9)])
     tell = lambda event: said.append(event.text)  # noqa: E731
-    loop_in(research.folder, Broke(("First", BROKEN)), tell, stand_in=stand_in, experiments=3).run()
+    session = loop_in(research.folder, Broke(("First", BROKEN)), tell, stand_in=stand_in, experiments=3)
+    assert session.run().stood_in == 2
     assert [e.message.title for e in all_of(research)] == ["First", "Instead 0", "Instead 1"]
     assert any("no money is left" in line and "proposes from here on" in line for line in said)
     with pytest.raises(HarnessError, match="no money is left"):  # it never gave anything: told at once

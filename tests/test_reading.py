@@ -209,6 +209,7 @@ def test_text_without_a_line_break_is_cut_where_it_pauses(tmp_path, text):
         ("contest.txt", ""), ("Validation.JSONL", "val"), ("a.zip/valid/x.py", "val"), ("latest.md", ""),
         ("Test results 2024.md", ""), ("test-28.md", "test"), ("notes/dev_set.txt", "val"),
         ("val/a note.md", "val"), ("val.txt.gz", "val"),
+        ("ptb.valid.txt", "val"), ("TinyStories-valid.txt", "val"),
     ],
 )  # fmt: skip
 def test_validation_is_what_a_whole_word_says(name, split):

@@ -149,12 +149,7 @@ class Command:
                 self._has_worked = True
                 return proposal
             if not failure:
-                why = (
-                    f"its commit was refused: {self._refusal}"
-                    if self._refusal
-                    else "it ended without a commit"
-                )
-                raise NoProposal(f"{why}{self._words}")
+                raise NoProposal(f"it ended without a commit{self._words}")
             fast += time.monotonic() - began < FAST_SECONDS
             if fast == FAST_ATTEMPTS and not self._has_worked:
                 why = f"{self._name} failed {fast} times, each within seconds: {failure}"
@@ -282,10 +277,9 @@ class Command:
             NoProposal: it is not train.py alone, or nothing says why it was changed.
         """
         last = self._last_words
-        if self._refusal:
-            raise NoProposal(f"its commit was refused: {self._refusal}")
-        if not ended_well or last in ("", NOTHING):
-            raise NoProposal("train.py was changed, but not committed")
+        if not ended_well or last in ("", NOTHING) or last.startswith("harness:"):  # a hook refused it
+            refusal = f": {self._refusal}" if self._refusal else ""
+            raise NoProposal(f"train.py was changed, but not committed{refusal}")
         if broken := rules.broken_change(BRANCH, _changes(raw)):
             raise NoProposal(f"not committed: {broken}")
         source = self._out(["cat", "train.py"], TRAIN_BYTES + 1)
@@ -337,7 +331,7 @@ class _Output:
                 self.kept = (self.kept + data)[-LOG_BYTES:]
 
     def refusal(self) -> str:
-        """What a hook of ours said last, if one did."""
+        """What the harness said last in it, a hook mostly, if it did."""
         self._thread.join(ASKING_SECONDS)
         said = [line for line in self.kept.splitlines() if line.startswith(b"harness: ")]
         return _line(said[-1]).removeprefix("harness: ") if said else ""

@@ -262,8 +262,8 @@ def _session(
         click.echo(f"WARNING: {many} waited long for a processor: such scores say little", err=True)
     if summary.stood_in:
         many = f"{summary.stood_in} experiment{'s' * (summary.stood_in != 1)}"
-        where = f"see {repository.paths.agent_log}"
-        click.echo(f"NOTE: search proposed {many}: the agent had nothing, {where}", err=True)
+        where = repository.paths.agent_log
+        click.echo(f"NOTE: search proposed {many} in the agent's place (its last words: {where})", err=True)
     overhead = summary.own_seconds / max(1, summary.measured)
     click.echo(
         f"{count}, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}harness overhead "

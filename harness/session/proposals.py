@@ -77,6 +77,7 @@ class Proposals:
         self._ahead: list[Pending] = []
         self._meantime: Pending | None = None  # somebody else's, while the agent can't answer
         self._has_answered = False
+        self._is_replaced = False
         self._told_of: Pending | None = None  # that it takes long
         self._failed = 0  # proposals of the agent in a row that could not be used
         self._failed_since = 0  # somebody stood in for it
@@ -130,12 +131,12 @@ class Proposals:
                 self.gave_up = failed
             else:
                 self._tell("trouble", f"{failed}. {_name(self._stand_in)} proposes from here on")
-                self._agent, self._stand_in = self._stand_in, None
+                self._agent, self._stand_in, self._is_replaced = self._stand_in, None, True
                 self._ahead.clear()
             return None
         begun, trouble = self._begun(pending, base, setup)
         if begun is not None:
-            self.stood_in += pending.by_stand_in
+            self.stood_in += pending.by_stand_in or self._is_replaced
             if not pending.by_stand_in:
                 self._failed, self._failed_since, self._trouble, self._has_answered = 0, 0, "", True
                 if self._stand_in is not None:

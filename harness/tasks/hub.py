@@ -11,13 +11,13 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.paths import downloads_dir
+from harness.paths import downloads_dir, write_atomically
 from harness.tasks.folder import Progress
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
@@ -59,9 +59,10 @@ def choose(source: str, shards: int) -> Chosen:
     there, configs, commit = _listed(repository, revision)
     files = _of_config(source, there, configs, config)
     if not files and revision is None:
-        there, _, commit = _listed(repository, CONVERTED)
-        folders = [{"config_name": name, "data_files": f"{name}/*"} for name in _folders(there)]
-        files = _of_config(source, there, folders, config)
+        with suppress(HarnessError):  # it may have none
+            there, _, commit = _listed(repository, CONVERTED)
+            folders = [{"config_name": name, "data_files": f"{name}/*"} for name in _folders(there)]
+            files = _of_config(source, there, folders, config)
     if not files:
         raise HarnessError(f"{source} has no file with text", "another `source` in .autoresearch/config.toml")
     train = [file for file in files if not re.search(r"\b(val|valid|validation|dev|test)\b", file[1])]
@@ -78,15 +79,16 @@ def _listed(repository: str, revision: str | None) -> tuple[list[str], list[Any]
     is_commit = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
     kept = _folder(repository, f"{revision}.json") if is_commit else None
     if kept is not None and kept.exists():
-        there, configs = json.loads(kept.read_text(encoding="utf-8"))
-        return there, configs, revision or ""
+        with suppress(ValueError):  # else it is broken
+            there, configs = json.loads(kept.read_text(encoding="utf-8"))
+            return there, configs, revision or ""
     with _failures(repository, revision):
         info = HfApi().dataset_info(repository, revision=revision)
     there = sorted(sibling.rfilename for sibling in info.siblings or [])
     configs = (info.card_data.to_dict() if info.card_data else {}).get("configs") or []
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps([there, configs]), encoding="utf-8")
+        write_atomically(kept, json.dumps([there, configs]).encode())
     return there, configs, info.sha or revision or "main"
 
 
@@ -196,7 +198,7 @@ def download(
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # ours counts all files together
-    with _failures(repository):
+    with _failures(repository, revision):
         if names is None:
             listed = HfApi().list_repo_files(repository, repo_type="dataset")
             names = sorted(n for n in listed if n.endswith((".parquet", ".jsonl", ".txt")))

@@ -31,7 +31,6 @@ def uncollected() -> Iterator[None]:
     """While libraries start: nothing of theirs is garbage, and to look for some takes a tenth of the time."""
     gc.disable()
     yield
-    gc.freeze()
     gc.enable()
 
 

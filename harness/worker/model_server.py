@@ -40,6 +40,11 @@ def serve(channel: Channel) -> None:
     (_serve_numpy if by_numpy else _serve_torch)(channel, order, descriptors)
 
 
+def _seal(channel: Channel, on_gpu: bool) -> None:
+    """What it asks of the kernel is decided outside from here on; without a GPU it needs no other process."""
+    boot.hand_out_seal(channel, gpu=on_gpu, alone=not on_gpu)
+
+
 def _serve_torch(channel: Channel, order: dict[str, Any], descriptors: list[int]) -> None:
     import torch
 
@@ -51,7 +56,7 @@ def _serve_torch(channel: Channel, order: dict[str, Any], descriptors: list[int]
         replies_out = open_cuda(order["handle"], shape)
     else:
         replies_out = torch.from_numpy(SharedArray.map(descriptors[1], shape, "float32"))
-    boot.hand_out_seal(channel, gpu=device.type == "cuda", alone=device.type != "cuda")
+    _seal(channel, device.type == "cuda")
     # ── from here on untrusted code runs in this process, and what it asks of the kernel is decided outside
     model = _load(Path(order["checkpoint"]), device)
     channel.say({"loaded": True})
@@ -77,7 +82,7 @@ def _serve_numpy(channel: Channel, order: dict[str, Any], descriptors: list[int]
     shape = tuple(order["shape"])
     inputs = SharedArray.map(descriptors[0], tuple(order["asked_shape"]), order["asked_type"])
     replies_out = SharedArray.map(descriptors[1], shape, "float32")
-    boot.hand_out_seal(channel, gpu=False, alone=True)
+    _seal(channel, on_gpu=False)
     # ── from here on untrusted code runs in this process, as above
     model = _load(Path(order["checkpoint"]), order["device"])
     channel.say({"loaded": True})

@@ -11,7 +11,6 @@ from harness.tasks.lm import reading, records
 
 VAL = {"val", "valid", "validation", "dev"}
 TEST = {"test"}
-PROSE = (".txt", ".md")
 BESIDE_CODE = VAL - {"dev"}  # a source tree has folders of the other names
 
 KERNELS = ("/proc/", "/sys/", "/dev/")  # where a link may lead to what never ends
@@ -84,16 +83,9 @@ def kind_of(name: str) -> str:
     suffix = ([""] + [s for s in reading.suffixes(name) if s not in reading.COMPRESSED])[-1]
     is_data = suffix in reading.RECORDS | {"", ".txt", ".md", ".zip", ".tar"}
     each = [set(re.split(r"[^a-z0-9]+", part.lower())) for part in path.parts]
-    if not is_data or (
-        suffix in PROSE and not _is_of_a_split(each[-1] - {s[1:] for s in reading.suffixes(name)})
-    ):
-        each.pop()  # a note may be about a test
+    if not is_data or " " in path.name:  # the title of a note, which may be about a test
+        each.pop()
     words = set().union(*each)
     if words & (VAL if is_data else BESIDE_CODE):
         return "val"
     return "test" if is_data and words & TEST else ""
-
-
-def _is_of_a_split(words: set[str]) -> bool:
-    """A name that says nothing else: `val`, `test_set`, `dev-00000-of-00002`."""
-    return all(word in VAL | TEST | {"set", "split", "of", ""} or word.isdecimal() for word in words)

@@ -171,8 +171,11 @@ def _other_encoding(entry: Entry, error: UnicodeDecodeError) -> str:
 
 def _converting(entry: Entry, encoding: str) -> str:
     """The command for it."""
-    name = shlex.quote(entry.name)
-    return f"iconv -f {encoding} -t UTF-8 {name} > /tmp/utf8 && mv /tmp/utf8 {name}"
+    packed = {*COMPRESSED, ".zip", ".tar"}
+    if any(not packed.isdisjoint(suffixes(part)) for part in PurePosixPath(entry.name).parts):
+        return "convert it before it is packed"
+    name, made = shlex.quote(entry.name), shlex.quote(f"{entry.name}.utf8")
+    return f"iconv -f {encoding} -t UTF-8 {name} > {made} && mv {made} {name}"
 
 
 # ── plain text ────────────────────────────────────────────────────────────────────────────────

@@ -199,12 +199,12 @@ def missing(name: str) -> HarnessError:
         return HarnessError(f"no file matches {name!r}", "another pattern; ** is any folder")
     if Path(name).expanduser().exists():
         return HarnessError(f"{name} holds no file to read", "another file or folder")
-    if on_hub := re.fullmatch(r"(?:https?://huggingface\.co/datasets/)?([\w.-]+/[\w.-]+)/?", name):
-        return HarnessError(f"no such path: {name}", f'source = "hf:{on_hub[1]}" for a data set of the hub')
     known = f"{', '.join(NAMED)}, hf:OWNER/NAME"
+    on_hub = re.fullmatch(r"(?:https?://huggingface\.co/datasets/)?(\w[\w.-]*/[\w-][\w.-]*)/?", name)
+    mend = f"hf:{on_hub[1]} for a data set of the hub, or " if on_hub else ""
     return HarnessError(
         f"no data source {name!r}: not {known}, and no such path",
-        "another `source` in .autoresearch/config.toml",
+        f"{mend}another `source` in .autoresearch/config.toml",
     )
 
 
