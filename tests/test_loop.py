@@ -12,6 +12,7 @@ import harness.worker.attempts as attempts
 from harness.agents.again import Again
 from harness.errors import HarnessError
 from harness.session import proposals
+from harness.session.events import BEGUN, MEASURED
 from harness.store import message as messages
 from harness.store.decisions import Proposal
 from harness.store.experiment import comparable
@@ -149,6 +150,29 @@ def test_a_person_is_told_once_that_an_agent_takes_long(research, monkeypatch):
         research.folder, Slow(("Late", BROKEN)), lambda event: said.append(event.text), experiments=1
     ).run()
     assert said.count("waiting for slow") == 1
+
+
+def test_after_an_answer_that_was_late_no_device_waits_for_the_next_one(research, monkeypatch):
+    monkeypatch.setattr(proposals, "IDLE_SECONDS", 2.0)
+
+    class Slow(Script):
+        def propose(self, context):
+            time.sleep(2.6)
+            return super().propose(context)
+
+    agent, seen = Slow(*[(f"Late {n}", BROKEN + f"print(-{n})\n") for n in range(9)]), []
+    stand_in = Script(*[(f"Meanwhile {n}", BROKEN + f"print({n})\n") for n in range(99)])
+
+    def tell(event):
+        if event.experiment is not None and event.kind in (BEGUN, MEASURED):
+            seen.append((event.kind, event.experiment.message.title, time.monotonic()))
+
+    loop_in(research.folder, agent, tell, stand_in=stand_in, experiments=10).run()
+    first = next(
+        place for place, (kind, title, _) in enumerate(seen) if (kind, title) == (MEASURED, "Late 0")
+    )
+    (_, _, over), (kind, title, begun) = seen[first : first + 2]
+    assert kind == BEGUN and title.startswith("Meanwhile") and begun - over < 1.2
 
 
 def test_what_only_the_person_can_mend_leaves_the_rest_of_a_session_to_another_one(research):

@@ -26,7 +26,9 @@ from harness.worker.run import Setup
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
-IDLE_SECONDS = 120.0  # that an agent may take while a device has nothing to do
+IDLE_SECONDS = (
+    120.0  # that an agent may take while a device has nothing to do; none, if its last answer was late
+)
 TELL_SECONDS = 10.0  # after which a person is told of it
 NOISE_EVERY = 10  # results
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
@@ -79,6 +81,8 @@ class Proposals:
         self._has_answered = False
         self._is_replaced = False
         self._told_of: Pending | None = None  # that it takes long
+        self._late: Pending | None = None  # somebody proposed meanwhile
+        self._is_slow = False
         self._failed = 0  # proposals of the agent in a row that could not be used
         self._failed_since = 0  # somebody stood in for it
         self._most_failed = FAILED_PROPOSALS
@@ -126,6 +130,7 @@ class Proposals:
         if not self._ahead or not self._ahead[0].answer.done():
             return self._between(base, setup, results)
         pending = self._ahead.pop(0)
+        self._is_slow = pending is self._late and time.monotonic() - pending.asked_at > IDLE_SECONDS
         if isinstance(failed := pending.failed, HarnessError):  # the person has to mend something
             if self._stand_in is None or not self._has_answered:
                 self.gave_up = failed
@@ -188,9 +193,10 @@ class Proposals:
                 self._told_of = self._ahead[0]
                 then = f"; {other} proposes one after {IDLE_SECONDS / 60:.0f} minutes"
                 self._tell("note", f"waiting for {name}{then if self._stand_in else ''}")
-            is_out = waited > IDLE_SECONDS or getattr(self._agent, "is_waiting", False)
-            if self._stand_in is None or not is_out:
+            is_late = waited > (0 if self._is_slow else IDLE_SECONDS)
+            if self._stand_in is None or not (is_late or getattr(self._agent, "is_waiting", False)):
                 return None
+            self._late = self._ahead[0] if is_late else self._late
             self._meantime = self._ask(base, setup, results, by_stand_in=True)
             self._tell("note", f"{name} has no answer yet: {other} proposes one meanwhile")
         if not self._meantime.answer.done():
