@@ -5,7 +5,7 @@ has room for both. That one gets its first batch when the loop has taken in what
 knows `main`. (A holdout's scorer is neither.)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,6 +117,13 @@ class Executor:
     def at(self, worker: Worker) -> list[Job]:
         """Whose runs are there: a further one starts held."""
         return [job for job in self.running if job.worker is worker]
+
+    def by_worker(self, workers: Sequence[Worker]) -> dict[Worker, list[Job]]:
+        """What runs on each of them, and on those that are gone."""
+        found: dict[Worker, list[Job]] = {worker: [] for worker in workers}
+        for job in self.running:
+            found.setdefault(job.worker, []).append(job)
+        return found
 
     def start(self, job: Job) -> None:
         job.handle.on_trained = self._wake

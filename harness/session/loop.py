@@ -4,8 +4,7 @@ Guarantees: an experiment is a commit on its own branch before it costs GPU time
 in git before anything else happens; `main` moves only by fast-forward to a kept commit, when the gate
 is sure of it. Killed anywhere, the next start finishes what was begun: an experiment without a status
 is measured, runs that it had already count, and `main` moves if it had not got there. The posterior
-is rebuilt from git. One thread asks what is to be done (`_act`), has it done, and takes in what comes back
-(`_take`).
+is rebuilt from git. One thread asks what is to be done and has it done (`_act`), and takes in results.
 """
 
 import itertools
@@ -124,8 +123,8 @@ class Loop:
         seconds = time.monotonic() - self._began
         done, own = self._deciding.results, seconds - self._runner.seconds
         kept = sum(result.status == KEEP for result in done)
-        paid, stood_in = self._proposals.paid_usd, self._proposals.stood_in
-        return Summary(why, kept, len(done), seconds, own, paid, self._disturbed, stood_in)
+        by = self._proposals
+        return Summary(why, kept, len(done), seconds, own, by.paid_usd, self._disturbed, by.stood_in)
 
     def _bounds(self) -> Bounds:
         reached = lambda spent: self._limits.reached(self._deciding.results, self._seconds, spent)  # noqa: E731
@@ -182,9 +181,7 @@ class Loop:
         workers = self._executor.workers()
         setup = self._setup()
         of_main = [job for job in self._of(self._experiments.main) if not job.handle.cancelled.is_set()]
-        there: dict[Worker, list[Job]] = {worker: [] for worker in workers}
-        for job in self._executor.running:
-            there.setdefault(job.worker, []).append(job)
+        there = self._executor.by_worker(workers)
         idle = min(workers, key=lambda worker: len(there[worker]))
         standing = self._research.now(setup, idle, len(of_main), len(workers))
         purpose = setup.setting, setup.config.gate
