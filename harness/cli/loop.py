@@ -263,7 +263,7 @@ def _session(
     if summary.stood_in:
         many = f"{summary.stood_in} experiment{'s' * (summary.stood_in != 1)}"
         where = repository.paths.agent_log
-        click.echo(f"NOTE: search proposed {many} in the agent's place (its last words: {where})", err=True)
+        click.echo(f"NOTE: search proposed {many} in the agent's place, whose log is {where}", err=True)
     overhead = summary.own_seconds / max(1, summary.measured)
     click.echo(
         f"{count}, {summary.kept} kept, in {summary.seconds / 60:.1f} minutes, {spent}harness overhead "

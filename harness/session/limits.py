@@ -53,4 +53,4 @@ class Summary:
     disturbed: int
     """Trials that waited for a processor for much of their time."""
     stood_in: int = 0
-    """Experiments that were begun in the agent's place, which had nothing."""
+    """Experiments that were begun in the agent's place, which had nothing or was late."""

@@ -26,9 +26,8 @@ from harness.worker.run import Setup
 FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
-IDLE_SECONDS = (
-    120.0  # that an agent may take while a device has nothing to do; none, if its last answer was late
-)
+# That an agent may take while a device has nothing to do; none if its last answer was late.
+IDLE_SECONDS = 120.0
 TELL_SECONDS = 10.0  # after which a person is told of it
 NOISE_EVERY = 10  # results
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
@@ -189,11 +188,11 @@ class Proposals:
         if self._meantime is None:
             name, other = _name(self._agent), _name(self._stand_in)
             waited = time.monotonic() - self._ahead[0].asked_at if self._ahead else 0.0
-            if waited > TELL_SECONDS and self._told_of is not self._ahead[0]:
+            is_late = waited > (0 if self._is_slow else IDLE_SECONDS)
+            if waited > TELL_SECONDS and not is_late and self._told_of is not self._ahead[0]:
                 self._told_of = self._ahead[0]
                 then = f"; {other} proposes one after {IDLE_SECONDS / 60:.0f} minutes"
                 self._tell("note", f"waiting for {name}{then if self._stand_in else ''}")
-            is_late = waited > (0 if self._is_slow else IDLE_SECONDS)
             if self._stand_in is None or not (is_late or getattr(self._agent, "is_waiting", False)):
                 return None
             self._late = self._ahead[0] if is_late else self._late

@@ -59,7 +59,7 @@ def choose(source: str, shards: int) -> Chosen:
     there, configs, commit = _listed(repository, revision)
     files = _of_config(source, there, configs, config)
     if not files and revision is None:
-        with suppress(HarnessError):  # it may have none
+        with suppress(_NoRevision):  # it may have none
             there, _, commit = _listed(repository, CONVERTED)
             folders = [{"config_name": name, "data_files": f"{name}/*"} for name in _folders(there)]
             files = _of_config(source, there, folders, config)
@@ -138,6 +138,10 @@ def _matches(name: str, pattern: str) -> bool:
     return re.fullmatch("".join(meant.get(part, re.escape(part)) for part in parts), name) is not None
 
 
+class _NoRevision(HarnessError):
+    """The data set is there, but not that branch, tag or commit of it."""
+
+
 @contextmanager
 def _failures(repository: str, revision: str | None = None) -> Iterator[None]:
     """What goes wrong with the hub, in one line."""
@@ -158,7 +162,7 @@ def _failures(repository: str, revision: str | None = None) -> Iterator[None]:
         raise HarnessError(why, "hf auth login, or HF_TOKEN=..., then the same command again") from None
     except RevisionNotFoundError:
         why = f"{repository} has no revision {revision!r}: a branch, a tag, or all 40 digits of a commit"
-        raise HarnessError(why, f'source = "hf:{repository}", as it is now') from None
+        raise _NoRevision(why, f'source = "hf:{repository}", as it is now') from None
     except RepositoryNotFoundError:
         why = f"the hub has no data set {repository}, or not for everybody"
         raise HarnessError(
