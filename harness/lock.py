@@ -18,6 +18,9 @@ def held(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         on_busy: told the holder's process id before waiting; may raise instead.
+
+    Raises:
+        HarnessError: its file system has no locks, as NFS without its daemon or Lustre without `flock`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -27,6 +30,9 @@ def held(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
                 break
             except BlockingIOError:
                 time.sleep(LOOK_SECONDS)
+            except OSError as error:
+                mend = f"mount -o remount,flock, or a local disk: see df {path.parent}, and HARNESS_CACHE"
+                raise HarnessError(f"{path} can't be locked: {error.strerror}", mend) from None
         else:
             file.seek(0)
             on_busy(file.read().strip() or "?")

@@ -1,6 +1,7 @@
 """The `command` agent: real programs that work in a clone, and every way to leave the one file."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import threading
@@ -378,6 +379,19 @@ def test_a_program_of_endless_sums_and_a_broken_config_are_said_and_not_raised(r
 
 def test_a_gigabyte_of_output_is_read_and_dropped(ask, as_it_was):
     assert ask("yes | head -c 1000000000\n" + EDIT + COMMIT).title == "Halve the rate"
+
+
+def test_a_filter_that_can_not_work_in_its_clone_keeps_no_file_from_it(research, context, monkeypatch):
+    (research.folder / ".gitattributes").write_text("*.bin filter=lfs\n")
+    (research.folder / "large.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    research("add", ".")
+    research("commit", "-qm", "Large")
+    settings = Path.home() / "settings"
+    settings.write_text('[filter "lfs"]\nrequired = true\nsmudge = false\n')  # its server isn't there
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    agent = Command("cat large.bin\n" + EDIT + COMMIT, open_repository(research.folder), print)
+    made = agent.propose(dataclasses.replace(context, commit=research("rev-parse", "main")))
+    assert made.title == "Halve the rate"
 
 
 def test_a_config_that_starts_programs_starts_none_of_ours(ask, as_it_was):

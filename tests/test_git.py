@@ -1,5 +1,7 @@
 """Whatever a person does with git beside a loop, or did before it: nothing is lost, nothing is undone."""
 
+import errno
+import os
 import re
 import subprocess
 
@@ -133,7 +135,7 @@ def test_a_sparse_checkout_without_our_folder_says_how_to_have_it(greedy):
     assert harness("status", cwd=greedy.folder).returncode == 0
 
 
-@pytest.mark.parametrize("how", ["autocrlf", "ignorecase", "gpgsign", "stash", "submodule"])
+@pytest.mark.parametrize("how", ["autocrlf", "ignorecase", "gpgsign", "stash", "filter", "submodule"])
 def test_a_session_leaves_alone_what_else_a_person_has_in_git(greedy, told, tmp_path, how):
     folder = greedy.folder
     if how == "autocrlf":
@@ -147,6 +149,15 @@ def test_a_session_leaves_alone_what_else_a_person_has_in_git(greedy, told, tmp_
         with (folder / "train.py").open("a") as file:
             file.write("# mine\n")
         greedy("stash", "-q")
+    elif how == "filter":  # as LFS has one, and git-crypt
+        greedy("config", "filter.small.clean", "md5sum")
+        greedy("config", "filter.small.smudge", "false")
+        greedy("config", "filter.small.required", "true")
+        (folder / ".gitattributes").write_text("*.bin filter=small\n")
+        (folder / "large.bin").write_bytes(b"large")
+        greedy("add", ".")
+        greedy("-c", "commit.gpgsign=false", "commit", "-qm", "large")
+        told.scores["large"] = list(told.scores["baseline"])
     else:
         on_disk("clone", "-q", "--bare", str(folder), str(tmp_path / "bare"), cwd=tmp_path)
         greedy(
@@ -161,6 +172,23 @@ def test_a_session_leaves_alone_what_else_a_person_has_in_git(greedy, told, tmp_
     assert on_disk("rev-parse", "main", cwd=folder) == kept.commit
     assert on_disk("status", "--porcelain", cwd=folder) == ""
     assert on_disk("stash", "list", cwd=folder) == before
+
+
+def test_a_filter_on_train_py_is_named_with_what_takes_it_away(greedy):
+    (greedy.folder / ".gitattributes").write_text("*.py filter=lfs\n")
+    done = harness("loop", "--experiments", "1", cwd=greedy.folder)
+    assert done.returncode == 1 and "git's filter 'lfs'" in done.stderr
+    (greedy.folder / ".gitattributes").write_text("*.py filter=lfs\ntrain.py -filter\n")
+    Checkout(open_repository(greedy.folder)).check_ready()
+
+
+def test_a_file_system_without_locks_is_named_in_one_line(greedy, told, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(HarnessError, match=r"loop\S* can't be locked: No locks available"):
+        session(greedy.folder, told, experiments=1)
 
 
 def test_a_repository_whose_main_is_being_renamed_is_not_called_empty(greedy):
@@ -263,6 +291,13 @@ def test_a_kind_of_repository_that_can_not_be_read_is_one_line(tmp_path, prepare
     done = harness("status", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert mend is None or mend in done.stderr
+
+
+def test_references_in_a_table_are_named_with_what_makes_files_of_them(greedy):
+    greedy("config", "core.repositoryformatversion", "1")
+    greedy("config", "extensions.refstorage", "reftable")
+    done = harness("status", cwd=greedy.folder)
+    assert done.returncode == 1 and "git refs migrate --ref-format=files" in done.stderr
 
 
 def test_an_index_that_is_split_is_named_with_what_mends_it(greedy):

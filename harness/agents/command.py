@@ -173,10 +173,13 @@ class Command:
         clone = ["clone", "--quiet", "--no-local", "--no-checkout", "-c", f"core.hooksPath={hooks}"]
         clone += ["-c", "commit.gpgsign=false"]  # the person's key is not there
         switch = ["-C", str(self._clone), "switch", "-q", "-c", BRANCH, commit]
+        attributes = self._clone / ".git" / "info" / "attributes"
         for args in ([*clone, root, str(self._clone)], switch):
             done = subprocess.run(["git", *args], capture_output=True, check=False)
             if done.returncode:
                 raise HarnessError(f"can't make a clone for the agent: {_line(done.stderr)}")
+            attributes.parent.mkdir(exist_ok=True)
+            attributes.write_text("* -filter\n")  # those of LFS and git-crypt want a server or a key
 
     def _remove_clone(self) -> None:
         """With the real rm, which neither read-only folders nor a thousand levels of them stop."""

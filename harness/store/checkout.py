@@ -19,6 +19,7 @@ BEGUN = {
     "rebase-apply": ("a rebase", "git rebase --continue, or --abort"),
     "BISECT_LOG": ("a bisect", "git bisect reset"),
 }  # files and folders of git's, in its own of this work tree
+FILTERED = "echo 'train.py -filter' >> .gitattributes; git add --renormalize .; git commit"
 
 
 class Checkout:
@@ -71,6 +72,10 @@ class Checkout:
             raise HarnessError("HEAD is detached, so main can't be followed", "git switch main")
         if (elsewhere := self._main_elsewhere()) is not None:
             raise HarnessError(f"main is checked out in {elsewhere}", f"cd {elsewhere}")
+        said = self._repository.ask("check-attr", "filter", "--", "train.py").stdout
+        if (name := said.rpartition(": ")[2].strip()) not in ("", "unspecified", "unset"):
+            # A run has what is committed, and that isn't what lies there.
+            raise HarnessError(f"train.py goes through git's filter {name!r}", FILTERED)
 
     def _check_locks(self) -> None:
         """Remove locks of refs that a killed process left. To be called by who holds the session's lock.

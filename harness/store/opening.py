@@ -64,7 +64,9 @@ def _opened(folder: Path) -> pygit2.Repository:
         mend = "git update-index --no-split-index"
     elif "'sdir'" in why:
         mend = "git sparse-checkout reapply --no-sparse-index"
-    elif "sha256" in why or "reftable" in why:
+    elif "refstorage" in why:
+        mend = "git refs migrate --ref-format=files, with git 2.46 or newer"
+    elif "sha256" in why:
         mend = "git fast-export --all | git -C NEW fast-import, NEW a plain git init"
     else:
         mend = "a plain git clone of it, or git fsck"
