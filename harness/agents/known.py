@@ -1,4 +1,4 @@
-"""Coding agents that are known by name: their command line, and whether they are here and signed in.
+"""Agents that are known by name: the keys of providers; coding agents, and whether they are signed in.
 
 Each reads its task from standard input or from $HARNESS_PROMPT, edits, and commits. A file of theirs or a key
 in the environment tells that they are signed in; nothing is asked of anybody.
@@ -33,7 +33,13 @@ class Known:
         return bool(os.environ.get(mark)) if mark.isupper() else (Path.home() / mark).exists()
 
 
-KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY")
+PROVIDERS = {  # any of them, by what a model's name begins with; other providers have other ways
+    "anthropic/": ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+    "openai/": ("OPENAI_API_KEY", "OPENAI_API_BASE", "OPENAI_BASE_URL"),
+    "gemini/": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "openrouter/": ("OPENROUTER_API_KEY",),
+}
+KEYS = tuple(names[0] for names in PROVIDERS.values())
 AGENTS = (
     Known(
         "claude", 'claude -p --permission-mode acceptEdits --allowedTools "Bash(git *)"',

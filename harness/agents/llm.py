@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.agents import Context, NoProposal, answer, failures, prompt
+from harness.agents.known import PROVIDERS
 from harness.errors import HarnessError
 from harness.store.decisions import Proposal
 
@@ -21,12 +22,6 @@ HISTORY_TOKENS = 12_000
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 600.0
 GRACE_SECONDS = 1.0  # its own limit is told as its own failure
 LEAST_ANSWER_TOKENS = 1000
-KEYS = {  # any of them, by what a model's name begins with; other providers have other ways
-    "anthropic/": ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
-    "gemini/": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "openai/": ("OPENAI_API_KEY", "OPENAI_API_BASE", "OPENAI_BASE_URL"),
-    "openrouter/": ("OPENROUTER_API_KEY",),
-}
 ATTEMPTS = 40  # with the waits above: more than five hours of an outage
 
 
@@ -186,7 +181,7 @@ class Llm:
 
 def _lacks(model: str) -> str:
     """The key that it needs and that isn't there, to be said before the first run."""
-    names = next((names for prefix, names in KEYS.items() if model.startswith(prefix)), ())
+    names = next((names for prefix, names in PROVIDERS.items() if model.startswith(prefix)), ())
     return "" if any(map(os.environ.get, names)) else next(iter(names), "")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from harness import config as configs
+from harness.agents.known import PROVIDERS
 from harness.agents.program import constants
 from harness.errors import DONE, FAILED, HarnessError
 from harness.paths import HOOKS, cache_dir
@@ -25,7 +26,6 @@ from harness.tasks.registry import changed, open_task
 from harness.worker import device, probe
 from harness.worker.probe import probe_inside
 
-KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY")
 LOW_DISK_GB = 10.0
 BUSY = 0.5  # of all cores
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -81,7 +81,7 @@ def _findings() -> Iterator[Finding]:
         yield _guarded("data", lambda: _data(config, root))
     yield _disk()
     yield _load()
-    found = [key for key in KEYS if os.environ.get(key)]
+    found = [name for names in PROVIDERS.values() for name in names if os.environ.get(name)]
     if found:
         yield Finding("key", "ok", ", ".join(found))
     else:
