@@ -96,6 +96,8 @@ def test_init_leaves_room_that_it_is_told_to_leave(card, tmp_path):
     assert "\nDEVICE_BATCH_SIZE = 32 " in text
     assert config.trial.gpu_memory_gb == 22
     assert "set gpu_memory_gb in it" in init(tmp_path / "here", "--gpu-memory-gb", "20")[2].output
+    (tmp_path / "here" / "train.py").unlink()
+    assert init(tmp_path / "here")[0] == text, "a config that is there says what runs may use"
 
 
 def test_a_clone_s_starter_is_fitted_once_and_a_changed_one_never(git, tmp_path):

@@ -53,22 +53,25 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         raise HarnessError("this is your home folder, not a place for a repository", "harness init DIR")
     repository = create_repository(folder)
     paths = repository.paths
-    chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
     paths.home.mkdir(exist_ok=True)
     hooks = Hooks(repository)
-    there = configs.load(paths.config) if paths.config.exists() else None
+    if there := configs.load(paths.config) if paths.config.exists() else None:
+        chosen, memory_gb = there.profile, there.trial.gpu_memory_gb  # what runs here will have
+    else:
+        chosen = profile or ("gpu" if device.resolve("auto").kind == "cuda" else "cpu")
+        memory_gb = gpu_memory_gb or 0.0
     task = named or "lm"
     if there is not None and named is None:
         task = there.task.name
     if task == "lm":
         fits = not paths.train.exists() or (there is None and _is_starter(repository))
-        machine = _machine(chosen, gpu_memory_gb or 0.0) if fits or there is None else fit.Machine("cpu")
-        config = fit.config(configs.PROFILES[chosen], machine, gpu_memory_gb or 0.0)
+        machine = _machine(chosen, memory_gb) if fits or there is None else fit.Machine("cpu")
+        config = fit.config(configs.PROFILES[chosen], machine, memory_gb)
         budget_seconds = (there or config).trial.budget_seconds
         began = [_fit(paths.train, fit.constants(machine, budget_seconds)) if fits else None]
     else:
         about = _about(task)
-        config = configs.for_task(chosen, task, about.get("config", {}), gpu_memory_gb or 0.0)
+        config = configs.for_task(chosen, task, about.get("config", {}), memory_gb)
         train = starter("train.py", task).read_text(encoding="utf-8") if task in examples() else ""
         began = [
             _write(paths.train, fit.fitted(train, about.get(chosen, {}))) if train else None,
@@ -91,11 +94,11 @@ def init(directory: Path | None, profile: str | None, gpu_memory_gb: float | Non
         click.echo("set core.hooksPath to hooks")
     elif hooks.path != "hooks":
         click.echo(f"core.hooksPath is {hooks.path}: call `harness hook NAME` from there", err=True)
-    if profile and paths.config not in made and configs.load(paths.config).profile != profile:
+    if profile and there is not None and there.profile != profile:
         click.echo(f"{paths.config} is there with another profile: rm it, then the same command", err=True)
     if there is not None and named not in (None, there.task.name):
         click.echo(f"{paths.config} is there with another task: rm it, then the same command", err=True)
-    if gpu_memory_gb and paths.config not in made:
+    if gpu_memory_gb and there is not None and memory_gb != gpu_memory_gb:
         click.echo(f"{paths.config} is there: set gpu_memory_gb in it", err=True)
     if not any(made):
         click.echo("nothing was missing")
