@@ -87,10 +87,10 @@ class RunConfig:
     gpu_memory_gb: float
     """GPU memory that may be in use while it trains; 0 means all of it."""
     desktop_percent: float
-    """What graphics, a desktop or a browser, may take of the GPU's time; beside more a run doesn't count."""
+    """What graphics, a desktop or a browser, may take of the GPU's time; with more, a run doesn't count."""
     prestart: str = "training"
-    """When the next run may start on a GPU with room for it, to be ready: while one is in `training`, in
-    `scoring`, or never: `off`."""
+    """When the next run may start in advance, on a GPU with room for it: while another is in `training`, in
+    `scoring`, or not at all (`off`)."""
 
 
 @dataclass(frozen=True)

@@ -295,6 +295,15 @@ def test_a_folder_of_pictures_has_its_classes_from_its_folders(tmp_path):
         prepared("images", str(tmp_path), eval_items=20)
 
 
+def test_folders_that_are_splits_are_no_classes(tmp_path):
+    for number in range(120):
+        part = ("train", "Test")[number % 3 == 0]
+        picture(tmp_path / part / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    data = prepared("images", str(tmp_path))
+    assert data.facts["facts"]["classes"] == ["cat", "dog"]
+    assert data.facts["facts"]["train_items"] == 120 - 2 * 24, "all of both are read, and split anew"
+
+
 def test_idx_files_are_read_as_they_come(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (60, 4, 5)).astype(np.uint8)
     labels = (np.arange(60) % 3).astype(np.uint8)

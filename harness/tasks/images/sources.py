@@ -51,6 +51,7 @@ CLOTHES = [
 ]
 CIFAR10 = "uoft-cs/cifar10"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 SIDE = 64  # of pictures that differ in size: each is scaled and cut to a square
 IDX_TYPES = {8: np.uint8, 9: np.int8, 11: np.int16, 12: np.int32, 13: np.float32, 14: np.float64}
 
@@ -207,26 +208,32 @@ def _parquet_rows(path: Path) -> Iterator[tuple[bytes, int, list[str]]]:
 
 
 def _folders(folder: Path, progress: Progress) -> Pictures:
-    """Of a folder with a folder a class, named after it."""
-    classes = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    """Of a folder with a folder a class, named after it; or of several, one a split, all read as one."""
+    parts = [folder]
+    if (inside := _subfolders(folder)) and all(path.name.lower() in SPLITS for path in inside):
+        parts = inside
+    found = [path for part in parts for path in _subfolders(part)]
+    classes = sorted({path.name for path in found})
     files = [
-        (path, number)
-        for number, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
+        (path, classes.index(place.name))
+        for place in found
+        for path in sorted(place.rglob("*"))
         if path.suffix.lower() in SUFFIXES
     ]
     if not files:
         raise HarnessError(
             f"{folder} has no folder with pictures ({', '.join(SUFFIXES)}): one a class is wanted"
         )
-    found = []
+    opened = []
     for done, (path, _) in enumerate(files):
         if done % 1000 == 0:
             progress("read pictures", done, len(files))
-        found.append(_opened(path.read_bytes(), str(path)))
-    return _same_size(found), np.array([number for _, number in files], np.int64), classes
+        opened.append(_opened(path.read_bytes(), str(path)))
+    return _same_size(opened), np.array([number for _, number in files], np.int64), classes
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _opened(data: bytes, where: str) -> Any:
