@@ -26,8 +26,9 @@ HEAD_DIM = 128
 SHORT_WINDOW = 256  # tokens that a layer with a short window looks back
 TOTAL_BATCH_SIZE = 262144  # tokens of an optimizer step
 DEVICE_BATCH_SIZE = 128  # rows of one forward and backward pass; halved if they don't fit
-DROPOUT = 0.5  # of what a layer adds, where text is seen many times
-NGRAM_ROWS = 1048576  # of a table of hashed n-grams, where text is not; 0 for no tables
+DROPOUT = 0.5  # of what a layer adds, where a run sees its text often
+NGRAM_ROWS = 1048576  # of a table of hashed n-grams, where it sees most of it once; 0 for no tables
+TOKENS_A_SECOND = 1900000  # about what is trained here: with it a run knows how often it will see its text
 COMPILE = torch.cuda.is_available()
 
 MLP_RATIO = 4
@@ -319,13 +320,14 @@ def main() -> None:
     run = trial.open()
     torch.manual_seed(run.seed)
     torch.set_float32_matmul_precision("high")
-    is_little = run.train_tokens < 200e6  # text: seen again and again, it would be learned by heart
+    passes = TOKENS_A_SECOND * run.budget_seconds / run.train_tokens
+    ngram_rows = NGRAM_ROWS if passes < 1.6 else 0  # at a second pass they know the text by heart
     with run.device:
-        config = Config(run.vocab_size, run.seq_len, run.dtype, ngram_rows=0 if is_little else NGRAM_ROWS)
+        config = Config(run.vocab_size, run.seq_len, run.dtype, ngram_rows=ngram_rows)
         plain = GPT(config)
     plain.initialize()
     for block in plain.blocks:
-        block.dropout = DROPOUT if is_little else 0.0
+        block.dropout = DROPOUT if passes > 2.8 else 0.0
     optimizers = make_optimizers(plain)
     model = torch.compile(plain, dynamic=False, disable=not COMPILE)
 

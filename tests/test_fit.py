@@ -50,7 +50,8 @@ def test_sizes_are_plain_constants_and_nothing_else_changes():
     before, after = TEXT.splitlines(), made.splitlines()
     changed = [line for old, line in zip(before, after, strict=True) if old != line]
     assert [line.partition(" = ")[0] for line in changed] == [
-        "DEPTH", "WIDTH", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "NGRAM_ROWS"
+        "DEPTH", "WIDTH", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "NGRAM_ROWS",
+        "TOKENS_A_SECOND",
     ]  # fmt: skip
     assert fit.is_starter(TEXT) and not fit.is_starter(made)
     assert fit.fitted(made, fit.STARTER) == TEXT

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,6 +165,27 @@ def test_dropout_is_of_training_alone(starter):
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
+
+
+@pytest.mark.parametrize(("passes", "tables", "dropout"), [(1, 2, 0.0), (2, 0, 0.0), (4, 0, 0.5)])
+def test_how_often_a_run_sees_its_text_decides_on_tables_and_dropout(
+    starter, monkeypatch, tmp_path, passes, tables, dropout
+):
+    submitted = []
+    run = SimpleNamespace(
+        seed=1, device=torch.device("cpu"), dtype="float32", vocab_size=64, seq_len=32,
+        budget_seconds=10.0, train_tokens=1000, checkpoint_dir=tmp_path,
+        fit_rows=lambda most, tried: most, batches=lambda rows: iter(()),
+        dummy_batch=lambda rows: torch.zeros((2, rows, 32), dtype=torch.int64).unbind(),
+        submit=lambda model, **about: submitted.append(model),
+    )  # fmt: skip
+    monkeypatch.setattr(starter.trial, "open", lambda: run)
+    monkeypatch.setattr(starter, "NGRAM_ROWS", 16)
+    monkeypatch.setattr(starter, "DROPOUT", 0.5)
+    monkeypatch.setattr(starter, "TOKENS_A_SECOND", passes * 100)
+    starter.main()
+    assert len(submitted[0].ngrams) == tables
+    assert submitted[0].blocks[0].dropout == dropout
 
 
 @pytest.mark.gpu

@@ -17,9 +17,8 @@ Value = int | float | bool
 REACH = 2.0  # octaves to either side of the incumbent
 NEAR_ONE = re.compile(r"MOMENTUM|BETA|EMA|POLYAK")  # where what counts is the distance from 1
 SHARE = re.compile(r"RATIO|FRAC|DROPOUT|SHARE|PROB|PART")
-NO_AXIS = re.compile(
-    r"SEED|^MAX_STEPS$|VOCAB|^DEVICE_BATCH_SIZE$"
-)  # luck, tests, the task's own, the machine's
+# Luck, tests, the task's own, the machine's.
+NO_AXIS = re.compile(r"SEED|^MAX_STEPS$|VOCAB|^DEVICE_BATCH_SIZE$|^TOKENS_A_SECOND$")
 SHARE_STEP = 0.2  # of a share, what counts like an octave
 ZERO_STEP = 0.1  # the same where a rate begins at 0
 LONGEST = 40  # characters of a name: it goes into messages and prompts

@@ -13,11 +13,12 @@ from harness.config import Config
 
 STARTER: dict[str, int | float] = {
     "DEPTH": 8, "WIDTH": 512, "HEAD_DIM": 128, "TOTAL_BATCH_SIZE": 2**18, "DEVICE_BATCH_SIZE": 128,
-    "DROPOUT": 0.5, "NGRAM_ROWS": 2**20,
+    "DROPOUT": 0.5, "NGRAM_ROWS": 2**20, "TOKENS_A_SECOND": 1_900_000,
 }  # fmt: skip
 SMALL: dict[str, int | float] = {
     "DEPTH": 3, "WIDTH": 64, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**11, "DEVICE_BATCH_SIZE": 8,
-    "DROPOUT": 0.0, "NGRAM_ROWS": 0, "EMBEDDING_LR": 0.3, "WARMDOWN_RATIO": 0.5, "FINAL_LR_FRAC": 0.0,
+    "DROPOUT": 0.0, "NGRAM_ROWS": 0, "TOKENS_A_SECOND": 30_000,
+    "EMBEDDING_LR": 0.3, "WARMDOWN_RATIO": 0.5, "FINAL_LR_FRAC": 0.0,
 }  # fmt: skip
 FASTEST_TFLOPS = 650  # of an H200, on which all of this was measured: benchmarks/results/fresh.md
 
@@ -32,16 +33,16 @@ class Shape:
     width: int
     batch_tokens: int
     """Of an optimizer step, at most: a half was worse, with all that each step costs."""
-    tokens_a_second: float
+    tokens_a_second: int
     """In training, on an H200."""
     scoring_flops_a_token: float
     """Of each that is scored or audited: an H200's seconds for it, at `FASTEST_TFLOPS`."""
 
 
 SHAPES = (
-    Shape(40, 4, 256, 2**17, 6.2e6, 105e6),
-    Shape(200, 6, 384, 2**17, 3.1e6, 147e6),
-    Shape(math.inf, 8, 512, 2**18, 1.9e6, 211e6),
+    Shape(40, 4, 256, 2**17, 6_200_000, 105e6),
+    Shape(200, 6, 384, 2**17, 3_100_000, 147e6),
+    Shape(math.inf, 8, 512, 2**18, 1_900_000, 211e6),
 )
 # MB by an H200's driver with 8 layers of 512 channels; of others by tensors, 9.5 and 16.3 GB with 64 rows.
 # Where a plain formula stands for a kernel it is more, which `fit_rows` finds.
@@ -87,6 +88,7 @@ def constants(machine: Machine, budget_seconds: float) -> dict[str, int | float]
     values = STARTER | {
         "DEPTH": chosen.depth, "WIDTH": chosen.width, "TOTAL_BATCH_SIZE": batch,
         "DEVICE_BATCH_SIZE": min(ROWS, batch // 2048),
+        "TOKENS_A_SECOND": round(chosen.tokens_a_second * (machine.tflops / FASTEST_TFLOPS or 1)),
     }  # fmt: skip
     if machine.memory_mb:
         while values["NGRAM_ROWS"] > 2**14 and ngrams_mb(values) > NGRAM_SHARE * machine.memory_mb:
