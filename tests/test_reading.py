@@ -20,6 +20,7 @@ from test_prepare import config_for, folder_of_texts, opened, quiet
 from harness.errors import HarnessError
 from harness.tasks.lm import files, sources
 from harness.tasks.lm import prepare as making
+from harness.tasks.lm import records as rows
 
 __all__ = ["folder_of_texts"]  # a fixture
 
@@ -101,6 +102,7 @@ def odd(tmp_path):
         "inside.json": json.dumps({"version": 1, "data": records(some(), "code")}).encode(),
         "lines.json": lines(some(), "document"), "e.csv": csv_of(some(), ","), "e.tsv": csv_of(some(), "\t"),
         "semicolons.csv": csv_of(some(), ";"), "settings.json": b'{"name": "x", "version": 1}',
+        "package.json": b'{"name": "x", "files": ["dist"]}',
         "tsconfig.json": b"{\n  // a comment\n}",
         "d.jsonl.gz": gzip.compress(lines(some())), "d.jsonl.bz2": bz2.compress(lines(some())),
         "d.jsonl.xz": lzma.compress(lines(some())), "d.jsonl.zst": zstd(lines(some())),
@@ -130,10 +132,12 @@ def test_forty_files_of_odd_kinds_are_read_or_said_not_to_be(odd):
     report = source.report
     assert report.bad == report.bad_records == {}
     assert report.hidden == 3, "a file and two folders"
-    assert sorted(report.no_text) == ["picture.png", "program", "settings.json", "tsconfig.json"]
+    assert sorted(report.no_text) == [
+        "package.json", "picture.png", "program", "settings.json", "tsconfig.json"
+    ]  # fmt: skip
     said = "\n".join(making.prepare(config_for(folder), quiet).about())
     assert f"read: {report.files} files, " in said
-    assert "3 hidden files and folders, 4 files that are no text (picture.png, program, " in said
+    assert "3 hidden files and folders, 5 files that are no text (package.json, picture.png, " in said
 
 
 def test_bad_files_are_left_out_if_they_are_few_and_named(odd):
@@ -249,3 +253,26 @@ def test_a_pattern_takes_what_matches_it(folder_of_texts):
     assert [d.text for d in found.documents()] == ["a note"]
     with pytest.raises(HarnessError, match="no file matches"):
         opened(f"{folder_of_texts}/**/*.rst")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "texts"),
+    [
+        ("one.json", '{"title": "T", "text": "Body", "tags": ["red", "blue"]}', "", ["Body"]),
+        ("one.json", '{"title": "T", "body": "Body", "tags": ["red", "blue"]}', "body", ["Body"]),
+        ("words.json", '{"documents": ["One", "two"]}', "", ["One", "two"]),
+        ("nulls.jsonl", '{"id": "1", "text": null}\n{"id": "2", "text": "Hello"}', "", ["", "Hello"]),
+        ("empty.csv", "id,text,label\n1,,pos\n2,Hello world,neg\n", "", ["", "Hello world"]),
+        ("empty.csv", "id,body\n1,\n2,Hello world\n", "", ["", "Hello world"]),
+        ("year.csv", "id,story,label\n1,2012,pos\n2,Hello world,neg\n", "", ["2012", "Hello world"]),
+    ],
+)
+def test_what_a_record_lacks_makes_no_other_column_the_text(name, content, column, texts):
+    read = rows.READERS["." + name.partition(".")[2]](io.BytesIO(content.encode()), name, column)
+    assert [rows.text_of(record, column) for _, record in read] == texts
+
+
+def test_where_two_columns_could_be_the_text_none_is_taken():
+    for record in ({"id": "1", "body": None}, {"id": "2", "body": "Hello"}):
+        with pytest.raises(rows.Unreadable, match=r"which column is the text, 'id', 'body'\?"):
+            rows.text_of(record, "")

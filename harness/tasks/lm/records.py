@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
 COLUMNS = ("text", "content", "document", "story", "code")  # which one is the text, where nobody says
@@ -14,6 +14,7 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 MOST_JSON_BYTES = 2**31  # of a file that must be read whole
+LOOKED_AT = 50  # rows of a table, for which columns have words
 
 
 class Unreadable(Exception):
@@ -52,11 +53,15 @@ def choose(names: Sequence[str], strings: Sequence[str], wanted: str) -> str:
 
 
 def text_of(record: Any, column: str) -> str:
+    """Empty where it has none: what is missing in one record must not make another column the text."""
     if isinstance(record, str):
         return record
     if not isinstance(record, dict):
         raise Unreadable("neither text nor a JSON object")
-    found = record[choose(list(record), [name for name in record if isinstance(record[name], str)], column)]
+    strings = [name for name, value in record.items() if isinstance(value, str) or value is None]
+    found = record[choose(list(record), strings, column)]
+    if found is None:
+        return ""
     if not isinstance(found, str):
         raise Unreadable(f"{type(found).__name__} where text is wanted")
     return found
@@ -100,10 +105,22 @@ def json_file(stream: BinaryIO, suffix: str, column: str) -> Iterator[tuple[int,
             raise NoText("neither JSON nor lines of it") from None  # with comments, say
         yield from json_lines(cast(BinaryIO, io.BytesIO(data)), suffix, column)
         return
-    lists = [value for value in found.values() if isinstance(value, list)] if isinstance(found, dict) else []
-    if isinstance(found, dict) and len(lists) != 1 and not {*COLUMNS, column} & set(found):
+    yield from enumerate(_records(found, column), 1)
+
+
+def _records(found: Any, column: str) -> list[Any]:
+    """Of what a JSON file holds: a list, a record, or settings with a list of records among them."""
+    if not isinstance(found, dict):
+        return found if isinstance(found, list) else [found]
+    named = [value for name, value in found.items() if name == column or name.lower() in COLUMNS]
+    lists = [value for value in found.values() if isinstance(value, list)]
+    if len(lists) == 1 and not any(isinstance(value, str) for value in named):
+        of_records = all(isinstance(each, dict) for each in lists[0])  # of words it may be tags, or files
+        if of_records or lists[0] in named or len(found) == 1:
+            return lists[0]
+    if not named:
         raise NoText("settings, no records")
-    yield from enumerate(lists[0] if len(lists) == 1 else found if isinstance(found, list) else [found], 1)
+    return [found]
 
 
 def csv_file(stream: BinaryIO, suffix: str, column: str) -> Iterator[tuple[int, Any]]:
@@ -113,13 +130,18 @@ def csv_file(stream: BinaryIO, suffix: str, column: str) -> Iterator[tuple[int, 
     between = "\t" if suffix == ".tsv" else max(",;\t|", key=head.count)
     rows = csv.reader(chain([head], lines), delimiter=between)
     try:
-        names, first = next(rows, []), next(rows, [])
-        words = [name for name, value in zip(names, first, strict=False) if not _is_number(value)]
+        names, numbered = next(rows, []), ((rows.line_num, row) for row in rows)
+        first = list(islice(numbered, LOOKED_AT))
+        words = [
+            name
+            for at, name in enumerate(names)
+            if name.lower() in COLUMNS or not all(_is_number(row[at]) for _, row in first if len(row) > at)
+        ]
         at = names.index(choose(names, words if first else names, column))
-        for row in chain([first], rows):
+        for number, row in chain(first, numbered):
             if row:
                 short = Unreadable(f"{len(row)} fields in place of {len(names)}")
-                yield rows.line_num, row[at] if len(row) > at else short
+                yield number, row[at] if len(row) > at else short
     except csv.Error as error:
         raise Unreadable(f"line {rows.line_num}: {error}") from None
 
