@@ -372,4 +372,10 @@ def test_a_metric_to_raise_is_raised_in_every_view_and_its_message_is_read_back(
     worse = dataclasses.replace(made, commit="c" * 40, message=messages.parse(text.replace("0.91", "0.88")))
     draw([made, worse], tmp_path / "a.svg", accuracy)
     drawn = (tmp_path / "a.svg").read_text()
+    dropped = text.replace("Status: keep", "Status: discard")
+    near, far = (
+        dataclasses.replace(made, message=messages.parse(each))
+        for each in (dropped, dropped.replace("+0.008", "-0.008"))
+    )
+    assert table.near_misses([far, near]) == [near, far]
     assert "accuracy, higher is better" in drawn and "estimated accuracy" in drawn

@@ -250,6 +250,9 @@ TABLES = {
         (["a,y", *(f"{n},{min(n, 1)}" for n in range(99))], "y"), "class 0 has 1 rows",
     ),
     "one class": ((["a,y", *(f"{n},1" for n in range(100))], "y"), "is always 1"),
+    "few inputs": (
+        (["a,y", *(f"{n % 6},{n // 7 % 2}" for n in range(300))], "y"), "only 6 have an input of their own",
+    ),
     "twenty rows": ((["a,y", *(f"{n},{n % 2}" for n in range(20))], "y"), "there are 20 examples"),
     "nothing": ((["a,y"], "y"), "can't be read: CSV parse error: Empty CSV"),
 }  # fmt: skip
@@ -268,6 +271,12 @@ def test_a_table_keeps_what_is_missing_and_what_is_no_number(tmp_path):
     data = prepared("tabular", csv(tmp_path, *lines), target="y")
     assert data.facts["facts"]["columns"] == ["a", "a is missing", "color is blue", "color is red"]
     assert data.measure == "squared_error" and data.facts["facts"]["classes"] == []
+
+
+def test_a_name_for_each_row_says_nothing_of_a_target_and_hinders_none(tmp_path):
+    values = np.random.default_rng(0).normal(size=200)
+    lines = ["day,a,y", *(f"day {n},{n % 5},{value:.6f}" for n, value in enumerate(values))]
+    assert prepared("tabular", csv(tmp_path, *lines), target="y").measure == "squared_error"
 
 
 def picture(path: Path, color: int) -> None:
@@ -302,6 +311,24 @@ def test_folders_that_are_splits_are_no_classes(tmp_path):
     data = prepared("images", str(tmp_path))
     assert data.facts["facts"]["classes"] == ["cat", "dog"]
     assert data.facts["facts"]["train_items"] == 120 - 2 * 24, "all of both are read, and split anew"
+
+
+def test_a_picture_is_what_one_sees(tmp_path):
+    from PIL import Image
+
+    def read(picture, **options):
+        picture.save(tmp_path / "a.png", **options)
+        return np.asarray(sources._opened((tmp_path / "a.png").read_bytes(), "a.png"))
+
+    deep = read(Image.fromarray(np.array([[0, 20000, 40000, 65535]], np.uint16)))
+    assert deep.tolist() == [[0, 78, 156, 255]]
+    clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    clear.putpixel((0, 0), (0, 0, 0, 255))
+    assert read(clear).tolist() == [[[0, 0, 0], [255, 255, 255]]], "black on paper"
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert read(Image.new("RGB", (4, 2)), exif=turned).shape == (4, 2, 3)
+    assert max(read(Image.new("L", (3000, 1000))).shape) == sources.LARGEST
 
 
 def test_idx_files_are_read_as_they_come(tmp_path):

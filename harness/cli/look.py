@@ -17,7 +17,7 @@ from harness.errors import DONE, HarnessError
 from harness.report import explain, story, table, timing
 from harness.report.snapshot import Snapshot, snapshot
 from harness.store.opening import open_repository
-from harness.store.records import CRASH, DISCARD, ERROR, INVALID, KEEP
+from harness.store.records import CRASH, ERROR, INVALID, KEEP
 
 LOG_EXAMPLES = """\b
 Examples:
@@ -48,8 +48,7 @@ def log(which: str | None, count: int, as_json: bool) -> int:
     elif which == "crash":
         found = [e for e in found if e.status in (CRASH, INVALID, ERROR)]
     elif which == "near":
-        discarded = [e for e in found if e.status == DISCARD and e.delta is not None]
-        found = sorted(discarded, key=lambda e: e.delta or 0.0)[:count]
+        found = table.near_misses(found)[:count]
     if which == "kept":
         on_main = known.all_on_main([e.commit for e in found])
         found = sorted(found, key=lambda e: e.commit not in on_main)[:count]

@@ -40,6 +40,12 @@ def row(experiment: Experiment, state: str, width: int = 100, other: bool = Fals
     return f"{head}{title:<{room}}  {past}"
 
 
+def near_misses(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Those that were discarded, the least estimated loss first."""
+    discarded = [e for e in experiments if e.status == DISCARD and e.delta is not None]
+    return sorted(discarded, key=lambda e: e.metric.sign * (e.delta or 0.0))
+
+
 def styled(experiment: Experiment, state: str, width: int = 100, other: bool = False) -> str:
     """The row in its state's colour; click drops it where it isn't a terminal."""
     return click.style(row(experiment, state, width, other), fg=COLORS.get(state))

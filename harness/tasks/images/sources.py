@@ -52,6 +52,7 @@ CLOTHES = [
 CIFAR10 = "uoft-cs/cifar10"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+LARGEST = 256
 SIDE = 64  # of pictures that differ in size: each is scaled and cut to a square
 IDX_TYPES = {8: np.uint8, 9: np.int8, 11: np.int16, 12: np.int32, 13: np.float32, 14: np.float64}
 
@@ -237,13 +238,27 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _opened(data: bytes, where: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        picture = Image.open(io.BytesIO(data))
-        return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))  # as the camera was held
+        if picture.mode[0] in "IF":  # converted, all that is over 255 would be white
+            values = np.asarray(picture).astype(np.float64)
+            if not (values.min() >= 0 and 255 < values.max() < 2**16):
+                raise HarnessError(f"{where} has {picture.mode} pixels, neither of 8 nor of 16 bits")
+            picture = Image.fromarray((values / 256).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return _smaller(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise HarnessError(f"{where} can't be read as a picture: {type(error).__name__}") from None
+
+
+def _smaller(picture: Any) -> Any:
+    """No side over `LARGEST`: a thousand photographs are 30 GB."""
+    picture.thumbnail((LARGEST, LARGEST))
+    return picture
 
 
 def _same_size(pictures: list[Any]) -> np.ndarray:

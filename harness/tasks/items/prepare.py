@@ -182,7 +182,7 @@ def _split(examples: Examples, eval_items: int) -> Splits:
     holdout, val = int(np.searchsorted(ends, count)) + 1, int(np.searchsorted(ends, 2 * count)) + 1
     alone = np.argsort(group, kind="stable")
     starts = ends - sizes
-    if val >= len(sizes):
+    if val >= len(sizes) or min(holdout, val - holdout) < LEAST:
         raise HarnessError(
             f"of {total} examples only {len(sizes)} have an input of their own: too few to hold out"
         )

@@ -152,7 +152,8 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
             return False
         return abs(float(np.corrcoef(one, other)[0, 1])) > 1 - 1e-9
     pairs = set(zip(one.tolist(), other.tolist(), strict=True))
-    return len(pairs) == len(set(one.tolist())) == len(set(other.tolist()))
+    values = len(set(one.tolist()))  # as many as rows: names or dates, which tell of nothing but their row
+    return values < len(one) and len(pairs) == values == len(set(other.tolist()))
 
 
 def _encoded(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
