@@ -176,6 +176,21 @@ def test_what_only_the_person_can_mend_ends_it_with_one_line(server, status, men
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_a_model_that_needs_the_person_is_told_once_and_the_others_go_on(server, status):
+    server.script, said = [(status, {}, 0), EDIT], []
+    both = llm("openai/gpt-4o", "openai/gpt-4o-mini", said=said)
+    assert [both.propose(context()).agent for _ in range(2)] == ["llm/openai/gpt-4o-mini"] * 2
+    assert [asked["model"] for asked in server.asked] == ["gpt-4o", "gpt-4o-mini", "gpt-4o-mini"]
+    (line,) = said
+    assert line.startswith("openai/gpt-4o: ") and "it is not asked again. Try: " in line
+
+
+def test_what_one_model_refuses_another_is_asked(server):
+    server.script = [(400, {}, 0, "blocked by our content policy"), EDIT]
+    assert llm("openai/gpt-4o", "openai/gpt-4o-mini").propose(context()).agent == "llm/openai/gpt-4o-mini"
+
+
 def test_a_body_that_drips_ends_with_the_time_for_a_whole_call(server, monkeypatch):
     server.drips = True
     monkeypatch.setattr("harness.agents.llm.ATTEMPTS", 1)

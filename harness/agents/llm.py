@@ -103,18 +103,24 @@ class Llm:
                         wanted = max(wanted, failures.retry_after(error))
                     if kind in failures.FOR_THE_PERSON:
                         why = "no API key is set" if "missing credentials" in said.lower() else said
-                        raise HarnessError(f"{model}: {why}", failures.mend(kind, model))
-                    if kind == failures.Kind.REFUSAL:
-                        raise NoProposal(f"{model} refused: {said}")
-                    if kind == failures.Kind.ANSWER:
+                        self._give_up(model, why, failures.mend(kind, model))
+                    elif kind == failures.Kind.REFUSAL:
+                        failure = f"{model} refused: {said}"
+                        if model == self._models[-1]:
+                            raise NoProposal(failure)
+                    elif kind == failures.Kind.ANSWER:
                         answer_tokens //= 2
                         if answer_tokens < LEAST_ANSWER_TOKENS:
-                            raise HarnessError(f"{model}: {said}", failures.MENDS[failures.Kind.MODEL])
+                            self._give_up(model, said, failures.MENDS[failures.Kind.MODEL])
+                            answer_tokens = ANSWER_TOKENS
+                            continue
                         failure = f"{model} answers in fewer tokens; asking for {answer_tokens:,}"
                     elif kind == failures.Kind.CONTEXT:
                         if not history_tokens and answer_tokens <= LEAST_ANSWER_TOKENS:
-                            why = f"{model}: program.md and train.py exceed its context"
-                            raise HarnessError(why, "another --model, or the same served with a longer one")
+                            mend = "another --model, or the same served with a longer one"
+                            self._give_up(model, "program.md and train.py exceed its context", mend)
+                            history_tokens, answer_tokens = HISTORY_TOKENS, ANSWER_TOKENS
+                            continue
                         history_tokens = history_tokens // 4 if history_tokens > 100 else 0
                         answer_tokens = max(LEAST_ANSWER_TOKENS, answer_tokens // 2)
                         failure = (
@@ -132,6 +138,17 @@ class Llm:
             raise HarnessError(f"no model answered {ATTEMPTS} times: {failure}", "harness loop, later")
         finally:
             self.is_waiting = False
+
+    def _give_up(self, model: str, why: str, mend: str) -> None:
+        """A model that needs the person isn't asked again.
+
+        Raises:
+            HarnessError: it was the last.
+        """
+        self._models = tuple(each for each in self._models if each != model)
+        if not self._models:
+            raise HarnessError(f"{model}: {why}", mend)
+        self._say(f"{model}: {why}; it is not asked again. Try: {mend}")
 
     def _called(self, litellm: Any, model: str, messages: list[dict[str, str]], tokens: int) -> Any:
         """The response, within the time for a whole call: a body that drips meets no limit for each byte.
