@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import subprocess
 import threading
 import time
@@ -212,6 +213,19 @@ def test_no_note_is_among_what_it_can_read(research, ask, as_it_was):
         "git cat-file --batch-all-objects --batch | grep -q holdout_value && exit 1\n"
         "git log --all --format=%s | grep -q baseline || exit 1\n" + EDIT + COMMIT
     )
+
+
+@pytest.mark.parametrize("pattern", ["texts/**/*.md", "*.md", "texts"])
+def test_the_texts_that_runs_train_on_are_out_of_its_reach(research, ask, pattern):
+    home = Path.home()
+    (home / "texts" / "a").mkdir(parents=True, exist_ok=True)
+    for path in (home / "texts" / "a" / "b.md", home / "c.md"):
+        path.write_text("what is scored")
+    config = research.folder / ".autoresearch" / "config.toml"
+    config.write_text(re.sub('source = ".*"', f'source = "~/{pattern}"', config.read_text()))
+    assert "~/" in config.read_text()
+    seen = home / ("c.md" if pattern == "*.md" else "texts/a/b.md")
+    assert ask(f"! grep scored {seen} || exit 1\n{EDIT}{COMMIT}").title == "Halve the rate"
 
 
 @pytest.mark.parametrize("folder", [".", "..", ".autoresearch"])

@@ -28,6 +28,7 @@ from harness.store import message, rules
 from harness.store.decisions import Proposal
 from harness.store.experiments import AGENT_EMAIL
 from harness.store.repo import TRAIN_BYTES, Change, Repository
+from harness.tasks.lm import files
 from harness.worker.device import memory_bytes
 
 BRANCH = "exp/draft"  # in the clone only
@@ -38,10 +39,9 @@ ATTEMPTS = 15  # of a command that fails, with the waits above: almost two hours
 FAST_SECONDS, FAST_ATTEMPTS = 10.0, 3  # of one that fails at once and never did anything else
 MEMORY_SHARE = 0.5  # of the machine's, for all its processes together; the rest is for runs
 MOST_PROCESSES = 1000
-LOOK_SECONDS = 1.0
-ASKING_SECONDS = 30.0
-LOG_BYTES = 2**20
-LONGEST_CHANGES = 65_536
+MOST_HIDDEN = 2000  # files; bubblewrap takes 9,000 arguments
+LOOK_SECONDS, ASKING_SECONDS = 1.0, 30.0
+LOG_BYTES, LONGEST_CHANGES = 2**20, 65_536
 NOTHING = "nothing"  # said in place of last words
 NOT_RUNNABLE = (126, 127)  # what a shell says of a command that it can't start
 
@@ -118,11 +118,13 @@ class Command:
         return why is None
 
     def _prefix(self) -> list[str]:
-        try:
-            source = Path(configs.load(self._paths.config).data.source).expanduser()
-            self._hide = (source,) if source.exists() else ()
-        except HarnessError:
-            pass  # a person is in the middle of it
+        with contextlib.suppress(HarnessError):  # a person is in the middle of it
+            self._hide = files.own(configs.load(self._paths.config).data.source)
+        if len(self._hide) > MOST_HIDDEN:
+            why = (
+                f"`source` matches {len(self._hide):,} files below your home: too many to hide from an agent"
+            )
+            raise HarnessError(why, "a folder of their own, as `source`")
         common = self._repository.common  # notes hold what no agent may see, and so do the first tree's runs
         hide = (common, common.parent / ".autoresearch" / "runs", *self._hide)
         return confine.prefix(self._paths, self._clone, self._writable, hide)
@@ -178,7 +180,7 @@ class Command:
             done = subprocess.run(["git", *args], capture_output=True, check=False)
             if done.returncode:
                 raise HarnessError(f"can't make a clone for the agent: {_line(done.stderr)}")
-            attributes.parent.mkdir(exist_ok=True)
+            attributes.parent.mkdir(exist_ok=True)  # which a person's own template may not have
             attributes.write_text("* -filter\n")  # those of LFS and git-crypt want a server or a key
 
     def _remove_clone(self) -> None:

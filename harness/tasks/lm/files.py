@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from harness.tasks.lm import reading, records
@@ -47,6 +48,22 @@ def find(where: Path | str) -> Found:
             if file.is_file() and not str(file.resolve()).startswith(KERNELS):
                 files.append((file, reading.shown(str(file.relative_to(path)))))
     return Found(tuple(sorted(files)), hidden)
+
+
+def own(source: str) -> tuple[Path, ...]:
+    """A person's own files and folders that a source names, for who must not see them: the folder that a
+    pattern begins with, or what matches it where that folder is home, which has much else."""
+    path = Path(source).expanduser()
+    if not source or path.exists():
+        return (path,) if source else ()
+    folder = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts))
+    if folder == path or not folder.exists():
+        return ()
+    return (
+        (folder,)
+        if not Path.home().is_relative_to(folder.resolve())
+        else tuple(matched for matched, _ in find(path).files)
+    )
 
 
 def is_hidden(name: str) -> bool:
