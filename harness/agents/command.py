@@ -39,7 +39,6 @@ ATTEMPTS = 15  # of a command that fails, with the waits above: almost two hours
 FAST_SECONDS, FAST_ATTEMPTS = 10.0, 3  # of one that fails at once and never did anything else
 MEMORY_SHARE = 0.5  # of the machine's, for all its processes together; the rest is for runs
 MOST_PROCESSES = 1000
-MOST_HIDDEN = 2000  # files; bubblewrap takes 9,000 arguments
 LOOK_SECONDS, ASKING_SECONDS = 1.0, 30.0
 LOG_BYTES, LONGEST_CHANGES = 2**20, 65_536
 NOTHING = "nothing"  # said in place of last words

@@ -20,6 +20,7 @@ from harness.tasks.lm.interpreter import hidden_dirs
 
 # Where well-known agents keep their sessions, below home; writable where they are.
 SESSIONS = (".claude", ".codex", ".gemini", ".config/opencode", ".local/share/opencode", ".aider")
+MOST_HIDDEN = 2000  # bubblewrap takes 9,000 arguments
 NAMES = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")  # what resolv.conf may point to
 
 
@@ -55,7 +56,13 @@ def prefix(paths: Paths, clone: Path, writable: tuple[Path, ...], hide: tuple[Pa
     Args:
         writable: further folders that it may write to.
         hide: files and folders out of sight: the person's own texts, if runs train on those.
+
+    Raises:
+        HarnessError: those are too many.
     """
+    if len(hide) > MOST_HIDDEN:
+        why = f"`source` matches {len(hide):,} files below your home: too many to hide from an agent"
+        raise HarnessError(why, "a folder of their own, as `source`")
     args = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session"]
     args += ["--cap-drop", "ALL", "--ro-bind", "/", "/"]
     args += ["--dev", "/dev", "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
