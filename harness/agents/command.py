@@ -119,11 +119,6 @@ class Command:
     def _prefix(self) -> list[str]:
         with contextlib.suppress(HarnessError):  # a person is in the middle of it
             self._hide = files.own(configs.load(self._paths.config).data.source)
-        if len(self._hide) > MOST_HIDDEN:
-            why = (
-                f"`source` matches {len(self._hide):,} files below your home: too many to hide from an agent"
-            )
-            raise HarnessError(why, "a folder of their own, as `source`")
         common = self._repository.common  # notes hold what no agent may see, and so do the first tree's runs
         hide = (common, common.parent / ".autoresearch" / "runs", *self._hide)
         return confine.prefix(self._paths, self._clone, self._writable, hide)

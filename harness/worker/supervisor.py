@@ -341,7 +341,7 @@ class Supervisor:
 
 def _count(value: Any) -> int | None:
     """A reported count, or None: train.py may have sent anything."""
-    return value if type(value) is int and 0 <= value < 2**63 else None
+    return value if type(value) is int and 0 <= value < 2**53 else None  # as JSON's readers have it
 
 
 def _figure(value: Any) -> float | None:
