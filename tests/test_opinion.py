@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import assert_refused
+from hypothesis import example, given
+from hypothesis import strategies as st
 from stubs import MUCH_BETTER, Changing, begin, known
 from text import (
     TEXT,
@@ -14,7 +16,20 @@ from text import (
 import harness.worker.service as service
 from harness.report import explain
 from harness.store.aliases import VAL_BPB
-from harness.store.records import ERROR, INVALID, OK, Audit, Failure, RunRecord, Score, Training
+from harness.store.note import read_run, write_run
+from harness.store.records import (
+    ERROR,
+    INVALID,
+    OK,
+    Audit,
+    Failure,
+    Point,
+    Reported,
+    RunRecord,
+    Score,
+    Training,
+)
+from harness.worker import supervisor
 from harness.worker.run import ROW_NATS, measure, second_opinion
 from harness.worker.second_opinion import Opinion, differs
 from harness.worker.worker import Worker
@@ -63,6 +78,21 @@ def test_differences_that_cancel_out_are_differences_too():
 A_RUN = RunRecord(
     "", 1, OK, "", 1.0, Training(OK, ""), None, 1.0, "a GPU", None, "text", "1", "bwrap", 300.0,
 )  # fmt: skip
+
+
+LIES = st.integers(-(2**70), 2**70) | st.floats() | st.text() | st.none() | st.booleans()
+
+
+@given(LIES)
+@example(10**18)
+@example(2**63 - 1)
+def test_whatever_a_train_py_reports_the_record_of_its_run_is_read_back(lie):
+    """One that can't be read would have no checkpoint for a second opinion, and no run that was made."""
+    count, figure = supervisor._count(lie), supervisor._figure(lie)
+    told = Reported(count, count, count, figure, figure, count, figure, figure)
+    training = Training(OK, "", reported=told, curve=(Point(1.0, count or 0, figure or 0.0),))
+    run = dataclasses.replace(A_RUN, training=training)
+    assert read_run(write_run(run)) == run
 
 
 def test_show_says_how_a_score_was_checked():
