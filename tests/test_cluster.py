@@ -162,6 +162,18 @@ def test_a_host_that_joins_later_is_used_and_one_that_went_may_come_back(researc
     assert [line for line in said if "is gone, with 1 workers" in line]
 
 
+def test_a_worker_that_died_alone_is_started_again_on_its_host(research, pool_of):
+    hosts = Hosts("one")
+    pool, said = pool_of(hosts)
+    until(lambda: pool.workers() and pool.workers()[0].hello)
+    (first,) = pool.workers()
+    for pipe in hosts.lines["one"].host._pipes.values():
+        pipe._process.kill()
+    until(lambda: pool.workers() and pool.workers()[0] is not first)
+    assert not first.is_alive and "     1 workers of one died, and are started again" in said
+    assert loop_on(research, pool, ANSWERS[0]).run().measured == 1
+
+
 def test_a_host_that_is_not_as_it_should_be_is_named_in_one_line_and_the_others_go_on(research, pool_of):
     hosts = Hosts("one", "two", two="no sandbox there: bubblewrap is not installed")
     pool, said = pool_of(hosts)

@@ -6,6 +6,7 @@ what comes back of it later is dropped.
 """
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from harness.worker.run import Setup
 from harness.worker.worker import RunHandle
 
 WATCH_SECONDS = 2.0
+RENEW_SECONDS = 30.0
 HOLD_SECONDS = 30.0
 REFUSED_SECONDS = 60.0  # until a host that was refused is asked again: a person may have mended it
 FIRST_SECONDS = 120.0  # for the first host to answer
@@ -122,18 +124,31 @@ class Link:
     """A host that is used: its workers, and the thread that listens to them."""
 
     def __init__(self, host: HostHandle, about: About, places: "itertools.count[int]", runs: Path):
-        self.about, self._host = about, host
-        self.is_alive, self.workers = True, list[Distant]()
-        self._remotes: dict[int, Distant] = {}
-        for device in about.devices:
-            place = next(places)
-
-            def connect(remote: Remote, place: int = place, device: Device = device) -> Pipe:
-                return HostPipe(host, place, device.place)
-
-            self._remotes[place] = made = Distant(place, device, about.host, runs, connect)
-            self.workers.append(made)
+        self.about, self._host, self._places, self._runs = about, host, places, runs
+        self.is_alive, self._renewed = True, -math.inf
+        self._remotes: dict[int, Remote] = {}
+        self.workers = [self._started(device) for device in about.devices]
         threading.Thread(target=self._listen, daemon=True).start()
+
+    def _started(self, device: Device) -> Distant:
+        place = next(self._places)
+
+        def connect(remote: Remote) -> Pipe:
+            self._remotes[place] = remote  # before it says a word
+            return HostPipe(self._host, place, device.place)
+
+        return Distant(place, device, self.about.host, self._runs, connect)
+
+    def renew(self) -> int:
+        """Start a worker in the place of each that died though its host is there; how many."""
+        dead = [at for at, worker in enumerate(self.workers) if not worker.is_alive and self.is_alive]
+        if time.monotonic() < self._renewed + RENEW_SECONDS:
+            return 0  # one that dies at once is not started all the time
+        if dead:
+            self._renewed = time.monotonic()
+        for at in dead:
+            self.workers[at] = self._started(self.about.devices[at])
+        return len(dead)
 
     def _listen(self) -> None:
         after = 0
@@ -161,7 +176,7 @@ class Link:
         self._host.close()
 
 
-def _hear(remote: Distant, line: bytes | None) -> None:
+def _hear(remote: Remote, line: bytes | None) -> None:
     """Of one worker; what nobody understands is that worker's end, and no other one's."""
     try:
         remote.lost() if line is None else remote.hear(line)
@@ -247,6 +262,10 @@ class ClusterPool:
                 old = {node for node, (_, when) in self._refused.items() if when > again}
                 new = [node for node in known if node not in {*self._links, *self._asked, *old}]
                 self._asked.update(new)
+                renewed = [(link.about.host, link.renew()) for link in self._links.values()]
+            for host, count in renewed:
+                if count:
+                    self._tell("trouble", f"     {count} workers of {host} died, and are started again")
             for link in lost if not self._closed.is_set() else []:
                 link.lost()
                 self._tell("trouble", f"     {link.about.host} is gone, with {len(link.workers)} workers")
