@@ -331,6 +331,19 @@ def test_a_gpu_that_was_lost_is_known_from_one_that_a_program_failed_on():
     assert watch.lost() == "the GPU doesn't answer any more (GPU is lost)"
 
 
+def test_a_gpu_that_was_lost_between_two_runs_is_no_crash_of_the_next_one(monkeypatch):
+    import pynvml
+
+    def lost(uuid):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lost)
+    assert (
+        Monitor(Device("cuda", "a GPU", None, "GPU-0")).lost().startswith("the GPU doesn't answer any more")
+    )
+
+
 @pytest.mark.parametrize("share", [3, 30])
 @pytest.mark.parametrize("kind", ["desktop", "compute", "both"])
 def test_a_desktop_is_no_stranger_until_it_takes_more_than_is_tolerated(kind, share):

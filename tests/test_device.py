@@ -2,10 +2,12 @@
 
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 
 import harness.worker.device as device
+from harness.errors import HarnessError
 from harness.worker.device import Device
 
 OWN = "5:memory:/user\n0::/slurm/job\n"  # what /proc/self/cgroup says
@@ -65,3 +67,46 @@ def test_a_trial_in_a_container_may_take_four_fifths_of_what_that_may(
     monkeypatch.setattr(device, "quota_bytes", lambda: quota)
     assert Device("cpu", "x", None).limits(0.0)["memory_bytes"] == min(machine, most)
     assert Device("cpu", "x", None, places=2).limits(0.0)["memory_bytes"] == min(machine, most) // 2
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """`driver(count, sick)`: so many GPUs, of which those numbers don't answer."""
+    import pynvml
+
+    def fake(count, sick):
+        def handle(number):
+            if number in sick:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+            return number
+
+        for name, made in {
+            "nvmlInit": lambda: None, "nvmlShutdown": lambda: None, "nvmlDeviceGetCount": lambda: count,
+            "nvmlDeviceGetHandleByIndex": handle, "nvmlDeviceGetName": lambda number: "a GPU",
+            "nvmlDeviceGetUUID": lambda number: f"GPU-{number}",
+            "nvmlDeviceGetMinorNumber": lambda number: number,
+            "nvmlDeviceGetMemoryInfo": lambda number: SimpleNamespace(total=2**34),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(pynvml, name, made)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(device, "torch_is_cpu_build", lambda: False)
+
+    return fake
+
+
+def test_one_gpu_that_does_not_answer_hides_no_other_and_moves_no_number(driver):
+    driver(4, {1})
+    assert [gpu.uuid for gpu in device.nvidia()] == ["GPU-0", "GPU-2", "GPU-3"]
+    here = device.resolve("auto")
+    assert [gpu.uuid for gpu in device.chosen(here, "2,3")] == ["GPU-2", "GPU-3"]
+    assert len(device.chosen(here, "all")) == 3
+    with pytest.raises(HarnessError, match="one of them doesn't answer"):
+        device.chosen(here, "0,1")
+
+
+def test_where_no_gpu_answers_nothing_is_trained_on_the_processor_instead(driver):
+    driver(2, {0, 1})
+    with pytest.raises(HarnessError, match="none of 2 NVIDIA GPUs answers"):
+        device.resolve("auto")
+    driver(0, ())
+    assert device.resolve("auto").kind == "cpu"

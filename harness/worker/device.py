@@ -147,6 +147,10 @@ def resolve(setting: str, gpu_memory_gb: float = 0.0) -> Device:
             return gpus[0].with_at_most(int(1024 * gpu_memory_gb) or gpus[0].memory_mb)
         if setting == "cuda":
             raise HarnessError("device is cuda, but the installed torch is a CPU build")
+    elif setting == "auto" and (silent := len(_numbered())) and not torch_is_cpu_build():
+        raise HarnessError(
+            f"none of {silent} NVIDIA GPUs answers", 'nvidia-smi; device = "cpu" in the config'
+        )
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     if setting == "mps" or (setting == "auto" and apple):
         if not apple:
@@ -168,12 +172,16 @@ def chosen(device: Device, gpus: str) -> list[Device]:
         raise HarnessError(
             f"--gpus is for NVIDIA GPUs, and this config trains on {device.name}", "without --gpus"
         )
-    there = nvidia()
+    there = _numbered()
+    numbers = [number for number, gpu in enumerate(there) if gpu]
     try:
-        numbers = range(len(there)) if gpus == "all" else [int(part) for part in gpus.split(",")]
-        found = [there[number] for number in dict.fromkeys(numbers) if number >= 0]
+        numbers = numbers if gpus == "all" else [int(part) for part in gpus.split(",")]
+        named = [there[number] for number in dict.fromkeys(numbers) if number >= 0]
     except (ValueError, IndexError):
-        found = []
+        named = []
+    found = [gpu for gpu in named if gpu is not None]
+    if len(found) < len(named):
+        raise HarnessError(f"--gpus {gpus}: one of them doesn't answer", "nvidia-smi; --gpus all")
     if not found:
         raise HarnessError(f"--gpus {gpus}: there are {len(there)}, numbered from 0", "--gpus all")
     if len({each.name for each in found}) > 1:
@@ -196,6 +204,11 @@ def torch_is_cpu_build() -> bool:
 
 def nvidia() -> list[Device]:
     """The GPUs that this process may use, in nvidia-smi's order; none without a driver."""
+    return [gpu for gpu in _numbered() if gpu is not None]
+
+
+def _numbered() -> list[Device | None]:
+    """Those, each at its number; None for one that doesn't answer."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return []
@@ -205,8 +218,12 @@ def nvidia() -> list[Device]:
         pynvml.nvmlInit()
     except Exception:  # noqa: BLE001 - no driver, no library, no GPU: all mean none in sight
         return []
+    found: list[Device | None] = []
     try:
-        found = [_gpu(pynvml, number) for number in range(pynvml.nvmlDeviceGetCount())]
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            found.append(None)
+            with contextlib.suppress(pynvml.NVMLError):  # the others are as they were
+                found[number] = _gpu(pynvml, number)
     except pynvml.NVMLError:
         return []
     finally:
@@ -218,7 +235,7 @@ def nvidia() -> list[Device]:
         gpu
         for part in wanted
         for number, gpu in enumerate(found)
-        if part == str(number) or (part.startswith("GPU-") and gpu.uuid.startswith(part))
+        if part == str(number) or (gpu and part.startswith("GPU-") and gpu.uuid.startswith(part))
     ]
 
 

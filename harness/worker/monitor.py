@@ -41,6 +41,10 @@ class Sample:
     """Of the GPU's time since the sample before: what only draws, a desktop or a browser."""
 
 
+def _unanswered(error: Exception) -> str:
+    return f"the GPU doesn't answer any more ({one_line(str(error))})"
+
+
 class Monitor:
     """Samples of one device. Where there is no NVIDIA GPU, or it doesn't answer, there are none."""
 
@@ -56,13 +60,17 @@ class Monitor:
         self._idle_from: float | None = None
         self._seen_at = 0
         self._handle: Any = None
+        self._refused = ""
         if device.kind == "cuda":
             with suppress(Exception):
                 import pynvml
 
                 self._nvml = pynvml
                 pynvml.nvmlInit()
-                self._handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+                try:
+                    self._handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+                except pynvml.NVMLError as error:  # lost while nothing ran there
+                    self._refused = _unanswered(error)
 
     def look(self) -> None:
         """Take a sample, if it is time for one."""
@@ -84,11 +92,11 @@ class Monitor:
     def lost(self) -> str:
         """What the driver says of a GPU that doesn't answer any more; empty if it does."""
         if self._handle is None:
-            return ""
+            return self._refused
         try:
             self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
         except self._nvml.NVMLError as error:
-            return f"the GPU doesn't answer any more ({one_line(str(error))})"
+            return _unanswered(error)
         return ""
 
     def strain(self, waits: bool) -> str:
