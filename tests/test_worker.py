@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HONEST, edit, processes_with
+from conftest import HONEST, edit, processes_with, without_bwrap
 from sessions import Script, all_of
 from stubs import known
 
@@ -21,6 +23,7 @@ from harness import config as configs
 from harness.errors import HarnessError
 from harness.executors import local
 from harness.paths import Paths
+from harness.sandbox import isolation
 from harness.session.events import Watcher
 from harness.session.limits import Limits
 from harness.session.loop import Loop
@@ -54,6 +57,29 @@ def test_a_run_in_a_process_of_its_own_gives_its_record_and_tells_how_it_goes(wo
     held = worker.score_holdout(folder, run.value, setup, RunHandle(), Hears()).result(60)
     assert held.value == run.value and held.setting == setup.setting
     worker.second_opinion(folder, setup, Hears()).result(60)
+
+
+def test_a_worker_that_lost_its_sandbox_runs_nothing_of_a_session_that_has_one(setup, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", without_bwrap(tmp_path))
+    (tmp_path / "root").mkdir()
+    made = contextlib.closing(local.worker(0, tmp_path / "runs", tmp_path / "root"))
+    words = "has no sandbox any more: bubblewrap is not installed"
+    with made as worker, pytest.raises(HarnessError, match=words):
+        worker.start(ORDER, setup, RunHandle.alone(), Hears()).result(60)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_a_machine_that_can_start_nothing_for_a_moment_is_not_one_without_bubblewrap(monkeypatch):
+    real, fail = subprocess.run, [OSError(errno.EAGAIN, "again"), OSError(errno.ENOMEM, "no memory")]
+
+    def run(*args, **options):
+        if fail:
+            raise fail.pop()
+        return real(*args, **options)
+
+    monkeypatch.setattr(isolation, "AGAIN_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(isolation.subprocess, "run", run)
+    assert isolation._bwrap_problem.__wrapped__(shutil.which("bwrap")) is None
 
 
 def test_what_is_held_trains_when_it_is_let_and_what_is_cancelled_leaves_no_folder(worker, setup, tmp_path):

@@ -185,4 +185,4 @@ def _answer(future: "Future[Any]", message: m.Message) -> None:
 
 
 def _bench(setup: Setup) -> m.Bench:
-    return m.Bench(configs.dump(setup.config), setup.device, setup.setting)
+    return m.Bench(configs.dump(setup.config), setup.device, setup.setting, setup.isolation.kind)

@@ -40,6 +40,7 @@ ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime",
 PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CC", "CXX")
 PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "TORCH", "PYTORCH_", "TRITON_", "OMP_", "MKL_", "NCCL_")
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
+AGAIN_SECONDS = 1.0, 5.0, 0.0  # a machine that is out of memory for a moment has bubblewrap all the same
 SMALL_BYTES = 64 * 2**20
 FATAL = {
     signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV,
@@ -81,13 +82,18 @@ def _bwrap_problem(program: str | None) -> str | None:
     """None if bubblewrap works with all that we ask of it, else one line saying why not."""
     if program is None:
         return "bubblewrap is not installed (apt install bubblewrap)"
-    try:
-        tried = subprocess.run(
-            [*_bwrap(program, 1, [], gpu=""), "--", "/bin/true"],
-            capture_output=True, text=True, timeout=20, env={"PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"bubblewrap does not start: {error}"
+    for pause in AGAIN_SECONDS:
+        try:
+            tried = subprocess.run(
+                [*_bwrap(program, 1, [], gpu=""), "--", "/bin/true"],
+                capture_output=True, text=True, timeout=20, env={"PATH": "/usr/bin:/bin"},
+            )  # fmt: skip
+            break
+        except (OSError, subprocess.TimeoutExpired) as error:
+            trouble = error
+            time.sleep(pause)
+    else:
+        return f"bubblewrap does not start: {trouble}"
     if tried.returncode == 0:
         return None
     why = (tried.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -81,7 +81,7 @@ class Process:
         """By a config, on this device.
 
         Raises:
-            HarnessError: this host can't do it, or its scores would be of another setting.
+            HarnessError: this host can't do it, without a sandbox, or its scores would be of another setting.
         """
         known = self._opened
         if known is None or known[0] != bench.config or not known[1].task.data.folder.exists():
@@ -90,6 +90,9 @@ class Process:
         setup = replace(known[1], device=bench.device)
         if setup.setting != bench.setting:
             raise HarnessError(f"a worker on {platform.node()} has {setup.setting}, not {bench.setting}")
+        if bench.isolation == "bwrap" != setup.isolation.kind:
+            why = f"a worker on {platform.node()} has no sandbox any more: {setup.isolation.why}"
+            raise HarnessError(why, "harness doctor, then harness loop")
         return setup
 
     def _hears(self, number: int) -> Hears:

@@ -27,6 +27,8 @@ class Bench:
     """As a file has it."""
     device: Device
     setting: Setting
+    isolation: str
+    """Of the session: where that is `bwrap`, no worker may do with less."""
 
 
 @dataclass(frozen=True)
