@@ -20,3 +20,7 @@ class HarnessError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}. Try: {self.fix}" if self.fix else self.message
+
+
+class DeviceLost(HarnessError):
+    """One device doesn't answer any more; the others do."""

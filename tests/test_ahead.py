@@ -1,6 +1,8 @@
 """What starts before the research stands anywhere: runs of `main`, and the first experiment on it."""
 
 import dataclasses
+import errno
+import os
 import threading
 import time
 
@@ -64,6 +66,29 @@ def test_a_lost_gpu_ends_the_session_and_what_ran_on_it_is_measured_in_the_next(
     monkeypatch.setattr(attempts, "measure", told.measure)
     begin(fresh, Changing([]), places=1, experiments=1).run()
     assert known(fresh).find("1").status == "discard"
+
+
+@pytest.mark.parametrize("how", ["lost", "disk"])
+def test_one_device_that_is_lost_is_left_alone_and_the_others_go_on(fresh, told, monkeypatch, how):
+    told.scores |= {"baseline": [*BASELINE, *BASELINE], "One": list(WORSE), "Two": list(WORSE)}
+    said, tried = [], []
+
+    def measure(source, commit, seed, setup, *rest):
+        if setup.device.place == 1:
+            tried.append(commit)
+            if how == "disk":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            run = told.measure(source, commit, seed, setup, *rest)
+            gone = {"status": ERROR, "kind": Kind.LOST, "detail": "the GPU doesn't answer", "value": None}
+            return dataclasses.replace(run, **gone)
+        return told.measure(source, commit, seed, setup, *rest)
+
+    monkeypatch.setattr(attempts, "measure", measure)
+    answers = Changing([("One", 1, WORSE), ("Two", 9, WORSE)])
+    begin(fresh, answers, places=3, experiments=2, said=said).run()
+    assert [each.status for each in known(fresh)] == ["discard", "discard"] and len(tried) == 1
+    (line,) = [line for line in said if "is left alone from now on" in line]
+    assert ("the GPU doesn't answer" in line) == (how == "lost")
 
 
 def test_every_station_runs_main_while_its_noise_is_measured(fresh, told):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from sessions import Script, all_of
 from stubs import known
 
 from harness import config as configs
-from harness.errors import HarnessError
-from harness.executors import local
+from harness.errors import DeviceLost, HarnessError
+from harness.executors import local, remote
 from harness.paths import Paths
 from harness.sandbox import isolation
 from harness.session.events import Watcher
@@ -57,6 +58,15 @@ def test_a_run_in_a_process_of_its_own_gives_its_record_and_tells_how_it_goes(wo
     held = worker.score_holdout(folder, run.value, setup, RunHandle(), Hears()).result(60)
     assert held.value == run.value and held.setting == setup.setting
     worker.second_opinion(folder, setup, Hears()).result(60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("person", HarnessError), ("device", DeviceLost), ("machine", OSError)]
+)
+def test_what_failed_in_a_worker_is_of_the_same_kind_here(kind, error):
+    future = Future()
+    remote._answer(future, m.Failed(1, kind, "why", "how"))
+    assert type(future.exception()) is error and "why" in str(future.exception())
 
 
 def test_a_worker_that_lost_its_sandbox_runs_nothing_of_a_session_that_has_one(setup, tmp_path, monkeypatch):

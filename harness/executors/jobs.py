@@ -5,6 +5,7 @@ has room for both. That one gets its first batch when the loop has taken in what
 knows `main`. (A holdout's scorer is neither.)
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from harness.errors import HarnessError
+from harness.executors.remote import Lost
 from harness.store.decisions import Holdout, Opinion
 from harness.store.experiment import Experiment
 from harness.store.records import Failure, RunRecord, measured_on
@@ -21,6 +24,8 @@ from harness.worker.run import Setup
 from harness.worker.worker import RunHandle
 
 TICK_SECONDS = 0.2
+MOST_LOST = 3  # times in a row that workers were lost, with no result in between
+TOGETHER_SECONDS = 20.0  # those of one host go at once
 
 
 class Worker(Protocol):
@@ -88,6 +93,8 @@ class Executor:
         """`hears`: who is told of a run at a place."""
         self._pool, self._hears = pool, hears
         self._workers = pool.workers()
+        self._left_alone: set[tuple[str, int]] = set()  # hosts and places
+        self._lost, self._lost_at = 0, -TOGETHER_SECONDS
         self._events: SimpleQueue[None] = SimpleQueue()
         self.running: list[Job] = []
 
@@ -102,8 +109,37 @@ class Executor:
 
     def workers(self) -> list[Worker]:
         """Those that are there now; where none is, the last that were."""
-        self._workers = self._pool.workers() or self._workers
+        there = [each for each in self._pool.workers() if (each.host, each.place) not in self._left_alone]
+        self._workers = there or self._workers
         return self._workers
+
+    def came_back(self) -> None:
+        """A run gave a result."""
+        self._lost = 0
+
+    def lost(self, worker: Worker, why: Exception) -> str:
+        """A run's worker is gone, or its machine failed it: then nothing more is begun there. In words, what
+        comes of that.
+
+        Raises:
+            HarnessError: it happens again and again.
+            DeviceLost, OSError: `why`, where no other worker is left.
+        """
+        if isinstance(why, Lost):
+            if time.monotonic() - self._lost_at > TOGETHER_SECONDS:
+                self._lost, self._lost_at = self._lost + 1, time.monotonic()
+            if self._lost >= MOST_LOST:
+                raise HarnessError(f"runs were lost {self._lost} times in a row: {why}", "harness doctor")
+            return ""
+        others = [each for each in self.workers() if each is not worker]
+        if not others:
+            raise why
+        self._left_alone.add((worker.host, worker.place))
+        for job in self.at(worker):
+            if job.is_held:
+                job.handle.cancel()
+        name = f"{worker.device.name} {worker.place}" if worker.device else f"worker {worker.place}"
+        return f"; {name} of {worker.host} is left alone from now on"
 
     def on(self, worker: Worker, setup: Setup) -> str:
         """What runs of a worker are measured on, see `RunRecord.measured_on`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness import config as configs
-from harness.errors import HarnessError
+from harness.errors import DeviceLost, HarnessError
 from harness.store.decisions import Holdout, Opinion
 from harness.store.records import Failure, RunRecord
 from harness.worker import messages as m
@@ -176,8 +176,9 @@ def _answer(future: "Future[Any]", message: m.Message) -> None:
         future.set_result(message.opinion or message.failure)
     elif message.kind == "cancelled":
         future.set_exception(Cancelled())
-    elif message.kind == "person":
-        future.set_exception(HarnessError(message.text, message.fix))
+    elif message.kind in ("person", "device"):
+        kind = DeviceLost if message.kind == "device" else HarnessError
+        future.set_exception(kind(message.text, message.fix))
     elif message.kind == "machine":
         future.set_exception(OSError(message.text))
     else:

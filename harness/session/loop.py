@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from harness.agents import Agent
-from harness.errors import HarnessError
+from harness.errors import DeviceLost, HarnessError
 from harness.executors.jobs import Executor, Job, Pool, Worker
 from harness.executors.remote import Lost
 from harness.lock import held, refuse
@@ -47,8 +47,6 @@ from harness.worker.run import Setup
 from harness.worker.worker import Cancelled
 
 BASELINE = "baseline"
-MOST_LOST = 3  # times in a row that workers were lost, with no result in between
-TOGETHER_SECONDS = 20.0  # those of one host go at once
 
 
 class Loop:
@@ -81,7 +79,6 @@ class Loop:
         self._proposed_after = 0.0  # seconds that the last proposal was waited for
         self._ids = itertools.count(1)
         self._disturbed = 0  # runs
-        self._lost, self._lost_at = 0, -TOGETHER_SECONDS
 
     def stop(self, why: str) -> None:
         """End after the running runs."""
@@ -318,13 +315,13 @@ class Loop:
             run, folder = job.future.result()
         except Cancelled:
             return
-        except Lost as lost:
-            return self._lost_with(job, str(lost))
+        except (Lost, DeviceLost, OSError) as lost:
+            return self._lost_with(job, lost)
         if job.handle.cancelled.is_set():
             return  # it was put back, or on another commit, in the moment that it ended
         run = replace(run, propose_seconds=job.propose_seconds)
         self._disturbed += bool(run.delay)
-        self._lost = 0
+        self._executor.came_back()
         if job.experiment is None:
             running = [other for other in self._executor.running if other.experiment is None]
             others = any(not each.is_held and each.order.commit == run.commit for each in running)
@@ -337,14 +334,12 @@ class Loop:
         else:
             self._deciding.decide(job, job.experiment, run, folder)
 
-    def _lost_with(self, job: Job, why: str) -> None:
+    def _lost_with(self, job: Job, why: Exception) -> None:
         """What was lost with its worker: nobody knows how it went, so it never was."""
         if job.handle.cancelled.is_set():
             return
-        if time.monotonic() - self._lost_at > TOGETHER_SECONDS:
-            self._lost, self._lost_at = self._lost + 1, time.monotonic()
-        if self._lost >= MOST_LOST:
-            raise HarnessError(f"runs were lost {self._lost} times in a row: {why}", "harness doctor")
-        self._tell("trouble", f"     {job.order.name} is run again: {why}")
+        so = self._executor.lost(job.worker, why)
+        said = why.message if isinstance(why, HarnessError) else str(why)
+        self._tell("trouble", f"     {job.order.name} is run again: {said}{so}")
         if job.experiment is None:
             self._tell(PUT_BACK, "", order=job.order)

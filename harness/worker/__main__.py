@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from harness import __version__
 from harness import config as configs
-from harness.errors import HarnessError
+from harness.errors import DeviceLost, HarnessError
 from harness.store.decisions import Opinion
 from harness.store.records import Failure
 from harness.worker import messages as m
@@ -161,7 +161,8 @@ def _failed(number: int, error: BaseException) -> m.Failed:
     if isinstance(error, Cancelled):
         return m.Failed(number, "cancelled", "")
     if isinstance(error, HarnessError):
-        return m.Failed(number, "person", error.message, error.fix)
+        kind = "device" if isinstance(error, DeviceLost) else "person"
+        return m.Failed(number, kind, error.message, error.fix)
     if isinstance(error, OSError):
         return m.Failed(number, "machine", str(error))
     return m.Failed(number, "bug", "".join(traceback.format_exception(error)))

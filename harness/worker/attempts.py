@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import DeviceLost, HarnessError
 from harness.paths import Paths
 from harness.store.records import ERROR, Kind, RunRecord
 from harness.worker.orders import Hears, Order
@@ -26,7 +26,8 @@ def attempt(
     """One run that counts, and its folder, which is made in `runs`.
 
     Raises:
-        HarnessError: what only a person can mend: the GPU is lost, or the task fails.
+        DeviceLost: the GPU doesn't answer any more.
+        HarnessError: what only a person can mend: the task fails.
         Cancelled: nobody waits for it any more.
     """
 
@@ -55,7 +56,7 @@ def attempt(
             while not handle.may_train.wait(TICK_SECONDS):  # it may be for want of what the other one had
                 handle.check()
         elif run.kind == Kind.LOST:  # all that follows would fail
-            raise HarnessError(run.detail, "nvidia-smi, or a restart of the machine; then harness loop")
+            raise DeviceLost(run.detail, "nvidia-smi, or a restart of the machine; then harness loop")
         elif run.kind == Kind.TASK:
             raise HarnessError(
                 f"the task failed: {run.detail}", "mend it, then harness prepare, harness loop"

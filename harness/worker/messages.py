@@ -129,7 +129,8 @@ class Looked:
 
 @dataclass(frozen=True)
 class Failed:
-    """`kind`: `cancelled`; `person`, who can mend it by `fix`; `machine`; or `bug`, ours."""
+    """`kind`: `cancelled`; `person`, who can mend it by `fix`; `device`, which is lost; `machine`;
+    or `bug`, ours."""
 
     id: int
     kind: str
