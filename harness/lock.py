@@ -1,6 +1,7 @@
 """A lock that dies with its holder: the kernel's, on a file that names the process."""
 
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,33 +11,38 @@ from pathlib import Path
 from harness.errors import HarnessError
 
 TRIES, LOOK_SECONDS = 5, 0.02  # who only looks whether it is held has it for a moment
+WAIT_SECONDS = 0.2
 
 
 @contextmanager
-def held(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
+def held(
+    path: Path, on_busy: Callable[[str], None], waits: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Hold a lock file, after waiting for whoever has it.
 
     Args:
         on_busy: told the holder's process id before waiting; may raise instead.
+        waits: called a few times a second meanwhile; may raise, too.
 
     Raises:
         HarnessError: its file system has no locks, as NFS without its daemon or Lustre without `flock`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        for _ in range(TRIES):
+        for attempt in itertools.count(1):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                time.sleep(LOOK_SECONDS)
+                if attempt == TRIES:
+                    file.seek(0)
+                    on_busy(file.read().strip() or "?")
+                if attempt >= TRIES:
+                    waits()
+                time.sleep(LOOK_SECONDS if attempt < TRIES else WAIT_SECONDS)
             except OSError as error:
                 mend = f"mount -o remount,flock, or a local disk: see df {path.parent}, and HARNESS_CACHE"
                 raise HarnessError(f"{path} can't be locked: {error.strerror}", mend) from None
-        else:
-            file.seek(0)
-            on_busy(file.read().strip() or "?")
-            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -282,7 +282,11 @@ def test_one_that_always_failed_at_once_needs_the_person(ask, as_it_was):
 
 def test_while_it_waits_somebody_else_may_propose(research, context):
     said = []
-    agent = Command("exit 1", open_repository(research.folder), said.append, first_wait_seconds=3.0)
+    once = Path.home() / "once"  # then it takes its time to fail
+    agent = Command(
+        f"[ -e {once} ] && sleep 60; touch {once}; exit 1", open_repository(research.folder), said.append,
+        first_wait_seconds=1.0, writable=(Path.home(),),
+    )  # fmt: skip
 
     def propose():
         with contextlib.suppress(NoProposal):
@@ -293,6 +297,8 @@ def test_while_it_waits_somebody_else_may_propose(research, context):
     while not agent.is_waiting and time.monotonic() < until:
         time.sleep(0.05)
     assert agent.is_waiting
+    time.sleep(2.0)
+    assert agent.is_waiting, "while it is tried again, too"
     agent._end()
 
 

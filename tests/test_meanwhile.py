@@ -1,5 +1,6 @@
 """What people and other programs do to the repository meanwhile: nothing is lost, and the loop goes on."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -13,6 +14,7 @@ import harness.session.runner as runner
 import harness.worker.attempts as attempts
 from harness.errors import HarnessError
 from harness.lock import held
+from harness.session.loop import Loop
 from harness.session.moving import Moving
 from harness.session.runner import Runner
 from harness.store.checkout import Checkout
@@ -20,6 +22,7 @@ from harness.store.decisions import Decision, Incumbent, Proposal
 from harness.store.experiments import Experiments
 from harness.store.opening import open_repository
 from harness.store.records import KEEP, RunRecord, Training
+from harness.worker.device import exclusive, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +76,19 @@ def test_a_dirty_train_py_and_a_second_loop_are_refused_in_one_line(research):
     with pytest.raises(HarnessError, match="uncommitted changes"):
         session(research, ("Make it worse", WORSE))
     assert (research.folder / "train.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", ["hours", "failure"])
+def test_a_session_ends_though_somebody_else_has_the_device(research, how, monkeypatch):
+    began = time.monotonic()
+    with exclusive(resolve("cpu"), print):  # all night
+        if how == "failure":
+            monkeypatch.setattr(Loop, "_ask_ahead", lambda self, _: self._fail(OSError("no space")))
+        ended = loop_in(research.folder, Script(("Break it", CRASHING)), hours=3 / 3600)
+        with pytest.raises(HarnessError, match="no space") if how == "failure" else contextlib.nullcontext():
+            ended.run()
+    assert time.monotonic() - began < 30
+    assert all(each.status is None for each in all_of(research)), "it is measured in the next"
 
 
 def test_locks_that_a_killed_git_left_are_removed_but_never_the_indexs(research):

@@ -26,7 +26,7 @@ from harness.worker.service import AT_A_TIME
 RUNNING = st.builds(
     Running, st.integers(1, 10**6), st.sampled_from(["main", "x"]), st.sampled_from(["now", "before"]),
     st.none() | st.builds(Due, st.integers(1, 9), st.sampled_from(["main", "head", "gone"])),
-    *[st.booleans()] * 5,
+    *[st.booleans()] * 6,
 )  # fmt: skip
 PLACES = st.lists(
     st.builds(Place, st.just(0), st.sampled_from("ab"), st.booleans(), st.booleans(),
@@ -67,7 +67,8 @@ def test_whatever_is_known_no_device_is_given_more_than_it_holds_and_no_experime
     begun = [start.due.number for start in starts if start.due is not None]
     running = {run.due.number for run in known.running if run.due is not None}
     assert len(set(begun)) == len(begun) and not running & set(begun)
-    held = {run.id for place in known.places for run in place.runs if run.is_held and not run.is_cancelled}
+    every = [run for place in known.places for run in (*place.runs, *known.gone) if not run.is_cancelled]
+    held = {run.id for run in every if run.is_held or run.waits}
     touched = [action.run for action in actions if isinstance(action, Release | BringUp | PutBack)]
     assert set(touched) <= held
 
@@ -141,6 +142,17 @@ def test_what_is_held_is_put_on_the_head_put_back_or_let_train():
 def test_who_ran_out_of_memory_beside_another_one_gets_all_the_room():
     full, held = run(1, commit="x", wants_room=True), run(2, Due(1, "main"), is_held=True)
     assert plan(Facts("main", "now", ("main",), (), (place(0, full, held),)), Bounds()) == [PutBack(2)]
+
+
+def test_a_session_that_is_over_waits_for_no_device_that_somebody_else_has():
+    one = Due(1, "main")
+    known = Facts("main", "now", ("main",), (one,), (place(0, run(due=one, commit="x", waits=True)),))
+    assert plan(known, Bounds(left=1)) == []
+    assert plan(known, Bounds(is_over=True, is_over_unpaid=True)) == [PutBack(1)]
+    again = Due(1, "main", is_again=True)
+    paid = dataclasses.replace(known, due=(again,), places=(place(0, run(due=again, waits=True)),))
+    assert plan(paid, Bounds(is_over=True, is_over_unpaid=True)) == []
+    assert plan(paid, Bounds(is_over=True, is_over_unpaid=True, is_stopping=True)) == [PutBack(1)]
 
 
 @pytest.mark.parametrize(

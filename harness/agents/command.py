@@ -130,6 +130,12 @@ class Command:
             NoProposal: there is no commit, or one that breaks a rule; says which.
             HarnessError: there is no such command; or it fails for hours, or at once and always did.
         """
+        try:
+            return self._proposed(context)
+        finally:
+            self.is_waiting = False
+
+    def _proposed(self, context: Context) -> Proposal:
         pause, fast = self._first_wait_seconds, 0
         for _ in range(ATTEMPTS):
             self._make_clone(context.commit)
@@ -151,9 +157,8 @@ class Command:
                 why = f"{self._name} failed {fast} times, each within seconds: {failure}"
                 raise HarnessError(why, "its command line by hand; harness agents")
             self._say(f"{self._name}: {failure}; again in {pause:.0f} s")
-            self.is_waiting = True
+            self.is_waiting = True  # from now on: the next attempt may fail as slowly
             threading.Event().wait(pause)
-            self.is_waiting = False
             pause = min(2 * pause, LONGEST_WAIT_SECONDS)
         raise HarnessError(f"{self._name} failed {ATTEMPTS} times: {failure}", "try its command line by hand")
 

@@ -192,8 +192,9 @@ class Executor:
                 yield job
 
     def cancel_held(self) -> None:
+        """Those too that wait for a device which somebody else has."""
         for job in self.running:
-            if job.is_held:
+            if (job.is_held or job.handle.waits) and not job.handle.cancelled.is_set():
                 job.handle.cancel()
 
     def close(self) -> None:

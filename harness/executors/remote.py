@@ -132,6 +132,8 @@ class Remote:
             return
         if (asked := self._asked.get(message.id)) is None:
             return  # it was given up
+        if isinstance(message, m.Shown):
+            asked.handle.waits = message.progress.phase == "waiting"
         if isinstance(message, m.Told | m.Shown):
             try:
                 _pass_on(asked.hears, message)

@@ -142,7 +142,6 @@ class Loop:
         elif not isinstance(failure, HarnessError):
             failure = HarnessError(f"the machine failed: {failure}")
         self._failure = self._failure or failure
-        self._executor.cancel_held()
 
     def _over(self) -> str:
         """Why nothing more is to be begun, while nothing runs; raises what went wrong."""
@@ -172,6 +171,7 @@ class Loop:
                         self._carry_out(action, facts)
         except (HarnessError, OSError) as failure:
             self._fail(failure)
+        self._executor.cancel_held()
         return None
 
     def _facts(self, may_ask: bool) -> Facts:
@@ -204,7 +204,7 @@ class Loop:
         handle, purpose = job.handle, (job.setup.setting, job.setup.config.gate)
         return Running(
             job.number, job.order.commit, purpose, due, job.is_held, handle.trained.is_set(),
-            job.future.done(), handle.cancelled.is_set(), handle.wants_room.is_set(),
+            job.future.done(), handle.cancelled.is_set(), handle.wants_room.is_set(), handle.waits,
         )  # fmt: skip
 
     def _carry_out(self, action: Action, facts: Facts) -> None:

@@ -38,6 +38,8 @@ class Running:
     is_cancelled: bool = False
     wants_room: bool = False
     """Nothing else may be where it is: it ran out of memory beside another one."""
+    waits: bool = False
+    """For a device that somebody else has."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,14 @@ Action = Start | Propose | Release | BringUp | PutBack
 
 def plan(facts: Facts, bounds: Bounds) -> list[Action]:
     """What to do now, in this order; to be asked again when that is done, until there is nothing."""
-    return [*_ended(facts)] or [*_let_train(facts, bounds)] or _begin(facts, bounds)
+    return [*_ended(facts, bounds)] or [*_let_train(facts, bounds)] or _begin(facts, bounds)
 
 
-def _ended(facts: Facts) -> Iterator[Action]:
+def _ended(facts: Facts, bounds: Bounds) -> Iterator[Action]:
+    for run in facts.running:
+        is_again = run.due is not None and run.due.is_again
+        if run.waits and (bounds.is_stopping if is_again else bounds.is_over_unpaid):
+            yield PutBack(run.id)  # who has the device may have it all night
     for place in facts.places:
         if any(run.wants_room for run in place.runs):
             yield from (PutBack(run.id) for run in place.runs if run.is_held and not run.is_cancelled)

@@ -95,6 +95,14 @@ class Proposals:
         """Have the next ones made while something trains, one by one: each knows those before it."""
         if len(self._ahead) < wanted and self._answered == self._ahead and self.gave_up is None:
             self._ahead.append(self._ask(base, setup, results))
+        if self._meantime is None and self._is_out and self._ahead and not self._ahead[0].answer.done():
+            self._meantime = self._ask(base, setup, results, by_stand_in=True)
+
+    @property
+    def _is_out(self) -> bool:
+        """Whether the agent can't answer now, or took too long the last time, and somebody else can."""
+        is_waiting = getattr(self._agent, "is_waiting", False)
+        return self._stand_in is not None and (self._is_slow or bool(is_waiting))
 
     @property
     def paid_usd(self) -> float:
@@ -185,21 +193,21 @@ class Proposals:
     def _between(self, base: Base, setup: Setup, results: Sequence[Experiment]) -> Experiment | None:
         """While the agent can't answer, or takes long: what somebody else proposes, so that no device is idle
         for it. What it says itself comes next when it is there."""
-        if self._meantime is None:
-            name, other = _name(self._agent), _name(self._stand_in)
-            waited = time.monotonic() - self._ahead[0].asked_at if self._ahead else 0.0
-            is_late = waited > (0 if self._is_slow else IDLE_SECONDS)
-            if waited > TELL_SECONDS and not is_late and self._told_of is not self._ahead[0]:
-                self._told_of = self._ahead[0]
-                then = f"; {other} proposes one after {IDLE_SECONDS / 60:.0f} minutes"
-                self._tell("note", f"waiting for {name}{then if self._stand_in else ''}")
-            if self._stand_in is None or not (is_late or getattr(self._agent, "is_waiting", False)):
-                return None
-            self._late = self._ahead[0] if is_late else self._late
-            self._meantime = self._ask(base, setup, results, by_stand_in=True)
-            self._tell("note", f"{name} has no answer yet: {other} proposes one meanwhile")
+        name, other = _name(self._agent), _name(self._stand_in)
+        waited = time.monotonic() - self._ahead[0].asked_at if self._ahead else 0.0
+        is_late = waited > (0 if self._is_slow else IDLE_SECONDS)
+        if waited > TELL_SECONDS and not is_late and self._told_of is not self._ahead[0]:
+            self._told_of = self._ahead[0]
+            then = f"; {other} proposes one after {IDLE_SECONDS / 60:.0f} minutes"
+            self._tell("note", f"waiting for {name}{then if self._stand_in else ''}")
+        if self._stand_in is None or not (is_late or self._is_out):
+            self._meantime = None  # it is back
+            return None
+        self._late = self._ahead[0] if is_late and self._ahead else self._late
+        self._meantime = self._meantime or self._ask(base, setup, results, by_stand_in=True)
         if not self._meantime.answer.done():
             return None
+        self._tell("note", f"{name} has no answer yet: {other} proposes one meanwhile")
         pending, self._meantime = self._meantime, None
         begun, _ = self._begun(pending, base, setup)
         self.stood_in += begun is not None

@@ -33,6 +33,7 @@ def attempt(
 
     def show(progress: Progress) -> None:
         handle.check()
+        handle.waits = progress.phase == "waiting"
         if handle.may_train.is_set():  # else the one that is being scored is shown
             hears.show(progress)
 

@@ -315,8 +315,11 @@ def _cpu_name() -> str:
 
 
 @contextmanager
-def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold the device for one run; a second one waits, after saying so through `on_wait`.
+def exclusive(
+    device: Device, on_wait: Callable[[str], None], waits: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Hold the device for one run; a second one waits, after saying so through `on_wait`, and calls `waits`
+    meanwhile, which may raise.
 
     The lock is the kernel's: it goes with the process that holds it, however that ends.
     """
@@ -326,5 +329,5 @@ def exclusive(device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
         on_wait(f"{device.name} is in use by {who}; waiting for it")
 
     which = device.uuid or str(device.place)
-    with held(lock_file(f"{device.kind}-{which}"), busy):
+    with held(lock_file(f"{device.kind}-{which}"), busy, waits):
         yield

@@ -144,11 +144,12 @@ def measure(
         if worker is None:
             stack.callback(place.close)
         waited = time.monotonic()
-        stack.enter_context(place.hold(setup.device, on_wait))
+        waits = lambda: observe(Progress("waiting", time.monotonic() - waited, 0.0))  # noqa: E731
+        stack.enter_context(place.hold(setup.device, on_wait, waits))
         if (trains := place.trains) is not None:  # read once: its own thread ends it
             trains.was_joined = True
         watch = Monitor(setup.device)
-        _wait_until_alone(watch, setup.device, observe, on_wait)
+        _wait_until_alone(watch, setup.device, waits, on_wait)
         started = time.monotonic()
         scored: Score | None = None
         begun: list[scoring.Scoring] = []  # begun while it trains
@@ -241,15 +242,15 @@ def measure(
 
 
 def _wait_until_alone(
-    watch: Monitor, device: Device, observe: Observer, on_wait: Callable[[str], None]
+    watch: Monitor, device: Device, waits: Callable[[], None], on_wait: Callable[[str], None]
 ) -> None:
     """Until nobody else is at work on the device."""
-    began, told = time.monotonic(), False
+    told = False
     while who := watch.foreign():
         if not told:
             told = True
             on_wait(f"{device.name} is in use by {who}; waiting for it")
-        observe(Progress("waiting", time.monotonic() - began, 0.0))
+        waits()
         time.sleep(LOOK_SECONDS)
 
 
@@ -266,7 +267,7 @@ def measure_holdout(
         value: of the same checkpoint on val.
         handle: by which it may be cancelled.
     """
-    with worker.hold(setup.device, on_wait), contextlib.ExitStack() as stack:
+    with worker.hold(setup.device, on_wait, handle.check), contextlib.ExitStack() as stack:
         begun = stack.enter_context(contextlib.closing(_begin_scoring(folder, "holdout", setup)))
         deadline = time.monotonic() + scoring.START_SECONDS
         while not begun.is_ready(LOOK_SECONDS) and time.monotonic() < deadline:

@@ -42,6 +42,8 @@ class RunHandle:
     """Of the device, while it trains."""
     was_joined: bool = False
     """Whether another one started beside its training."""
+    waits: bool = False
+    """For the device, which somebody else has."""
     wants_room: threading.Event = field(default_factory=threading.Event)
     """Nothing else may be where it is: it ran out of memory beside another one."""
 
@@ -108,11 +110,13 @@ class Worker:
         return self._holders > 0
 
     @contextmanager
-    def hold(self, device: Device, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Keep others off the device, while any run of this worker is on it."""
+    def hold(
+        self, device: Device, on_wait: Callable[[str], None], waits: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
+        """Keep others off the device, while any run of this worker is on it; `waits`: see `exclusive`."""
         with self._holding:
             if not self._holders:
-                self._held = exclusive(device, on_wait)
+                self._held = exclusive(device, on_wait, waits)
                 self._held.__enter__()
             self._holders += 1
         try:
