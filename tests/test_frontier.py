@@ -1,5 +1,7 @@
 """The loop under the gate's rule: it knows its noise, repeats what is close, moves main when it is sure."""
 
+import datetime
+import itertools
 import json
 import subprocess
 
@@ -10,6 +12,7 @@ from stubs import BASELINE, MUCH_BETTER, SD, Changing, known, program
 
 import harness.session.checkpoints as kept
 import harness.session.runner as runner
+import harness.worker.attempts as attempts
 from harness.config import load
 from harness.errors import HarnessError
 from harness.gate.noise import pooled
@@ -148,6 +151,23 @@ def test_checkpoints_are_bounded_and_what_a_killed_loop_left_is_removed(fresh, t
     assert held == {path.parent for path in runs.glob("*/kept")} and len(held) == 2
     assert "removed" in harness("clean", cwd=fresh.folder).stdout
     assert {path.parent for path in runs.glob("*/trial.json")} == held, "the tip's is gone"
+
+
+def test_the_checkpoint_that_was_kept_last_stays_though_a_clock_went_back(fresh, told, monkeypatch):
+    class Back(datetime.datetime):
+        times = itertools.count()
+
+        @classmethod
+        def now(cls):
+            return datetime.datetime(2026, 1, 1) - datetime.timedelta(hours=next(cls.times))
+
+    monkeypatch.setattr(attempts, "datetime", Back)
+    monkeypatch.setattr(kept, "CHECKPOINTS", 2)
+    session(fresh, told, *((f"A bit {n}", n, [2.0 - 0.4 * n * SD]) for n in range(1, 5)))
+    runs = (fresh.folder / ".autoresearch" / "runs").glob("*/kept")
+    held = {path.with_name("train.py").read_text().strip() for path in runs}
+    last = [each.commit for each in known(fresh) if each.status == "keep"][-2:]
+    assert held == {fresh("show", f"{commit}:train.py") for commit in last}
 
 
 def test_no_run_is_lost_where_git_has_to_be_waited_for(fresh, told, monkeypatch):

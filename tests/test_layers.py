@@ -17,7 +17,7 @@ def test_the_layer_contracts_hold():
 
 def test_no_file_grows_past_its_one_noun():
     for path in (ROOT / "harness").rglob("*.py"):
-        assert len(path.read_text().splitlines()) < 400, path
+        assert len(path.read_text().splitlines()) <= 350, path
         assert path.stem not in ("utils", "helpers", "manager"), path
 
 

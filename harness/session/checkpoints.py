@@ -64,7 +64,8 @@ class Checkpoints:
             if record is not None and record.commit == run.commit and not self._is_owed(other):
                 forget(other)
         try:
-            self._paths.mark(folder).touch()
+            number = 1 + max(map(_number, self._paths.marks()), default=0)
+            self._paths.mark(folder).write_text(str(number))
         except OSError as failed:
             self._tell("trouble", f"     its checkpoint is not kept for the holdout: {failed}")
         self.drop(CHECKPOINTS)
@@ -86,8 +87,9 @@ class Checkpoints:
         return any(folder == owed.folder for owed in self._owed.values())
 
     def _marked(self) -> Iterator[tuple[Path, RunRecord | None]]:
-        """Run folders and their records, newest first."""
-        for folder in sorted((path.parent for path in self._paths.marks()), reverse=True):
+        """Run folders and their records, those first that were kept last, whatever clocks said since."""
+        for mark in sorted(self._paths.marks(), key=lambda path: (_number(path), path), reverse=True):
+            folder = mark.parent
             try:
                 data = (folder / "trial.json").read_bytes()
             except OSError:
@@ -185,3 +187,11 @@ class Checkpoints:
 def _run(record: RunRecord) -> tuple[str, int]:
     """What names a run in its folder and in git: its commit was another one before it had a status."""
     return record.commit, record.seed
+
+
+def _number(mark: Path) -> int:
+    """Of what was kept, in its order; 0 of what an earlier version kept."""
+    try:
+        return int(mark.read_text() or 0)
+    except (OSError, ValueError):
+        return 0
