@@ -27,7 +27,7 @@ FAILURES_TO_TELL = 5  # in a row, before the agent is told of them
 FAILED_PROPOSALS = 3  # in a row, before somebody else proposes
 STAND_INS = 10  # in a row, before the loop ends
 # That an agent may take while a device has nothing to do; none if its last answer was late.
-IDLE_SECONDS = 120.0
+IDLE_SECONDS = 30.0
 TELL_SECONDS = 10.0  # after which a person is told of it
 NOISE_EVERY = 10  # results
 REPAIRS = 2  # of crashes in a row that the agent is shown the output of
@@ -198,7 +198,7 @@ class Proposals:
         is_late = waited > (0 if self._is_slow else IDLE_SECONDS)
         if waited > TELL_SECONDS and not is_late and self._told_of is not self._ahead[0]:
             self._told_of = self._ahead[0]
-            then = f"; {other} proposes one after {IDLE_SECONDS / 60:.0f} minutes"
+            then = f"; {other} proposes one after {IDLE_SECONDS:.0f} s"
             self._tell("note", f"waiting for {name}{then if self._stand_in else ''}")
         if self._stand_in is None or not (is_late or self._is_out):
             self._meantime = None  # it is back
