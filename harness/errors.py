@@ -22,5 +22,9 @@ class HarnessError(Exception):
         return f"{self.message}. Try: {self.fix}" if self.fix else self.message
 
 
+class MachineFailed(OSError):
+    """A worker's machine: no disk, no process. Others may go on."""
+
+
 class DeviceLost(HarnessError):
     """One device doesn't answer any more; the others do."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from harness.errors import HarnessError
 
 TRIES, LOOK_SECONDS = 5, 0.02  # who only looks whether it is held has it for a moment
-WAIT_SECONDS = 0.2
 
 
 @contextmanager
@@ -22,7 +21,7 @@ def held(
 
     Args:
         on_busy: told the holder's process id before waiting; may raise instead.
-        waits: called a few times a second meanwhile; may raise, too.
+        waits: called some times a second meanwhile; may raise, too.
 
     Raises:
         HarnessError: its file system has no locks, as NFS without its daemon or Lustre without `flock`.
@@ -37,9 +36,9 @@ def held(
                 if attempt == TRIES:
                     file.seek(0)
                     on_busy(file.read().strip() or "?")
-                if attempt >= TRIES:
+                if attempt % TRIES == 0:
                     waits()
-                time.sleep(LOOK_SECONDS if attempt < TRIES else WAIT_SECONDS)
+                time.sleep(LOOK_SECONDS)  # often: between two runs of somebody else it is free for a moment
             except OSError as error:
                 mend = f"mount -o remount,flock, or a local disk: see df {path.parent}, and HARNESS_CACHE"
                 raise HarnessError(f"{path} can't be locked: {error.strerror}", mend) from None

@@ -264,6 +264,13 @@ def test_a_pattern_takes_what_matches_it(folder_of_texts):
         ("nulls.jsonl", '{"id": "1", "text": null}\n{"id": "2", "text": "Hello"}', "", ["", "Hello"]),
         ("empty.csv", "id,text,label\n1,,pos\n2,Hello world,neg\n", "", ["", "Hello world"]),
         ("empty.csv", "id,body\n1,\n2,Hello world\n", "", ["", "Hello world"]),
+        ("codes.csv", "code,description\n1234,Hello\n77,world\n", "", ["Hello", "world"]),
+        (
+            "rated.jsonl",
+            '{"review": "Good", "rating": 5}\n{"review": "Bad", "rating": null}',
+            "",
+            ["Good", "Bad"],
+        ),
         ("year.csv", "id,story,label\n1,2012,pos\n2,Hello world,neg\n", "", ["2012", "Hello world"]),
     ],
 )
@@ -273,6 +280,6 @@ def test_what_a_record_lacks_makes_no_other_column_the_text(name, content, colum
 
 
 def test_where_two_columns_could_be_the_text_none_is_taken():
-    for record in ({"id": "1", "body": None}, {"id": "2", "body": "Hello"}):
+    for record in ({"id": "1", "body": "x"}, {"id": "2", "body": "Hello"}):
         with pytest.raises(rows.Unreadable, match=r"which column is the text, 'id', 'body'\?"):
             rows.text_of(record, "")

@@ -322,6 +322,8 @@ def test_a_picture_is_what_one_sees(tmp_path):
 
     deep = read(Image.fromarray(np.array([[0, 20000, 40000, 65535]], np.uint16)))
     assert deep.tolist() == [[0, 78, 156, 255]]
+    dark = Image.fromarray(np.array([[0, 300]], np.uint16))
+    assert read(dark).tolist() == [[0, 1]], "as dark as it is beside others"
     clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     clear.putpixel((0, 0), (0, 0, 0, 255))
     assert read(clear).tolist() == [[[0, 0, 0], [255, 255, 255]]], "black on paper"

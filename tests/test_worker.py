@@ -21,7 +21,7 @@ from sessions import Script, all_of
 from stubs import known
 
 from harness import config as configs
-from harness.errors import DeviceLost, HarnessError
+from harness.errors import DeviceLost, HarnessError, MachineFailed
 from harness.executors import local, remote
 from harness.paths import Paths
 from harness.sandbox import isolation
@@ -61,7 +61,7 @@ def test_a_run_in_a_process_of_its_own_gives_its_record_and_tells_how_it_goes(wo
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"), [("person", HarnessError), ("device", DeviceLost), ("machine", OSError)]
+    ("kind", "error"), [("person", HarnessError), ("device", DeviceLost), ("machine", MachineFailed)]
 )
 def test_what_failed_in_a_worker_is_of_the_same_kind_here(kind, error):
     future = Future()

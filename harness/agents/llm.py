@@ -145,9 +145,10 @@ class Llm:
         Raises:
             HarnessError: it was the last.
         """
-        self._models = tuple(each for each in self._models if each != model)
-        if not self._models:
+        left = tuple(each for each in self._models if each != model)
+        if not left:
             raise HarnessError(f"{model}: {why}", mend)
+        self._models = left
         self._say(f"{model}: {why}; it is not asked again. Try: {mend}")
 
     def _called(self, litellm: Any, model: str, messages: list[dict[str, str]], tokens: int) -> Any:

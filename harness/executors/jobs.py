@@ -123,7 +123,7 @@ class Executor:
 
         Raises:
             HarnessError: it happens again and again.
-            DeviceLost, OSError: `why`, where no other worker is left.
+            DeviceLost, MachineFailed: `why`, where no other worker is left.
         """
         if isinstance(why, Lost):
             if time.monotonic() - self._lost_at > TOGETHER_SECONDS:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness import config as configs
-from harness.errors import DeviceLost, HarnessError
+from harness.errors import DeviceLost, HarnessError, MachineFailed
 from harness.store.decisions import Holdout, Opinion
 from harness.store.records import Failure, RunRecord
 from harness.worker import messages as m
@@ -182,7 +182,7 @@ def _answer(future: "Future[Any]", message: m.Message) -> None:
         kind = DeviceLost if message.kind == "device" else HarnessError
         future.set_exception(kind(message.text, message.fix))
     elif message.kind == "machine":
-        future.set_exception(OSError(message.text))
+        future.set_exception(MachineFailed(message.text))
     else:
         future.set_exception(RuntimeError(f"in a worker:\n{message.text}"))
 

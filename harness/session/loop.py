@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from harness.agents import Agent
-from harness.errors import DeviceLost, HarnessError
+from harness.errors import DeviceLost, HarnessError, MachineFailed
 from harness.executors.jobs import Executor, Job, Pool, Worker
 from harness.executors.remote import Lost
 from harness.lock import held, refuse
@@ -315,7 +315,7 @@ class Loop:
             run, folder = job.future.result()
         except Cancelled:
             return
-        except (Lost, DeviceLost, OSError) as lost:
+        except (Lost, DeviceLost, MachineFailed) as lost:
             return self._lost_with(job, lost)
         if job.handle.cancelled.is_set():
             return  # it was put back, or on another commit, in the moment that it ended

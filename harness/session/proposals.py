@@ -41,6 +41,15 @@ class Pending:
     answer: "Future[Proposal]"
     by_stand_in: bool = False
     asked_at: float = field(default_factory=time.monotonic)
+    answered_at: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.answer.add_done_callback(lambda _: self.answered_at.append(time.monotonic()))
+
+    @property
+    def was_late(self) -> bool:
+        """Whether the answer took longer than a device may be idle for it, whenever it was taken."""
+        return sum(self.answered_at) - self.asked_at > IDLE_SECONDS
 
     @property
     def failed(self) -> BaseException | None:
@@ -116,7 +125,7 @@ class Proposals:
     @property
     def is_ready(self) -> bool:
         """Whether there is an answer that nobody took yet."""
-        return any(pending.answer.done() for pending in (*self._ahead[:1], *self._in_between))
+        return any(pending.answer.done() for pending in self._ahead[:1])
 
     @property
     def _in_between(self) -> list[Pending]:
@@ -137,7 +146,8 @@ class Proposals:
         if not self._ahead or not self._ahead[0].answer.done():
             return self._between(base, setup, results)
         pending = self._ahead.pop(0)
-        self._is_slow = pending is self._late and time.monotonic() - pending.asked_at > IDLE_SECONDS
+        self._is_slow = pending is self._late and pending.was_late
+        self._meantime = None  # it is back
         if isinstance(failed := pending.failed, HarnessError):  # the person has to mend something
             if self._stand_in is None or not self._has_answered:
                 self.gave_up = failed

@@ -8,6 +8,7 @@ import platform
 from concurrent.futures import Future
 from pathlib import Path
 
+from harness.errors import MachineFailed
 from harness.store.decisions import Holdout, Opinion
 from harness.store.records import Failure, RunRecord
 from harness.worker.attempts import attempt
@@ -79,6 +80,8 @@ class Service:
                 found = attempt(order, setup, self._runs, self._worker, handle, hears)
                 self._learn(setup, found[0])
                 return found
+            except OSError as failed:
+                raise MachineFailed(str(failed)) from failed
             finally:
                 del self._here[handle]
 

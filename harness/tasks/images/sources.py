@@ -243,10 +243,11 @@ def _opened(data: bytes, where: str) -> Any:
     try:
         picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))  # as the camera was held
         if picture.mode[0] in "IF":  # converted, all that is over 255 would be white
-            values = np.asarray(picture).astype(np.float64)
-            if not (values.min() >= 0 and 255 < values.max() < 2**16):
+            values = np.asarray(picture)
+            if picture.mode == "F" or values.min() < 0 or values.max() >= 2**16:
                 raise HarnessError(f"{where} has {picture.mode} pixels, neither of 8 nor of 16 bits")
-            picture = Image.fromarray((values / 256).astype(np.uint8))
+            is_deep = picture.mode.startswith("I;16") or values.max() > 255
+            picture = Image.fromarray((values // (256 if is_deep else 1)).astype(np.uint8))
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

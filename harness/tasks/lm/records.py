@@ -58,7 +58,11 @@ def text_of(record: Any, column: str) -> str:
         return record
     if not isinstance(record, dict):
         raise Unreadable("neither text nor a JSON object")
-    strings = [name for name, value in record.items() if isinstance(value, str) or value is None]
+    strings = [
+        name
+        for name, value in record.items()
+        if isinstance(value, str) or (value is None and name.lower() in COLUMNS)
+    ]
     found = record[choose(list(record), strings, column)]
     if found is None:
         return ""
@@ -135,7 +139,8 @@ def csv_file(stream: BinaryIO, suffix: str, column: str) -> Iterator[tuple[int, 
         words = [
             name
             for at, name in enumerate(names)
-            if name.lower() in COLUMNS or not all(_is_number(row[at]) for _, row in first if len(row) > at)
+            if not all(map(_is_number, seen := [row[at] for _, row in first if len(row) > at]))
+            or (name.lower() in COLUMNS and not any(seen))
         ]
         at = names.index(choose(names, words if first else names, column))
         for number, row in chain(first, numbered):
