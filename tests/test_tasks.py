@@ -275,7 +275,7 @@ def test_a_table_keeps_what_is_missing_and_what_is_no_number(tmp_path):
 
 def test_a_name_for_each_row_says_nothing_of_a_target_and_hinders_none(tmp_path):
     values = np.random.default_rng(0).normal(size=200)
-    lines = ["day,a,y", *(f"day {n},{n % 5},{value:.6f}" for n, value in enumerate(values))]
+    lines = ["day,a,y", *(f"day {n},{n * 0.5},{value:.6f}" for n, value in enumerate(values))]
     assert prepared("tabular", csv(tmp_path, *lines), target="y").measure == "squared_error"
 
 
