@@ -6,12 +6,12 @@ import math
 import random
 
 import pytest
-from conftest import STARTER
+from conftest import ROOT, STARTER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.agents import Context, NoProposal, Tried, program
-from harness.agents.axes import Axis, Kind
+from harness.agents.axes import Axis, Kind, axes_of
 from harness.agents.catalogue import CATALOGUE, Edit
 from harness.agents.earnings import earned
 from harness.agents.mix import Mix
@@ -60,6 +60,12 @@ def values(source):
 
 
 # ── constants as axes ─────────────────────────────────────────────────────────────────────────
+
+
+def test_what_says_something_of_the_machine_is_no_constant_to_search():
+    known = program.constants((ROOT / "train.py").read_bytes(), True)
+    left_out = {each.name for each in known} - {axis.name for axis in axes_of(known)}
+    assert left_out == {"DEVICE_BATCH_SIZE", "TOKENS_A_SECOND"}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Pending:
     by_stand_in: bool = False
     asked_at: float = field(default_factory=time.monotonic)
     answered_at: list[float] = field(default_factory=list)
+    """When it came, a moment after it is done; empty until then."""
 
     def __post_init__(self) -> None:
         self.answer.add_done_callback(lambda _: self.answered_at.append(time.monotonic()))
@@ -49,7 +50,8 @@ class Pending:
     @property
     def was_late(self) -> bool:
         """Whether the answer took longer than a device may be idle for it, whenever it was taken."""
-        return sum(self.answered_at) - self.asked_at > IDLE_SECONDS
+        answered_at = self.answered_at[0] if self.answered_at else time.monotonic()
+        return answered_at - self.asked_at > IDLE_SECONDS
 
     @property
     def failed(self) -> BaseException | None:
@@ -213,7 +215,7 @@ class Proposals:
         if self._stand_in is None or not (is_late or self._is_out):
             self._meantime = None  # it is back
             return None
-        self._late = self._ahead[0] if is_late and self._ahead else self._late
+        self._late = self._ahead[0] if is_late else self._late
         self._meantime = self._meantime or self._ask(base, setup, results, by_stand_in=True)
         if not self._meantime.answer.done():
             return None

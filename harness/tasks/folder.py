@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from harness.paths import lock_file, write_atomically
 MANIFEST = "manifest.json"
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, of how much; 0 for nobody knows."""
+
+
+def begins_at(source: Path) -> Path:
+    """A source itself; of a pattern, the folder before its first `*`, `?` or `[`."""
+    if source.exists():
+        return source
+    return Path(*takewhile(lambda part: not set(part) & set("*?["), source.parts))
 
 
 def make(folder: Path, recipe: dict[str, Any], again: bool, build: Callable[[Path], None]) -> None:

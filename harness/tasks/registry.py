@@ -10,7 +10,6 @@ import importlib
 import sys
 import types
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ from harness.store.metric import Metric
 from harness.store.records import GROWTH_BYTES
 from harness.tasks import feeds
 from harness.tasks.contract import Exam
-from harness.tasks.folder import Progress
+from harness.tasks.folder import Progress, begins_at
 from harness.tasks.items import prepare as items
 from harness.tasks.items.game import Game, GameExam
 from harness.tasks.items.measures import blame
@@ -153,9 +152,7 @@ def task_of(config: Config, root: Path) -> Task | Game:
 
 def _where(source: str) -> tuple[Path, ...]:
     """Of data, where that is a person's own file or folder, or a pattern of some."""
-    path = Path(source).expanduser()
-    if not path.exists():
-        path = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts))
+    path = begins_at(Path(source).expanduser())
     if not source or not path.exists():
         return ()
     return (path if path.is_dir() else path.parent,)

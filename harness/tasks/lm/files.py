@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
+from harness.tasks.folder import begins_at
 from harness.tasks.lm import reading, records
 
 VAL = {"val", "valid", "validation", "dev"}
@@ -54,16 +54,12 @@ def own(source: str) -> tuple[Path, ...]:
     """A person's own files and folders that a source names, for who must not see them: the folder that a
     pattern begins with, or what matches it where that folder is home, which has much else."""
     path = Path(source).expanduser()
-    if not source or path.exists():
-        return (path,) if source else ()
-    folder = Path(*takewhile(lambda part: not set(part) & set("*?["), path.parts))
-    if folder == path or not folder.exists():
+    folder = begins_at(path)
+    if not source or not folder.exists():
         return ()
-    return (
-        (folder,)
-        if not Path.home().is_relative_to(folder.resolve())
-        else tuple(matched for matched, _ in find(path).files)
-    )
+    if folder != path and Path.home().is_relative_to(folder.resolve()):
+        return tuple(matched for matched, _ in find(path).files)
+    return (folder,)
 
 
 def is_hidden(name: str) -> bool:
