@@ -109,11 +109,31 @@ class Cluster:
         run("ip", "addr", "add", f"{HEAD}/24", "dev", "br77")
         run("ip", "link", "set", "br77", "up")
         self.ray("get-auth-token", "--generate")
+        self.start_head()
+        return self
+
+    def start_head(self) -> None:
         self.ray(
             "start", "--head", f"--node-ip-address={HEAD}", f"--port={PORT}", "--num-cpus=1",
             "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={self.folder}/r",
         )  # fmt: skip
-        return self
+
+    def kill_head(self) -> None:
+        """What Ray has there; the coordinator itself is let live."""
+        for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            if str(self.folder) in (line := _line(process)) and ("gcs_server" in line or f"={HEAD}" in line):
+                with contextlib.suppress(OSError):
+                    os.kill(process, signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """All of it, as one does after the head was lost."""
+        for number in (1, 2):
+            self.leave(number)
+        self.ray("stop", "--force")
+        self.start_head()
+        for number in (1, 2):
+            self.join(number)
+        self.wait_for(3)
 
     def __exit__(self, *_: object) -> None:
         for number in range(1, 9):
@@ -250,9 +270,11 @@ FAULTS: dict[str, Callable[[Cluster, Path], None]] = {
     "the actors of two nodes are killed": kill_in("training", "ray::Host"),
     "the workers of two nodes are killed": kill_in("training", "harness.worker"),
     "a cable is cut for 30 s": cut_for(30),
+    "a cable is cut for ten minutes": cut_for(600),
     "a node leaves and joins three times": come_and_go,
 }
 COORDINATOR = "the coordinator is killed, and started again"
+HEADLESS = "the cluster's head is killed, and all is started again"
 
 
 def seen(folder: Path) -> str:
@@ -269,7 +291,7 @@ def seen(folder: Path) -> str:
 def faults(options: argparse.Namespace) -> None:
     print("| fault | seconds | ended | experiments | decided | runs | without a score | twice |", flush=True)
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    chosen = [name for name in (*FAULTS, COORDINATOR) if options.only in ("", name)]
+    chosen = [name for name in (*FAULTS, COORDINATOR, HEADLESS) if options.only in ("", name)]
     for number, name in enumerate(chosen):
         with tempfile.TemporaryDirectory(prefix="hc") as made, Cluster(Path(made)) as cluster:
             for node in (1, 2):
@@ -296,6 +318,15 @@ def faults(options: argparse.Namespace) -> None:
                 time.sleep(5)
                 left = [n for n in (1, 2) for p in cluster.processes(n) if "harness.worker" in _line(p)]
                 print(f"left on hosts 5 s after: {len(left)}", flush=True)
+                process = harness(cluster, folder, *session)
+            elif name == HEADLESS:
+                when(folder, "training")
+                cluster.kill_head()
+                lost, said = time.monotonic(), list(lines_of(process))
+                print(
+                    f"ended {time.monotonic() - lost:.0f} s later with {process.wait()}: {said[-1].strip()}"
+                )
+                cluster.start_again()
                 process = harness(cluster, folder, *session)
             else:
                 threading.Thread(target=FAULTS[name], args=(cluster, folder), daemon=True).start()

@@ -157,6 +157,9 @@ ITEMS = {
     "toy": (ItemsConfig("line", "", 2_000), 0.2, 0.2),
     "own": (ItemsConfig("", "", 2_000), 60.0, 20.0),
 }
+OF_OTHERS: dict[type, tuple[type, str]] = {
+    DataConfig: (ItemsConfig, "tasks other than lm"), ItemsConfig: (DataConfig, "the task lm"),
+}  # fmt: skip
 TASKS = ("lm", *ITEMS)  # `own` is what is said of a file
 
 CHOICES = {
@@ -251,6 +254,10 @@ def with_budget(config: Config, seconds: float) -> Config:
     return dataclasses.replace(config, trial=dataclasses.replace(config.trial, budget_seconds=seconds))
 
 
+def _names(section: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(section)}
+
+
 def _unknown(where: str, key: str, valid: list[str]) -> HarnessError:
     by_last = {name.rpartition(".")[2]: name for name in valid}
     near = difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.4)
@@ -262,9 +269,15 @@ def _section(base: T, table: Any, name: str, where: str, known: list[str]) -> T:
     """`known`: all keys, for one that isn't."""
     if not isinstance(table, dict):
         raise HarnessError(f"{where}: [{name}] must be a table, not {table!r}")
+    unknown: list[str] = [key for key in table if key not in _names(base)]
+    if unknown and (others := OF_OTHERS.get(type(base))) and {*unknown} <= _names(others[0]):
+        raise HarnessError(
+            f"{where}: of {others[1]}, and not of this task: {', '.join(unknown)}",
+            f"without them under [{name}], or another [task] name",
+        )
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in {field.name for field in dataclasses.fields(base)}:
+        if key in unknown:
             raise _unknown(where, f"{name}.{key}", known)
         values[key] = _checked(f"{where}: {name}.{key}", key, value, getattr(base, key))
     return dataclasses.replace(base, **values)

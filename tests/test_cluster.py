@@ -294,3 +294,14 @@ def test_without_ray_a_cluster_is_one_line(research, tmp_path):
     for command in (["loop", "--cluster", "auto"], ["cluster", "status"], ["prepare", "--cluster", "auto"]):
         done = harness(*command, cwd=research.folder, PYTHONPATH=f"{tmp_path}:{ROOT}")
         assert_mistake(done, "ray is not installed", "pip install")
+
+
+def test_a_head_that_is_silent_ends_the_session_in_one_line(pool_of, monkeypatch):
+    hosts = Hosts("one")
+    pool, _ = pool_of(hosts)
+    assert pool.workers()
+    monkeypatch.setattr(cluster, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(hosts, "nodes", lambda: None)
+    time.sleep(1.0)
+    with pytest.raises(HarnessError, match="the cluster's head has not answered for"):
+        pool.workers()

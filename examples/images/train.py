@@ -60,7 +60,8 @@ class Network(nn.Module):
         widths = [WIDTH * 2**stage for stage in range(STAGES)]
         self.stages = nn.ModuleList(
             nn.Sequential(
-                *(Block(inner if block == 0 else outer, outer) for block in range(BLOCKS)), nn.MaxPool2d(2)
+                *(Block(inner if block == 0 else outer, outer) for block in range(BLOCKS)),
+                nn.MaxPool2d(2, ceil_mode=True),  # a side of 1 stays 1
             )
             for inner, outer in zip([WIDTH, *widths], widths, strict=False)
         )

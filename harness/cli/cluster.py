@@ -12,8 +12,8 @@ import click
 
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
-from harness.executors.cluster import ClusterPool, Engine, differs
-from harness.executors.hosts import About, Wanted
+from harness.executors.cluster import ClusterPool, Engine
+from harness.executors.hosts import About, Wanted, differs
 from harness.paths import Paths
 from harness.store.opening import open_repository
 from harness.store.records import Setting

@@ -71,6 +71,8 @@ def prepare(source: str | None, shards: int | None, again: bool, cluster: str | 
         for name, split in manifest["splits"].items():
             counts = (f"{count:>12,} {what.replace('_', ' ')}" for what, count in split.items())
             click.echo(f"  {name:<8}{''.join(counts)}")
+    if why := registry.unused(wanted, paths.root):
+        click.echo(f"WARNING: {why}", err=True)
     if why := task.data.warning():
         click.echo(f"WARNING: {why} in {paths.config}", err=True)
     if data != config.data:

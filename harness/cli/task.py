@@ -79,7 +79,11 @@ def check(as_json: bool) -> int:
     paths = open_repository().paths
     config = configs.load(paths.config)
     if config.task.name == "lm":
-        raise HarnessError("the language model's task is built in: its own tests check it")
+        why = (
+            registry.unused(config, paths.root)
+            or "the language model's task is built in: its own tests check it"
+        )
+        raise HarnessError(why)
     registry.prepare(config, paths.root, lambda *_: None)
     setup = open_setup(configs.with_budget(config, BUDGET_SECONDS), paths.root)
     findings = []

@@ -14,10 +14,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness import __version__
 from harness.errors import HarnessError
 from harness.executors import mirror
-from harness.executors.hosts import About, Wanted
+from harness.executors.hosts import About, Wanted, differs
 from harness.executors.jobs import Worker
 from harness.executors.remote import Pipe, Remote
 from harness.store.decisions import Holdout, Opinion
@@ -34,6 +33,7 @@ REFUSED_SECONDS = 60.0  # until a host that was refused is asked again: a person
 FIRST_SECONDS = 120.0  # for the first host to answer
 CLOCK_SECONDS = 60.0
 CLOSING_SECONDS = 10.0
+HEAD_SECONDS = 30.0  # without an answer of it; after 60 Ray itself kills who asks
 
 
 class Gone(HarnessError):
@@ -209,12 +209,20 @@ class ClusterPool:
         self._refused: dict[str, tuple[str, float]] = {}  # why, and when
         self._kind, self._is_processor = "", True  # of device: scores on others don't compare
         self._places, self._lock = itertools.count(), threading.Lock()
+        self._heard = time.monotonic()  # of the head
         self._closed = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
         self._wait_for_one()
 
     def workers(self) -> list[Worker]:
+        """Raises:
+        HarnessError: the cluster's head is gone."""
+        if (silent := time.monotonic() - self._heard) > HEAD_SECONDS:
+            raise HarnessError(
+                f"the cluster's head has not answered for {silent:.0f} s; what ran there is measured again",
+                "ray status, start Ray anew where it is down, then harness loop: see docs/clusters.md",
+            )
         with self._lock:
             links = list(self._links.values())
         return [worker for link in links for worker in link.workers if worker.is_alive]
@@ -253,7 +261,8 @@ class ClusterPool:
     def _watch(self) -> None:
         held = time.monotonic()
         while not self._closed.is_set():
-            nodes = self._engine.nodes()
+            if (nodes := self._engine.nodes()) is not None:
+                self._heard = time.monotonic()
             with self._lock:
                 known = [*self._links] if nodes is None else nodes
                 gone = [node for node, link in self._links.items() if not link.is_alive or node not in known]
@@ -323,26 +332,3 @@ class ClusterPool:
             self._refused[node] = why, time.monotonic()
         if is_new:
             self._tell("trouble", why)
-
-
-def differs(about: About, expected: Callable[[Device], Setting]) -> str:
-    """Why a host can't be used here, by what it said of itself; empty if it can."""
-    if about.refused:
-        return about.refused
-    if about.version != __version__:
-        return f"it has harness {about.version}, this one is {__version__} (pip install there)"
-    if not about.devices or about.setting is None:
-        return "it has no device for this config"
-    if about.setting != (wanted := expected(about.devices[0])):
-        return f"its scores would be of another setting: {differences(about.setting, wanted)}"
-    return ""
-
-
-def differences(ours: Setting, others: Setting) -> str:
-    """In words, what two settings don't have in common."""
-    mend = {"data": "harness prepare --cluster", "runtime": "the same torch there"}
-    found = []
-    for name in ("data", "evaluator", "budget_seconds", "runtime", "metric"):
-        if (one := getattr(ours, name)) != (other := getattr(others, name)):
-            found.append(f"{name} {one}, not {other}" + (f" ({mend[name]})" if name in mend else ""))
-    return ", ".join(found)

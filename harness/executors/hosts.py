@@ -8,6 +8,7 @@ import shutil
 import time
 import tomllib
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,3 +171,26 @@ class Host:
 
 def _refused(said: About, why: str) -> About:
     return replace(said, refused=" ".join(why.split()))
+
+
+def differs(about: About, expected: Callable[[Device], Setting]) -> str:
+    """Why a host can't be used here, by what it said of itself; empty if it can."""
+    if about.refused:
+        return about.refused
+    if about.version != __version__:
+        return f"it has harness {about.version}, this one is {__version__} (pip install there)"
+    if not about.devices or about.setting is None:
+        return "it has no device for this config"
+    if about.setting != (wanted := expected(about.devices[0])):
+        return f"its scores would be of another setting: {differences(about.setting, wanted)}"
+    return ""
+
+
+def differences(ours: Setting, others: Setting) -> str:
+    """In words, what two settings don't have in common."""
+    mend = {"data": "harness prepare --cluster", "runtime": "the same torch there"}
+    found = []
+    for name in ("data", "evaluator", "budget_seconds", "runtime", "metric"):
+        if (one := getattr(ours, name)) != (other := getattr(others, name)):
+            found.append(f"{name} {one}, not {other}" + (f" ({mend[name]})" if name in mend else ""))
+    return ", ".join(found)

@@ -1,12 +1,14 @@
 """A metric: what a score is called, which way is better, and how it is written."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 DIGITS = 6  # behind the point, of what records say
 MOST_DECIMALS = 12
 MOST = 1e12  # from 0; beyond it no sum of squares is safe
+NAME = re.compile(r"[^\s,]{1,60}")
 MIN, MAX = "min", "max"
 WORDS = {MIN: "lower is better", MAX: "higher is better"}
 
@@ -16,7 +18,7 @@ class Metric:
     """Two are the same if name and goal are: the rest says how a value is shown and what can't be one."""
 
     name: str
-    """A word: `log_loss`, `accuracy`."""
+    """A word: `log_loss`, `accuracy`. It stands in trailers, where a comma ends it."""
     goal: str = MIN
     """`min` or `max`."""
     unit: str = field(default="", compare=False)
@@ -27,6 +29,10 @@ class Metric:
     """Values lie between these two, and are neither of them."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise ValueError(f"a metric's name is {self.name!r}, not one word")
+        if self.goal not in WORDS:
+            raise ValueError(f"the goal of {self.name} is {self.goal!r}, neither 'min' nor 'max'")
         object.__setattr__(self, "decimals", min(max(self.decimals, 0), MOST_DECIMALS))
 
     @property
@@ -62,4 +68,4 @@ def read_metric(words: str) -> Metric | None:
     """Of `Metric.words`."""
     name, _, rest = words.partition(", ")
     goal = next((goal for goal, said in WORDS.items() if said == rest), None)
-    return Metric(name, goal) if name and goal else None
+    return Metric(name, goal) if goal and NAME.fullmatch(name) else None

@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,28 @@ from harness.lock import held
 from harness.paths import lock_file, write_atomically
 
 MANIFEST = "manifest.json"
+MOST_UNREAD = 0.01  # of what a source has; more is a mistake rather than a fault of the data
+FEW = 20  # of which a single one is none
+LISTED = 5
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, of how much; 0 for nobody knows."""
+
+
+def refuse(source: str, unread: Mapping[str, str], of: int, what: str) -> None:
+    """Raise if too much can't be read.
+
+    Args:
+        unread: places, and why.
+        of: how many there are in all.
+        what: they are.
+    """
+    if len(unread) > max(MOST_UNREAD * of, of >= FEW):
+        listed = "; ".join(f"{name}: {why}" for name, why in islice(unread.items(), LISTED))
+        more = f"; and {len(unread) - LISTED} more" if len(unread) > LISTED else ""
+        raise HarnessError(
+            f"{source}: {len(unread)} of {of} {what} can't be read (1% may be): {listed}{more}",
+            "to mend them, or to move them elsewhere",
+        )
 
 
 def begins_at(source: Path) -> Path:

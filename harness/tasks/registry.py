@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from harness.config import Config
 from harness.errors import HarnessError
+from harness.paths import Paths
 from harness.store.metric import Metric
 from harness.store.records import GROWTH_BYTES
 from harness.tasks import feeds
@@ -138,6 +139,15 @@ def changed(config: Config) -> str:
     return text.changed(config.text)
 
 
+def unused(config: Config, root: Path) -> str:
+    """That a person's own task is there and the config names another one; mostly empty."""
+    path = Paths(root).task
+    if config.task.name == OWN or not path.is_file():
+        return ""
+    how = f'[task] name = "own", file = "{path.relative_to(root)}"'
+    return f"{path} is there and not used: the config's task is {config.task.name}, not {how}"
+
+
 def library_of(config: Config, root: Path) -> str:
     """`torch` or `numpy`."""
     return "torch" if config.task.name == "lm" else task_of(config, root).library
@@ -189,7 +199,9 @@ def _own_source(config: Config, root: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise HarnessError(f"can't read the task at {path}: {error.strerror}") from None
+        raise HarnessError(
+            f"can't read the task at {path}: {error.strerror}", "`file` under [task] in the config"
+        ) from None
 
 
 def _own(source: bytes, path: Path) -> Task | Game:

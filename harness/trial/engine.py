@@ -95,6 +95,8 @@ class NumpyEngine:
         import numpy as np
         from safetensors.numpy import save_file
 
+        if not isinstance(model, Mapping):
+            raise TypeError(f"submit takes a dict of arrays, as {{'w': w}}, and not {type(model).__name__}")
         arrays = {name: np.ascontiguousarray(array) for name, array in model.items()}
         save_file(arrays, folder / WEIGHTS)
 

@@ -111,6 +111,8 @@ class TorchEngine:
     def save(self, model: nn.Module, folder: Path) -> None:
         from harness.trial.saving import save
 
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"submit takes a torch.nn.Module, and not {type(model).__name__}")
         save(_plain(model), folder / WEIGHTS)
 
     def figures(self, model: nn.Module) -> dict[str, Any]:

@@ -101,7 +101,12 @@ def forget(folder: Path) -> None:
 
 def _deserves_another(run: RunRecord, was_joined: bool) -> bool:
     """Whether the machine, or what ran beside it, may be why it ended as it did."""
-    return bool(run.warning) or run.kind == Kind.LATE or (was_joined and run.kind == Kind.MEMORY)
+    has_own_time = run.training.passed_seconds is not None  # which nobody else's work takes from it
+    return (
+        (bool(run.warning) and not has_own_time)
+        or run.kind == Kind.LATE
+        or (was_joined and run.kind == Kind.MEMORY)
+    )
 
 
 def _as_loss(run: RunRecord) -> float:

@@ -21,12 +21,14 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
         raise HarnessError(
             "pictures have no columns", "target = '' under [data] in .autoresearch/config.toml"
         )
-    pictures, targets, classes = sources.read(config.source, progress)
-    counted = np.bincount(targets, minlength=len(classes))
+    found = sources.read(config.source, progress)
+    pictures, classes = found.images, found.classes
+    counted = np.bincount(found.targets, minlength=len(classes))
     for name, count in zip(classes, counted, strict=True):
         if count < LEAST:
             raise HarnessError(
-                f"{config.source}: class {name!r} has {count} of the pictures; {LEAST} are the least"
+                f"{config.source}: class {name!r} has {count} of the pictures; {LEAST} are the least",
+                "more pictures of it, or without that class",
             )
     if len(classes) < 2:
         raise HarnessError(f"{config.source}: all pictures are of one class, {classes[0]!r}")
@@ -35,7 +37,7 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
         "channel_mean": (pictures.mean(axis=(0, 1, 2)) / 255).round(4).tolist(),
         "channel_sd": (pictures.std(axis=(0, 1, 2)) / 255).round(4).tolist(),
     }
-    return Examples(pictures, targets, (len(classes),), facts)
+    return Examples(pictures, found.targets, (len(classes),), facts, unread=found.unread)
 
 
 def _hidden(config: ItemsConfig) -> list[Path]:

@@ -16,7 +16,8 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,26 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.paths import downloads_dir
-from harness.tasks.folder import Progress
+from harness.tasks.folder import Progress, refuse
 
 MOST_FILES = 1000  # of a data set of the hub
-Pictures = tuple[np.ndarray, np.ndarray, list[str]]
+
+
+class Unreadable(Exception):
+    """A single picture."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    images: np.ndarray
+    """(N, H, W, C) uint8."""
+    targets: np.ndarray
+    """(N,) int64, from 0 on."""
+    classes: list[str]
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """What is left out: places, and why."""
+
+
 NAMED = ("fashion-mnist", "cifar10", "hf:OWNER/NAME")
 # Debian's package of Fashion-MNIST (MIT licence): 70,000 pictures of 28 x 28.
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -65,11 +82,10 @@ def read(source: str, progress: Progress) -> Pictures:
     """All pictures of a source.
 
     Raises:
-        HarnessError: there is no such source, or a picture of it can't be read; one line with its place.
+        HarnessError: there is no such source, or none in it that can be read; one line with its place.
     """
     if source == "fashion-mnist":
-        pictures, targets, _ = _idx(_fashion_mnist(progress))
-        return pictures, targets, CLOTHES
+        return replace(_idx(_fashion_mnist(progress)), classes=CLOTHES)
     if source == "cifar10":
         return _hub(CIFAR10, progress)
     if source.startswith("hf:"):
@@ -101,7 +117,11 @@ def _idx(folder: Path) -> Pictures:
     if not pictures:
         raise HarnessError(f"{folder} has no *images*idx3-ubyte file")
     joined = np.concatenate(targets).astype(np.int64)
-    return np.concatenate(pictures)[..., None], joined, [str(name) for name in range(int(joined.max()) + 1)]
+    return Pictures(np.concatenate(pictures)[..., None], joined, _numbered(joined))
+
+
+def _numbered(targets: np.ndarray) -> list[str]:
+    return [str(name) for name in range(int(targets.max(initial=-1)) + 1)]
 
 
 def _idx_array(path: Path) -> np.ndarray:
@@ -176,15 +196,16 @@ def _hub(source: str, progress: Progress) -> Pictures:
     if not names:
         raise HarnessError(f"{source} has no parquet files")
     files = hub.download(chosen.repository, names, progress, chosen.revision)
-    found, targets, classes = [], [], list[str]()
-    for path in files:
-        for row, (data, label, names) in enumerate(_parquet_rows(path)):
-            found.append(_opened(data, f"{path}, row {row}"))
-            targets.append(label)
-            classes = classes or names
-    numbers = np.array(targets, np.int64)
-    names = classes or [str(name) for name in range(int(numbers.max()) + 1)]
-    return _same_size(found), numbers, names
+    classes = list[str]()
+
+    def rows() -> Iterator[tuple[str, bytes, int]]:
+        for path in files:
+            for row, (data, label, names) in enumerate(_parquet_rows(path)):
+                classes.extend([] if classes else names)
+                yield f"{path.name}, row {row}", data, label
+
+    found = _pictures(rows(), source)
+    return replace(found, classes=classes or _numbered(found.targets))
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[bytes, int, list[str]]]:
@@ -223,21 +244,43 @@ def _folders(folder: Path, progress: Progress) -> Pictures:
     ]
     if not files:
         raise HarnessError(
-            f"{folder} has no folder with pictures ({', '.join(SUFFIXES)}): one a class is wanted"
+            f"{folder} has no folder with pictures ({', '.join(SUFFIXES)})",
+            "a folder for each class there, named after it, or another `source`",
         )
-    opened = []
-    for done, (path, _) in enumerate(files):
-        if done % 1000 == 0:
-            progress("read pictures", done, len(files))
-        opened.append(_opened(path.read_bytes(), str(path)))
-    return _same_size(opened), np.array([number for _, number in files], np.int64), classes
+
+    def every() -> Iterator[tuple[str, bytes, int]]:
+        for done, (path, number) in enumerate(files):
+            if done % 1000 == 0:
+                progress("read pictures", done, len(files))
+            yield str(path.relative_to(folder)), path.read_bytes(), number
+
+    return replace(_pictures(every(), str(folder)), classes=classes)
+
+
+def _pictures(every: Iterable[tuple[str, bytes, int]], source: str) -> Pictures:
+    """Of places, bytes and classes; what can't be opened is left out."""
+    opened, targets, unread = [], list[int](), dict[str, str]()
+    for where, data, number in every:
+        try:
+            opened.append(_opened(data))
+            targets.append(number)
+        except Unreadable as why:
+            unread[where] = str(why)
+    if not opened:
+        refuse(source, unread, len(unread), "pictures")
+        raise HarnessError(f"{source} has no pictures", "another `source`")
+    return Pictures(_same_size(opened), np.array(targets, np.int64), [], unread)
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _opened(data: bytes, where: str) -> Any:
+def _opened(data: bytes) -> Any:
+    """
+    Raises:
+        Unreadable: it is none, or not whole.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -245,15 +288,17 @@ def _opened(data: bytes, where: str) -> Any:
         if picture.mode[0] in "IF":  # converted, all that is over 255 would be white
             values = np.asarray(picture)
             if picture.mode == "F" or values.min() < 0 or values.max() >= 2**16:
-                raise HarnessError(f"{where} has {picture.mode} pixels, neither of 8 nor of 16 bits")
+                raise Unreadable(f"{picture.mode} pixels, neither of 8 nor of 16 bits")
             is_deep = picture.mode.startswith("I;16") or values.max() > 255
             picture = Image.fromarray((values // (256 if is_deep else 1)).astype(np.uint8))
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         return _smaller(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise HarnessError(f"{where} can't be read as a picture: {type(error).__name__}") from None
+    except UnidentifiedImageError:
+        raise Unreadable("no picture" if data else "empty") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unreadable(" ".join(str(error).split())[:100] or type(error).__name__) from None
 
 
 def _smaller(picture: Any) -> Any:
@@ -292,4 +337,4 @@ def _npz(path: Path) -> Pictures:
         )
     names, targets = np.unique(labels, return_inverse=True)
     pictures = pictures if pictures.ndim == 4 else pictures[..., None]
-    return pictures, targets.astype(np.int64), [str(name) for name in names]
+    return Pictures(pictures, targets.astype(np.int64), [str(name) for name in names])

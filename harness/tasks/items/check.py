@@ -39,9 +39,10 @@ def looked_at(task: Task, data: store.Items, config: ItemsConfig) -> Iterator[Fi
     sign, text = measure.metric.sign, measure.metric.text
     apart = sign * (floor - best)
     sure = apart.mean() > CONSTANT_LEAST * apart.std() / np.sqrt(len(apart)) and apart.mean() > 0
+    worse = "" if sure else f", which has to be better: {measure.metric.words}"
     yield Finding(
         "floor", bool(sure), f"{measure.metric.name}: {text(float(floor.mean()))} for a constant reply, "
-        f"{text(float(best.mean()))} for a perfect one",
+        f"{text(float(best.mean()))} for a perfect one{worse}",
     )  # fmt: skip
     yield _refuses(measure, targets, shape)
     yield _apart(inputs, np.asarray(store.read(data.train_file)[0]))
@@ -61,7 +62,11 @@ def _agrees(task: Task, config: ItemsConfig) -> Finding:
         return [array for part in parts for array in (part.inputs, part.targets)]
 
     same = all(np.array_equal(one, other) for one, other in zip(read(), read(), strict=True))
-    return Finding("examples", same, "the same each time" if same else "not the same when read twice")
+    return Finding(
+        "examples",
+        same,
+        "the same each time" if same else "not the same when read twice: what draws them needs a fixed seed",
+    )
 
 
 def _refuses(measure: Measure, targets: np.ndarray, shape: tuple[int, ...]) -> Finding:
@@ -73,9 +78,12 @@ def _refuses(measure: Measure, targets: np.ndarray, shape: tuple[int, ...]) -> F
     except BadReply as refused:
         return Finding("measure", True, f"replies by chance are refused: {refused}")
     if worth.shape != (len(targets),):
-        return Finding(
-            "measure", False, f"it gave {worth.shape} for {len(targets)} replies, not a number each"
-        )
+        said = f"it gave {worth.shape} for replies {replies.shape} and targets {targets.shape}, not (B,)"
+        return Finding("measure", False, said)
+    half = len(targets) // 2
+    parts = [_worth(measure, replies[part], targets[part]) for part in (slice(half), slice(half, None))]
+    if not np.allclose(np.concatenate(parts), worth, rtol=1e-6, atol=1e-12, equal_nan=True):
+        return Finding("measure", False, "what a reply is worth depends on the others it is given with")
     right = bool(np.isfinite(worth).all())
     said = (
         measure.metric.text(float(worth.mean())) if right else f"of shape {worth.shape}, not one number each"

@@ -11,7 +11,9 @@ import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,8 @@ def prepare(
         progress("read", 0, 1)
         found = _examples(task, config, progress, where)
         progress("read", 1, 1)
+        unread = (found.train if isinstance(found, Splits) else found).unread
+        folders.refuse(config.source, unread, _count(found) + len(unread), "items")
         if isinstance(found, Splits):
             splits, left_out = found, 0
         else:
@@ -63,7 +67,7 @@ def prepare(
         if splits.train.measure not in ([""] if isinstance(task.measure, Measure) else task.measure):
             raise HarnessError(f"the task has no measure {splits.train.measure!r}")
         _check_measure(task, splits, where)
-        _write(building, task, splits, recipe, own, left_out)
+        _write(building, task, splits, recipe, own, left_out, unread)
 
     folders.make(folder, recipe, again, build)
     return open_prepared(name, own, config)
@@ -82,7 +86,11 @@ def open_prepared(name: str, own: bytes, config: ItemsConfig) -> store.Items:
         )
     found, manifest = folders.read(folder, "harness prepare", [*files, *([store.OWN] if own else [])])
     try:
-        return store.Items(folder, found, manifest["facts"], manifest["measure"], manifest["growth_bytes"])
+        unread = manifest.get("unread", {"count": 0, "first": {}})  # there where there is one
+        return store.Items(
+            folder, found, manifest["facts"], manifest["measure"], manifest["growth_bytes"],
+            (unread["count"], unread["first"]),
+        )  # fmt: skip
     except KeyError:
         why = f"{folder / folders.MANIFEST} is not a manifest"
         raise HarnessError(why, "harness prepare --again") from None
@@ -103,6 +111,10 @@ def _examples(task: Task, config: ItemsConfig, progress: Progress, where: str) -
     return found
 
 
+def _count(found: Examples | Splits) -> int:
+    return sum(len(getattr(found, n)) for n in store.SPLITS) if isinstance(found, Splits) else len(found)
+
+
 def _check_measure(task: Task, splits: Splits, where: str) -> None:
     """That targets can be scored: what is wrong is said before a run."""
     measure, shape = task.measure_of(splits.train.measure), splits.train.reply_shape
@@ -112,9 +124,12 @@ def _check_measure(task: Task, splits: Splits, where: str) -> None:
             raise HarnessError(f"the task's {split} split: {trouble}")
     try:
         targets = np.asarray(splits.val.targets)
-        worth = np.asarray(measure.of(measure.perfect(targets, shape), targets), np.float64)
+        perfect = np.asarray(measure.perfect(targets, shape))
+        worth = np.asarray(measure.of(perfect, targets), np.float64)
     except Exception as error:  # noqa: BLE001 - it is a person's own program
         raise HarnessError(f"the measure can't score a perfect reply: {blame(error, where)}") from None
+    if perfect.shape != (len(targets), *shape):
+        raise HarnessError(f"the measure's perfect replies are {perfect.shape}, not {(len(targets), *shape)}")
     if worth.shape != (len(targets),) or not np.isfinite(worth).all():
         raise HarnessError(
             f"the measure gave {worth.shape} for {len(targets)} items, not a finite number each"
@@ -194,7 +209,13 @@ def _split(examples: Examples, eval_items: int) -> Splits:
 
 
 def _write(
-    folder: Path, task: Task | Game, splits: Splits, recipe: dict[str, Any], own: bytes, left_out: int = 0
+    folder: Path,
+    task: Task | Game,
+    splits: Splits,
+    recipe: dict[str, Any],
+    own: bytes,
+    left_out: int = 0,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     parts = {name: _checked(getattr(splits, name), name) for name in store.SPLITS}
     train = parts["train"]
@@ -222,6 +243,9 @@ def _write(
         counts["val"]["repeats left out of val and holdout"] = left_out
     files = [f"{name}.items" for name in store.SPLITS] + ([store.OWN] if own else [])
     more = {"measure": train.measure, "growth_bytes": _growth_bytes(parts["val"].targets), "splits": counts}
+    if unread:
+        first = dict(islice(unread.items(), folders.LISTED))
+        more["unread"] = {"count": len(unread), "first": first}
     folders.seal(folder, recipe, {"facts": facts, **more}, files)
 
 

@@ -7,8 +7,10 @@ task.py                     a person's own task, as it was when this was prepare
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ class Items:
     """Which of the task's."""
     growth_bytes: int
     """By which an experiment may make train.py longer, see `harness.tasks.items.prepare`."""
+    unread: tuple[int, Mapping[str, str]] = (0, MappingProxyType({}))
+    """How much could not be read and is left out; the first places, and why."""
 
     @property
     def train_file(self) -> Path:
@@ -56,10 +60,15 @@ class Items:
         for name, value in facts.items():
             if isinstance(value, list) and value and isinstance(value[0], str):
                 more = ", ..." if len(value) > SHOWN else ""
-                parts.append(f"{len(value)} {name}: {', '.join(value[:SHOWN])}{more}")
+                shown = (repr(each) if "," in each else each for each in value[:SHOWN])
+                parts.append(f"{len(value)} {name}: {', '.join(shown)}{more}")
             elif isinstance(value, str):
                 parts.append(f"{name} {value}")
-        return ["; ".join(parts)]
+        count, first = self.unread
+        listed = [f"{name}: {why}" for name, why in first.items()] + ["..."] * (count > len(first))
+        return ["; ".join(parts)] + (
+            [f"can't be read, left out: {count}: {'; '.join(listed)}"] if count else []
+        )
 
     def warning(self) -> str:
         """None: there is nothing to say, see `harness.tasks.registry.Prepared`."""

@@ -30,6 +30,8 @@ class Examples:
     """What `trial.open()` tells a train.py beside shapes, by attribute: numbers, texts, lists of them."""
     measure: str = ""
     """Which of the task's, where it has several by name."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Places of what could not be read and is left out, and why; over 1% of all is refused."""
 
     def __len__(self) -> int:
         return len(self.inputs)

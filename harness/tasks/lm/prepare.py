@@ -23,11 +23,11 @@ from harness.errors import HarnessError
 from harness.paths import data_dir, write_atomically
 from harness.tasks import folder as folders
 from harness.tasks import hub
-from harness.tasks.folder import Progress
+from harness.tasks.folder import LISTED, Progress
 from harness.tasks.lm import fingerprints, store, tokenizer
 from harness.tasks.lm.files import find
 from harness.tasks.lm.packing import distinct, in_order_forever, pack, shuffled_forever
-from harness.tasks.lm.sources import LISTED, NAMED, Document, FileSource, Report, Source, missing, open_source
+from harness.tasks.lm.sources import NAMED, Document, FileSource, Report, Source, missing, open_source
 
 TOKENIZER_CHARS = 1_000_000_000  # of the training split, as in the reference project
 TOKENIZER_DOCUMENT_CHARS = 10_000

@@ -14,7 +14,7 @@ from typing import Protocol
 from harness.config import DataConfig
 from harness.errors import HarnessError
 from harness.tasks import hub
-from harness.tasks.folder import Progress
+from harness.tasks.folder import LISTED, MOST_UNREAD, Progress, refuse
 from harness.tasks.lm import reading, records
 from harness.tasks.lm.cutting import pieces
 from harness.tasks.lm.files import Found, entries, find, splits
@@ -22,9 +22,6 @@ from harness.tasks.lm.interpreter import hidden_dirs, stdlib_dir, torch_dir
 
 NAMED = ("python", "climbmix", "tinystories")
 CHARS_PER_TOKEN = 2.2  # a low guess, so that most pieces fit into a row whole
-MOST_BAD = 0.01  # of the files, or of the records
-FEW = 20  # files, of which a single bad one is no mistake in the source's name
-LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -88,15 +85,9 @@ class Report:
 
     def refuse(self, source: str) -> None:
         """Raise if too much of it is bad."""
-        if len(self.bad) > max(MOST_BAD * self.files, self.files >= FEW):
-            listed = "; ".join(f"{name}: {why}" for name, why in islice(self.bad.items(), LISTED))
-            more = f"; and {len(self.bad) - LISTED} more" if len(self.bad) > LISTED else ""
-            raise HarnessError(
-                f"{source}: {len(self.bad)} of {self.files} files can't be read (1% may be): {listed}{more}",
-                "to mend them, or to move them elsewhere",
-            )
+        refuse(source, self.bad, self.files, "files")
         bad = sum(count for count, _ in self.bad_records.values())
-        if bad > MOST_BAD * self.records:
+        if bad > MOST_UNREAD * self.records:
             listed = "; ".join(why for _, why in islice(self.bad_records.values(), LISTED))
             mend = "`column` in the config, or without that file"
             raise HarnessError(f"{source}: {bad:,} of {self.records:,} records have no text: {listed}", mend)

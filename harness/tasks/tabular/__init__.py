@@ -5,6 +5,8 @@ and deviation 1, and a column more that says where one is missing; columns of wo
 """
 
 import importlib.util
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,9 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
         raise HarnessError(f"{config.source}: the target {table.target!r} is always {classes[0]}")
     if counted.min() < LEAST:
         rare = classes[counted.argmin()]
-        raise HarnessError(f"{config.source}: class {rare!s} has {counted.min()} rows; {LEAST} are the least")
+        raise HarnessError(
+            f"{config.source}: class {str(rare)!r} has {counted.min()} rows; {LEAST} are the least"
+        )
     facts["classes"] = [str(name) for name in classes]
     return Examples(inputs, targets.astype(np.int64), (len(classes),), facts, CLASSES)
 
@@ -68,7 +72,7 @@ def read(source: str, target: str) -> Table:
         HarnessError: it can't be read, or has no such column.
     """
     columns = _named(source) if source in NAMED else _file(Path(source).expanduser())
-    target = target or [*columns][-1]
+    target = unicodedata.normalize("NFC", target) or [*columns][-1]
     if target not in columns:
         names = ", ".join([*columns][:10])
         raise HarnessError(f"{source} has no column {target!r}, only {names}", "[data] target in the config")
@@ -76,7 +80,8 @@ def read(source: str, target: str) -> Table:
     if missing.any():
         row = int(missing.argmax()) + 1
         raise HarnessError(
-            f"{source}: the target {target!r} is missing in {missing.sum()} rows, first in row {row}"
+            f"{source}: the target {target!r} is missing in {missing.sum()} rows, first in row {row}",
+            "without those rows, or another `target` under [data] in the config",
         )
     return Table(columns, target)
 
@@ -102,19 +107,23 @@ def _file(path: Path) -> dict[str, np.ndarray]:
 
     if path.suffix not in (".csv", ".parquet") or not path.is_file():
         names = ", ".join(NAMED)
-        raise HarnessError(f"no table at {path}: not {names}, a .csv or a .parquet file", "another `source`")
+        raise HarnessError(
+            f"no table at {path}: not {names}, a .csv (with commas) or a .parquet file", "another `source`"
+        )
     try:
         table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
-        found = [str(name) for name in table.column_names]
+        found = [unicodedata.normalize("NFC", str(name)) for name in table.column_names]
     except UnicodeDecodeError:
         raise HarnessError(f"{path} is not UTF-8", f"iconv -f latin1 -t utf8 {path} > utf8.csv") from None
     except (arrow.ArrowInvalid, OSError) as error:
         raise HarnessError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
     if len(found) == 1 and any(sign in found[0] for sign in ";\t|"):
         raise HarnessError(f"{path} has one column, {found[0]!r}: its values are to stand between commas")
-    if table.num_rows == 0 or len(set(table.column_names)) < table.num_columns:
-        raise HarnessError(f"{path} has no rows, or two columns of one name")
-    return {name: _plain(table[name]) for name in table.column_names}
+    if table.num_rows == 0:
+        raise HarnessError(f"{path} has no rows")
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
+        raise HarnessError(f"{path} has {Counter(found)[twice[0]]} columns named {twice[0]!r}")
+    return {name: _plain(table[at]) for at, name in enumerate(found)}
 
 
 def _plain(column: Any) -> np.ndarray:
