@@ -120,7 +120,8 @@ class Cluster:
 
     def kill_head(self) -> None:
         """What Ray has there; the coordinator itself is let live."""
-        for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        names = (path.name for path in Path("/proc").iterdir())
+        for process in map(int, filter(str.isdigit, names)):
             if str(self.folder) in (line := _line(process)) and ("gcs_server" in line or f"={HEAD}" in line):
                 with contextlib.suppress(OSError):
                     os.kill(process, signal.SIGKILL)

@@ -19,7 +19,7 @@ from test_attacks import ABOUT, ATTACKS, program, says
 from text import TEXT
 
 from harness.store.decisions import Holdout
-from harness.store.records import CRASH, CRASH, ERROR, INVALID, OK, Failure, Score
+from harness.store.records import CRASH, ERROR, INVALID, OK, Failure, Score
 from harness.tasks.lm.losses import losses
 from harness.worker import device, scoring
 from harness.worker.run import measure, measure_holdout
@@ -266,5 +266,5 @@ def test_an_attack_gains_nothing_on_a_gpu(gpu_setup, honest_on_gpu, tmp_path, na
     told = f"{trial.status}: {trial.detail}\n{trial.training.log[-1500:]}"
     # There a backward pass starts a thread, which the seal refuses before a limit is reached.
     is_sealed_off = trial.status == CRASH and "it may only compute" in trial.detail
-    assert is_sealed_off or trial.status == expected["status"] and says(expected, trial.detail), told
+    assert is_sealed_off or (trial.status == expected["status"] and says(expected, trial.detail)), told
     assert trial.value is None or trial.value > honest_on_gpu[0] - 1e-3, told

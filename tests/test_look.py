@@ -299,9 +299,23 @@ def test_status_tells_the_score_of_main_in_the_setting_that_the_config_means(res
     path = research.folder / ".autoresearch" / "config.toml"
     path.write_text(path.read_text().replace("budget_seconds = 0.3", "budget_seconds = 0.5"))
     assert "not measured in this setting" in harness("status", cwd=research.folder).stdout
+    was = path.read_text()
+    path.write_text(was.replace("eval_items = 2000", "eval_items = 1999"))
+    assert "config   WARNING: no prepared data at" in harness("status", cwd=research.folder).stdout
     path.write_text("a = [")
     shown = harness("status", cwd=research.folder).stdout
     assert "one run" in shown and "config   WARNING: " in shown
+
+
+def test_a_config_that_can_not_be_read_makes_no_other_state_of_what_was_kept(few):
+    folder, _ = few
+    path = folder / ".autoresearch" / "config.toml"
+    was, before = path.read_text(), harness("log", "--kept", cwd=folder)
+    path.write_text("a = [")
+    after = harness("log", "--kept", cwd=folder)
+    path.write_text(was)
+    assert after.stdout == before.stdout and not before.stderr
+    assert "candidate" in after.stdout and "WARNING: " in after.stderr and "is not valid TOML" in after.stderr
 
 
 def test_an_empty_repository_has_nothing_to_show_and_says_so(repository):

@@ -247,8 +247,9 @@ TABLES = {
     "a target that is missing": ((["a,b,y", "1,2,", *ROWS], "y"), "missing in 1 rows, first in row 1"),
     "the same column twice": ((["a,b,y", *(f"{n},{n % 2},{n % 2}" for n in range(100))], "y"), "'b' says"),
     "a class with one example": (
-        (["a,y", *(f"{n},{min(n, 1)}" for n in range(99))], "y"), "class 0 has 1 rows",
+        (["a,y", *(f"{n},{min(n, 1)}" for n in range(99))], "y"), "class '0' has 1 rows",
     ),
+    "two columns of a name": ((["a,a,y", *("1,2,3",) * 99], "y"), "2 columns named 'a'"),
     "one class": ((["a,y", *(f"{n},1" for n in range(100))], "y"), "is always 1"),
     "few inputs": (
         (["a,y", *(f"{n % 6},{n // 7 % 2}" for n in range(300))], "y"), "only 6 have an input of their own",
@@ -295,13 +296,30 @@ def test_a_folder_of_pictures_has_its_classes_from_its_folders(tmp_path):
         8,
         3,
     ]
-    (tmp_path / "cat" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(HarnessError, match=r"cat/broken.png can't be read as a picture"):
-        prepared("images", str(tmp_path), eval_items=20)
-    (tmp_path / "cat" / "broken.png").unlink()
     picture(tmp_path / "cow" / "1.png", 1)
     with pytest.raises(HarnessError, match="class 'cow' has 1 of the pictures"):
         prepared("images", str(tmp_path), eval_items=20)
+
+
+def test_pictures_that_can_not_be_read_are_named_and_left_out_and_refused_where_they_are_many(tmp_path):
+    for number in range(120):
+        picture(tmp_path / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    whole = (tmp_path / "cat" / "0.png").read_bytes()
+    (tmp_path / "cat" / "cut.png").write_bytes(whole[:100])
+    data = prepared("images", str(tmp_path), eval_items=21)
+    assert len(store.read(data.train_file)[0]) + 2 * 21 == 120
+    assert "can't be read, left out: 1: cat/cut.png: image file is truncated" in data.about()[-1]
+    (tmp_path / "dog" / "none.png").write_bytes(b"")
+    (tmp_path / "dog" / "text.jpg").write_bytes(b"hello")
+    with pytest.raises(
+        HarnessError, match=r"3 of 123 items can't be read .*cut.*none.png: empty; dog/text.*no"
+    ):
+        prepared("images", str(tmp_path), eval_items=22)
+
+
+def test_a_name_is_the_same_however_its_letters_are_composed(tmp_path):
+    lines = ["a,Gro\u0308ße", *(f"{n},{n**0.5}" for n in range(100))]
+    assert prepared("tabular", csv(tmp_path, *lines), target="Gr\u00f6ße").measure == "squared_error"
 
 
 def test_folders_that_are_splits_are_no_classes(tmp_path):
@@ -318,7 +336,7 @@ def test_a_picture_is_what_one_sees(tmp_path):
 
     def read(picture, **options):
         picture.save(tmp_path / "a.png", **options)
-        return np.asarray(sources._opened((tmp_path / "a.png").read_bytes(), "a.png"))
+        return np.asarray(sources._opened((tmp_path / "a.png").read_bytes()))
 
     deep = read(Image.fromarray(np.array([[0, 20000, 40000, 65535]], np.uint16)))
     assert deep.tolist() == [[0, 78, 156, 255]]
@@ -339,8 +357,9 @@ def test_idx_files_are_read_as_they_come(tmp_path):
     for name, array in (("train-images-idx3-ubyte.gz", pictures), ("train-labels-idx1-ubyte.gz", labels)):
         head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
         (tmp_path / name).write_bytes(gzip.compress(head + array.tobytes()))
-    found, targets, classes = sources.read(str(tmp_path), lambda *_: None)
-    assert np.array_equal(found[..., 0], pictures) and np.array_equal(targets, labels) and len(classes) == 3
+    found = sources.read(str(tmp_path), lambda *_: None)
+    assert np.array_equal(found.images[..., 0], pictures) and np.array_equal(found.targets, labels)
+    assert found.classes == ["0", "1", "2"]
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"")
     with pytest.raises(HarnessError, match="is no idx file"):
         sources.read(str(tmp_path), lambda *_: None)
@@ -363,6 +382,7 @@ def test_logits_that_float32_can_not_tell_apart_are_refused():
 # ── a person's own ────────────────────────────────────────────────────────────────────────────
 
 OWN = """
+import dataclasses
 import numpy as np
 from harness.tasks.items.measures import squared_error
 from harness.tasks.items.task import Examples, Task
@@ -371,6 +391,9 @@ def examples(data, progress):
     x = np.random.default_rng(1).standard_normal((400, 4)).astype(np.float32)
     return Examples(x, x.sum(1), ())
 
+PLAIN = squared_error()
+FLAT = dataclasses.replace(PLAIN, perfect=lambda targets, shape: PLAIN.perfect(targets, shape)[:, None])
+SPREAD = dataclasses.replace(PLAIN, of=lambda replies, targets: PLAIN.of(replies, targets) / np.var(targets))
 TASK = Task(squared_error(), examples, library="numpy")
 """
 
@@ -392,8 +415,8 @@ def own(repository):
 
 
 BROKEN = {
-    "raises": (("    x = ", "    1 / 0\n    x = "), ["task.py:7", "ZeroDivisionError"]),
-    "is no program": (("def examples", "def def"), ["task.py:6"]),
+    "raises": (("    x = ", "    1 / 0\n    x = "), ["task.py:8", "ZeroDivisionError"]),
+    "is no program": (("def examples", "def def"), ["task.py:7"]),
     "has no task": (("TASK =", "OTHER ="), ["defines no TASK"]),
     "has other numbers of targets": (("x.sum(1)", "x.sum(1)[1:]"), ["not as many"]),
     "has texts": (("x.sum(1)", "np.array(['a'] * 400)"), ["not numbers"]),
@@ -406,7 +429,19 @@ BROKEN = {
         ["'seed' can't be"],
     ),
     "has another library": (('library="numpy"', 'library="jax"'), ["'jax', not torch or numpy"]),
-    "ends the program": (("    x = ", "    raise SystemExit(3)\n    x = "), ["task.py:7: SystemExit"]),
+    "ends the program": (("    x = ", "    raise SystemExit(3)\n    x = "), ["task.py:8: SystemExit"]),
+    "has a goal that is none": (
+        ("TASK =", "from harness.store.metric import Metric\nMetric('r2', 'maximise')\nTASK ="),
+        ["task.py:15: ValueError: the goal of r2 is 'maximise', neither 'min' nor 'max'"],
+    ),
+    "has a metric of two words": (
+        ("TASK =", "from harness.store.metric import Metric\nMetric('a, b')\nTASK ="),
+        ["'a, b', not one word"],
+    ),
+    "has perfect replies of another shape": (
+        ("Task(squared_error()", "Task(FLAT"),
+        ["perfect replies are (80, 1), not (80,)"],
+    ),
     "has a reply of no shape": (("x.sum(1), ()", "x.sum(1), (0.5,)"), ["reply_shape"]),
 }
 
@@ -433,7 +468,7 @@ def test_a_task_of_one_s_own_runs_prints_and_is_kept_as_it_was_prepared(own, rep
 
 
 def test_a_measure_that_raises_while_it_scores_is_the_task_s_fault_and_says_where(own, repository):
-    broken = OWN.replace("squared_error()", "MEASURE").replace(
+    broken = OWN.replace("Task(squared_error()", "Task(MEASURE").replace(
         "TASK =",
         "import dataclasses\n"
         "def of(replies, targets):\n"
@@ -447,9 +482,9 @@ def test_a_measure_that_raises_while_it_scores_is_the_task_s_fault_and_says_wher
     repository("commit", "-qam", "a line")
     done = harness("run", "--json", cwd=repository.folder)
     assert json.loads(done.stdout)["status"] == "error" and "KeyError: 'oops'" in done.stderr, done.stderr
-    assert "task.py:12: KeyError" in done.stderr
+    assert "task.py:16: KeyError" in done.stderr
     done = harness("loop", "--experiments", "1", "--workers", "1", cwd=repository.folder)
-    assert done.returncode == 1 and "the task failed: task.py:12" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "the task failed: task.py:16" in done.stderr.splitlines()[-1]
     assert done.stderr.count("KeyError") == 1, "it is not tried again: it would fail again"
 
 
@@ -465,6 +500,18 @@ def test_an_example_is_short_and_passes_its_check(tmp_path, name):
     assert done.returncode == 0, (done.stdout, done.stderr)
     findings = {each["name"]: each for each in json.loads(done.stdout)}
     assert "invalid" in findings["odd"]["says"]
+
+
+def test_a_measure_that_looks_at_other_items_is_found_by_the_check(own, repository):
+    assert own(edit(("Task(squared_error()", "Task(SPREAD"), source=OWN)).returncode == 0
+    done = harness("task", "check", cwd=repository.folder)
+    assert done.returncode == 1 and "depends on the others it is given with" in done.stdout
+
+
+def test_a_task_that_no_config_names_is_said_to_be_unused(repository):
+    (repository.folder / ".autoresearch" / "task.py").write_text(OWN)
+    done = harness("prepare", cwd=repository.folder)
+    assert done.returncode == 0 and "is there and not used: the config's task is toy" in done.stderr
 
 
 def test_a_leak_is_found_by_the_check(own, repository):

@@ -64,6 +64,8 @@ def log(which: str | None, count: int, as_json: bool) -> int:
         for e in found
     )
     click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    if now.frontier.config_trouble:
+        click.echo(f"WARNING: {now.frontier.config_trouble}", err=True)
     if not found:
         some = which in ("kept", "near", "crash")
         click.echo("none of that kind" if some else "none yet (harness loop)", err=True)

@@ -32,16 +32,22 @@ def status(constants: bool, as_json: bool) -> int:
     """What runs now, the frontier, the last results, the limits."""
     repository = open_repository()
     now = snapshot(repository)
-    now = replace(now, asked=_setting(now))
+    setting, trouble = _setting(now)
+    now = replace(now, asked=setting)
     if constants:
         return _constants(now, as_json)
     process = holder(repository.loop_lock)
     session = read(repository.events) if process else None
     cache_mb = repository.paths.megabytes(repository.paths.compiled)
     if as_json:
-        click.echo(json.dumps(_values(now, process, session, cache_mb)))
+        click.echo(json.dumps(_values(now, process, session, cache_mb, trouble)))
         return DONE
-    for lines in (_running(process, session), _main(now, process), _trouble(now, cache_mb), _tried(now)):
+    for lines in (
+        _running(process, session),
+        _main(now, process, trouble),
+        _trouble(now, cache_mb),
+        _tried(now),
+    ):
         click.echo("".join(f"{line}\n" for line in lines), nl=False)
     return DONE
 
@@ -72,7 +78,9 @@ def _constants(now: Snapshot, as_json: bool) -> int:
     return DONE
 
 
-def _values(now: Snapshot, process: int | None, session: Session | None, cache_mb: float) -> dict:
+def _values(
+    now: Snapshot, process: int | None, session: Session | None, cache_mb: float, trouble: str
+) -> dict:
     """As plain JSON values; what is not known is null."""
     share = timing.training_share(now.last_runs)
     return {
@@ -80,7 +88,7 @@ def _values(now: Snapshot, process: int | None, session: Session | None, cache_m
         "main_scores": list(now.frontier.scores(now.main)), "main_believed": now.frontier.main_estimate,
         "ahead": list(now.frontier.ahead), "counts": now.counts,
         "best": table.record(now.head_experiment) if now.head_experiment else None,
-        "config": now.frontier.config_trouble or None,
+        "config": trouble or None,
         "holdout": [asdict(found) for found in now.holdouts], "holdout_failed": now.holdout_failed,
         "training_share": share[0] if share else None, "compile_cache_mb": cache_mb,
         "between_seconds": share[1] if share else None,
@@ -114,10 +122,10 @@ def _progress(running: Running, several: bool) -> str:
     return ", ".join([*filter(None, parts), f"for {table.age(time.time() - running.since)}"])
 
 
-def _main(now: Snapshot, process: int | None) -> Iterator[str]:
+def _main(now: Snapshot, process: int | None, trouble: str) -> Iterator[str]:
     frontier, which = now.frontier, "this" if process else "the next"
-    if frontier.config_trouble:
-        yield f"config   WARNING: {frontier.config_trouble}"
+    if trouble:
+        yield f"config   WARNING: {trouble}"
     about = f"not measured in this setting: {which} loop begins with it"
     if scores := frontier.scores(now.main):
         estimated = ""
@@ -167,14 +175,15 @@ def _tried(now: Snapshot) -> Iterator[str]:
         yield f"{'' if place else 'last':<9}{table.styled(each, states[each.commit], width, other)}"
 
 
-def _setting(now: Snapshot) -> Setting | None:
-    """Of the config as it stands; where the last measurements are another machine's, theirs."""
+def _setting(now: Snapshot) -> tuple[Setting | None, str]:
+    """Of the config as it stands; where the last measurements are another machine's, theirs. And why a run
+    couldn't begin."""
     last, paths = now.known.setting, now.repository.paths
     try:
         here = open_setup(load(paths.config), paths.root).setting
-    except HarnessError:
-        return last
-    return here if last is None or here.device == last.device else last
+    except HarnessError as wrong:
+        return last, str(wrong)
+    return here if last is None or here.device == last.device else last, ""
 
 
 def _limits(session: Session) -> str:

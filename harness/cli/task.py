@@ -78,12 +78,11 @@ def check(as_json: bool) -> int:
     """
     paths = open_repository().paths
     config = configs.load(paths.config)
+    unused = registry.unused(config, paths.root)
     if config.task.name == "lm":
-        why = (
-            registry.unused(config, paths.root)
-            or "the language model's task is built in: its own tests check it"
-        )
-        raise HarnessError(why)
+        raise HarnessError(unused or "the language model's task is built in: its own tests check it")
+    if unused:
+        click.echo(f"WARNING: {unused}", err=True)
     registry.prepare(config, paths.root, lambda *_: None)
     setup = open_setup(configs.with_budget(config, BUDGET_SECONDS), paths.root)
     findings = []

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config import defaults, load
+from harness.errors import HarnessError
 from harness.store.decisions import Incumbent, Measured
 from harness.store.experiment import Experiment
 from harness.store.history import HistorySnapshot
@@ -25,13 +27,14 @@ class Frontier:
 
     @cached_property
     def _policy(self) -> tuple[str, str]:
-        from harness.session.frontier import policy_of
-
-        return policy_of(self.config)
+        try:
+            return load(self.config).gate.policy, ""
+        except HarnessError as wrong:
+            return defaults("cpu").gate.policy, str(wrong)
 
     @property
     def policy(self) -> str:
-        """The gate's; empty where the config can't be read."""
+        """The gate's; the default one where the config can't be read."""
         return self._policy[0]
 
     @property
@@ -49,7 +52,7 @@ class Frontier:
         """None while nothing is known of `main`."""
         from harness.session.frontier import standing_on
 
-        return standing_on(self.known, self.setting, self.policy) if self.policy and self.setting else None
+        return standing_on(self.known, self.setting, self.policy) if self.setting else None
 
     @cached_property
     def chain(self) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ class Frontier:
         """The head that stood on what was `main` before a person put a commit there, and that commit."""
         from harness.session.frontier import passed_by
 
-        return passed_by(self.known, self.setting, self.policy) if self.setting and self.policy else None
+        return passed_by(self.known, self.setting, self.policy) if self.setting else None
 
     @cached_property
     def noise_sd(self) -> float | None:

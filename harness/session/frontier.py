@@ -1,9 +1,5 @@
 """The frontier, by what git knows and the config's rule: the same for a session and for whoever looks."""
 
-from pathlib import Path
-
-from harness.config import load
-from harness.errors import HarnessError
 from harness.gate.standing import Standing, rebuilt
 from harness.store.experiment import Experiment
 from harness.store.history import History
@@ -42,11 +38,3 @@ def passed_by(known: History, setting: Setting, policy: str) -> tuple[Experiment
             if head or not any(known.are_one_program(commit, other) for other in (parent, *every)):
                 return (head, parent) if head and not done else None
     return None
-
-
-def policy_of(config: Path) -> tuple[str, str]:
-    """The gate's; where the config can't be read it is empty, and the other one says what is wrong."""
-    try:
-        return load(config).gate.policy, ""
-    except HarnessError as wrong:
-        return "", str(wrong)

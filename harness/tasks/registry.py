@@ -144,8 +144,8 @@ def unused(config: Config, root: Path) -> str:
     path = Paths(root).task
     if config.task.name == OWN or not path.is_file():
         return ""
-    how = f'[task] name = "own", file = "{path.relative_to(root)}"'
-    return f"{path} is there and not used: the config's task is {config.task.name}, not {how}"
+    how = f'name = "own" and file = "{path.relative_to(root)}" under [task]'
+    return f"{path} is there and not used: the config's task is {config.task.name}; {how} would use it"
 
 
 def library_of(config: Config, root: Path) -> str:
