@@ -383,13 +383,15 @@ class StandIn:
     may_start, has_room, is_alive, device, host = False, False, True, None, "here"
 
     def __init__(self, place: int, seconds: float) -> None:
-        self.place, self._seconds, self.busy = place, seconds, 0.0
+        self.place, self._seconds = place, seconds
+        self.begun: list[float] = []
 
     def has(self, folder: Path) -> bool:
         return False
 
     def start(self, order: Order, setup: Setup, handle: RunHandle, hears: Hears) -> Any:
         future: Future[tuple[RunRecord, Path]] = Future()
+        self.begun.append(time.monotonic())
         setting, value = setup.setting, random.Random(order.seed).gauss(2.0, 0.01)
         training = Training(OK, "", 1.0, setting.budget_seconds, 0.0)
         record = RunRecord(
@@ -399,7 +401,6 @@ class StandIn:
         )  # fmt: skip
 
         def over() -> None:
-            self.busy += self._seconds
             handle.has_trained()
             if not handle.cancelled.is_set():
                 future.set_result((record, Path("/nowhere")))
@@ -430,6 +431,13 @@ class Numbers:
         return Proposal(f"Set PLACE_0 to {self.count}", "a number", source, "numbers")
 
 
+def share_busy(starts: list[float], options: argparse.Namespace) -> float:
+    """Of the workers' time, from when all had one, after the baseline, until there is no more to begin."""
+    first, last = starts[min(options.workers + 4, len(starts) - 1)], starts[-1]
+    inside = sum(max(0.0, min(at + options.seconds, last) - max(at, first)) for at in starts)
+    return inside / (last - first) / options.workers
+
+
 def coordinator(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="hc") as made:
         cluster = Cluster(Path(made))
@@ -445,10 +453,10 @@ def coordinator(options: argparse.Namespace) -> None:
         began, used = time.monotonic(), time.process_time()
         loop.run()
         seconds, cpu = time.monotonic() - began, time.process_time() - used
-        busy = sum(worker.busy for worker in workers)
-        runs = round(busy / options.seconds)
-        share = busy / seconds / len(workers)
-        print(f"{runs} runs in {seconds:.1f} s on {options.workers} workers: busy {share:.1%}")
+        starts = sorted(at for worker in workers for at in worker.begun)
+        runs = len(starts)
+        share = share_busy(starts, options)
+        print(f"{runs} runs in {seconds:.1f} s on {options.workers} workers: {share:.1%} busy")
         print(f"{1000 * cpu / runs:.1f} ms of the processor a run")
 
 

@@ -53,7 +53,7 @@ class ItemsConfig:
     """What is trained on and scored on where a task has items, each with a target: all but `lm`."""
 
     source: str
-    """A name that the task knows, or a path to a file or folder."""
+    """A name that the task knows, `hf:OWNER/NAME` for pictures, or a path to a file or folder."""
     target: str
     """The column of a table that is to be predicted; empty for the last one."""
     eval_items: int
