@@ -60,8 +60,8 @@ class Metric:
         return f"{value:.{DIGITS}f}"
 
     def change(self, value: float) -> str:
-        """A difference, with its sign."""
-        return f"{value:+.{self.decimals}f}"
+        """A difference, with its sign; none of what is shown as zero."""
+        return f"{round(value, self.decimals) + 0.0:+.{self.decimals}f}"
 
 
 def read_metric(words: str) -> Metric | None:
