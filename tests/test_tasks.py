@@ -385,7 +385,7 @@ OWN = """
 import dataclasses
 import numpy as np
 from harness.tasks.items.measures import squared_error
-from harness.tasks.items.task import Examples, Task
+from harness.tasks.items.task import Examples, Splits, Task
 
 def examples(data, progress):
     x = np.random.default_rng(1).standard_normal((400, 4)).astype(np.float32)
@@ -412,6 +412,17 @@ def own(repository):
         return harness("prepare", cwd=repository.folder)
 
     return make
+
+
+THREE = (
+    "    return Examples(x, x.sum(1), ())",
+    "    part = lambda of: Examples(x[of], x[of].sum(1), ())\n"
+    "    return Splits(part(slice(300)), part(slice(320, 400)), HOLDOUT)",
+)
+
+
+def three(holdout: str) -> tuple[str, str]:
+    return THREE[0], THREE[1].replace("HOLDOUT", holdout)
 
 
 BROKEN = {
@@ -441,6 +452,31 @@ BROKEN = {
     "has perfect replies of another shape": (
         ("Task(squared_error()", "Task(FLAT"),
         ["perfect replies are (80, 1), not (80,)"],
+    ),
+    "has no holdout": (three("None"), ["the holdout split is a NoneType"]),
+    "has one item to score": (
+        (THREE[0], three("part(slice(300, 320))")[1].replace("320, 4", "399, 4")),
+        ["val split has 1 items"],
+    ),
+    "has splits of other replies": (
+        three("Examples(x, x.sum(1), (2,))"),
+        ["holdout split has other shapes than training"],
+    ),
+    "has targets that no score is for": (
+        ("x.sum(1), ()", "x.sum(1) * 1e9, ()"),
+        ["a constant reply is worth", "between -1e-09 and 1e+06"],
+    ),
+    "has facts as long as a book": (
+        ("x.sum(1), ()", "x.sum(1), (), {'words': ['word'] * 20000}"),
+        ["over 60 KB, most of it 'words'"],
+    ),
+    "has a figure of two words": (
+        ("examples, library", "examples, {'a, b': None}, library"),
+        ["a figure's name is 'a, b', not one word"],
+    ),
+    "has a measure whose constant raises": (
+        ("Task(squared_error()", "Task(dataclasses.replace(PLAIN, constant=lambda t, shape: 1 / 0)"),
+        ["can't score its constant reply: task.py:14: ZeroDivisionError"],
     ),
     "has a reply of no shape": (("x.sum(1), ()", "x.sum(1), (0.5,)"), ["reply_shape"]),
 }
@@ -472,7 +508,7 @@ def test_a_measure_that_raises_while_it_scores_is_the_task_s_fault_and_says_wher
         "TASK =",
         "import dataclasses\n"
         "def of(replies, targets):\n"
-        "    if abs(replies - targets).max() > 1e-6: raise KeyError('oops')\n"
+        "    if np.ptp(replies) and abs(replies - targets).max() > 1e-6: raise KeyError('oops')\n"
         "    return 0 * targets\n"
         "MEASURE = dataclasses.replace(squared_error(), of=of)\n"
         "TASK =",
@@ -512,6 +548,59 @@ def test_a_task_that_no_config_names_is_said_to_be_unused(repository):
     (repository.folder / ".autoresearch" / "task.py").write_text(OWN)
     done = harness("prepare", cwd=repository.folder)
     assert done.returncode == 0 and "is there and not used: the config's task is toy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("Examples(x, x.sum(1), ())", "Examples(x.astype('>f4'), x.sum(1).astype(np.longdouble), ())"),
+        ("Examples(x, x.sum(1), ())", "Examples(x, x.sum(1) > 0, (np.int64(2),))"),
+    ],
+)
+def test_numbers_of_any_kind_are_taken_as_libraries_have_them(own, repository, change):
+    source = edit(change, source=OWN)
+    if "int64" in change[1]:
+        source = source.replace("Task(squared_error()", "Task(LOG_LOSS").replace(
+            "import squared_error", "import LOG_LOSS, squared_error"
+        )
+    done = own(source.replace('library="numpy"', 'library="torch"'))
+    assert done.returncode == 0, done.stderr
+    done = harness("task", "check", cwd=repository.folder)
+    assert done.returncode == 0, done.stdout
+
+
+def test_splits_of_other_types_lose_nothing(own):
+    whole = three("part(slice(300, 320))")[1].replace(
+        "part(slice(300))", "Examples(x[:300], x[:300].sum(1).astype(np.int8), ())"
+    )
+    done = own(edit((THREE[0], whole), source=OWN))
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.splitlines()[0].split(maxsplit=1)[1])
+    inputs, targets = map(np.asarray, store.read(folder / "val.items"))
+    assert np.allclose(targets, inputs.sum(1), atol=1e-5)
+
+
+def test_a_share_of_right_answers_passes_the_check(own, repository):
+    source = OWN.replace("x, x.sum(1), ()", "x, (x.sum(1) > 0).astype(int), (2,)").replace(
+        "TASK = Task(squared_error()",
+        "from harness.tasks.items.measures import Measure, accuracy\n"
+        "from harness.store.metric import Metric\n"
+        "SHARE = Measure(Metric('share', 'max', low=-1e-9, high=1.001), accuracy,\n"
+        "    lambda t, shape: np.eye(2)[np.bincount(t).argmax()], lambda t, shape: np.eye(2)[t])\n"
+        "TASK = Task(SHARE",
+    )
+    assert own(source).returncode == 0
+    done = harness("task", "check", cwd=repository.folder)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_figure_takes_no_other_one_s_place_and_none_that_is_no_number_is_shown(own, repository):
+    figures = "{'seed': lambda a, t: a, 'odd': lambda a, t: a * np.nan, 'size': lambda a, t: abs(a)}"
+    assert own(edit(("examples, library", f"examples, {figures}, library"), source=OWN)).returncode == 0
+    shutil.copy(ROOT / "examples" / "toy" / "train.py", repository.folder / "train.py")
+    repository("commit", "-qam", "a line")
+    found = json.loads(harness("run", "--json", cwd=repository.folder).stdout)
+    assert found["seed"] == 1 and found["size"] > 0 and "odd" not in found
 
 
 def test_a_leak_is_found_by_the_check(own, repository):

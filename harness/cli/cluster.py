@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 import click
 
+from harness import __version__
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
 from harness.executors.cluster import ClusterPool, Engine
@@ -38,7 +39,9 @@ def cluster() -> None:
 
 
 @cluster.command(epilog=EXAMPLES)
-@click.option("--address", default="auto", show_default=True, help="Of its head, HOST:PORT.")
+@click.option(
+    "--cluster", "--address", "address", default="auto", show_default=True, help="Its head's HOST:PORT."
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def status(address: str, as_json: bool) -> int:
     """Ask each host what it has: versions, devices, data; and why it can't be used, if so."""
@@ -51,9 +54,9 @@ def status(address: str, as_json: bool) -> int:
         click.echo(json.dumps({"hosts": [asdict(each) for each in found]}))
     else:
         for about in found:
-            device = f"{len(about.devices)} x {about.devices[0].name}" if about.devices else "no device"
-            data = about.setting.data if about.setting else "no data"
-            click.echo(f"{about.host:<20} {device}, {data}, harness {about.version}, Python {about.python}")
+            device = f"{len(about.devices)} x {about.devices[0].name}, " if about.devices else ""
+            data = f"{about.setting.data}, " if about.setting else ""
+            click.echo(f"{about.host:<20} {device}{data}harness {about.version}, Python {about.python}")
             if about.refused:
                 click.echo(f"{'':<20} can't be used: {about.refused}")
     return FAILED if any(about.refused for about in found) or not found else DONE
@@ -99,6 +102,10 @@ def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
     with closing(engine_at(address)) as engine:
         for node in engine.nodes() or []:
             about = _asked(engine, node, wanted)
+            if about.version not in (__version__, "?"):
+                other = f"it has harness {about.version}, this one is {__version__} (pip install there)"
+                found.append((about.host, f"failed: {other}"))
+                continue
             try:
                 host = engine.host(node)
                 found.append((about.host, host.call("prepare", wanted, salt())))

@@ -100,9 +100,10 @@ def show(experiment: str, as_json: bool) -> int:
         curve = [point.loss for point in run.training.curve if math.isfinite(point.loss)]
         if curve:
             click.echo(f"loss {curve[0]:.3f} to {curve[-1]:.3f}\n{table.sparkline(curve)}\n")
-        if len(note.runs) > 1:
+        if len(note.runs) > 1 or run.host:
             ended = run.metric.exact(run.value) if run.value is not None else run.status
-            where = " (another setting)" if found.setting not in (None, run.setting) else ""
+            where = f" on {run.host}" if run.host else ""
+            where += " (another setting)" if found.setting not in (None, run.setting) else ""
             click.echo(f"seed {run.seed}: {ended}{where}")
         if run.total_seconds:
             click.echo(f"time {timing.line(run)}\n")

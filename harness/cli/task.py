@@ -39,7 +39,10 @@ def answer(inputs):
     global asked
     asked += 1
     reply = np.zeros((len(inputs), *SHAPE), np.float32) + np.array(REPLY, np.float32)
-    reply.reshape(len(reply), -1)[:, 0] += ODD * (asked % 2)
+    if ODD and asked % 2:
+        flat = np.roll(reply.reshape(len(reply), -1), 1, axis=1)  # another class is the likeliest
+        flat[:, -1] += ODD
+        reply = flat.reshape(reply.shape)
     return reply
 
 def load(checkpoint_dir, device):

@@ -298,6 +298,8 @@ class ClusterPool:
                 if not why:
                     self._refused.pop(node, None)
                     self._links[node] = Link(host, about, self._places, self._runs)
+        except Gone:
+            about, why = About(f"node {node[:8]}", "", "", "", time.time()), "it was lost while it was asked"
         except Exception as failed:  # noqa: BLE001 - whatever it is, the others go on
             about, why = About(node, "", "", "", time.time()), f"it can't be asked: {failed}"
         if why:

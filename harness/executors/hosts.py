@@ -27,6 +27,7 @@ from harness.worker.run import open_setup
 
 MOST_WAIT_SECONDS = 2.0
 SETTLED_SECONDS = 120.0  # after which a checkpoint that nobody holds on to is removed
+PREPARE = "harness prepare --cluster auto"
 FREE_MB = 1024  # beyond what a run may write
 
 
@@ -76,7 +77,10 @@ class Host:
         said = About(platform.node(), __version__, platform.python_version(), driver(), time.time())
         try:
             return self._checked(wanted, said)
-        except (HarnessError, OSError) as why:
+        except HarnessError as why:
+            fix = PREPARE if why.fix.startswith("harness prepare") else why.fix  # from where this is asked
+            return _refused(said, str(HarnessError(why.message, fix)))
+        except OSError as why:
             return _refused(said, str(why))
 
     def _checked(self, wanted: Wanted, said: About) -> About:
@@ -188,7 +192,7 @@ def differs(about: About, expected: Callable[[Device], Setting]) -> str:
 
 def differences(ours: Setting, others: Setting) -> str:
     """In words, what two settings don't have in common."""
-    mend = {"data": "harness prepare --cluster", "runtime": "the same torch there"}
+    mend = {"data": PREPARE, "runtime": "the same torch there"}
     found = []
     for name in ("data", "evaluator", "budget_seconds", "runtime", "metric"):
         if (one := getattr(ours, name)) != (other := getattr(others, name)):

@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read by its import: no late call may start a cluster
+# Both are read by its import: no late call may start a cluster, and a token is always asked for.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 from ray.exceptions import RayError
@@ -79,7 +81,6 @@ class RayEngine:
         Raises:
             HarnessError: nothing answers there, or it wants another token or version.
         """
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "disabled":
             raise HarnessError(
                 "RAY_AUTH_MODE is disabled: whoever reaches its ports could run anything as you",

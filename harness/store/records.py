@@ -5,6 +5,7 @@ shown, never decided on.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -317,9 +318,7 @@ class RunRecord:
     def summary(self) -> dict[str, Any]:
         """The summary block of the field, in its order."""
         said = self.training.reported
-        return {
-            self.metric.name: self.value,
-            **(self.score.figures if self.score else {}),
+        about = {
             "training_seconds": self.training.training_seconds,
             "total_seconds": self.total_seconds,
             "peak_vram_mb": said.peak_vram_mb,
@@ -334,6 +333,10 @@ class RunRecord:
             "runtime": self.runtime,
             "isolation": self.isolation,
         }
+        figures = self.score.figures if self.score else {}
+        known = {self.metric.name, *about}  # which no figure of a task takes the place of
+        shown = {name: each for name, each in figures.items() if name not in known and math.isfinite(each)}
+        return {self.metric.name: self.value, **shown, **about}
 
     def block(self) -> str:
         """The summary as text: `---` and a `name: value` a line, `-` for what nobody measured."""

@@ -117,6 +117,8 @@ def _idx(folder: Path) -> Pictures:
     if not pictures:
         raise HarnessError(f"{folder} has no *images*idx3-ubyte file")
     joined = np.concatenate(targets).astype(np.int64)
+    if joined.min(initial=0) < 0:
+        raise HarnessError(f"{folder} has a class {joined.min()}: they are numbered from 0 on")
     return Pictures(np.concatenate(pictures)[..., None], joined, _numbered(joined))
 
 
@@ -324,8 +326,9 @@ def _npz(path: Path) -> Pictures:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = sorted((archive[name] for name in archive.files), key=lambda array: array.ndim)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise HarnessError(f"{path} can't be read: {error}") from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        why = "one array, no .npz" if isinstance(error, TypeError) else error
+        raise HarnessError(f"{path} can't be read: {why}") from None
     if len(arrays) != 2 or arrays[0].ndim != 1 or arrays[1].ndim not in (3, 4):
         raise HarnessError(
             f"{path}: wanted are pictures (N, H, W) or (N, H, W, C), and classes (N,); no more"

@@ -7,6 +7,7 @@ is this machine's, in the cache's folder. Who prepares the same data on several 
 import contextlib
 import hashlib
 import json
+import operator
 import secrets
 import sys
 from collections.abc import Mapping
@@ -27,13 +28,14 @@ from harness.tasks.folder import Progress
 from harness.tasks.items import store
 from harness.tasks.items.game import Game
 from harness.tasks.items.measures import Measure, blame
-from harness.tasks.items.salt import salt
+from harness.tasks.items.salt import digest, salt
 from harness.tasks.items.task import Examples, Splits, Task
 
 VERSION = 1
 SHARE = 5  # at most one item of so many is scored, and one is in the holdout
 LEAST = 10  # of a score
 LEAST_GROWTH = 1024  # bytes
+FACTS_BYTES = 60_000  # they come to a run in a packet
 SEEDS = 100_000  # to train a game with
 
 
@@ -48,6 +50,7 @@ def prepare(
     Raises:
         HarnessError: there are no items to be made of it; one line.
     """
+    salt()  # there from here on
     recipe = _recipe(name, own, config)
     folder = _folder(name, own, config)
 
@@ -108,6 +111,9 @@ def _examples(task: Task, config: ItemsConfig, progress: Progress, where: str) -
         raise HarnessError(blame(error, where)) from None
     if not isinstance(found, Examples | Splits):
         raise HarnessError(f"{where}: examples gave a {type(found).__name__}, no Examples and no Splits")
+    for name in store.SPLITS if isinstance(found, Splits) else ():
+        if not isinstance(part := getattr(found, name), Examples):
+            raise HarnessError(f"{where}: the {name} split is a {type(part).__name__}, no Examples")
     return found
 
 
@@ -128,12 +134,30 @@ def _check_measure(task: Task, splits: Splits, where: str) -> None:
         worth = np.asarray(measure.of(perfect, targets), np.float64)
     except Exception as error:  # noqa: BLE001 - it is a person's own program
         raise HarnessError(f"the measure can't score a perfect reply: {blame(error, where)}") from None
+    _check_range(measure, splits, worth, shape, where)
     if perfect.shape != (len(targets), *shape):
         raise HarnessError(f"the measure's perfect replies are {perfect.shape}, not {(len(targets), *shape)}")
     if worth.shape != (len(targets),) or not np.isfinite(worth).all():
         raise HarnessError(
             f"the measure gave {worth.shape} for {len(targets)} items, not a finite number each"
         )
+
+
+def _check_range(
+    measure: Measure, splits: Splits, perfect: np.ndarray, shape: tuple[int, ...], where: str
+) -> None:
+    """That neither the best constant reply nor a perfect one is worth what no score may be."""
+    targets, metric = np.asarray(splits.val.targets), measure.metric
+    try:
+        reply = np.asarray(measure.constant(np.asarray(splits.train.targets), shape), np.float64)
+        constant = np.asarray(measure.of(np.zeros((len(targets), *shape)) + reply, targets), np.float64)
+    except Exception as error:  # noqa: BLE001 - it is a person's own program
+        raise HarnessError(f"the measure can't score its constant reply: {blame(error, where)}") from None
+    for what, worth in (("constant", constant), ("perfect", perfect)):
+        if worth.shape == (len(targets),) and not metric.is_score(value := float(worth.mean())):
+            ends = f"between {metric.low:g} and {metric.high:g} and is neither"
+            why = f"a {what} reply is worth {value:g}, and {metric.name} lies {ends}"
+            raise HarnessError(why, "targets of another scale, or a wider range of the Metric")
 
 
 def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
@@ -145,7 +169,7 @@ def _recipe(name: str, own: bytes, config: ItemsConfig) -> dict[str, Any]:
         "own": hashlib.sha256(own).hexdigest() if own else None,
         "target": config.target,
         "eval_items": config.eval_items,
-        "salt": hashlib.sha256(salt()).hexdigest()[:16],
+        "salt": digest(),
     }
 
 
@@ -163,8 +187,8 @@ def _seeds(game: Game, eval_items: int) -> Splits:
 
 
 def _checked(found: Examples, what: str = "examples") -> Examples:
-    inputs, targets = np.asarray(found.inputs), np.asarray(found.targets)
     label = f"the task's {what}"
+    inputs, targets = _plain(found.inputs), _plain(found.targets)
     if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
         raise HarnessError(f"{label}: inputs are {inputs.shape} and targets {targets.shape}: not as many")
     for said, array in (("inputs", inputs), ("targets", targets)):
@@ -173,10 +197,23 @@ def _checked(found: Examples, what: str = "examples") -> Examples:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             at = int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0, 0])
             raise HarnessError(f"{label}: {said} of item {at} have NaN or infinity")
-    shape = found.reply_shape
-    if not isinstance(shape, tuple) or not all(type(size) is int and size > 0 for size in shape):
+    try:
+        shape = tuple(map(operator.index, found.reply_shape))
+    except TypeError:
+        shape = (0,)
+    if not isinstance(found.reply_shape, tuple) or not all(size > 0 for size in shape):
         raise HarnessError(f"{label}: reply_shape is {found.reply_shape!r}, not a tuple of sizes")
-    return replace(found, inputs=inputs, targets=targets)
+    return replace(found, inputs=inputs, targets=targets, reply_shape=shape)
+
+
+def _plain(values: Any) -> np.ndarray:
+    """As any library takes it: in this machine's order of bytes, up to 64 bits, a class for a bool."""
+    array = np.asarray(values)
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _split(examples: Examples, eval_items: int) -> Splits:
@@ -219,22 +256,25 @@ def _write(
 ) -> None:
     parts = {name: _checked(getattr(splits, name), name) for name in store.SPLITS}
     train = parts["train"]
-    shapes = [(part.inputs.shape[1:], part.targets.shape[1:]) for part in parts.values()]
+    shapes = [(part.inputs.shape[1:], part.targets.shape[1:], part.reply_shape) for part in parts.values()]
+    inputs_type = np.result_type(*(part.inputs for part in parts.values()))
+    target_type = np.result_type(*(part.targets for part in parts.values()))
     for (name, part), found in zip(parts.items(), shapes, strict=True):
-        if len(part) == 0:
-            raise HarnessError(f"the task's {name} split is empty")
+        if len(part) < (LEAST if name != "train" else 1):
+            raise HarnessError(f"the task's {name} split has {len(part)} items: {LEAST} are the least")
         if found != shapes[0]:
             raise HarnessError(f"the task's {name} split has other shapes than training")
-        targets = part.targets.astype(train.targets.dtype)
-        store.write(folder / f"{name}.items", part.inputs.astype(train.inputs.dtype), targets)
-    fed, target = map(list, shapes[0])
+        store.write(
+            folder / f"{name}.items", part.inputs.astype(inputs_type), part.targets.astype(target_type)
+        )
+    fed, target = map(list, shapes[0][:2])
     about = {
         **_json(train.facts), "input_shape": list(task.asked_shape) if isinstance(task, Game) else fed,
         "reply_shape": list(train.reply_shape), "train_items": len(train),
     }  # fmt: skip
     facts = {
-        "facts": about, "fed_shape": fed, "input_type": str(train.inputs.dtype), "target_shape": target,
-        "target_type": str(train.targets.dtype),
+        "facts": about, "fed_shape": fed, "input_type": str(inputs_type), "target_shape": target,
+        "target_type": str(target_type),
     }  # fmt: skip
     if own:
         (folder / store.OWN).write_bytes(own)
@@ -274,7 +314,12 @@ def _json(facts: Mapping[str, Any]) -> dict[str, Any]:
                 f"the task's fact {name!r} can't be an attribute of trial.open(): another name"
             )
     try:
-        found: dict[str, Any] = json.loads(json.dumps(dict(facts), allow_nan=False))
-        return found
+        said = json.dumps(dict(facts), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise HarnessError(f"the task's facts are no JSON values: {error}") from None
+    if len(json.dumps(said)) > FACTS_BYTES:
+        large = max(facts, key=lambda name: len(json.dumps(facts[name])))
+        why = f"the task's facts take over {FACTS_BYTES // 1000} KB, most of it {large!r}"
+        raise HarnessError(why, "shorter names, or numbers in their place")
+    found: dict[str, Any] = json.loads(said)
+    return found

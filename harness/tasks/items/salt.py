@@ -29,6 +29,12 @@ def salt() -> bytes:
         return path.read_bytes()
 
 
+def digest() -> str:
+    """Of this machine's, for a recipe; empty where it has none yet: to look makes none."""
+    path = cache_dir() / "salt"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
+
+
 def take(other: bytes) -> None:
     """Have the salt of another host, so that the same items are held out here.
 
@@ -44,7 +50,7 @@ def take(other: bytes) -> None:
         if salt() != other:
             raise HarnessError(
                 f"{path} is not the coordinator's, so other items would be held out",
-                f"mv {path} {path}.old there, then harness prepare --cluster",
+                f"mv {path} {path}.old there, then harness prepare --cluster auto",
             ) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from harness.config import ItemsConfig
+from harness.store.metric import NAME
 from harness.tasks.folder import Progress
 from harness.tasks.items.measures import Figure, Measure
 
@@ -75,6 +76,10 @@ class Task:
 
     def __post_init__(self) -> None:
         check_library(self.library)
+        names = [name for each in self.figures.values() if isinstance(each, Mapping) for name in each]
+        for name in [name for name, each in self.figures.items() if not isinstance(each, Mapping)] + names:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"a figure's name is {name!r}, not one word")
 
     def measure_of(self, name: str) -> Measure:
         """By the name that `Examples` has."""

@@ -23,6 +23,7 @@ NAMED = {"diabetes": "load_diabetes", "breast-cancer": "load_breast_cancer", "wi
 MOST_WORDS = 50  # of a column; rarer ones are one
 MOST_CLASSES = 20  # whole numbers with more different values are predicted as numbers
 LEAST = 3  # rows of a class
+MOST_NAMES, MOST_CHARS = 500, 60  # of columns that a run is told
 CLASSES, NUMBER = "log_loss", "squared_error"
 
 
@@ -34,8 +35,9 @@ class Table:
 
 
 def _examples(config: ItemsConfig, progress: Progress) -> Examples:
-    """Inputs (N, F) float32; what `trial.open()` gets beside shapes: `columns`, and `classes`, empty where
-    a number is predicted; then `target_mean` and `target_sd` turn a reply back into a target."""
+    """Inputs (N, F) float32; what `trial.open()` gets beside shapes: `columns`, none where they are many, and
+    `classes`, empty where a number is predicted; then `target_mean` and `target_sd` turn a reply back into a
+    target."""
     table = read(config.source, config.target)
     goal = table.columns[table.target]
     for name, values in table.columns.items():
@@ -46,7 +48,8 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
     inputs, names = _encoded({name: each for name, each in table.columns.items() if name != table.target})
     if not names:
         raise HarnessError(f"{config.source} has no column beside the target {table.target!r}")
-    facts: dict[str, Any] = {"target": table.target, "columns": names}
+    few = len(names) <= MOST_NAMES
+    facts: dict[str, Any] = {"target": table.target, "columns": [name[:MOST_CHARS] for name in names] * few}
     if _is_number(goal):
         mean, sd = float(goal.mean()), float(goal.std())
         if sd == 0:
