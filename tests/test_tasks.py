@@ -365,6 +365,29 @@ def test_idx_files_are_read_as_they_come(tmp_path):
         sources.read(str(tmp_path), lambda *_: None)
 
 
+def test_one_array_is_no_npz_and_a_class_below_zero_is_named(tmp_path):
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.zeros((60, 4, 4), np.uint8))
+    with pytest.raises(HarnessError, match=r"one array, no \.npz"):
+        sources.read(str(tmp_path / "one.npz"), lambda *_: None)
+    for name, array, kind in (("images-idx3-ubyte", np.zeros((2, 4, 5), np.uint8), 8),
+                              ("labels-idx1-ubyte", np.array([0, -1], np.int8), 9)):  # fmt: skip
+        head = bytes([0, 0, kind, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / name).write_bytes(head + array.tobytes())
+    with pytest.raises(HarnessError, match="has a class -1: they are numbered from 0 on"):
+        sources.read(str(tmp_path), lambda *_: None)
+
+
+def test_to_look_for_data_makes_no_salt(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    config = configs.defaults("cpu", "toy")
+    with pytest.raises(HarnessError, match="no prepared data"):
+        registry.open_task(config, tmp_path)
+    assert not (tmp_path / "salt").exists()
+    registry.prepare(config, tmp_path, lambda *_: None)
+    assert (tmp_path / "salt").exists() and registry.open_task(config, tmp_path)
+
+
 def test_classes_that_a_reply_has_no_logit_for_are_named_before_a_run():
     classes = np.array([0, 1, 11])
     assert "a class 11, and a reply has 11 logits" in LOG_LOSS.trouble(classes, (11,))
