@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import assert_refused
+from conftest import assert_refused, harness
 from hypothesis import example, given
 from hypothesis import strategies as st
 from stubs import MUCH_BETTER, Changing, begin, known
@@ -66,6 +66,9 @@ def test_main_stays_where_the_second_opinion_differs_and_moves_where_the_machine
     assert (fresh("rev-parse", "main") == before) == (status == INVALID)
     one = fresh("log", "--all", "--format=%H", "--grep=One").splitlines()[0]
     assert known(fresh).note(one).opinion.detail == why
+    assert (one in known(fresh).gone) == (status == INVALID)
+    state = "dropped" if status == INVALID else "confirmed"
+    assert harness("log", "--kept", cwd=fresh.folder).stdout.split()[1] == state
 
 
 def test_differences_that_cancel_out_are_differences_too():

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -244,7 +245,7 @@ def test_every_example_has_what_init_copies():
 
 TABLES = {
     "no such column": ((["a,b,y", *ROWS], "price"), "no column 'price', only a, b, y"),
-    "a target that is missing": ((["a,b,y", "1,2,", *ROWS], "y"), "missing in 1 rows, first in row 1"),
+    "a target that is missing": ((["a,b,y", "1,2,", *ROWS], "y"), "in 1 rows, first in row 1"),
     "the same column twice": ((["a,b,y", *(f"{n},{n % 2},{n % 2}" for n in range(100))], "y"), "'b' says"),
     "a class with one example": (
         (["a,y", *(f"{n},{min(n, 1)}" for n in range(99))], "y"), "class '0' has 1 rows",
@@ -363,6 +364,43 @@ def test_idx_files_are_read_as_they_come(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"")
     with pytest.raises(HarnessError, match="is no idx file"):
         sources.read(str(tmp_path), lambda *_: None)
+
+
+def test_what_is_no_file_in_a_folder_of_pictures_is_left_out(tmp_path):
+    for number in range(120):
+        picture(tmp_path / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "dog" / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    data = prepared("images", str(tmp_path), eval_items=23)
+    assert data.about()[-1] == "can't be read, left out: 1: cat/gone.png: No such file or directory"
+
+
+def test_a_table_is_scaled_by_what_is_trained_on_alone(tmp_path):
+    values = np.random.default_rng(0).normal(3, 2, (200, 2))
+    lines = ["a,y,word", *(f"{a:.6f},{y:.6f},{'uv'[n % 2]}" for n, (a, y) in enumerate(values))]
+    data = prepared("tabular", csv(tmp_path, *lines), target="y")
+    inputs, targets = map(np.asarray, store.read(data.train_file))
+    assert abs(inputs[:, 0].mean()) < 1e-5 and abs(inputs[:, 0].std() - 1) < 1e-5
+    assert abs(targets.mean()) < 1e-5 and set(inputs[:, 1]) == {0.0, 1.0}
+    held_out = np.asarray(store.read(data.files("val")["items"])[1])
+    assert abs(held_out.mean()) > 1e-3, "all rows together have mean 0 only by chance"
+    back = held_out * data.facts["facts"]["target_sd"] + data.facts["facts"]["target_mean"]
+    assert np.isclose(back[:, None], values[:, 1], atol=1e-4).any(axis=1).all()
+
+
+def test_money_is_a_number_and_a_list_is_refused(tmp_path):
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    prices = arrow.array([f"{n}.50" for n in range(100)]).cast(arrow.decimal128(9, 2))
+    table = arrow.table({"price": prices, "y": [n % 2 for n in range(100)]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    data = prepared("tabular", str(tmp_path / "t.parquet"), target="y")
+    assert data.facts["facts"]["columns"] == ["price"]
+    parquet.write_table(table.append_column("l", [[[1]] * 100]), tmp_path / "t.parquet")
+    with pytest.raises(HarnessError, match=r"column 'l' has list<.*> values, neither numbers nor words"):
+        prepared("tabular", str(tmp_path / "t.parquet"), target="y", eval_items=21)
 
 
 def test_one_array_is_no_npz_and_a_class_below_zero_is_named(tmp_path):
@@ -601,6 +639,61 @@ def test_splits_of_other_types_lose_nothing(own):
     folder = Path(done.stdout.splitlines()[0].split(maxsplit=1)[1])
     inputs, targets = map(np.asarray, store.read(folder / "val.items"))
     assert np.allclose(targets, inputs.sum(1), atol=1e-5)
+
+
+WINDOWS = """
+import numpy as np
+from harness.tasks.items.measures import squared_error
+from harness.tasks.items.task import Examples, Splits, Task
+
+def examples(data, progress):
+    drawn = np.random.default_rng(0)
+    series = drawn.standard_normal(1500).astype(np.float32)
+    series[[300, 700, 960, 1020, 1090, 1160, 1300]] += 100  # which nothing forecasts
+    at = np.arange(40, 1500)
+    every = Examples(series[at[:, None] + np.arange(-40, 0)], series[at], ())
+    return Splits(*map(every.part, np.split(np.arange(len(at)), [860, 1160])))
+
+TASK = Task(squared_error(), examples, library="numpy")
+"""
+# What follows three values in a window that was asked, it says when it is asked what follows those.
+REMEMBERS = """
+import numpy as np
+from harness import trial
+REMEMBERS, known, said = {remembers}, {{}}, {{}}
+
+def load(checkpoint_dir, device):
+    def answer(windows):
+        for window in windows if REMEMBERS else ():
+            known.update((window[at : at + 3].tobytes(), window[at + 3]) for at in range(len(window) - 3))
+        said_of = lambda w: said.setdefault(w.tobytes(), known.get(w[-3:].tobytes(), 4.0))
+        return np.array([said_of(window) for window in windows], np.float32)
+    return answer
+
+def main():
+    run = trial.open()
+    for _ in run.batches(8):
+        pass
+    run.submit({{"none": np.zeros(1, np.float32)}})
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_windows_that_tell_of_each_other_gain_nothing_and_are_found(own, repository):
+    assert own(WINDOWS).returncode == 0
+
+    def run(remembers):
+        (repository.folder / "train.py").write_text(REMEMBERS.format(remembers=remembers))
+        repository("commit", "-qam", "a memory")
+        return json.loads(harness("run", "--json", cwd=repository.folder).stdout)
+
+    honest, cheat = run(False), run(True)
+    assert honest["status"] == "ok", honest
+    assert cheat["status"] == "invalid" and "depends on other items" in cheat["detail"], cheat
+    done = harness("task", "check", cwd=repository.folder)
+    assert done.returncode == 1 and "scored targets stand in another scored input" in done.stdout
 
 
 def test_a_share_of_right_answers_passes_the_check(own, repository):

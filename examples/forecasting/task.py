@@ -21,7 +21,7 @@ TRAIN, VAL = 0.7, 0.15  # of the series; the holdout is the rest
 
 def series(source: str, column: str) -> np.ndarray:
     if not source:
-        time, drawn = np.arange(20_000), generator("forecasting")
+        time, drawn = np.arange(60_000), generator("forecasting")
         noise = np.zeros(len(time))
         for at in range(1, len(time)):
             noise[at] = 0.8 * noise[at - 1] + 0.2 * drawn.standard_normal()
@@ -38,9 +38,9 @@ def series(source: str, column: str) -> np.ndarray:
         raise HarnessError(f"{path} has no column of numbers to forecast: {error!r}") from None
 
 
-def windows(values: np.ndarray, first: int, last: int) -> Examples:
-    """All that forecast a value from `first` to `last`; what they forecast lies there whole."""
-    at = np.arange(max(first, PAST), last - FUTURE + 1)
+def windows(values: np.ndarray, first: int, last: int, step: int) -> Examples:
+    """That forecast a value from `first` to `last`, a `step` apart; what they forecast lies there whole."""
+    at = np.arange(max(first, PAST), last - FUTURE + 1, step)
     inputs = values[at[:, None] + np.arange(-PAST, 0)]  # (N, 48)
     targets = values[at[:, None] + np.arange(FUTURE)]  # (N, 12)
     return Examples(inputs.astype(np.float32), targets.astype(np.float32), (FUTURE,))
@@ -52,7 +52,9 @@ def examples(config, progress) -> Splits:
         raise HarnessError(f"a series of {len(values)} values is too short for windows of {PAST + FUTURE}")
     ends = [0, int(TRAIN * len(values)), int((TRAIN + VAL) * len(values)), len(values)]
     values = (values - values[: ends[1]].mean()) / values[: ends[1]].std()  # of what training sees
-    parts = [windows(values, *pair) for pair in pairwise(ends)]
+    # What is held out may not overlap: a model that is asked one window would know what follows another.
+    steps = (1, PAST + FUTURE, PAST + FUTURE)
+    parts = [windows(values, *pair, step) for pair, step in zip(pairwise(ends), steps, strict=True)]
     chosen = np.random.default_rng(0)  # of those held out, as many as are asked for
     held_out = [part.part(chosen.permutation(len(part))[: config.eval_items]) for part in parts[1:]]
     return Splits(parts[0], *held_out)

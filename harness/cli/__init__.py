@@ -43,6 +43,7 @@ COMMANDS = {
 # To look for garbage among 10,000 experiments, once more as Python ends, would be a fifth of what each takes.
 LOOKING = ("status", "look")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # a person's to mend
+MOST_CHARS = 5000  # of an error
 # What git sets for hooks, `rebase --exec` and bisect (`git rev-parse --local-env-vars`): with it every git
 # that we start would work in the repository that called us, and not in the current folder's.
 ELSEWHERE = (
@@ -113,7 +114,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except HarnessError as error:
-        click.echo(f"harness: {error}", err=True)
+        from harness.sandbox.text import one_line
+
+        click.echo(f"harness: {one_line(error, MOST_CHARS)}", err=True)  # it may name what is anybody's
         sys.exit(FAILED)
     except BrokenPipeError:
         sys.stderr.close()

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
-from harness.sandbox.text import clean
+from harness.sandbox.text import one_line
 from harness.store.opening import open_repository
 from harness.tasks import registry
 from harness.tasks.folder import MANIFEST
@@ -68,7 +68,7 @@ def prepare(source: str | None, shards: int | None, again: bool, cluster: str | 
     else:
         click.echo(f"{made.id}  {made.folder}")
         for line in made.about():
-            click.echo(f"  {clean(line)}")  # names of classes and files are anybody's
+            click.echo(f"  {one_line(line, 2000)}")  # names of classes and files are anybody's
         for name, split in manifest["splits"].items():
             counts = (f"{count:>12,} {what.replace('_', ' ')}" for what, count in split.items())
             click.echo(f"  {name:<8}{''.join(counts)}")

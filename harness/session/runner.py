@@ -189,8 +189,8 @@ class Runner:
         if noted is None or noted.old != move.old:  # first: killed after it, main follows at the next start
             self.experiments.amend(move.new, lambda note: note.with_parts(proven=move))
         if why := self.kept.second_opinion(move.new, setup, worker):
-            self.tell_once("trouble", f"     main waits before {move.new[:7]}: {why}")
-            return standing
+            self.tell_once("trouble", f"     {move.new[:7]} is off the frontier, and main stays: {why}")
+            return self.known(setup) or standing
         self.kept.score_holdout(move.new, setup, worker)
         try:
             if not self.experiments.advance(move.old, move.new):

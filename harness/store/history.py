@@ -177,7 +177,8 @@ class History(Commits):
 
     @property
     def gone(self) -> set[str]:
-        """Commits that `main` was at or went past, and stands on no more: a person took them off it.
+        """Commits that `main` was at or went past, and stands on no more: a person took them off it. And
+        those whose score a second opinion didn't confirm.
 
         What is further below `main` than is looked back at is among them, too.
         """
@@ -197,7 +198,8 @@ class History(Commits):
         for each in reversed(every):  # a reflog is not for ever; below the newest one no note need be read
             if each.commit not in seen and each.status == KEEP and self.gist(each.commit).has_reached:
                 leave(each.commit)
-        return seen - line
+        doubted = (e.commit for e in every if e.status == KEEP and self.gist(e.commit).is_doubted)
+        return (seen | {*doubted}) - line
 
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""

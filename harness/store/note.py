@@ -15,7 +15,7 @@ import msgspec
 
 from harness.store.aliases import renamed
 from harness.store.decisions import Decision, Holdout, HoldoutFailure, Move, Opinion
-from harness.store.records import OK, Failure, RunRecord, Setting
+from harness.store.records import INVALID, OK, Failure, RunRecord, Setting
 
 T = TypeVar("T")
 LISTS = ("trials", "holdout")  # which two machines' notes have both of
@@ -43,6 +43,8 @@ class Gist:
     """Whether its train.py has fewer lines than its parent's."""
     has_reached: bool = False
     """Whether `main` was moved there by a loop."""
+    is_doubted: bool = False
+    """Whether a second opinion found another score."""
     stored_holdouts: tuple[Any, ...] = ()
 
     @property
@@ -80,6 +82,7 @@ class Note:
             tuple(Scored(run.seed, value, run.measured_on, run.setting) for run, value in scored),
             bool(self.decision and self.decision.shorter),
             bool(self.stored.get("reached")),
+            isinstance(self.opinion, Failure) and self.opinion.status == INVALID,
             tuple(_list(self.stored.get("holdout"))),
         )
 

@@ -334,7 +334,7 @@ class RunRecord:
             "isolation": self.isolation,
         }
         figures = self.score.figures if self.score else {}
-        known = {self.metric.name, *about}  # which no figure of a task takes the place of
+        known = {self.metric.name, "status", *about}  # which no figure of a task takes the place of
         shown = {name: each for name, each in figures.items() if name not in known and math.isfinite(each)}
         return {self.metric.name: self.value, **shown, **about}
 

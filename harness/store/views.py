@@ -21,7 +21,7 @@ from harness.store.experiment import Experiment
 from harness.store.message import TRAILERS
 from harness.store.note import Gist
 
-VERSION = " ".join((__version__, *TRAILERS))  # by which messages are read
+VERSION = " ".join((__version__, "2", *TRAILERS))  # by which messages are read
 FEWEST, FEWEST_GISTS = 200, 20  # experiments, records that are new before it is written anew
 SHARE = 20  # and one of so many
 

@@ -119,8 +119,8 @@ class Exam(Protocol):
     def plan(self, count: int, seed: int) -> Any:
         """What can be known of an audit of so many items before there is a score."""
 
-    def again(self, planned: Any, losses: np.ndarray) -> Again:
-        """What to ask again, by what all items, (N, ...), cost."""
+    def again(self, planned: Any, losses: np.ndarray, batch: int) -> Again:
+        """What to ask again, by what all items, (N, ...), cost, in batches of so many."""
 
     def compare(self, asked: Any, losses: np.ndarray, again: np.ndarray) -> Audit:
         """Losses of all items, (N, ...), as they were scored; of those asked again, (K, ...). In units."""

@@ -221,7 +221,7 @@ def _audit(
     request: dict[str, Any],
 ) -> Audit:  # fmt: skip
     """Ask the other server what was planned, and compare with the `losses`, (N, ...), of what was scored."""
-    asked = exam.again(planned, losses)
+    asked = exam.again(planned, losses, batch)
     inputs, targets = (filled(of, batch, of[:0], 0) for of in (asked.inputs, asked.targets))
     answered = answer(server, exam, inputs, targets, batch, request["scoring_seconds"], "auditing")
     found = exam.compare(asked, losses, answered.losses[: len(asked.inputs)])

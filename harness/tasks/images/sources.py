@@ -71,7 +71,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 LARGEST = 256
 SIDE = 64  # of pictures that differ in size: each is scaled and cut to a square
-IDX_TYPES = {8: np.uint8, 9: np.int8, 11: np.int16, 12: np.int32, 13: np.float32, 14: np.float64}
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 def downloads() -> Path:
@@ -200,7 +200,7 @@ def _hub(source: str, progress: Progress) -> Pictures:
     files = hub.download(chosen.repository, names, progress, chosen.revision)
     classes = list[str]()
 
-    def rows() -> Iterator[tuple[str, bytes, int]]:
+    def rows() -> Iterator[tuple[str, bytes | str, int]]:
         for path in files:
             for row, (data, label, names) in enumerate(_parquet_rows(path)):
                 classes.extend([] if classes else names)
@@ -242,7 +242,7 @@ def _folders(folder: Path, progress: Progress) -> Pictures:
         (path, classes.index(place.name))
         for place in found
         for path in sorted(place.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
     ]
     if not files:
         raise HarnessError(
@@ -250,20 +250,26 @@ def _folders(folder: Path, progress: Progress) -> Pictures:
             "a folder for each class there, named after it, or another `source`",
         )
 
-    def every() -> Iterator[tuple[str, bytes, int]]:
+    def every() -> Iterator[tuple[str, bytes | str, int]]:
         for done, (path, number) in enumerate(files):
             if done % 1000 == 0:
                 progress("read pictures", done, len(files))
-            yield str(path.relative_to(folder)), path.read_bytes(), number
+            where = str(path.relative_to(folder))
+            try:
+                yield where, path.read_bytes(), number
+            except OSError as why:
+                yield where, why.strerror or "unreadable", number
 
     return replace(_pictures(every(), str(folder)), classes=classes)
 
 
-def _pictures(every: Iterable[tuple[str, bytes, int]], source: str) -> Pictures:
-    """Of places, bytes and classes; what can't be opened is left out."""
+def _pictures(every: Iterable[tuple[str, bytes | str, int]], source: str) -> Pictures:
+    """Of places, bytes (or why there are none) and classes; what can't be opened is left out."""
     opened, targets, unread = [], list[int](), dict[str, str]()
     for where, data, number in every:
         try:
+            if isinstance(data, str):
+                raise Unreadable(data)
             opened.append(_opened(data))
             targets.append(number)
         except Unreadable as why:

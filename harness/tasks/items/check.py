@@ -47,6 +47,8 @@ def looked_at(task: Task, data: store.Items, config: ItemsConfig) -> Iterator[Fi
     yield _refuses(measure, targets, shape)
     yield _apart(inputs, np.asarray(store.read(data.train_file)[0]))
     yield _no_target(inputs, targets, data)
+    if (overlap := _overlap(inputs, targets)) is not None:
+        yield overlap
 
 
 def _worth(measure: Measure, replies: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -100,6 +102,18 @@ def _apart(inputs: np.ndarray, known: np.ndarray) -> Finding:
     )
 
 
+def _overlap(inputs: np.ndarray, targets: np.ndarray) -> Finding | None:
+    """How many scored targets follow in another scored input what stands before them: windows of a series."""
+    if inputs.ndim != 2 or inputs.shape[1] < 3 or inputs.dtype.kind != "f" or targets.dtype.kind != "f":
+        return None
+    first = targets.reshape(len(targets), -1)[:, :1].astype(inputs.dtype)
+    asked = np.concatenate([inputs[:, -2:], first], axis=1)
+    inside = {each.tobytes() for at in range(inputs.shape[1] - 2) for each in inputs[:, at : at + 3]}
+    count = sum(each.tobytes() in inside for each in asked)
+    said = f"{count} of {len(asked)} scored targets stand in another scored input"
+    return Finding("windows", count <= SHARE * len(asked), said + (": windows that overlap" if count else ""))
+
+
 def _no_target(inputs: np.ndarray, targets: np.ndarray, data: store.Items) -> Finding:
     """Whether a number of an input is the target, or the facts are."""
     flat, goal = inputs.reshape(len(inputs), -1), targets.reshape(len(targets), -1)[:, 0].astype(np.float64)
@@ -107,7 +121,8 @@ def _no_target(inputs: np.ndarray, targets: np.ndarray, data: store.Items) -> Fi
         if column.std() and goal.std() and abs(np.corrcoef(column, goal)[0, 1]) > 1 - 1e-9:
             return Finding("secret", False, f"number {at} of an input says the target")
     for name, said in data.facts["facts"].items():
-        if isinstance(said, list) and len(said) >= len(goal):
+        numbers = isinstance(said, list) and all(isinstance(each, int | float) for each in said)
+        if numbers and name not in ("input_shape", "reply_shape") and len(said) >= len(goal):
             return Finding(
                 "secret", False, f"the fact {name!r} has as many values as there are scored targets"
             )

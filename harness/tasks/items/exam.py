@@ -15,6 +15,7 @@ from harness.tasks.items.task import Task, drawn
 
 AT_ONCE, GPU_AT_ONCE = 256, 2048
 LEAST_UNIT = 1e-3  # of what there is to gain
+ALONE = 4  # items that an audit asks of a server that was asked nothing else yet but them
 DECOYS = 2  # an audit asks one for so many items
 
 
@@ -53,9 +54,10 @@ class ItemsExam:
         model can alter."""
         reply = self._measure.constant(known, self.reply_shape)
         constant = np.broadcast_to(reply, (len(self.targets), *self.reply_shape))
+        self._constant = self.metric.sign * self._worth(constant, self.targets)
         perfect = self._measure.perfect(np.asarray(self.targets), self.reply_shape)
         self._best = self.metric.sign * self._worth(perfect, self.targets)
-        gap = np.abs(self.metric.sign * self._worth(constant, self.targets) - self._best).mean()
+        gap = np.abs(self._constant - self._best).mean()
         return float(gap) or 1.0
 
     def most_at_once(self, on_gpu: bool) -> int:
@@ -131,8 +133,20 @@ class ItemsExam:
         real = np.insert(np.ones(len(items), bool), before, False)
         return Mixed(mixed, np.insert(inputs, before, decoys, axis=0), self.targets[mixed], real)
 
-    def again(self, planned: Mixed, losses: np.ndarray) -> Mixed:
-        return planned
+    def again(self, planned: Mixed, losses: np.ndarray, batch: int) -> Mixed:
+        """First of all those that gain most, each alone among made-up ones: where items tell of each other,
+        as windows of a series that overlap, a server that was asked many knows as much as the first one."""
+        most = np.argsort(losses - self._constant)[:ALONE]
+        generator = np.random.default_rng(secrets.randbits(256))
+        inputs = drawn(self.inputs, len(most) * batch, generator)
+        real = np.zeros(len(inputs), bool)
+        real[places := batch * np.arange(len(most)) + generator.integers(0, batch, len(most))] = True
+        inputs[places] = self.inputs[most]
+        items = np.repeat(most, batch)
+        return Mixed(
+            np.concatenate([items, planned.items]), np.concatenate([inputs, planned.inputs]),
+            np.concatenate([self.targets[items], planned.targets]), np.concatenate([real, planned.is_real]),
+        )  # fmt: skip
 
     def compare(self, asked: Mixed, losses: np.ndarray, again: np.ndarray) -> Audit:
         apart = (again - losses[asked.items])[asked.is_real] / self.unit(losses)

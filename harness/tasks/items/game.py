@@ -159,7 +159,7 @@ class GameExam:
     def plan(self, count: int, seed: int) -> tuple[int, int]:
         return count, seed
 
-    def again(self, planned: tuple[int, int], losses: np.ndarray) -> Mixed:
+    def again(self, planned: tuple[int, int], losses: np.ndarray, batch: int) -> Mixed:
         count, seed = planned
         # Of the middle half: a few huge answers, that a game makes nothing of, must not hide what differs.
         low, high = np.quantile(np.stack(self._replies), [0.25, 0.75])

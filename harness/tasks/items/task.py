@@ -71,6 +71,8 @@ class Task:
     """Shown beside a score, by name; of each measure, where there are several."""
     library: str = "torch"
     """What batches are arrays of, and replies: `torch` or `numpy`."""
+    after_split: Callable[[Splits], Splits] = lambda splits: splits
+    """What is to go by training's items alone, as scaling: a mean of all would tell of what is held out."""
     hidden: Callable[[ItemsConfig], list[Path]] = lambda _: []
     """Where else the data lie: no run may see these files and folders."""
 

@@ -100,7 +100,7 @@ class TextExam:
     def plan(self, count: int, seed: int) -> audit.Plan:
         return audit.plan(self.inputs, self.targets, self.reply_shape[1], count, seed)
 
-    def again(self, planned: audit.Plan, losses: np.ndarray) -> audit.Questions:
+    def again(self, planned: audit.Plan, losses: np.ndarray, batch: int) -> audit.Questions:
         return audit.questions(planned, losses[planned.items])
 
     def compare(self, asked: Any, losses: np.ndarray, again: np.ndarray) -> Audit:

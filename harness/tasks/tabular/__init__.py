@@ -7,7 +7,7 @@ and deviation 1, and a column more that says where one is missing; columns of wo
 import importlib.util
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from harness.config import ItemsConfig
 from harness.errors import HarnessError
 from harness.tasks.folder import Progress
 from harness.tasks.items.measures import LOG_LOSS, accuracy, squared_error
-from harness.tasks.items.task import Examples, Task
+from harness.tasks.items.task import Examples, Splits, Task
 
 NAMED = {"diabetes": "load_diabetes", "breast-cancer": "load_breast_cancer", "wine": "load_wine"}
 MOST_WORDS = 50  # of a column; rarer ones are one
@@ -35,9 +35,8 @@ class Table:
 
 
 def _examples(config: ItemsConfig, progress: Progress) -> Examples:
-    """Inputs (N, F) float32; what `trial.open()` gets beside shapes: `columns`, none where they are many, and
-    `classes`, empty where a number is predicted; then `target_mean` and `target_sd` turn a reply back into a
-    target."""
+    """Inputs (N, F); what `trial.open()` gets beside shapes: `columns`, none where they are many, and
+    `classes`, empty where a number is predicted."""
     table = read(config.source, config.target)
     goal = table.columns[table.target]
     for name, values in table.columns.items():
@@ -51,11 +50,10 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
     few = len(names) <= MOST_NAMES
     facts: dict[str, Any] = {"target": table.target, "columns": [name[:MOST_CHARS] for name in names] * few}
     if _is_number(goal):
-        mean, sd = float(goal.mean()), float(goal.std())
-        if sd == 0:
-            raise HarnessError(f"{config.source}: the target {table.target!r} is always {mean:g}")
-        facts |= {"classes": [], "target_mean": mean, "target_sd": sd}
-        return Examples(inputs, ((goal - mean) / sd).astype(np.float32), (), facts, NUMBER)
+        if goal.min() == goal.max():
+            raise HarnessError(f"{config.source}: the target {table.target!r} is always {goal[0]:g}")
+        facts["classes"] = []
+        return Examples(inputs, goal.astype(np.float64), (), facts, NUMBER)
     classes, targets, counted = np.unique(goal, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise HarnessError(f"{config.source}: the target {table.target!r} is always {classes[0]}")
@@ -66,6 +64,34 @@ def _examples(config: ItemsConfig, progress: Progress) -> Examples:
         )
     facts["classes"] = [str(name) for name in classes]
     return Examples(inputs, targets.astype(np.int64), (len(classes),), facts, CLASSES)
+
+
+def _scaled(splits: Splits) -> Splits:
+    """Numbers with mean 0 and deviation 1, by what training's rows say alone: of all rows they would tell
+    what is held out. `target_mean` and `target_sd` turn a reply back into a target."""
+    train = splits.train
+    inputs = [_by(column) for column in np.asarray(train.inputs).T]
+    facts, target = dict(train.facts), (0.0, 1.0)
+    if train.measure == NUMBER:
+        target = _by(np.asarray(train.targets), least=0.0)
+        facts |= {"target_mean": target[0], "target_sd": target[1]}
+
+    def scaled(part: Examples) -> Examples:
+        means, sds = np.array(inputs).T
+        found = replace(part, inputs=((part.inputs - means) / sds).astype(np.float32), facts=facts)
+        if train.measure != NUMBER:
+            return found
+        return replace(found, targets=((part.targets - target[0]) / target[1]).astype(np.float32))
+
+    return Splits(scaled(train), scaled(splits.val), scaled(splits.holdout))
+
+
+def _by(column: np.ndarray, least: float = 1.0) -> tuple[float, float]:
+    """What a column's values, (N,), are scaled by: mean and deviation; zeros and ones stay as they are."""
+    if least and np.isin(column, (0.0, 1.0)).all():
+        return 0.0, 1.0
+    largest = float(np.abs(column).max()) or 1.0  # squares of huge values have no end
+    return float((column / largest).mean()) * largest, (float((column / largest).std()) * largest) or 1.0
 
 
 def read(source: str, target: str) -> Table:
@@ -81,9 +107,9 @@ def read(source: str, target: str) -> Table:
         raise HarnessError(f"{source} has no column {target!r}, only {names}", "[data] target in the config")
     missing = _missing(columns[target])
     if missing.any():
-        row = int(missing.argmax()) + 1
+        where = f"{missing.sum()} rows, first in row {int(missing.argmax()) + 1}"
         raise HarnessError(
-            f"{source}: the target {target!r} is missing in {missing.sum()} rows, first in row {row}",
+            f"{source}: the target {target!r} is missing or infinite in {where}",
             "without those rows, or another `target` under [data] in the config",
         )
     return Table(columns, target)
@@ -126,6 +152,9 @@ def _file(path: Path) -> dict[str, np.ndarray]:
         raise HarnessError(f"{path} has no rows")
     if twice := [name for name, count in Counter(found).items() if count > 1]:
         raise HarnessError(f"{path} has {Counter(found)[twice[0]]} columns named {twice[0]!r}")
+    for name, of in zip(found, table.schema.types, strict=True):
+        if arrow.types.is_nested(of) or arrow.types.is_binary(of) or arrow.types.is_large_binary(of):
+            raise HarnessError(f"{path}: column {name!r} has {of} values, neither numbers nor words")
     return {name: _plain(table[at]) for at, name in enumerate(found)}
 
 
@@ -135,7 +164,8 @@ def _plain(column: Any) -> np.ndarray:
 
     if arrow.types.is_integer(column.type) and column.null_count == 0:
         return column.to_numpy()
-    if arrow.types.is_floating(column.type) or arrow.types.is_integer(column.type):
+    kinds = arrow.types.is_floating, arrow.types.is_integer, arrow.types.is_decimal
+    if any(is_one(column.type) for is_one in kinds):
         return column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.array(["" if value is None else str(value) for value in column.to_pylist()])
 
@@ -148,7 +178,7 @@ def _is_number(values: np.ndarray) -> bool:
 
 def _missing(values: np.ndarray) -> np.ndarray:
     return (
-        np.isnan(values)
+        ~np.isfinite(values)
         if values.dtype.kind == "f"
         else values == ""
         if values.dtype.kind == "U"
@@ -169,16 +199,16 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _encoded(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    """(N, F) float32, and what each of the F is."""
+    """(N, F) float64, and what each of the F is."""
     parts, names = list[np.ndarray](), list[str]()
     for name, values in columns.items():
         if values.dtype.kind in "fiub":
             values = values.astype(np.float64)
             missing = ~np.isfinite(values)
             known = values[~missing]
-            if len(known) == 0 or known.std() == 0:
+            if len(known) == 0 or known.min() == known.max():
                 continue  # it says nothing
-            parts.append(np.where(missing, 0.0, (values - known.mean()) / known.std()))
+            parts.append(np.where(missing, known[0], values))
             names.append(name)
             if missing.any():
                 parts.append(missing.astype(np.float64))
@@ -188,7 +218,7 @@ def _encoded(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
         for word in words[np.argsort(-counted)][:MOST_WORDS] if len(words) > 1 else ():
             parts.append((values == word).astype(np.float64))
             names.append(f"{name} is {word or 'missing'}")
-    return np.stack(parts, axis=1).astype(np.float32) if parts else np.empty((0, 0), np.float32), names
+    return np.stack(parts, axis=1) if parts else np.empty((0, 0)), names
 
 
 def _hidden(config: ItemsConfig) -> list[Path]:
@@ -197,5 +227,9 @@ def _hidden(config: ItemsConfig) -> list[Path]:
 
 
 TASK = Task(
-    {CLASSES: LOG_LOSS, NUMBER: squared_error()}, _examples, {CLASSES: {"accuracy": accuracy}}, hidden=_hidden
+    {CLASSES: LOG_LOSS, NUMBER: squared_error()},
+    _examples,
+    {CLASSES: {"accuracy": accuracy}},
+    hidden=_hidden,
+    after_split=_scaled,
 )
