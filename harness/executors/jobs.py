@@ -6,7 +6,7 @@ knows `main`. (A holdout's scorer is neither.)
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,9 +174,7 @@ class Executor:
         self._events.put(None)
 
     def wait(self, also: "Future | None" = None) -> None:
-        """Until something happens, or a moment is over; not at all while there is one to be taken in."""
-        if any(job.future.done() for job in self.running):
-            return
+        """Until something happens, or a moment is over."""
         if also is not None and not also.done():
             also.add_done_callback(lambda _: self._wake())
         try:
@@ -186,12 +184,12 @@ class Executor:
         except Empty:
             pass
 
-    def done(self) -> Job | None:
-        """One that is over, told once; others count as running until this one was taken in."""
-        over = next((job for job in self.running if job.future.done()), None)
-        if over is not None:
-            self.running.remove(over)
-        return over
+    def done(self) -> Iterator[Job]:
+        """Jobs that are over, each told once; the next one counts as running until this one was taken in."""
+        for job in list(self.running):
+            if job.future.done():
+                self.running.remove(job)
+                yield job
 
     def cancel_held(self) -> None:
         """Those too that wait for a device which somebody else has."""

@@ -111,7 +111,7 @@ class Loop:
                     self._ask_ahead(facts)
                 with self._runner.away():
                     self._executor.wait(self._proposals.answer if self._unproposed_since else None)
-                if (over := self._executor.done()) is not None:  # one at a time: its worker waits for a start
+                for over in self._executor.done():
                     try:
                         self._take(over)
                     except (HarnessError, OSError) as failure:  # the others' results are not to be lost
