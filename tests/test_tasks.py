@@ -696,6 +696,22 @@ def test_windows_that_tell_of_each_other_gain_nothing_and_are_found(own, reposit
     assert done.returncode == 1 and "scored targets stand in another scored input" in done.stdout
 
 
+def test_an_audit_asks_those_that_gain_most_first_and_each_alone(task_setup):
+    exam = registry.exam_for(task_setup.task.request("val"))
+    constant = np.broadcast_to(
+        check.constant(registry.task_of(task_setup.config, ROOT), task_setup.task.data),
+        (len(exam.targets), *exam.reply_shape),
+    )
+    losses = exam.grade(np.asarray(constant, np.float32), np.asarray(exam.targets))[0]
+    best = [3, 7, 11, 20]
+    losses[best] -= [4e3, 3e3, 2e3, 1e3]
+    asked = exam.again(exam.plan(16, 0), losses, batch=8)
+    real = asked.is_real[:32].reshape(4, 8)
+    assert (real.sum(axis=1) == 1).all(), "one in a batch of made-up ones"
+    assert asked.items[:32][real.ravel()].tolist() == best
+    assert np.array_equal(asked.inputs[:32][real.ravel()], exam.inputs[best])
+
+
 def test_a_share_of_right_answers_passes_the_check(own, repository):
     source = OWN.replace("x, x.sum(1), ()", "x, (x.sum(1) > 0).astype(int), (2,)").replace(
         "TASK = Task(squared_error()",

@@ -10,11 +10,10 @@ from dataclasses import asdict, replace
 
 import click
 
-from harness import __version__
 from harness import config as configs
 from harness.errors import DONE, FAILED, HarnessError
 from harness.executors.cluster import ClusterPool, Engine
-from harness.executors.hosts import About, Wanted, differs
+from harness.executors.hosts import About, Wanted, differs, other_version
 from harness.paths import Paths
 from harness.store.opening import open_repository
 from harness.store.records import Setting
@@ -102,9 +101,8 @@ def prepared(paths: Paths, address: str) -> list[tuple[str, str]]:
     with closing(engine_at(address)) as engine:
         for node in engine.nodes() or []:
             about = _asked(engine, node, wanted)
-            if about.version not in (__version__, "?"):
-                other = f"it has harness {about.version}, this one is {__version__} (pip install there)"
-                found.append((about.host, f"failed: {other}"))
+            if about.version != "?" and (why := other_version(about)):  # else it says so when it is called
+                found.append((about.host, f"failed: {why}"))
                 continue
             try:
                 host = engine.host(node)

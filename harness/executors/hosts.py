@@ -181,13 +181,20 @@ def differs(about: About, expected: Callable[[Device], Setting]) -> str:
     """Why a host can't be used here, by what it said of itself; empty if it can."""
     if about.refused:
         return about.refused
-    if about.version != __version__:
-        return f"it has harness {about.version}, this one is {__version__} (pip install there)"
+    if why := other_version(about):
+        return why
     if not about.devices or about.setting is None:
         return "it has no device for this config"
     if about.setting != (wanted := expected(about.devices[0])):
         return f"its scores would be of another setting: {differences(about.setting, wanted)}"
     return ""
+
+
+def other_version(about: About) -> str:
+    """That it has another one of this program; empty if it hasn't."""
+    if about.version == __version__:
+        return ""
+    return f"it has harness {about.version}, this one is {__version__} (pip install there)"
 
 
 def differences(ours: Setting, others: Setting) -> str:

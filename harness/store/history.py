@@ -195,11 +195,16 @@ class History(Commits):
 
         for commit in self._repository.been_at(refs.MAIN):
             leave(commit)
+        doubted = set()
         for each in reversed(every):  # a reflog is not for ever; below the newest one no note need be read
-            if each.commit not in seen and each.status == KEEP and self.gist(each.commit).has_reached:
+            if each.commit in seen or each.status != KEEP:
+                continue
+            gist = self.gist(each.commit)
+            if gist.has_reached:
                 leave(each.commit)
-        doubted = (e.commit for e in every if e.status == KEEP and self.gist(e.commit).is_doubted)
-        return (seen | {*doubted}) - line
+            elif gist.is_doubted:
+                doubted.add(each.commit)
+        return (seen - line) | doubted
 
     def holdouts(self, setting: Setting) -> list[Holdout]:
         """What `main`'s commits scored on the holdout, oldest first. For the person only."""
