@@ -236,6 +236,16 @@ def test_who_ends_early_gets_no_second_draw_the_worse_of_two_counts(
     assert folder == folders[0 if counts == first else 1]
 
 
+def test_who_has_time_of_its_own_and_ends_early_runs_once(tmp_path, monkeypatch):
+    """No other program took it from it, so it would only do the same again."""
+    short = outcome(OK, warning="short", value=2.0)
+    left = [dataclasses.replace(short, training=dataclasses.replace(short.training, passed_seconds=1.2))]
+    monkeypatch.setattr(attempts, "measure", lambda *_: left.pop(0))
+    order = Order("0" * 40, b"", 1, "baseline")
+    found, _ = attempts.attempt(order, None, tmp_path, Worker(), RunHandle.alone(), Hears())
+    assert found.value == 2.0 and not found.instead_of and not left
+
+
 @pytest.mark.slow
 def test_one_that_dies_in_its_start_leaves_the_others_idle_time_alone(setup, tmp_path):
     longer = with_caps(setup, {"budget_seconds": 5.0})

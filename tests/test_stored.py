@@ -53,7 +53,7 @@ def test_every_view_of_it_has_what_was_measured(stored):
     assert states == ["confirmed", "crash", *["discard"] * 2, "candidate", "dropped", "discard", "begun"]
     repository = open_repository(stored.folder)
     then = Snapshot(repository, HistorySnapshot(repository), SETTING)
-    lines = "\n".join([*status._main(then, None), *status._trouble(then, 0.0)])
+    lines = "\n".join([*status._main(then, None, ""), *status._trouble(then, 0.0)])
     assert "main     1a31793  val_bpb 3.9054, the mean of 2 runs, estimated 3.9117" in lines
     assert "ahead    1 kept, up to 0005" in lines
     assert "holdout  3.8476" in lines

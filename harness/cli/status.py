@@ -122,7 +122,7 @@ def _progress(running: Running, several: bool) -> str:
     return ", ".join([*filter(None, parts), f"for {table.age(time.time() - running.since)}"])
 
 
-def _main(now: Snapshot, process: int | None, trouble: str = "") -> Iterator[str]:
+def _main(now: Snapshot, process: int | None, trouble: str) -> Iterator[str]:
     frontier, which = now.frontier, "this" if process else "the next"
     if trouble:
         yield f"config   WARNING: {trouble}"

@@ -70,10 +70,11 @@ def _scaled(splits: Splits) -> Splits:
     """Numbers with mean 0 and deviation 1, by what training's rows say alone: of all rows they would tell
     what is held out. `target_mean` and `target_sd` turn a reply back into a target."""
     train = splits.train
-    inputs = [_by(column) for column in np.asarray(train.inputs).T]
+    columns = np.asarray(train.inputs).T
+    inputs = [(0.0, 1.0) if np.isin(column, (0.0, 1.0)).all() else _by(column) for column in columns]
     facts, target = dict(train.facts), (0.0, 1.0)
     if train.measure == NUMBER:
-        target = _by(np.asarray(train.targets), least=0.0)
+        target = _by(np.asarray(train.targets))
         facts |= {"target_mean": target[0], "target_sd": target[1]}
 
     def scaled(part: Examples) -> Examples:
@@ -86,10 +87,8 @@ def _scaled(splits: Splits) -> Splits:
     return Splits(scaled(train), scaled(splits.val), scaled(splits.holdout))
 
 
-def _by(column: np.ndarray, least: float = 1.0) -> tuple[float, float]:
-    """What a column's values, (N,), are scaled by: mean and deviation; zeros and ones stay as they are."""
-    if least and np.isin(column, (0.0, 1.0)).all():
-        return 0.0, 1.0
+def _by(column: np.ndarray) -> tuple[float, float]:
+    """What a column's values, (N,), are scaled by: their mean and deviation."""
     largest = float(np.abs(column).max()) or 1.0  # squares of huge values have no end
     return float((column / largest).mean()) * largest, (float((column / largest).std()) * largest) or 1.0
 
